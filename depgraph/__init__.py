@@ -1,0 +1,57 @@
+"""depgraph: exact structural pruning of PyTorch models as a pure, immutable graph library."""
+
+from depgraph.choose import plan
+from depgraph.equations import Rule
+from depgraph.errors import (
+    DepgraphError,
+    DocumentError,
+    MismatchError,
+    PinnedError,
+    PlanError,
+    RuleError,
+    TraceError,
+    UnknownNameError,
+)
+from depgraph.execution import execute, execute_, parameter_map
+from depgraph.graph import Dependency, Graph, Group, Node, OpType, Pinned
+from depgraph.indices import IndexSet
+from depgraph.plans import Cut, Edit, Plan, cut
+from depgraph.render import explain
+from depgraph.rules import RULES
+from depgraph.scoring import Magnitude, Random, score
+from depgraph.tracing import trace
+from depgraph.wrappers import name_of
+
+__all__ = [
+    "RULES",
+    "Cut",
+    "Dependency",
+    "DepgraphError",
+    "DocumentError",
+    "Edit",
+    "Graph",
+    "Group",
+    "IndexSet",
+    "Magnitude",
+    "MismatchError",
+    "Node",
+    "OpType",
+    "Pinned",
+    "PinnedError",
+    "Plan",
+    "PlanError",
+    "Random",
+    "Rule",
+    "RuleError",
+    "TraceError",
+    "UnknownNameError",
+    "cut",
+    "execute",
+    "execute_",
+    "explain",
+    "name_of",
+    "parameter_map",
+    "plan",
+    "score",
+    "trace",
+]

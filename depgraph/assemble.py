@@ -1,0 +1,234 @@
+"""A recording of a forward becomes a `Graph`: state every rule's equations, solve, settle sizes, name everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from attrs import field, frozen
+
+from depgraph import sizes
+from depgraph.equations import Axis, Balanced, Call, Equal, Named, Pin, Rule, Statement, Term, Value, Work
+from depgraph.graph import Balance, Cost, Graph, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, renumber, retyped
+from depgraph.provenance import Attribute, Expression
+from depgraph.solve import Solver
+from depgraph.spaces import Atom, Space
+
+
+@frozen
+class Declared:
+    """A parameter or buffer of the model."""
+
+    value: Value
+    name: str
+    kind: str
+    owner: str
+    aliases: tuple[str, ...] = ()
+
+
+@frozen(eq=False)
+class Recording:
+    """Everything a tracer saw, without a tensor in it.
+
+    Attributes:
+        calls: operator calls in order.
+        declared: parameters and buffers in the model's order.
+        inputs: tensors given to the model, by name.
+        outputs: tensors that it returned, by name.
+        constants: other tensors that it met, with where they came from.
+        layer_attributes: module attributes that follow a term, such as ``conv1.out_channels``.
+        facts: expressions that forward compared and found equal, with the source line.
+    """
+
+    calls: tuple[Call, ...]
+    declared: tuple[Declared, ...]
+    inputs: tuple[tuple[str, Value], ...]
+    outputs: tuple[tuple[str, Value], ...]
+    constants: tuple[tuple[Value, str], ...] = ()
+    layer_attributes: tuple[tuple[str, Term], ...] = ()
+    facts: tuple[tuple[Expression, Expression, str], ...] = ()
+
+
+@frozen
+class _Line:
+    """An operation before its spaces are known."""
+
+    operation: Operation
+    outputs: tuple[Value, ...]
+    work: tuple[Work, ...] = field(factory=tuple)
+
+
+def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
+    """The graph of a recording under an operator table. Pure: equal recordings give equal graphs."""
+    solver = Solver()
+    demands: list[sizes.Demand] = []
+    work: dict[int, list[Work]] = {}
+    for name, value in recording.inputs:
+        _pin_axes(solver, value, f"it is a dimension of the model's {name}")
+    for call in recording.calls:
+        place = _place(call)
+        for statement in _statements(call, rules):
+            if isinstance(statement, (Equal, Pin)):
+                solver.state(_located(statement, place), place)
+            elif isinstance(statement, Named):
+                demands.append(sizes.NamedSize(statement.term, statement.size, place))
+            elif isinstance(statement, Balanced):
+                demands.append(sizes.EqualSizes(statement.terms, f"{statement.reason} ({place})"))
+            else:
+                work.setdefault(id(call), []).append(statement)
+    for name, value in recording.outputs:
+        _pin_axes(solver, value, f"it is a dimension of the model's {name}")
+    for value, reason in recording.constants:
+        _pin_axes(solver, value, reason)
+    used = {value.id for call in recording.calls for value in call.inputs}
+    for declared in recording.declared:
+        if declared.value.id not in used:
+            _pin_axes(solver, declared.value, f"{declared.name} is not used in forward")
+    demands.extend(sizes.SizeFact(left, right, where) for left, right, where in recording.facts)
+    demands.extend(sizes.FollowingAttribute(Attribute(path), term) for path, term in recording.layer_attributes)
+    settled = sizes.settle(solver, demands)
+    return _written(recording, solver, settled, rules, work)
+
+
+def _statements(call: Call, rules: Mapping[str, Rule]) -> list[Statement]:
+    rule = rules.get(call.op)
+    if rule is None:
+        return list(_unknown(call, f"there is no rule for {call.op}"))
+    try:
+        statements = list(rule.equations(call))
+    except Exception as error:
+        return list(_unknown(call, f"the rule for {call.op} does not fit this call ({type(error).__name__}: {error})"))
+    for statement in statements:
+        if isinstance(statement, Equal) and statement.left.size != statement.right.size:
+            reason = f"the rule for {call.op} equates sizes {statement.left.size} and {statement.right.size}"
+            return list(_unknown(call, reason))
+    return statements
+
+
+def _unknown(call: Call, reason: str) -> Iterator[Statement]:
+    for value in (*call.inputs, *call.outputs):
+        for axis in value.axes:
+            yield Pin(axis, reason)
+
+
+def _place(call: Call) -> str:
+    return f"{call.op} in {call.module or 'the model'} at {call.where}"
+
+
+def _located(statement: Equal | Pin, place: str) -> Equal | Pin:
+    return Pin(statement.term, f"{statement.reason} ({place})") if isinstance(statement, Pin) else statement
+
+
+def _pin_axes(solver: Solver, value: Value, reason: str) -> None:
+    for axis in value.axes:
+        solver.state(Pin(axis, reason), reason)
+
+
+def _written(
+    recording: Recording,
+    solver: Solver,
+    settled: sizes.Settled,
+    rules: Mapping[str, Rule],
+    work: Mapping[int, list[Work]],
+) -> Graph:
+    lines = _lines(recording, rules, work)
+    values = [value for line in lines if line.operation.type is not OpType.PARAMETER for value in line.outputs]
+    asked: list[Term] = [axis for declared in recording.declared for axis in declared.value.axes]
+    asked += [axis for value in values for axis in value.axes]
+    asked += [axis for line in lines for item in line.work for axis in item.axes]
+    asked += [term for _, term in settled.attributes]
+    asked += [term for terms, _ in settled.balances for term in terms]
+    solution = solver.solution(asked)
+    spaces = iter(solution.spaces)
+    tensors = [_tensor(declared.name, declared.kind, declared.value, spaces, declared.aliases) for declared in recording.declared]
+    for line in lines:
+        if line.operation.type is not OpType.PARAMETER:
+            for name, value in zip(line.operation.outputs, line.outputs, strict=True):
+                tensors.append(_tensor(name, "value", value, spaces))
+    costs = [tuple(Cost(tuple(next(spaces) for _ in item.axes), item.scale) for item in line.work) for line in lines]
+    attributes = [SizeAttribute(path, next(spaces)) for path, _ in settled.attributes]
+    balances = [Balance(tuple(_atom(next(spaces)) for _ in terms), reason) for terms, reason in settled.balances]
+    by_name = {tensor.name: tensor for tensor in tensors}
+    operations = tuple(
+        retyped(
+            Operation(o.name, o.type, o.op, o.module_class, o.inputs, o.outputs, cost, o.where),
+            by_name,
+        )
+        for o, cost in zip((line.operation for line in lines), costs, strict=True)
+    )
+    pinned = tuple(PinnedAtom(atom, reason) for atom, reason in solution.pins.items())
+    return renumber(Graph(operations, tuple(tensors), tuple(attributes), pinned, tuple(balances)))[0]
+
+
+def _atom(space: Space) -> Atom:
+    assert isinstance(space, Atom), "only single atoms are balanced"
+    return space
+
+
+def _tensor(name: str, kind: str, value: Value, spaces: Iterator[Space], aliases: tuple[str, ...] = ()) -> Tensor:
+    return Tensor(name, kind, tuple(next(spaces) for _ in value.axes), aliases)
+
+
+def _lines(recording: Recording, rules: Mapping[str, Rule], work: Mapping[int, list[Work]]) -> list[_Line]:
+    """Name the operations and what flows between them. A value that is written in place changes its producer."""
+    names = _Names()
+    lines: list[_Line] = []
+    current: dict[int, str] = {}
+    owners: dict[int, Declared] = {}
+    for declared in recording.declared:
+        current.setdefault(declared.value.id, declared.name)
+        owners.setdefault(declared.value.id, declared)
+    for name, value in recording.inputs:
+        lines.append(_boundary(names.unique(name), OpType.INPUT, (), value))
+        current[value.id] = lines[-1].operation.outputs[0]
+    shown: set[int] = set()
+    for call in recording.calls:
+        if not call.outputs:
+            continue
+        name = names.of(call, {owners[value.id].owner for value in call.inputs if value.id in owners})
+        for value in call.inputs:
+            declared_here = owners.get(value.id)
+            if declared_here and declared_here.owner != name and value.id not in shown:
+                shown.add(value.id)
+                operation = Operation(
+                    names.unique(declared_here.name), OpType.PARAMETER, "parameter", "", (), (declared_here.name,)
+                )
+                lines.append(_Line(operation, (value,)))
+        inputs = tuple(current[value.id] for value in call.inputs if value.id in current)
+        outputs = tuple(f"{name}:{k}" for k in range(len(call.outputs)))
+        kind = OpType[rules[call.op].type] if call.op in rules else OpType.UNKNOWN
+        operation = Operation(name, kind, call.op, call.module_class, inputs, outputs, (), call.where)
+        lines.append(_Line(operation, call.outputs, tuple(work.get(id(call), ()))))
+        for value, tensor in zip(call.outputs, outputs, strict=True):
+            current[value.id] = tensor
+    for name, value in recording.outputs:
+        unique = names.unique(name)
+        if value.id in current:
+            lines.append(_Line(Operation(unique, OpType.OUTPUT, "output", "", (current[value.id],), ()), ()))
+    return lines
+
+
+def _boundary(name: str, kind: OpType, inputs: tuple[str, ...], value: Value) -> _Line:
+    return _Line(Operation(name, kind, kind.value, "", inputs, (f"{name}:0",)), (value,))
+
+
+class _Names:
+    """A module's path for its first own operator, the path with the operator's name for the others."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def unique(self, name: str) -> str:
+        count = self._taken.get(name, 0) + 1
+        self._taken[name] = count
+        return name if count == 1 else self.unique(f"{name}_{count}")
+
+    def of(self, call: Call, owners: Iterable[str]) -> str:
+        if call.module and call.module in owners:
+            return self.unique(call.module)
+        if call.module and call.leaf and call.module not in self._taken:
+            return self.unique(call.module)
+        short = call.op.rpartition(".")[2]
+        return self.unique(f"{call.module}.{short}" if call.module else short)
+
+
+__all__: Sequence[str] = ["Axis", "Declared", "Recording", "assemble"]

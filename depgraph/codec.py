@@ -1,0 +1,130 @@
+"""Graphs and plans as versioned JSON. The data knows nothing of it beyond `save` and `load`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+from cattrs.v import transform_error
+
+from depgraph.errors import DocumentError
+from depgraph.indices import IndexSet
+from depgraph.spaces import UNIT, Atom, Product, Space, Sum
+
+VERSION = 1
+T = TypeVar("T")
+
+
+def _space_out(space: Space) -> Any:
+    if isinstance(space, Atom):
+        return [space.id, space.size]
+    if isinstance(space, Product):
+        return {"product": [_space_out(factor) for factor in space.factors]} if space.factors else 1
+    return {"sum": [_space_out(part) for part in space.parts]}
+
+
+def _space_in(data: Any, _: Any = None) -> Any:
+    if data == 1 and not isinstance(data, bool):
+        return UNIT
+    if isinstance(data, list) and len(data) == 2 and all(type(item) is int for item in data):
+        return Atom(*data)
+    if isinstance(data, dict) and data.keys() == {"product"}:
+        return Product(tuple(_space_in(factor) for factor in data["product"]))
+    if isinstance(data, dict) and data.keys() == {"sum"}:
+        return Sum(tuple(_space_in(part) for part in data["sum"]))
+    raise ValueError(f"not a space: {data!r}")
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_unstructure_hook(IndexSet, str)
+    converter.register_structure_hook(IndexSet, lambda text, _: IndexSet.parse(_text(text)))
+    for space in (Atom, Product, Sum, Space):
+        converter.register_unstructure_hook_func(lambda kind, space=space: kind is space or kind == space, _space_out)
+        converter.register_structure_hook_func(lambda kind, space=space: kind is space or kind == space, _space_in)
+    for plain in (int, str):
+        converter.register_structure_hook(plain, _strict(plain))
+    return converter
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a text such as '1-3,5', got {value!r}")
+    return value
+
+
+def _strict(kind: type) -> Any:
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is not kind:
+            raise ValueError(f"expected {kind.__name__}, got {value!r}")
+        return value
+
+    return structure
+
+
+_CONVERTER = _converter()
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def dumps(kind: str, value: Any) -> str:
+    """The JSON text of a graph or plan: format, version, content and the content's digest."""
+    content = _CONVERTER.unstructure(value)
+    document = {"format": f"depgraph.{kind}", "version": VERSION, "digest": _digest(content), "content": content}
+    return json.dumps(document, indent=1) + "\n"
+
+
+def loads(text: str, kind: str, cls: type[T], source: str = "the document") -> T:
+    """Read what `dumps` wrote.
+
+    Raises:
+        DocumentError: not JSON, another format or version, or a content that does not match its digest or schema.
+    """
+    fix = f"Save the {kind} again with depgraph."
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise DocumentError(f"{source} is not complete JSON ({error}); it is truncated or not a {kind}. {fix}") from None
+    expected = f"depgraph.{kind}"
+    if not isinstance(document, dict) or document.get("format") != expected:
+        met = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise DocumentError(f"{source}: expected format {expected!r}, met {met!r}. Pass a file that a {kind}'s save() wrote.")
+    if document.get("version") != VERSION:
+        raise DocumentError(
+            f"{source} has schema version {document.get('version')!r}, this depgraph reads version {VERSION}. "
+            f"Read it with the depgraph that wrote it, or save the {kind} again."
+        )
+    content = document.get("content")
+    if document.get("digest") != _digest(content):
+        raise DocumentError(f"{source} was edited or damaged: its content does not match its digest. {fix}")
+    try:
+        return _CONVERTER.structure(content, cls)
+    except Exception as error:
+        problems = "; ".join(transform_error(error))
+        raise DocumentError(f"{source} does not hold a valid {kind}: {problems}. {fix}") from error
+
+
+def write(path: str | Path, kind: str, value: Any) -> None:
+    """Write a document whole or not at all."""
+    target = Path(path)
+    text = dumps(kind, value)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read(path: str | Path, kind: str, cls: type[T]) -> T:
+    """Read a document from a file."""
+    return loads(Path(path).read_text(encoding="utf-8"), kind, cls, str(path))

@@ -1,0 +1,188 @@
+"""The vocabulary in which operators state what they know about the spaces of their operands.
+
+A traced model is a list of `Call`s over `Value`s. A rule reads one call and yields statements about its axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from attrs import field, frozen
+
+
+@frozen
+class Axis:
+    """A dimension of a recorded value."""
+
+    value: int
+    dim: int
+    size: int
+
+
+@frozen(eq=False)
+class Fresh:
+    """A space of its own, with no name outside of the call that makes it. Compared by identity."""
+
+    size: int
+
+
+@frozen
+class Times:
+    """A row-major product of terms."""
+
+    factors: tuple[Term, ...]
+
+    @property
+    def size(self) -> int:
+        """Product of the sizes."""
+        size = 1
+        for factor in self.factors:
+            size *= factor.size
+        return size
+
+
+@frozen
+class Plus:
+    """Terms laid end to end."""
+
+    parts: tuple[Term, ...]
+
+    @property
+    def size(self) -> int:
+        """Sum of the sizes."""
+        return sum(part.size for part in self.parts)
+
+
+@frozen
+class Known:
+    """A space that a solver already holds, by its number there."""
+
+    size: int
+    root: int
+
+
+Term: TypeAlias = Axis | Fresh | Times | Plus | Known
+
+
+@frozen
+class Equal:
+    """Both terms range over the same space."""
+
+    left: Term
+    right: Term
+
+
+@frozen
+class Pin:
+    """Nothing may be removed from the term."""
+
+    term: Term
+    reason: str
+
+
+@frozen
+class Named:
+    """The call names the size of the term with an integer argument, which has a provenance."""
+
+    term: Term
+    size: int
+
+
+@frozen
+class Balanced:
+    """The terms must keep equal sizes, without being index by index the same."""
+
+    terms: tuple[Term, ...]
+    reason: str
+
+
+@frozen
+class Work:
+    """Multiply-accumulates: `scale` times the product of the sizes of the axes."""
+
+    axes: tuple[Term, ...]
+    scale: int = 1
+
+
+Statement: TypeAlias = Equal | Pin | Named | Balanced | Work
+
+
+@frozen
+class Value:
+    """A tensor that the traced forward met: a number and a shape, no data."""
+
+    id: int
+    shape: tuple[int, ...]
+
+    def __getitem__(self, dim: int) -> Axis:
+        return Axis(self.id, dim % len(self.shape), self.shape[dim])
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """All dimensions, in order."""
+        return tuple(Axis(self.id, dim, size) for dim, size in enumerate(self.shape))
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+
+@frozen(eq=False)
+class Call:
+    """One operator call of the traced forward.
+
+    Attributes:
+        op: the operator, such as ``aten.conv2d``.
+        args: its arguments by the schema's names; tensors are `Value`s, sizes may be `Sized`.
+        outputs: the values it returned.
+        module: dotted path of the module it ran in.
+        module_class: that module's class.
+        where: file and line of the forward code.
+    """
+
+    op: str
+    args: Mapping[str, Any]
+    outputs: tuple[Value, ...]
+    module: str
+    module_class: str
+    leaf: bool
+    where: str
+
+    def __getitem__(self, name: str) -> Any:
+        return self.args.get(name)
+
+    @property
+    def out(self) -> Value:
+        """The first output."""
+        return self.outputs[0]
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """Every value among the arguments, in order."""
+        return tuple(_values(self.args.values()))
+
+
+def _values(args: Iterable[Any]) -> Iterable[Value]:
+    for arg in args:
+        if isinstance(arg, Value):
+            yield arg
+        elif isinstance(arg, (list, tuple)):
+            yield from _values(arg)
+
+
+RuleFunction: TypeAlias = Callable[[Call], Iterable[Statement]]
+
+
+@frozen
+class Rule:
+    """What an operator states, and how its node is typed.
+
+    Attributes:
+        equations: reads a call and yields its statements.
+        type: name of the `OpType` of the operator's node.
+    """
+
+    equations: RuleFunction
+    type: str = field(default="ELEMENTWISE")

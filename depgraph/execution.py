@@ -1,0 +1,228 @@
+"""Apply a plan to a module's tensors: the only writer. It knows plans, not rules and not the tracer.
+
+Everything is checked and every new tensor is made before the first write; a failure leaves the module as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from depgraph.errors import MismatchError
+from depgraph.indices import IndexSet
+from depgraph.plans import Edit, Plan
+from depgraph.wrappers import unwrap
+
+
+def execute(plan: Plan, model: nn.Module) -> nn.Module:
+    """A new module with the plan applied. The given one is untouched, and shares no tensor with it.
+
+    Device, dtype, `requires_grad`, training flags, hooks and gradients are kept, gradients cut alongside. Tied parameters
+    stay tied. `parameter_map` gives the old and new parameters in pairs.
+
+    Raises:
+        MismatchError: the model's shapes or attributes are not those that the plan expects; every mismatch is listed.
+    """
+    model = unwrap(model)
+    smaller = _prepared(plan, model)
+    memo: dict[int, Any] = {id(old): new for old, new in smaller.values()}
+    for parameter in model.parameters():
+        if id(parameter) not in memo:
+            memo[id(parameter)] = _like(parameter, parameter.detach().clone(), lambda gradient: gradient.clone())
+    keep_alive = [old for old, _ in smaller.values()]
+    result: nn.Module = copy.deepcopy(model, memo)
+    del keep_alive
+    for edit in plan.edits:
+        _write(result, edit.path, edit.new)
+    _refresh_recurrent(result, {})
+    return result
+
+
+def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
+    """Apply the plan in place, all or nothing.
+
+    Returns:
+        The map from each replaced parameter to the one that stands in its place, for optimizers and the like.
+
+    Raises:
+        MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
+    """
+    model = unwrap(model)
+    smaller = _prepared(plan, model)
+    replaced = {id(old): new for old, new in smaller.values()}
+    undo: list[Callable[[], None]] = []
+    try:
+        for module in model.modules():
+            for held in (module._parameters, module._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None and id(tensor) in replaced:
+                        undo.append(_setter(held, name, tensor))
+                        held[name] = replaced[id(tensor)]  # type: ignore[assignment]
+        for edit in plan.edits:
+            undo.append(_restorer(model, edit))
+            _write(model, edit.path, edit.new)
+        _refresh_recurrent(model, replaced, undo)
+    except BaseException:
+        for action in reversed(undo):
+            action()
+        raise
+    return {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}  # type: ignore[misc]
+
+
+def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
+    """Each parameter of a model with the one of the same name in its pruned copy."""
+    new = dict(unwrap(after).named_parameters(remove_duplicate=False))
+    return {old: new[name] for name, old in unwrap(before).named_parameters(remove_duplicate=False)}
+
+
+def _setter(held: Any, name: str, tensor: Any) -> Callable[[], None]:
+    return lambda: held.__setitem__(name, tensor)
+
+
+def _restorer(model: nn.Module, edit: Edit) -> Callable[[], None]:
+    return lambda: _write(model, edit.path, edit.old)
+
+
+def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Check the plan against the model, then make every new tensor. Name to (old, new); tied names share both."""
+    held: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    held.update(model.named_buffers(remove_duplicate=False))
+    problems = []
+    for name, sizes in plan.sizes.items():
+        tensor = held.get(name)
+        if tensor is None:
+            problems.append(f"the model has no parameter or buffer {name!r}")
+            continue
+        for dim, size in sizes.items():
+            if dim >= tensor.ndim or tensor.shape[dim] != size:
+                problems.append(f"{name!r}: expected size {size} in dimension {dim}, met shape {tuple(tensor.shape)}")
+    for edit in plan.edits:
+        try:
+            met = _read(model, edit.path)
+        except (AttributeError, KeyError, IndexError, TypeError):
+            problems.append(f"the model has no attribute {edit.path!r}")
+            continue
+        if met != edit.old:
+            problems.append(f"attribute {edit.path!r}: expected {edit.old}, met {met!r}")
+    by_tensor: dict[int, tuple[str, dict[int, IndexSet]]] = {}
+    for name, dims in plan.kept.items():
+        if name in held:
+            first = by_tensor.setdefault(id(held[name]), (name, dims))
+            if first[1] != dims:
+                problems.append(f"{first[0]!r} and {name!r} are one tensor here, but the plan cuts them differently")
+    cut_names = set(plan.kept)
+    for name, tensor in held.items():
+        if id(tensor) in by_tensor and name not in cut_names:
+            problems.append(f"{name!r} is tied to {by_tensor[id(tensor)][0]!r} here, but not in the model that was traced")
+    if problems:
+        raise MismatchError(
+            "the plan does not fit this model:", problems, "Execute it on the model that it was made for, before any other change."
+        )
+    made: dict[int, torch.Tensor] = {}
+    for name, dims in plan.kept.items():
+        old = held[name]
+        if id(old) not in made:
+            made[id(old)] = _smaller(old, dims)
+    return {name: (held[name], made[id(held[name])]) for name in plan.kept}
+
+
+def _smaller(tensor: torch.Tensor, dims: dict[int, IndexSet]) -> torch.Tensor:
+    positions = {dim: torch.tensor(list(kept), dtype=torch.long) for dim, kept in dims.items()}
+
+    def select(source: torch.Tensor) -> torch.Tensor:
+        result = source.detach()
+        for dim, index in positions.items():
+            result = result.index_select(dim, index.to(result.device))
+        if source.ndim == 4 and source.is_contiguous(memory_format=torch.channels_last) and not source.is_contiguous():
+            result = result.contiguous(memory_format=torch.channels_last)
+        return result
+
+    return _like(tensor, select(tensor), select)
+
+
+def _like(old: torch.Tensor, data: torch.Tensor, select: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """A tensor of the old one's class and marks around new data."""
+    if isinstance(old, nn.Parameter):
+        new: torch.Tensor = nn.Parameter(data, requires_grad=old.requires_grad)
+        if type(old) is not nn.Parameter and not isinstance(new, type(old)):
+            new = data.as_subclass(type(old)).requires_grad_(old.requires_grad)
+    else:
+        new = data.requires_grad_(old.requires_grad)
+    new.__dict__.update({key: value for key, value in old.__dict__.items() if key != "_is_param"})
+    if old._backward_hooks:
+        new._backward_hooks = old._backward_hooks
+    if old.grad is not None:
+        new.grad = select(old.grad)
+    return new
+
+
+def _holder(model: Any, path: str) -> tuple[Any, str]:
+    *parents, last = path.split(".")
+    holder = model
+    for name in parents:
+        holder = _step(holder, name)
+    return holder, last
+
+
+def _step(holder: Any, name: str) -> Any:
+    if isinstance(holder, (list, tuple)):
+        return holder[int(name)]
+    if isinstance(holder, dict):
+        return holder[name] if name in holder else holder[int(name)]
+    return getattr(holder, name)
+
+
+def _read(model: nn.Module, path: str) -> Any:
+    return _step(*_holder(model, path))
+
+
+def _write(model: nn.Module, path: str, value: int) -> None:
+    """Set an attribute by dotted path. A tuple on the way is replaced by one with the new element."""
+    holder, last = _holder(model, path)
+    if isinstance(holder, tuple):
+        position = int(last)
+        items = [*holder[:position], value, *holder[position + 1 :]]
+        _write_object(model, path.rpartition(".")[0], torch.Size(items) if isinstance(holder, torch.Size) else tuple(items))
+    elif isinstance(holder, list):
+        holder[int(last)] = value
+    elif isinstance(holder, dict):
+        holder[last if last in holder else int(last)] = value
+    else:
+        setattr(holder, last, value)
+
+
+def _write_object(model: nn.Module, path: str, value: Any) -> None:
+    holder, last = _holder(model, path)
+    if isinstance(holder, tuple):
+        position = int(last)
+        _write_object(model, path.rpartition(".")[0], (*holder[:position], value, *holder[position + 1 :]))
+    elif isinstance(holder, list):
+        holder[int(last)] = value
+    elif isinstance(holder, dict):
+        holder[last if last in holder else int(last)] = value
+    else:
+        object.__setattr__(holder, last, value) if not isinstance(holder, nn.Module) else setattr(holder, last, value)
+
+
+def _refresh_recurrent(model: nn.Module, replaced: dict[int, torch.Tensor], undo: list[Callable[[], None]] | None = None) -> None:
+    """Recurrent layers keep a flat list of their weights; let it hold the new ones."""
+    for module in model.modules():
+        if not isinstance(module, nn.RNNBase):
+            continue
+        flat = module._flat_weights
+        if undo is not None:
+            undo.append(_weights_setter(module, flat))
+        _set_weights(module, [replaced.get(id(weight), weight) for weight in flat])  # type: ignore[arg-type]
+
+
+def _weights_setter(module: nn.RNNBase, flat: list[torch.Tensor | None]) -> Callable[[], None]:
+    return lambda: _set_weights(module, flat)
+
+
+def _set_weights(module: nn.RNNBase, flat: list[torch.Tensor | None]) -> None:
+    module._flat_weights = flat
+    module._init_flat_weights() if hasattr(module, "_init_flat_weights") else module.flatten_parameters()

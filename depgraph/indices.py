@@ -1,0 +1,155 @@
+"""Sets of indices as sorted disjoint intervals, so that a cut of a wide axis stays small."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator
+
+from attrs import field, frozen
+
+
+def _merged(intervals: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(intervals):
+        if start >= stop:
+            continue
+        if merged and start <= merged[-1][1]:
+            if stop > merged[-1][1]:
+                merged[-1] = (merged[-1][0], stop)
+        else:
+            merged.append((start, stop))
+    if merged and merged[0][0] < 0:
+        raise ValueError(f"indices are counted from 0, got {merged[0][0]}")
+    return tuple(merged)
+
+
+@frozen(order=False)
+class IndexSet:
+    """A finite set of non-negative integers.
+
+    The intervals ``(start, stop)`` are half open, sorted, disjoint and never adjacent, so equal sets are equal values.
+
+    >>> IndexSet.of([5, 1, 2, 3])
+    IndexSet('1-3,5')
+    >>> IndexSet.of([1, 2]) | IndexSet.of([3])
+    IndexSet('1-3')
+    """
+
+    intervals: tuple[tuple[int, int], ...] = field(default=(), converter=_merged)
+
+    @classmethod
+    def of(cls, indices: Iterable[int]) -> IndexSet:
+        """The set of the given integers; repeated ones count once."""
+        return cls(tuple((index, index + 1) for index in map(int, indices)))
+
+    @classmethod
+    def range(cls, start: int, stop: int) -> IndexSet:
+        """The integers from `start` up to, without, `stop`."""
+        return cls(((start, stop),))
+
+    @classmethod
+    def parse(cls, text: str) -> IndexSet:
+        """Read the form that `str()` writes, such as ``"1-3,5"``."""
+        intervals = []
+        for piece in filter(None, text.split(",")):
+            first, _, last = piece.partition("-")
+            intervals.append((int(first), int(last or first) + 1))
+        result = cls(tuple(intervals))
+        if str(result) != text:
+            raise ValueError(f"{text!r} is not a sorted list of disjoint ranges such as '1-3,5'")
+        return result
+
+    def __str__(self) -> str:
+        return ",".join(str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in self.intervals)
+
+    def __repr__(self) -> str:
+        return f"IndexSet({str(self)!r})"
+
+    def __iter__(self) -> Iterator[int]:
+        for start, stop in self.intervals:
+            yield from range(start, stop)
+
+    def __len__(self) -> int:
+        return sum(stop - start for start, stop in self.intervals)
+
+    def __bool__(self) -> bool:
+        return bool(self.intervals)
+
+    def __contains__(self, index: object) -> bool:
+        if not isinstance(index, int):
+            return False
+        position = bisect.bisect_right(self.intervals, (index, float("inf"))) - 1
+        return position >= 0 and index < self.intervals[position][1]
+
+    def __or__(self, other: IndexSet) -> IndexSet:
+        return IndexSet(self.intervals + other.intervals)
+
+    def __and__(self, other: IndexSet) -> IndexSet:
+        result: list[tuple[int, int]] = []
+        left, right = self.intervals, other.intervals
+        i = j = 0
+        while i < len(left) and j < len(right):
+            start, stop = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
+            if start < stop:
+                result.append((start, stop))
+            if left[i][1] < right[j][1]:
+                i += 1
+            else:
+                j += 1
+        return IndexSet(tuple(result))
+
+    def __sub__(self, other: IndexSet) -> IndexSet:
+        if not self.intervals:
+            return self
+        return self & other.complement(self.intervals[-1][1])
+
+    def __le__(self, other: IndexSet) -> bool:
+        """Whether every index of this set is in the other one."""
+        return self & other == self
+
+    def complement(self, size: int) -> IndexSet:
+        """The indices of ``range(size)`` that are not in the set."""
+        gaps, position = [], 0
+        for start, stop in self.intervals:
+            gaps.append((position, min(start, size)))
+            position = stop
+        gaps.append((position, size))
+        return IndexSet(tuple(gap for gap in gaps if gap[0] < gap[1]))
+
+    def shift(self, offset: int) -> IndexSet:
+        """Every index plus `offset`."""
+        return IndexSet(tuple((start + offset, stop + offset) for start, stop in self.intervals))
+
+    def renumber(self, removed: IndexSet) -> IndexSet:
+        """The numbers that these indices have once `removed` is gone; indices in `removed` have none.
+
+        >>> IndexSet.of([0, 2, 5]).renumber(IndexSet.of([1, 5]))
+        IndexSet('0-1')
+        """
+        result = []
+        gone = 0
+        cuts = removed.intervals
+        position = 0
+        for start, stop in (self - removed).intervals:
+            while position < len(cuts) and cuts[position][1] <= start:
+                gone += cuts[position][1] - cuts[position][0]
+                position += 1
+            result.append((start - gone, stop - gone))
+        return IndexSet(tuple(result))
+
+    def lift(self, removed: IndexSet) -> IndexSet:
+        """The inverse of `renumber`: the original numbers of indices counted after `removed` is gone.
+
+        >>> IndexSet.of([0, 1]).lift(IndexSet.of([1, 5]))
+        IndexSet('0,2')
+        """
+        if not self.intervals:
+            return self
+        kept = removed.complement(self.intervals[-1][1] + len(removed))
+        result = []
+        numbered = 0
+        for start, stop in kept.intervals:
+            here = self & IndexSet(((numbered, numbered + stop - start),))
+            result.extend((a - numbered + start, b - numbered + start) for a, b in here.intervals)
+            numbered += stop - start
+        return IndexSet(tuple(result))

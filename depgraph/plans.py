@@ -1,0 +1,329 @@
+"""Pruning plans: what to remove, as data. A plan returns new graphs, composes, and is enough to prune a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from attrs import evolve, frozen
+
+from depgraph import codec
+from depgraph.errors import MismatchError, PinnedError, PlanError
+from depgraph.graph import Balance, Cost, Graph, PinnedAtom, SizeAttribute, renumber, retyped
+from depgraph.indices import IndexSet
+from depgraph.spaces import UNIT, Atom, Space, atoms, image, leaves, preimage, substitute
+
+K = TypeVar("K", int, str)
+
+
+@frozen
+class Cut:
+    """The indices that one group loses, counted as in the base graph."""
+
+    group: str
+    atom: Atom
+    removed: IndexSet
+
+
+@frozen
+class PrunedAxis:
+    """An axis of a parameter or buffer that a cut reaches, with its space in the base graph."""
+
+    tensor: str
+    dim: int
+    space: Space
+
+
+@frozen
+class Edit:
+    """An attribute that follows: dotted path, value before and after."""
+
+    path: str
+    old: int
+    new: int
+
+
+@frozen
+class Plan:
+    """An immutable pruning plan.
+
+    Attributes:
+        base: fingerprint of the graph that it was made for.
+        result: fingerprint of the graph that it leads to.
+        cuts: what each group loses, in original indices.
+        axes: every parameter and buffer axis that changes.
+        edits: every integer attribute that changes.
+        renumbered: (number in the result, number in the base) of atoms whose number changes because a size became 1.
+        renamed: (name in the result, name in the base) of groups whose name changes for the same reason.
+    """
+
+    base: str
+    result: str
+    cuts: tuple[Cut, ...] = ()
+    axes: tuple[PrunedAxis, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    renumbered: tuple[tuple[int, int], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def empty(cls, graph: Graph) -> Plan:
+        """The plan that removes nothing: the unit of `then`."""
+        return cls(graph.fingerprint, graph.fingerprint)
+
+    @cached_property
+    def kept(self) -> dict[str, dict[int, IndexSet]]:
+        """Parameter or buffer name to dimension to the original indices that stay."""
+        removed = {cut.atom: cut.removed for cut in self.cuts}
+        result: dict[str, dict[int, IndexSet]] = {}
+        seen: dict[Space, IndexSet] = {}
+        for axis in self.axes:
+            if axis.space not in seen:
+                seen[axis.space] = image(axis.space, removed).complement(axis.space.size)
+            result.setdefault(axis.tensor, {})[axis.dim] = seen[axis.space]
+        return result
+
+    @cached_property
+    def sizes(self) -> dict[str, dict[int, int]]:
+        """Parameter or buffer name to dimension to the size that is expected before the plan."""
+        result: dict[str, dict[int, int]] = {}
+        for axis in self.axes:
+            result.setdefault(axis.tensor, {})[axis.dim] = axis.space.size
+        return result
+
+    @property
+    def removed(self) -> dict[str, IndexSet]:
+        """Group name to the original indices that go."""
+        return {cut.group: cut.removed for cut in self.cuts}
+
+    def apply(self, graph: Graph) -> Graph:
+        """The graph after the cut. The given graph does not change.
+
+        Raises:
+            MismatchError: the graph is not the one that the plan was made for.
+        """
+        if graph.fingerprint != self.base:
+            raise MismatchError(
+                "the plan was made for another graph:",
+                [f"expected fingerprint {self.base[:12]}, met {graph.fingerprint[:12]}"],
+                "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan.",
+            )
+        return _shrunk(graph, {cut.atom: cut.removed for cut in self.cuts})[0]
+
+    def then(self, other: Plan) -> Plan:
+        """One plan that does what this plan and then the other one do.
+
+        Raises:
+            MismatchError: the other plan was not made for this plan's result.
+        """
+        if other.base != self.result:
+            raise MismatchError(
+                "the second plan does not start where the first one ends:",
+                [f"the first plan leads to {self.result[:12]}, the second one starts at {other.base[:12]}"],
+                "Make the second plan on first.apply(graph).",
+            )
+        numbers, names = dict(self.renumbered), dict(self.renamed)
+        base_sizes = {atom.id: atom for axis in self.axes for atom in atoms(axis.space)}
+
+        def lifted(atom: Atom) -> Atom:
+            number = numbers.get(atom.id, atom.id)
+            return base_sizes.get(number, Atom(number, atom.size))
+
+        first = {cut.atom: cut for cut in self.cuts}
+        cuts = dict(first)
+        for cut in other.cuts:
+            atom = lifted(cut.atom)
+            gone = first[atom].removed if atom in first else IndexSet()
+            cuts[atom] = Cut(names.get(cut.group, cut.group), atom, gone | cut.removed.lift(gone))
+        axes = {(axis.tensor, axis.dim): axis for axis in self.axes}
+        for axis in other.axes:
+            lift = PrunedAxis(axis.tensor, axis.dim, substitute(axis.space, lifted))
+            axes.setdefault((axis.tensor, axis.dim), lift)
+        before = {edit.path: edit.old for edit in (*other.edits, *self.edits)}
+        after = {edit.path: edit.new for edit in (*self.edits, *other.edits)}
+        return Plan(
+            base=self.base,
+            result=other.result,
+            cuts=_ordered_cuts(cuts.values()),
+            axes=_ordered_axes(axes.values()),
+            edits=tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path]),
+            renumbered=_composed(self.renumbered, other.renumbered),
+            renamed=_composed(self.renamed, other.renamed),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as versioned JSON; no code is stored."""
+        codec.write(path, "plan", self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read what `save` wrote. Raises `DocumentError` for a damaged, edited or foreign file."""
+        return codec.read(path, "plan", cls)
+
+    def __str__(self) -> str:
+        listed = "".join(f"\n  {cut.group}: {len(cut.removed)} of {cut.atom.size} indices go" for cut in self.cuts)
+        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes>{listed}"
+
+
+def cut(graph: Graph, name: str, indices: Iterable[int], dim: int) -> Plan:
+    """The plan that removes the given indices from one axis, and from everything that depends on it.
+
+    Args:
+        graph: the traced model.
+        name: a parameter or buffer, by dotted name.
+        indices: positions along the axis; each once.
+        dim: the dimension.
+
+    Raises:
+        UnknownNameError, PinnedError, PlanError: the request is impossible; nothing is changed.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> plan = dg.cut(dg.trace(model, torch.randn(1, 4)), "0.weight", [2, 6], dim=0)
+    >>> plan.kept["2.weight"]
+    {1: IndexSet('0-1,3-5,7')}
+    """
+    space = graph.axis(name, dim)
+    asked = list(indices)
+    strange = [index for index in asked if isinstance(index, bool) or not isinstance(index, int)]
+    if strange:
+        raise PlanError(f"expected integers as indices of {name!r}, met {strange[0]!r}; pass a list such as [2, 6, 9].")
+    outside = sorted({index for index in asked if not 0 <= index < space.size})
+    if outside:
+        raise PlanError(f"axis {dim} of {name!r} has the indices 0 to {space.size - 1}, met {outside}; nothing was changed.")
+    repeated = sorted({index for index in asked if asked.count(index) > 1}) if len(set(asked)) < len(asked) else []
+    if repeated:
+        raise PlanError(f"indices of {name!r} are given more than once: {repeated}; give each once. Nothing was changed.")
+    wanted = IndexSet.of(asked)
+    if not wanted:
+        return Plan.empty(graph)
+    if len(wanted) == space.size:
+        raise PlanError(f"all {space.size} indices of axis {dim} of {name!r} would go; leave at least one. Nothing was changed.")
+    chosen = {atom: removed for atom, removed in preimage(space, wanted).items() if atom in graph.group_of}
+    missed = wanted - image(space, chosen)
+    if missed:
+        if not any(atom in graph.group_of for atom in atoms(space)):
+            raise PinnedError(name, dim, graph.why_pinned(space))
+        raise PlanError(_unaligned(graph, name, dim, space, missed))
+    return plan_of(graph, chosen)
+
+
+def _unaligned(graph: Graph, name: str, dim: int, space: Space, missed: IndexSet) -> str:
+    index = next(iter(missed))
+    ways = []
+    for leaf in leaves(space):
+        if leaf.atom not in graph.group_of:
+            continue
+        for base in leaf.bases():
+            if base <= index < base + leaf.atom.size * leaf.stride:
+                whole = image(space, {leaf.atom: IndexSet.of([(index - base) // leaf.stride])})
+                ways.append(f"[{whole}] (one index of {graph.group_of[leaf.atom].name})")
+    if not ways:
+        return f"index {index} of axis {dim} of {name!r} is pinned: {graph.why_pinned(space)}. Nothing was changed."
+    return (
+        f"axis {dim} of {name!r} is laid out as {space}: index {index} cannot go alone. "
+        f"Remove {' or '.join(ways)} with it. Nothing was changed."
+    )
+
+
+def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
+    """The plan that removes the given indices of each group's atom.
+
+    Raises:
+        PlanError: a group would lose its last index, or balanced groups would lose unequally many.
+    """
+    removed = {atom: indices for atom, indices in removed.items() if indices}
+    for atom, indices in removed.items():
+        group = graph.group_of[atom]
+        if indices.intervals[-1][1] > atom.size:
+            raise PlanError(f"group {group.name} has the indices 0 to {atom.size - 1}, met {max(indices)}; nothing was changed.")
+        if len(indices) == atom.size:
+            raise PlanError(f"group {group.name} would lose its last index; leave at least one of {atom.size}. Nothing was changed.")
+    for balance in graph.balances:
+        counts = {graph.group_of[atom].name: len(removed.get(atom, IndexSet())) for atom in balance.atoms}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+            raise PlanError(
+                f"these groups must lose equally many indices, because {balance.reason}: asked for {listed}. "
+                "Cut all of them by the same number. Nothing was changed."
+            )
+    result, numbers = _shrunk(graph, removed)
+    axes = []
+    for tensor in graph.tensors:
+        if tensor.kind == "value":
+            continue
+        for dim, space in enumerate(tensor.axes):
+            if any(atom in removed for atom in atoms(space)):
+                axes.extend(PrunedAxis(name, dim, space) for name in (tensor.name, *tensor.aliases))
+    edits = []
+    for attribute in graph.attributes:
+        gone = len(image(attribute.space, removed))
+        if gone:
+            edits.append(Edit(attribute.path, attribute.space.size, attribute.space.size - gone))
+    names = {group.atom.id: group.name for group in graph.groups}
+    renamed = [(group.name, names[numbers[group.atom.id]]) for group in result.groups]
+    return Plan(
+        base=graph.fingerprint,
+        result=result.fingerprint,
+        cuts=_ordered_cuts(Cut(graph.group_of[atom].name, atom, indices) for atom, indices in removed.items()),
+        axes=_ordered_axes(axes),
+        edits=tuple(sorted(edits, key=lambda edit: edit.path)),
+        renumbered=tuple((new, old) for new, old in numbers.items() if new != old),
+        renamed=tuple((new, old) for new, old in renamed if new != old),
+    )
+
+
+def _ordered_cuts(cuts: Iterable[Cut]) -> tuple[Cut, ...]:
+    return tuple(sorted(cuts, key=lambda cut: cut.atom.id))
+
+
+def _ordered_axes(axes: Iterable[PrunedAxis]) -> tuple[PrunedAxis, ...]:
+    return tuple(sorted(axes, key=lambda axis: (axis.tensor, axis.dim)))
+
+
+def _composed(first: tuple[tuple[K, K], ...], second: tuple[tuple[K, K], ...]) -> tuple[tuple[K, K], ...]:
+    """Renamings from the last result to the first base. What the second moves is looked up in the first."""
+    to_base = dict(first)
+    moved = dict(second)
+    result = {new: to_base.get(middle, middle) for new, middle in moved.items()}
+    for middle, base in to_base.items():
+        if middle not in moved:
+            result[middle] = base
+    return tuple(sorted((new, base) for new, base in result.items() if new != base))
+
+
+def _shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> tuple[Graph, dict[int, int]]:
+    """The graph with smaller atoms; and for each atom number in it the number in the given graph."""
+    if not removed:
+        return graph, {}
+    memo: dict[Space, Space] = {}
+
+    def smaller(atom: Atom) -> Space:
+        size = atom.size - len(removed.get(atom, ()))
+        return UNIT if size == 1 else Atom(atom.id, size)
+
+    def after(space: Space) -> Space:
+        found = memo.get(space)
+        if found is None:
+            found = memo[space] = substitute(space, smaller)
+        return found
+
+    tensors = tuple(evolve(tensor, axes=tuple(map(after, tensor.axes))) for tensor in graph.tensors)
+    by_name = {tensor.name: tensor for tensor in tensors}
+    operations = tuple(
+        retyped(
+            evolve(operation, costs=tuple(Cost(tuple(map(after, cost.axes)), cost.scale) for cost in operation.costs)), by_name
+        )
+        for operation in graph.operations
+    )
+    attributes = tuple(SizeAttribute(attribute.path, after(attribute.space)) for attribute in graph.attributes)
+    pinned = graph.pinned_atoms
+    balances = []
+    for balance in graph.balances:
+        members = [after(atom) for atom in balance.atoms]
+        if all(isinstance(member, Atom) for member in members):
+            balances.append(Balance(tuple(member for member in members if isinstance(member, Atom)), balance.reason))
+    return renumber(
+        Graph(operations, tensors, attributes, tuple(PinnedAtom(pin.atom, pin.reason) for pin in pinned), tuple(balances))
+    )

@@ -1,0 +1,18 @@
+"""The operator table: what each ATen operator states about the spaces of its operands.
+
+`RULES` is read-only. Extend it for one trace with ``trace(model, inputs, rules=RULES | {"mylib.op": Rule(...)})``.
+An operator without a rule is decomposed where PyTorch can, else every axis it touches is pinned, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from depgraph.equations import Rule
+from depgraph.rules import elementwise, layers, shape
+
+RULES: Mapping[str, Rule] = MappingProxyType({**elementwise.RULES, **layers.RULES, **shape.RULES})
+"""Operator name to `Rule`; `RULES | {...}` gives a new mapping."""
+
+__all__ = ["RULES", "Rule"]

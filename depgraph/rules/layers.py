@@ -1,0 +1,266 @@
+"""Rules of layers with parameters: convolution, linear and other contractions, normalisation, embedding, recurrence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+
+from depgraph.equations import Axis, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Term, Times, Value, Work
+from depgraph.rules.elementwise import POSITIONS, broadcast
+
+
+def _convolution(call: Call) -> Iterator[Statement]:
+    x, w, bias, out = call["input"], call["weight"], call["bias"], call.out
+    transposed = bool(call["transposed"]) or "transpose" in call.op
+    groups = int(call["groups"] or 1)
+    spatial = w.ndim - 2
+    batch = x.ndim - spatial - 1
+    x_channels, out_channels = x[batch], out[batch]
+    blocks = Fresh(groups)
+    if groups > 1:
+        yield Named(blocks, call["groups"])
+    if transposed:
+        yield Equal(x_channels, w[0])
+        yield Equal(w[0], Times((blocks, Fresh(w.shape[0] // groups))))
+        yield Equal(out_channels, Times((blocks, w[1])))
+    else:
+        yield Equal(x_channels, Times((blocks, w[1])))
+        yield Equal(w[0], Times((blocks, Fresh(w.shape[0] // groups))))
+        yield Equal(out_channels, w[0])
+    if bias is not None:
+        yield Equal(bias[0], out_channels)
+    if batch:
+        yield Equal(x[0], out[0])
+    for axis in w.axes[2:]:
+        yield Pin(axis, f"it is a kernel axis of {call.op}")
+    for axis in x.axes[batch + 1 :] + out.axes[batch + 1 :]:
+        yield Pin(axis, POSITIONS.format(call.op))
+    counted = x if transposed else out
+    yield Work((*counted.axes[:batch], *counted.axes[batch + 1 :], *w.axes))
+
+
+def _linear(call: Call) -> Iterator[Statement]:
+    x, w, bias, out = call["input"], call["weight"], call["bias"], call.out
+    yield Equal(x[-1], w[-1])
+    for before, after in zip(x.axes[:-1], out.axes, strict=False):
+        yield Equal(before, after)
+    if w.ndim == 2:
+        yield Equal(out[-1], w[0])
+        if bias is not None and bias.ndim:
+            yield Equal(bias[0], w[0])
+    yield Work((*x.axes[:-1], *w.axes))
+
+
+def _matmul(call: Call) -> Iterator[Statement]:
+    a, b = (value for value in call.inputs[-2:])
+    out = call.out
+    yield Equal(a[-1], b[-2] if b.ndim > 1 else b[0])
+    free: list[Axis] = []
+    position = out.ndim
+    if b.ndim > 1:
+        position -= 1
+        yield Equal(out[position], b[-1])
+        free.append(b[-1])
+    if a.ndim > 1:
+        position -= 1
+        yield Equal(out[position], a[-2])
+        free.append(a[-2])
+    batch = out.axes[:position]
+    for value in (a, b):
+        yield from broadcast(value.axes[:-2], batch)
+    bias = call["self"] if call.op in {"aten.addmm", "aten.baddbmm", "aten.addmv"} else None
+    if isinstance(bias, Value):
+        yield from broadcast(bias.axes, out.axes)
+    yield Work((*batch, *free, a[-1]))
+
+
+def _outer(call: Call) -> Iterator[Statement]:
+    a, b = call.inputs
+    yield Equal(call.out[0], a[0])
+    yield Equal(call.out[1], b[0])
+
+
+def _einsum(call: Call) -> Iterator[Statement]:
+    equation = str(call["equation"]).replace(" ", "")
+    operands: list[Value] = list(call["tensors"])
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    lettered = [_letters(term, value.ndim) for term, value in zip(terms, operands, strict=True)]
+    if arrow:
+        out = _letters(right, call.out.ndim)
+    else:
+        everything = [letter for term in lettered for letter in term]
+        dots = sorted({x for x in everything if len(x) > 1}, reverse=True)
+        out = dots + sorted(x for x in set(everything) if len(x) == 1 and everything.count(x) == 1)
+    axis_of: dict[str, Axis] = {}
+    for value, letters in zip([*operands, call.out], [*lettered, out], strict=True):
+        for axis, letter in zip(value.axes, letters, strict=True):
+            if letter in axis_of and axis.size == axis_of[letter].size:
+                yield Equal(axis, axis_of[letter])
+            elif letter not in axis_of or axis.size > 1:
+                axis_of[letter] = axis
+    present = set(lettered[0])
+    for position in range(1, len(operands)):
+        present |= set(lettered[position])
+        yield Work(tuple(axis_of[letter] for letter in sorted(present)))
+        later = {letter for term in lettered[position + 1 :] for letter in term}
+        present &= later | set(out)
+
+
+def _letters(term: str, ndim: int) -> list[str]:
+    before, dots, after = term.partition("...")
+    missing = ndim - len(before) - len(after)
+    return [*before, *(f"...{missing - k}" for k in range(missing if dots else 0)), *after]
+
+
+def _attention(call: Call) -> Iterator[Statement]:
+    q, k, v, mask, out = call["query"], call["key"], call["value"], call["attn_mask"], call.out
+    yield Equal(q[-1], k[-1])
+    yield Equal(k[-2], v[-2])
+    yield Equal(out[-1], v[-1])
+    yield Equal(out[-2], q[-2])
+    yield from broadcast(q.axes[:-2], out.axes[:-2])
+    shared = [value for value in (k, v)]
+    if call["enable_gqa"] and q.ndim > 2 and q.shape[-3] != k.shape[-3]:
+        heads = Times((k[-3], Fresh(q.shape[-3] // k.shape[-3])))
+        yield Equal(q[-3], heads)
+        yield Equal(v[-3], k[-3])
+        for value in shared:
+            yield from broadcast(value.axes[:-3], out.axes[:-3])
+    else:
+        for value in shared:
+            yield from broadcast(value.axes[:-2], out.axes[:-2])
+    if isinstance(mask, Value):
+        yield from broadcast(mask.axes, (*out.axes[:-1], k[-2]))
+    batch = out.axes[:-1]
+    yield Work((*batch, k[-2], q[-1]))
+    yield Work((*batch, k[-2], v[-1]))
+
+
+def _channel_norm(call: Call) -> Iterator[Statement]:
+    x, out = call["input"], call.out
+    for before, after in zip(x.axes, out.axes, strict=True):
+        yield Equal(before, after)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if isinstance(call[name], Value):
+            yield Equal(call[name][0], x[1])
+
+
+def _group_norm(call: Call) -> Iterator[Statement]:
+    yield from _channel_norm(call)
+    x, groups = call["input"], int(call["num_groups"])
+    blocks = Fresh(groups)
+    if groups > 1:
+        yield Named(blocks, call["num_groups"])
+        yield Equal(x[1], Times((blocks, Fresh(x.shape[1] // groups))))
+
+
+def _trailing_norm(call: Call) -> Iterator[Statement]:
+    x, out, shape = call["input"], call.out, call["normalized_shape"]
+    for before, after in zip(x.axes, out.axes, strict=True):
+        yield Equal(before, after)
+    trailing = x.axes[x.ndim - len(shape) :]
+    for axis, size in zip(trailing, shape, strict=True):
+        yield Named(axis, size)
+    for name in ("weight", "bias"):
+        if isinstance(call[name], Value):
+            for axis, parameter in zip(trailing, call[name].axes, strict=True):
+                yield Equal(axis, parameter)
+
+
+def _embedding(call: Call) -> Iterator[Statement]:
+    w, indices, out = call["weight"], call["indices"], call.out
+    yield Pin(w[0], "it is indexed by the data (a vocabulary)")
+    yield Equal(out[-1], w[1])
+    for before, after in zip(indices.axes, out.axes, strict=False):
+        yield Equal(before, after)
+
+
+def _prelu(call: Call) -> Iterator[Statement]:
+    x, w, out = call["self"], call["weight"], call.out
+    yield from broadcast(x.axes, out.axes)
+    if w.shape and w.shape[0] > 1:
+        yield Equal(w[0], x[1])
+
+
+def _recurrent(gates: int) -> Rule:
+    def equations(call: Call) -> Iterator[Statement]:
+        x, out = call["input"], call.out
+        states: list[Value] = list(call["hx"]) if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
+        weights: list[Value] = list(call["params"])
+        directions = 2 if call["bidirectional"] else 1
+        cells = int(call["num_layers"]) * directions
+        per_cell = len(weights) // cells
+        projected = per_cell in {3, 5}
+        hidden = Fresh(weights[1].shape[0] // gates)
+        visible: Term = Fresh(weights[1].shape[1]) if projected else hidden
+        four = Fresh(gates)
+        yield Pin(four, "it counts the gates of a recurrent cell")
+        below: Term = x[-1]
+        tokens = x.axes[:-1]
+        for layer in range(int(call["num_layers"])):
+            for direction in range(directions):
+                start = (layer * directions + direction) * per_cell
+                cell = weights[start : start + per_cell]
+                yield Equal(cell[0][1], below)
+                yield Equal(cell[1][1], visible)
+                for weight in cell[: per_cell - projected]:
+                    yield Equal(weight[0], Times((four, hidden)))
+                if projected:
+                    yield Equal(cell[-1][0], visible)
+                    yield Equal(cell[-1][1], hidden)
+                for weight in cell:
+                    if weight.ndim == 2:
+                        yield Work((*tokens, *weight.axes))
+            below = Plus((visible,) * directions)
+        yield Equal(out[-1], below)
+        for before, after in zip(tokens, out.axes, strict=False):
+            yield Equal(before, after)
+        for value, width in zip_longest(states, (visible, hidden)[: len(states)]):
+            yield Equal(value[-1], width)
+        for value, width in zip_longest(call.outputs[1:], (visible, hidden)[: len(call.outputs) - 1]):
+            yield Equal(value[-1], width)
+        for value in (*states, *call.outputs[1:]):
+            yield Pin(value[0], "it counts the layers and directions of a recurrent network")
+
+    return Rule(equations, "LSTM")
+
+
+def _bilinear(call: Call) -> Iterable[Statement]:
+    a, b, w, bias, out = call["input1"], call["input2"], call["weight"], call["bias"], call.out
+    yield Equal(a[-1], w[1])
+    yield Equal(b[-1], w[2])
+    yield Equal(out[-1], w[0])
+    if bias is not None:
+        yield Equal(bias[0], w[0])
+    for value in (a, b):
+        yield from broadcast(value.axes[:-1], out.axes[:-1])
+
+
+_CONVOLUTIONS = ["convolution", "_convolution", *(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3))]
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": Rule(_convolution, "CONV") for name in _CONVOLUTIONS},
+    "aten.conv_transpose2d": Rule(_convolution, "CONV"),
+    "aten.conv_transpose3d": Rule(_convolution, "CONV"),
+    "aten.linear": Rule(_linear, "LINEAR"),
+    **{
+        f"aten.{name}": Rule(_matmul, "MATMUL")
+        for name in ("matmul", "mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv", "vdot")
+    },
+    "aten.outer": Rule(_outer, "MATMUL"),
+    "aten.einsum": Rule(_einsum, "MATMUL"),
+    "aten.bilinear": Rule(_bilinear, "LINEAR"),
+    "aten.scaled_dot_product_attention": Rule(_attention, "ATTENTION"),
+    "aten.batch_norm": Rule(_channel_norm, "BN"),
+    "aten.instance_norm": Rule(_channel_norm, "IN"),
+    "aten.group_norm": Rule(_group_norm, "GN"),
+    "aten.layer_norm": Rule(_trailing_norm, "LN"),
+    "aten.rms_norm": Rule(_trailing_norm, "LN"),
+    "aten.embedding": Rule(_embedding, "EMBEDDING"),
+    "aten.prelu": Rule(_prelu, "PRELU"),
+    "aten.lstm": _recurrent(4),
+    "aten.gru": _recurrent(3),
+    "aten.rnn_tanh": _recurrent(1),
+    "aten.rnn_relu": _recurrent(1),
+}

@@ -1,0 +1,136 @@
+"""Importance of every index of every group, as plain numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from attrs import field, frozen, validators
+from torch import nn
+
+from depgraph.errors import MismatchError, PlanError
+from depgraph.graph import Graph, Group
+from depgraph.spaces import Leaf, leaves
+from depgraph.wrappers import unwrap
+
+Importances = dict[str, tuple[float, ...]]
+
+
+class Criterion(Protocol):
+    """Anything that gives each index of each group an importance."""
+
+    def __call__(self, graph: Graph, tensors: dict[str, torch.Tensor]) -> Importances:
+        """Group name to one number per index."""
+        ...
+
+
+@frozen
+class Magnitude:
+    """Group magnitude: the mean over a group's parameter axes of sum(abs(w) ** p), for each index.
+
+    With p=2 this is the group norm of DepGraph (Fang et al., CVPR 2023, section 3.4) up to monotone scaling.
+
+    Attributes:
+        p: 1 or 2.
+    """
+
+    p: int = field(default=2, validator=validators.in_((1, 2)))
+
+    def __call__(self, graph: Graph, tensors: dict[str, torch.Tensor]) -> Importances:
+        marginals: dict[tuple[str, int], torch.Tensor] = {}
+        result: Importances = {}
+        kinds = {tensor.name: tensor for tensor in graph.tensors}
+        for group in graph.groups:
+            total: torch.Tensor | None = None
+            members = [(name, dim) for name, dim in group.members if kinds[name].kind == "parameter"]
+            for name, dim in members:
+                if (name, dim) not in marginals:
+                    marginals[name, dim] = _marginal(name, tensors[name], dim, self.p)
+                part = _gathered(marginals[name, dim], kinds[name].axes[dim], group)
+                total = part if total is None else total + part.to(total.device)
+            assert total is not None, "every group has a parameter"
+            result[group.name] = tuple((total / len(members)).tolist())
+        return result
+
+
+@frozen
+class Random:
+    """Random importances: a baseline, and a criterion for models without data (the `meta` device).
+
+    Attributes:
+        seed: equal seeds give equal scores, whatever the global random state.
+    """
+
+    seed: int
+
+    def __call__(self, graph: Graph, tensors: dict[str, torch.Tensor]) -> Importances:
+        generator = random.Random(self.seed)
+        return {group.name: tuple(generator.random() for _ in range(group.size)) for group in graph.groups}
+
+
+def score(graph: Graph, model: nn.Module, criterion: Criterion) -> Importances:
+    """The importance of every index of every group.
+
+    Args:
+        graph: the trace of this model.
+        model: its weights are read, never written.
+        criterion: `Magnitude`, `Random`, or any callable of the same form.
+
+    Returns:
+        Group name to one number per index; higher is more important.
+
+    Raises:
+        MismatchError: the model's parameters do not have the shapes that the graph says.
+        PlanError: a criterion that reads weights meets a model on the `meta` device.
+    """
+    tensors = dict(_named_tensors(unwrap(model)))
+    problems = []
+    for tensor in graph.tensors:
+        if tensor.kind != "value":
+            met = tensors.get(tensor.name)
+            if met is None:
+                problems.append(f"the model has no {tensor.kind} {tensor.name!r}")
+            elif tuple(met.shape) != tensor.shape:
+                problems.append(f"{tensor.name!r}: expected shape {tensor.shape}, met {tuple(met.shape)}")
+    if problems:
+        raise MismatchError("the graph was traced from another model:", problems, "Trace this model and score that graph.")
+    with torch.no_grad():
+        return criterion(graph, tensors)
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _marginal(name: str, tensor: torch.Tensor, dim: int, p: int) -> torch.Tensor:
+    if tensor.is_meta:
+        raise PlanError(f"{name!r} is on the meta device and has no weights to measure; use dg.Random(seed).")
+    others = [d for d in range(tensor.ndim) if d != dim]
+    values = tensor.detach()
+    if not values.is_floating_point() and not values.is_complex():
+        values = values.float()
+    if not others:
+        return values.abs().pow(p).float()
+    return torch.linalg.vector_norm(values, ord=p, dim=others, dtype=_wide(values)).pow(p)
+
+
+def _wide(values: torch.Tensor) -> torch.dtype | None:
+    return torch.float32 if values.dtype in {torch.float16, torch.bfloat16} else None
+
+
+def _gathered(marginal: torch.Tensor, space: object, group: Group) -> torch.Tensor:
+    """Sum a vector along an axis onto the atom's indices."""
+    if space == group.atom:
+        return marginal
+    parts = [_strided(marginal, leaf) for leaf in leaves(space) if leaf.atom == group.atom]  # type: ignore[arg-type]
+    return torch.stack(parts).sum(0)
+
+
+def _strided(marginal: torch.Tensor, leaf: Leaf) -> torch.Tensor:
+    size = (*(count for count, _ in leaf.loops), leaf.atom.size, leaf.stride)
+    stride = (*(step for _, step in leaf.loops), leaf.stride, 1)
+    view = marginal.contiguous().as_strided(size, stride, leaf.offset)
+    return view.sum([d for d in range(len(size)) if d != len(leaf.loops)])

@@ -1,0 +1,349 @@
+"""Sizes with a provenance: which attributes follow which axes, what a literal pins, what must stay balanced.
+
+Every size is a polynomial in the sizes of the prunable atoms; pinned atoms are constants. A demand equates two such
+polynomials. One that holds identically is dropped; one between two single atoms balances them; an attribute takes the
+polynomial that is demanded of it; anything else pins what it mentions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from attrs import frozen
+
+from depgraph.equations import Axis, Fresh, Known, Pin, Plus, Term, Times
+from depgraph.provenance import Arithmetic, Attribute, AxisSize, Expression, Literal, origin
+from depgraph.solve import Solver
+
+
+@frozen
+class NamedSize:
+    """A call named the size of a term with an integer."""
+
+    term: Term
+    size: int
+    where: str
+
+
+@frozen
+class EqualSizes:
+    """Terms that must keep equal sizes."""
+
+    terms: tuple[Term, ...]
+    reason: str
+
+
+@frozen
+class SizeFact:
+    """Two expressions that forward found equal."""
+
+    left: Expression
+    right: Expression
+    where: str
+
+
+@frozen
+class FollowingAttribute:
+    """An attribute that describes a term; nothing reads it in forward."""
+
+    attribute: Attribute
+    term: Term
+
+
+Demand: TypeAlias = NamedSize | EqualSizes | SizeFact | FollowingAttribute
+
+
+@frozen
+class Settled:
+    """Attributes with the terms that they count, and balanced terms with the reason."""
+
+    attributes: tuple[tuple[str, Term], ...]
+    balances: tuple[tuple[tuple[Term, ...], str], ...]
+
+
+TERMS = (Axis, Fresh, Times, Plus, Known)
+Monomial: TypeAlias = tuple[int, ...]
+Polynomial: TypeAlias = dict[Monomial, int]
+
+
+def settle(solver: Solver, demands: Iterable[Demand]) -> Settled:
+    """State in the solver what the demands force, and return what remains to be followed."""
+    return _Settlement(solver, demands).run()
+
+
+@frozen
+class _Equation:
+    left: Expression | Term
+    right: Expression | Term
+    where: str
+
+
+class _Settlement:
+    def __init__(self, solver: Solver, demands: Iterable[Demand]) -> None:
+        self.solver = solver
+        self.equations: list[_Equation] = []
+        self.following: list[FollowingAttribute] = []
+        self.known: dict[str, tuple[Polynomial, Term | None]] = {}
+        self.balanced: dict[int, int] = {}
+        self.reasons: dict[int, str] = {}
+        for demand in demands:
+            self._take(demand)
+
+    def _take(self, demand: Demand) -> None:
+        if isinstance(demand, FollowingAttribute):
+            self.following.append(demand)
+        elif isinstance(demand, EqualSizes):
+            first, *others = demand.terms
+            self.equations.extend(_Equation(first, other, demand.reason) for other in others)
+        elif isinstance(demand, SizeFact):
+            self._equate(demand.left, demand.right, f"a comparison at {demand.where}")
+        elif demand.term.size != demand.size:
+            self.solver.state(Pin(demand.term, f"a size beyond its own names it ({demand.where})"), demand.where)
+        elif demand.term.size > 1:
+            self._equate(origin(demand.size), demand.term, demand.where)
+
+    def _equate(self, left: Expression | Term, right: Expression | Term, where: str) -> None:
+        if isinstance(left, TERMS) or isinstance(right, Literal):
+            left, right = right, left
+        if isinstance(left, Literal):
+            if isinstance(right, TERMS):
+                self.solver.state(Pin(right, f"it is named by {left} ({where})"), where)
+                return
+            if isinstance(right, AxisSize):
+                self.solver.pin(self._axis(right), f"it is compared with {left} ({where})")
+                return
+        if isinstance(left, AxisSize):
+            if isinstance(right, TERMS):
+                self._tie(self._axis(left), self.solver.term(right), where)
+                return
+            if isinstance(right, AxisSize):
+                self._tie(self._axis(left), self._axis(right), where)
+                return
+        self.equations.append(_Equation(left, right, where))
+
+    def _axis(self, expression: AxisSize) -> int:
+        return self.solver.term(Axis(expression.value, expression.dim, expression.size))
+
+    def _tie(self, left: int, right: int, where: str) -> None:
+        if left != right:
+            self.solver.unify(left, right, where)
+
+    def run(self) -> Settled:
+        """Go over the equations until nothing new is forced: each round pins or balances at least one atom."""
+        while self._round():
+            pass
+        attributes: dict[str, Term] = {}
+        for path, (polynomial, term) in self.known.items():
+            if any(polynomial_key for polynomial_key in polynomial):
+                attributes[path] = term if term is not None else self._term_of(polynomial)
+        for follower in self.following:
+            polynomial = self._polynomial(self.solver.term(follower.term))
+            if any(polynomial) and follower.attribute.path not in attributes:
+                attributes[follower.attribute.path] = follower.term
+        classes: dict[int, list[int]] = {}
+        for leaf in self.balanced:
+            classes.setdefault(self._class(leaf), []).append(leaf)
+        balances = []
+        for representative, leaves in classes.items():
+            members = dict.fromkeys(root for leaf in (representative, *leaves) for root in self.solver.leaves(leaf))
+            if len(members) > 1:
+                reason = next(self.reasons[leaf] for leaf in leaves if leaf in self.reasons)
+                balances.append((tuple(Known(self.solver.size(root), root) for root in members), reason))
+        return Settled(tuple(attributes.items()), tuple(balances))
+
+    def _round(self) -> bool:
+        """One pass; true as soon as something was pinned or balanced, so that polynomials are read anew."""
+        self.known = {}
+        if self._spread_pins():
+            return True
+        open_equations = list(self.equations)
+        progress = True
+        while progress:
+            progress = False
+            for equation in list(open_equations):
+                outcome = self._solve(equation)
+                if outcome == "changed":
+                    return True
+                if outcome == "done":
+                    open_equations.remove(equation)
+                    progress = True
+        for equation in open_equations:
+            if self._pin_equation(equation):
+                return True
+        return False
+
+    def _spread_pins(self) -> bool:
+        """A class with a pinned member is pinned as a whole."""
+        changed = False
+        for leaf in list(self.balanced):
+            representative = self._class(leaf)
+            for one, other in ((leaf, representative), (representative, leaf)):
+                reasons = [r for root in self.solver.leaves(one) if (r := self.solver.reason(root)) is not None]
+                for root in self.solver.leaves(other):
+                    if reasons and self.solver.reason(root) is None:
+                        self.solver.pin(root, f"it must keep the size of a pinned axis: {reasons[0]}")
+                        changed = True
+        return changed
+
+    def _solve(self, equation: _Equation) -> str:
+        """Use one equation: ``done``, ``changed`` (something was pinned or balanced), or ``waiting``."""
+        left, right = self._value(equation.left), self._value(equation.right)
+        if left is not None and right is not None:
+            if left == right:
+                return "done"
+            self._reconcile(left, right, equation)
+            return "changed"
+        if (left is None) == (right is None):
+            return "waiting"
+        side, target = (equation.left, right) if left is None else (equation.right, left)
+        assert target is not None
+        solved = self._invert(side, target)
+        if solved is None:
+            return "waiting"
+        path, polynomial = solved
+        other = equation.right if left is None else equation.left
+        direct = isinstance(side, Attribute) and isinstance(other, TERMS)
+        self.known[path] = (polynomial, other if direct else None)
+        return "done"
+
+    def _value(self, side: Expression | Term) -> Polynomial | None:
+        if isinstance(side, TERMS):
+            return self._polynomial(self.solver.term(side))
+        if isinstance(side, Literal):
+            return {(): side.value} if side.value else {}
+        if isinstance(side, AxisSize):
+            return self._polynomial(self._axis(side))
+        if isinstance(side, Attribute):
+            found = self.known.get(side.path)
+            return None if found is None else found[0]
+        left, right = self._value(side.left), self._value(side.right)
+        if left is None or right is None:
+            return None
+        return _apply(side.op, left, right)
+
+    def _invert(self, side: Expression | Term, target: Polynomial) -> tuple[str, Polynomial] | None:
+        """Solve ``side == target`` for its one unknown attribute."""
+        if isinstance(side, Attribute):
+            return side.path, target
+        if not isinstance(side, Arithmetic):
+            return None
+        left, right = self._value(side.left), self._value(side.right)
+        if (left is None) == (right is None):
+            return None
+        undone: Polynomial | None
+        if left is None:
+            assert right is not None
+            inverse = {"+": "-", "-": "+", "*": "//", "//": "*"}[side.op]
+            undone = _apply(inverse, target, right)
+            return None if undone is None else self._invert(side.left, undone)
+        undone = _apply({"+": "-", "-": "-", "*": "//", "//": "//"}[side.op], *((left, target) if side.op in "-//" else (target, left)))
+        return None if undone is None else self._invert(side.right, undone)
+
+    def _reconcile(self, left: Polynomial, right: Polynomial, equation: _Equation) -> None:
+        """Make two polynomials equal: balance two atoms, or pin everything in which they differ."""
+        if len(left) == len(right) == 1:
+            (m, c), (n, d) = next(iter(left.items())), next(iter(right.items()))
+            ours, theirs = list(m), list(n)
+            for leaf in m:
+                if leaf in theirs:
+                    ours.remove(leaf)
+                    theirs.remove(leaf)
+            if c == d and len(ours) == len(theirs) == 1:
+                self._balance(ours[0], theirs[0], equation.where)
+                return
+        for polynomial in (left, right):
+            for monomial in polynomial:
+                for leaf in monomial:
+                    self.solver.pin(leaf, f"its size must agree with another one in a way that only the present sizes do ({equation.where})")
+
+    def _pin_equation(self, equation: _Equation) -> bool:
+        """No attribute could be solved for: whatever the equation mentions stays as it is."""
+        changed = False
+        for side in (equation.left, equation.right):
+            for leaf in self._mentioned(side):
+                if self.solver.reason(leaf) is None:
+                    self.solver.pin(leaf, f"forward computes its size in a way that is not understood ({equation.where})")
+                    changed = True
+        return changed
+
+    def _mentioned(self, side: Expression | Term) -> list[int]:
+        if isinstance(side, TERMS):
+            return self.solver.leaves(self.solver.term(side))
+        if isinstance(side, AxisSize):
+            return self.solver.leaves(self._axis(side))
+        if isinstance(side, Arithmetic):
+            return self._mentioned(side.left) + self._mentioned(side.right)
+        if isinstance(side, Attribute) and side.path in self.known:
+            return [leaf for monomial in self.known[side.path][0] for leaf in monomial]
+        return []
+
+    def _balance(self, one: int, other: int, reason: str) -> None:
+        a, b = self._class(one), self._class(other)
+        self.reasons.setdefault(one, reason)
+        self.reasons.setdefault(other, reason)
+        low, high = min(a, b), max(a, b)
+        self.balanced[high] = low
+        self.balanced.setdefault(low, low)
+
+    def _class(self, leaf: int) -> int:
+        while self.balanced.get(leaf, leaf) != leaf:
+            leaf = self.balanced[leaf]
+        return leaf
+
+    def _polynomial(self, root: int) -> Polynomial:
+        leaves = self.solver.leaves(root)
+        if len(leaves) == 1 and self.solver.size(leaves[0]) == self.solver.size(root):
+            leaf = leaves[0]
+            return {(): self.solver.size(leaf)} if self.solver.reason(leaf) else {(self._class(leaf),): 1}
+        parts = self.solver.parts(root)
+        if len(parts) > 1:
+            total: Polynomial = {}
+            for part in parts:
+                total = _apply("+", total, self._polynomial(part)) or {}
+            return total
+        result: Polynomial = {(): 1}
+        for factor in self.solver.factors(root):
+            result = _apply("*", result, self._polynomial(factor)) or {}
+        return result
+
+    def _term_of(self, polynomial: Polynomial) -> Term:
+        """A term of that size; it occurs in no tensor."""
+        parts: list[Term] = []
+        for monomial, count in sorted(polynomial.items()):
+            constant = Fresh(count)
+            self.solver.state(Pin(constant, "it is a constant factor of an attribute"), "an attribute")
+            factors: list[Term] = [constant, *(Known(self.solver.size(leaf), leaf) for leaf in monomial)]
+            parts.append(Times(tuple(factors)))
+        return parts[0] if len(parts) == 1 else Plus(tuple(parts))
+
+
+def _apply(op: str, left: Polynomial, right: Polynomial) -> Polynomial | None:
+    """Polynomial arithmetic; a division that does not come out exactly has no result."""
+    result: Polynomial = {}
+    if op in "+-":
+        sign = 1 if op == "+" else -1
+        for monomial, count in [*left.items(), *((m, sign * c) for m, c in right.items())]:
+            result[monomial] = result.get(monomial, 0) + count
+    elif op == "*":
+        for m, c in left.items():
+            for n, d in right.items():
+                monomial = tuple(sorted(m + n))
+                result[monomial] = result.get(monomial, 0) + c * d
+    else:
+        if len(right) != 1:
+            return {(): 1} if left == right else None
+        (n, d), *_ = right.items()
+        for m, c in left.items():
+            remaining = list(m)
+            for leaf in n:
+                if leaf not in remaining:
+                    return None
+                remaining.remove(leaf)
+            if c % d:
+                return None
+            result[tuple(remaining)] = c // d
+    return {monomial: count for monomial, count in result.items() if count}
+
+
+__all__: Sequence[str] = ["Demand", "EqualSizes", "FollowingAttribute", "NamedSize", "Settled", "SizeFact", "settle"]
