@@ -95,7 +95,7 @@ def _statements(call: Call, rules: Mapping[str, Rule]) -> list[Statement]:
         return list(_unknown(call, f"there is no rule for {call.op}"))
     try:
         statements = list(rule.equations(call))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a rule may be a user's own: its failure pins, and is told in graph.pinned
         return list(_unknown(call, f"the rule for {call.op} does not fit this call ({type(error).__name__}: {error})"))
     for statement in statements:
         if isinstance(statement, Equal) and statement.left.size != statement.right.size:
@@ -139,7 +139,9 @@ def _written(
     asked += [term for terms, _ in settled.balances for term in terms]
     solution = solver.solution(asked)
     spaces = iter(solution.spaces)
-    tensors = [_tensor(declared.name, declared.kind, declared.value, spaces, declared.aliases) for declared in recording.declared]
+    tensors = [
+        _tensor(declared.name, declared.kind, declared.value, spaces, declared.aliases) for declared in recording.declared
+    ]
     for line in lines:
         if line.operation.type is not OpType.PARAMETER:
             for name, value in zip(line.operation.outputs, line.outputs, strict=True):

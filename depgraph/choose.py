@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from depgraph.errors import PlanError, UnknownNameError
@@ -59,7 +59,9 @@ def plan(
         ratios = _ratios(graph, groups, ratio)
         chosen = _lowest(graph, groups, order, {group.name: ratios[group.name] for group in groups})
         if not chosen and any(value > 0 for value in ratios.values()):
-            raise PlanError("nothing can be removed at this ratio: every group is too small, or balanced with one that is left.")
+            raise PlanError(
+                "nothing can be removed at this ratio: every group is too small, or balanced with one that is left."
+            )
         if not groups:
             raise PlanError(_nothing(graph))
         return plan_of(graph, chosen)
@@ -80,7 +82,9 @@ def _orders(groups: Iterable[Group], scores: Scores) -> dict[str, list[int]]:
         if values is None:
             raise PlanError(f"there is no score for group {group.name!r}; use dg.score(graph, model, criterion) on this graph.")
         if len(values) != group.size:
-            raise PlanError(f"group {group.name!r} has {group.size} indices, its scores are {len(values)}; score this graph anew.")
+            raise PlanError(
+                f"group {group.name!r} has {group.size} indices, its scores are {len(values)}; score this graph anew."
+            )
         if any(math.isnan(value) for value in values):
             raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
         orders[group.name] = sorted(range(group.size), key=values.__getitem__)
@@ -140,7 +144,9 @@ def _within(graph: Graph, groups: Sequence[Group], order: Mapping[str, list[int]
         raise PlanError(_nothing(graph))
     if after(len(steps) - 1) > remain * total:
         least = after(len(steps) - 1) / total
-        raise PlanError(f"{what}={remain} is out of reach: with one index left in each group, {least:.4f} of the {what} remain.")
+        raise PlanError(
+            f"{what}={remain} is out of reach: with one index left in each group, {least:.4f} of the {what} remain."
+        )
     low, high = 0, len(steps) - 1
     while low < high:
         middle = (low + high) // 2
@@ -148,7 +154,7 @@ def _within(graph: Graph, groups: Sequence[Group], order: Mapping[str, list[int]
     return plan_of(graph, removal(low))
 
 
-def _cost(graph: Graph, what: str):  # type: ignore[no-untyped-def]
+def _cost(graph: Graph, what: str) -> Callable[[Mapping[Atom, int]], int]:
     """A function from atom sizes to the cost at these sizes."""
     if what == "params":
         terms = [(tensor.axes, 1) for tensor in graph.tensors if tensor.kind == "parameter"]

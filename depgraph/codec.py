@@ -44,12 +44,15 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook(IndexSet, str)
     converter.register_structure_hook(IndexSet, lambda text, _: IndexSet.parse(_text(text)))
-    for space in (Atom, Product, Sum, Space):
-        converter.register_unstructure_hook_func(lambda kind, space=space: kind is space or kind == space, _space_out)
-        converter.register_structure_hook_func(lambda kind, space=space: kind is space or kind == space, _space_in)
+    converter.register_unstructure_hook_func(_is_space, _space_out)
+    converter.register_structure_hook_func(_is_space, _space_in)
     for plain in (int, str):
         converter.register_structure_hook(plain, _strict(plain))
     return converter
+
+
+def _is_space(kind: Any) -> bool:
+    return kind in {Atom, Product, Sum} or kind == Space
 
 
 def _text(value: Any) -> str:

@@ -120,7 +120,9 @@ def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, tor
             problems.append(f"{name!r} is tied to {by_tensor[id(tensor)][0]!r} here, but not in the model that was traced")
     if problems:
         raise MismatchError(
-            "the plan does not fit this model:", problems, "Execute it on the model that it was made for, before any other change."
+            "the plan does not fit this model:",
+            problems,
+            "Execute it on the model that it was made for, before any other change.",
         )
     made: dict[int, torch.Tensor] = {}
     for name, dims in plan.kept.items():
@@ -208,7 +210,9 @@ def _write_object(model: nn.Module, path: str, value: Any) -> None:
         object.__setattr__(holder, last, value) if not isinstance(holder, nn.Module) else setattr(holder, last, value)
 
 
-def _refresh_recurrent(model: nn.Module, replaced: dict[int, torch.Tensor], undo: list[Callable[[], None]] | None = None) -> None:
+def _refresh_recurrent(
+    model: nn.Module, replaced: dict[int, torch.Tensor], undo: list[Callable[[], None]] | None = None
+) -> None:
     """Recurrent layers keep a flat list of their weights; let it hold the new ones."""
     for module in model.modules():
         if not isinstance(module, nn.RNNBase):
@@ -216,7 +220,7 @@ def _refresh_recurrent(model: nn.Module, replaced: dict[int, torch.Tensor], undo
         flat = module._flat_weights
         if undo is not None:
             undo.append(_weights_setter(module, flat))
-        _set_weights(module, [replaced.get(id(weight), weight) for weight in flat])  # type: ignore[arg-type]
+        _set_weights(module, [replaced.get(id(weight), weight) for weight in flat])
 
 
 def _weights_setter(module: nn.RNNBase, flat: list[torch.Tensor | None]) -> Callable[[], None]:

@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 
 from depgraph import codec
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
-from depgraph.spaces import Atom, IndexMap, Space, atoms, leaves, substitute
+from depgraph.spaces import Atom, IndexMap, Leaf, Space, atoms, leaves, substitute
 
 
 class OpType(enum.Enum):
@@ -321,8 +321,7 @@ class Graph:
                         names[atom] = f"{tensor.name}:{dim}{several}"
                 for leaf in leaves(space) if len(free) > 1 else ():
                     around = any(
-                        other.stride < leaf.stride and other.atom in free and _overlap(leaf.offset, leaf, other)
-                        for other in leaves(space)
+                        other.stride < leaf.stride and other.atom in free and _surrounds(leaf, other) for other in leaves(space)
                     )
                     (outer if around else inner).add(leaf.atom)
         roles = {atom: "outer" if atom in outer and atom not in inner else "channel" for atom in names}
@@ -341,7 +340,7 @@ class Graph:
     @cached_property
     def pinned(self) -> tuple[Pinned, ...]:
         """Every parameter or buffer axis that holds something pinned, with the reason."""
-        found = []
+        found: list[Pinned] = []
         for tensor in self.tensors:
             if tensor.kind == "value":
                 continue
@@ -397,7 +396,9 @@ class Graph:
             raise PinnedError(name, dim, self.why_pinned(space))
         if len(found) > 1:
             listed = ", ".join(str(group) for group in found)
-            raise PlanError(f"axis {dim} of {name!r} is made of several groups, {space}: choose one of {listed} from graph.groups.")
+            raise PlanError(
+                f"axis {dim} of {name!r} is made of several groups, {space}: choose one of {listed} from graph.groups."
+            )
         return found[0]
 
     def why_pinned(self, space: Space) -> str:
@@ -474,9 +475,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         tensors=tuple(
             Tensor(item.name, item.kind, tuple(memo[axis] for axis in item.axes), item.aliases) for item in graph.tensors
         ),
-        attributes=tuple(
-            SizeAttribute(item.path, memo[item.space]) for item in sorted(attributes, key=lambda item: item.path)
-        ),
+        attributes=tuple(SizeAttribute(item.path, memo[item.space]) for item in sorted(attributes, key=lambda item: item.path)),
         pinned_atoms=tuple(
             PinnedAtom(new[atom], reason)
             for atom, reason in sorted(reasons.items(), key=lambda item: new[item[0]].id if item[0] in new else -1)
@@ -492,9 +491,9 @@ def _matches(name: str, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(".".join(pieces[:k]), pattern) for k in range(1, len(pieces) + 1))
 
 
-def _overlap(_: int, outer: object, inner: object) -> bool:
-    """Whether the inner leaf's blocks lie inside the outer leaf's."""
-    return outer.offset <= inner.offset < outer.offset + outer.atom.size * outer.stride  # type: ignore[attr-defined]
+def _surrounds(outer: Leaf, inner: Leaf) -> bool:
+    """Whether the inner leaf begins inside the outer leaf's blocks."""
+    return outer.offset <= inner.offset < outer.offset + outer.atom.size * outer.stride
 
 
 def _nodes(graph: Graph) -> tuple[Node, ...]:

@@ -146,7 +146,7 @@ class IndexSet:
         if not self.intervals:
             return self
         kept = removed.complement(self.intervals[-1][1] + len(removed))
-        result = []
+        result: list[tuple[int, int]] = []
         numbered = 0
         for start, stop in kept.intervals:
             here = self & IndexSet(((numbered, numbered + stop - start),))

@@ -199,7 +199,9 @@ def cut(graph: Graph, name: str, indices: Iterable[int], dim: int) -> Plan:
     if not wanted:
         return Plan.empty(graph)
     if len(wanted) == space.size:
-        raise PlanError(f"all {space.size} indices of axis {dim} of {name!r} would go; leave at least one. Nothing was changed.")
+        raise PlanError(
+            f"all {space.size} indices of axis {dim} of {name!r} would go; leave at least one. Nothing was changed."
+        )
     chosen = {atom: removed for atom, removed in preimage(space, wanted).items() if atom in graph.group_of}
     missed = wanted - image(space, chosen)
     if missed:
@@ -237,9 +239,13 @@ def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
     for atom, indices in removed.items():
         group = graph.group_of[atom]
         if indices.intervals[-1][1] > atom.size:
-            raise PlanError(f"group {group.name} has the indices 0 to {atom.size - 1}, met {max(indices)}; nothing was changed.")
+            raise PlanError(
+                f"group {group.name} has the indices 0 to {atom.size - 1}, met {max(indices)}; nothing was changed."
+            )
         if len(indices) == atom.size:
-            raise PlanError(f"group {group.name} would lose its last index; leave at least one of {atom.size}. Nothing was changed.")
+            raise PlanError(
+                f"group {group.name} would lose its last index; leave at least one of {atom.size}. Nothing was changed."
+            )
     for balance in graph.balances:
         counts = {graph.group_of[atom].name: len(removed.get(atom, IndexSet())) for atom in balance.atoms}
         if len(set(counts.values())) > 1:
@@ -249,7 +255,7 @@ def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
                 "Cut all of them by the same number. Nothing was changed."
             )
     result, numbers = _shrunk(graph, removed)
-    axes = []
+    axes: list[PrunedAxis] = []
     for tensor in graph.tensors:
         if tensor.kind == "value":
             continue

@@ -76,6 +76,7 @@ class Sized(int):
     expression: Expression
 
     def __new__(cls, value: int, expression: Expression) -> Sized:
+        """An integer with its origin."""
         made = super().__new__(cls, value)
         made.expression = expression
         return made

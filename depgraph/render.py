@@ -5,6 +5,9 @@ from __future__ import annotations
 from depgraph.graph import Graph
 from depgraph.spaces import atoms
 
+LONGEST = 24
+"""Dependencies that `explain` writes out for one group."""
+
 
 def explain(graph: Graph, name: str, dim: int) -> str:
     """Why an axis is coupled to what, or why it is pinned.
@@ -41,7 +44,10 @@ def explain(graph: Graph, name: str, dim: int) -> str:
         ]
         if forward:
             lines.append("  because of")
-            lines.extend(f"    {dependency} ({dependency.why})" for dependency in forward)
+            sentences = list(dict.fromkeys(f"    {dependency} ({dependency.why})" for dependency in forward))
+            lines.extend(sentences[:LONGEST])
+            if len(sentences) > LONGEST:
+                lines.append(f"    ... and {len(sentences) - LONGEST} more, in graph.dependencies")
         for balance in graph.balances:
             if atom in balance.atoms:
                 others = ", ".join(graph.group_of[other].name for other in balance.atoms if other != atom)

@@ -12,7 +12,7 @@ from torch import nn
 
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph import Graph, Group
-from depgraph.spaces import Leaf, leaves
+from depgraph.spaces import Leaf, Space, leaves
 from depgraph.wrappers import unwrap
 
 Importances = dict[str, tuple[float, ...]]
@@ -39,6 +39,7 @@ class Magnitude:
     p: int = field(default=2, validator=validators.in_((1, 2)))
 
     def __call__(self, graph: Graph, tensors: dict[str, torch.Tensor]) -> Importances:
+        """Group name to one number per index, on the tensors' device."""
         marginals: dict[tuple[str, int], torch.Tensor] = {}
         result: Importances = {}
         kinds = {tensor.name: tensor for tensor in graph.tensors}
@@ -66,6 +67,7 @@ class Random:
     seed: int
 
     def __call__(self, graph: Graph, tensors: dict[str, torch.Tensor]) -> Importances:
+        """Group name to one number in [0, 1) per index; the tensors are not read."""
         generator = random.Random(self.seed)
         return {group.name: tuple(generator.random() for _ in range(group.size)) for group in graph.groups}
 
@@ -114,18 +116,19 @@ def _marginal(name: str, tensor: torch.Tensor, dim: int, p: int) -> torch.Tensor
         values = values.float()
     if not others:
         return values.abs().pow(p).float()
-    return torch.linalg.vector_norm(values, ord=p, dim=others, dtype=_wide(values)).pow(p)
+    norm: torch.Tensor = torch.linalg.vector_norm(values, ord=p, dim=others, dtype=_wide(values))
+    return norm.pow(p)
 
 
 def _wide(values: torch.Tensor) -> torch.dtype | None:
     return torch.float32 if values.dtype in {torch.float16, torch.bfloat16} else None
 
 
-def _gathered(marginal: torch.Tensor, space: object, group: Group) -> torch.Tensor:
+def _gathered(marginal: torch.Tensor, space: Space, group: Group) -> torch.Tensor:
     """Sum a vector along an axis onto the atom's indices."""
     if space == group.atom:
         return marginal
-    parts = [_strided(marginal, leaf) for leaf in leaves(space) if leaf.atom == group.atom]  # type: ignore[arg-type]
+    parts = [_strided(marginal, leaf) for leaf in leaves(space) if leaf.atom == group.atom]
     return torch.stack(parts).sum(0)
 
 

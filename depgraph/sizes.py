@@ -168,10 +168,7 @@ class _Settlement:
                 if outcome == "done":
                     open_equations.remove(equation)
                     progress = True
-        for equation in open_equations:
-            if self._pin_equation(equation):
-                return True
-        return False
+        return any(self._pin_equation(equation) for equation in open_equations)
 
     def _spread_pins(self) -> bool:
         """A class with a pinned member is pinned as a whole."""
@@ -203,8 +200,9 @@ class _Settlement:
             return "waiting"
         path, polynomial = solved
         other = equation.right if left is None else equation.left
-        direct = isinstance(side, Attribute) and isinstance(other, TERMS)
-        self.known[path] = (polynomial, other if direct else None)
+        direct = isinstance(side, Attribute)
+        term = other if direct and isinstance(other, TERMS) else None
+        self.known[path] = (polynomial, term)
         return "done"
 
     def _value(self, side: Expression | Term) -> Polynomial | None:
@@ -237,7 +235,9 @@ class _Settlement:
             inverse = {"+": "-", "-": "+", "*": "//", "//": "*"}[side.op]
             undone = _apply(inverse, target, right)
             return None if undone is None else self._invert(side.left, undone)
-        undone = _apply({"+": "-", "-": "-", "*": "//", "//": "//"}[side.op], *((left, target) if side.op in "-//" else (target, left)))
+        undone = _apply(
+            {"+": "-", "-": "-", "*": "//", "//": "//"}[side.op], *((left, target) if side.op in "-//" else (target, left))
+        )
         return None if undone is None else self._invert(side.right, undone)
 
     def _reconcile(self, left: Polynomial, right: Polynomial, equation: _Equation) -> None:
@@ -249,13 +249,20 @@ class _Settlement:
                 if leaf in theirs:
                     ours.remove(leaf)
                     theirs.remove(leaf)
-            if c == d and len(ours) == len(theirs) == 1:
-                self._balance(ours[0], theirs[0], equation.where)
-                return
+            if len(ours) == len(theirs) == 1:
+                small, large = (ours[0], theirs[0]) if c >= d else (theirs[0], ours[0])
+                if c == d:
+                    self._balance(small, large, equation.where)
+                    return
+                if max(c, d) % min(c, d) == 0 and large not in self.balanced:
+                    self._balance_parts(small, large, max(c, d) // min(c, d), equation.where)
+                    return
         for polynomial in (left, right):
             for monomial in polynomial:
                 for leaf in monomial:
-                    self.solver.pin(leaf, f"its size must agree with another one in a way that only the present sizes do ({equation.where})")
+                    self.solver.pin(
+                        leaf, f"its size must agree with another one in a way that only the present sizes do ({equation.where})"
+                    )
 
     def _pin_equation(self, equation: _Equation) -> bool:
         """No attribute could be solved for: whatever the equation mentions stays as it is."""
@@ -285,6 +292,13 @@ class _Settlement:
         low, high = min(a, b), max(a, b)
         self.balanced[high] = low
         self.balanced.setdefault(low, low)
+
+    def _balance_parts(self, small: int, large: int, count: int, reason: str) -> None:
+        """One atom is `count` times as large as another: each of its parts keeps the size of the other."""
+        parts = tuple(Fresh(self.solver.size(small)) for _ in range(count))
+        self.solver.unify(large, self.solver.term(Plus(parts)), reason)
+        for part in parts:
+            self._balance(small, self.solver.term(part), reason)
 
     def _class(self, leaf: int) -> int:
         while self.balanced.get(leaf, leaf) != leaf:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from attrs import frozen
 
-from depgraph.equations import Axis, Equal, Fresh, Known, Pin, Plus, Term, Times
+from depgraph.equations import Axis, Equal, Fresh, Known, Pin, Term, Times
 from depgraph.errors import RuleError
 from depgraph.spaces import UNIT, Atom, Space, laid_end_to_end, product
 

@@ -228,6 +228,7 @@ class IndexMap:
         return IndexMap(tuple(step for step in steps if not IndexMap((step,)).is_identity))
 
     def __call__(self, removed: IndexSet) -> IndexSet:
+        """The indices of the last space that go when these of the first one go."""
         for source, target in self.steps:
             removed = image(target, touched(source, removed))
         return removed

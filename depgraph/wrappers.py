@@ -29,5 +29,5 @@ def name_of(model: nn.Module, module: nn.Module) -> str:
     """
     for name, candidate in unwrap(model).named_modules():
         if candidate is module:
-            return name
+            return str(name)
     raise ValueError(f"this {type(module).__name__} is not part of the {type(model).__name__}; pass one of its own submodules.")

@@ -120,7 +120,7 @@ def _attention(call: Call) -> Iterator[Statement]:
     yield Equal(out[-1], v[-1])
     yield Equal(out[-2], q[-2])
     yield from broadcast(q.axes[:-2], out.axes[:-2])
-    shared = [value for value in (k, v)]
+    shared = (k, v)
     if call["enable_gqa"] and q.ndim > 2 and q.shape[-3] != k.shape[-3]:
         heads = Times((k[-3], Fresh(q.shape[-3] // k.shape[-3])))
         yield Equal(q[-3], heads)

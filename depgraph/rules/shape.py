@@ -172,10 +172,8 @@ def _slice(call: Call) -> Iterator[Statement]:
     dim = int(call["dim"] or 0) % x.ndim
     size, step = x.shape[dim], int(call["step"] or 1)
     first = call["start"] if call["start"] is not None else 0
-    if call["length"] is not None:
-        last = first + call["length"]
-    else:
-        last = call["end"] if call["end"] is not None else size
+    end = call["end"] if call["end"] is not None else size
+    last = end if call["length"] is None else first + call["length"]
     for position in range(x.ndim):
         if position != dim:
             yield Equal(out[position], x[position])
@@ -409,10 +407,11 @@ def _family(names: str, equations: object, kind: str) -> dict[str, Rule]:
     return {f"aten.{name}": Rule(equations, kind) for name in names.split()}  # type: ignore[arg-type]
 
 
-
 RULES: dict[str, Rule] = {
     **_family(
-        "view reshape _unsafe_view flatten squeeze unsqueeze view_as reshape_as ravel _reshape_alias view_copy", _view, "RESHAPE"
+        "view reshape _unsafe_view flatten squeeze unsqueeze view_as reshape_as ravel _reshape_alias view_copy",
+        _view,
+        "RESHAPE",
     ),
     **_family("unflatten", _unflatten, "RESHAPE"),
     **_family("permute transpose t numpy_T mT mH adjoint matrix_H swapaxes swapdims", _permute, "PERMUTE"),

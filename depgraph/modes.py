@@ -1,0 +1,200 @@
+"""The two modes under which a forward runs: one gives sizes a provenance, the other records operators."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from depgraph.equations import Call, Rule, Value
+from depgraph.provenance import AxisSize, Sized
+from depgraph.session import Session, where
+
+_SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten._local_scalar_dense", "aten.set_"})
+
+
+class SizeMode(TorchFunctionMode):
+    """Gives sizes a provenance where forward asks for them, and keeps the arguments of each call as they were written."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.opened: Any = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _SIZE_QUERIES:
+            return self._size(func, args, kwargs)
+        if isinstance(func, _PYTHON_FUNCTION) and func is not self.opened:
+            body = _without_override_check(func)
+            if body is not None:
+                before, self.opened = self.opened, func
+                try:
+                    with self:
+                        return body(*args, **kwargs)
+                finally:
+                    self.opened = before
+        written = self.session.written
+        self.session.written = [args, kwargs]
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.session.written = written
+
+    def _size(self, func: Any, args: Any, kwargs: Any) -> Any:
+        tensor = args[0]
+        plain = func(*args, **kwargs)
+        if not self.session.known(tensor):
+            return plain
+        value = self.session.values[id(tensor)][1]
+        if isinstance(plain, torch.Size):
+            if tuple(plain) != value.shape:
+                return plain
+            return torch.Size([self._sized(value, dim, size) for dim, size in enumerate(plain)])
+        dim = args[1] if len(args) > 1 else kwargs["dim"]
+        return self._sized(value, dim % value.ndim, plain) if value.shape[dim] == plain else plain
+
+    @staticmethod
+    def _sized(value: Value, dim: int, size: int) -> int:
+        return Sized(size, AxisSize(value.id, dim, size)) if size > 1 else size
+
+
+_SIZE_QUERIES = frozenset({torch.Tensor.shape.__get__, torch.Tensor.size})  # type: ignore[attr-defined]
+_PYTHON_FUNCTION = types.FunctionType
+_OVERRIDE_CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+
+
+@cache
+def _open_globals(module: str) -> dict[str, Any]:
+    """A copy of a torch module's globals in which functions do not hand over to the function mode again."""
+    opened = dict(vars(sys.modules[module]))
+    for name in _OVERRIDE_CHECKS:
+        if name in opened:
+            opened[name] = _never
+    return opened
+
+
+def _never(*_: Any) -> bool:
+    return False
+
+
+@cache
+def _without_override_check(func: types.FunctionType) -> Callable[..., Any] | None:
+    """The same Python function, free to run its body under the function mode, so that what it calls is seen."""
+    module = func.__module__
+    names = func.__code__.co_names
+    if module not in sys.modules or func.__globals__ is not vars(sys.modules[module]):
+        return None
+    if not any(name in names and name in func.__globals__ for name in _OVERRIDE_CHECKS):
+        return None
+    opened = types.FunctionType(func.__code__, _open_globals(module), func.__name__, func.__defaults__, func.__closure__)
+    opened.__kwdefaults__ = func.__kwdefaults__
+    return opened
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records operators. Those without a rule are decomposed where PyTorch can."""
+
+    def __init__(self, session: Session, rules: Mapping[str, Rule]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.session = session
+        self.rules = rules
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name, parameters = _signature(func)
+        if name not in self.rules and name not in _SKIPPED and _decomposes(func):
+            with self:
+                return func.decompose(*args, **kwargs)
+        bound: dict[str, Any] = {}
+        if name not in _SKIPPED:
+            for (key, default), position in zip(parameters, range(len(parameters)), strict=True):
+                given = args[position] if position < len(args) else kwargs.get(key, default)
+                bound[key] = self._data(given)
+        result = func(*args, **kwargs)
+        if name not in _SKIPPED:
+            self._note(name, bound, result)
+        return result
+
+    def _data(self, item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            session = self.session
+            fresh = not session.known(item)
+            value = session.value(item, tuple(map(int, item.shape)))
+            if fresh:
+                session.constants.append((value, f"it is a constant that forward reads in {session.module or 'the model'}"))
+            return value
+        if isinstance(item, (list, tuple)):
+            return tuple(self._data(part) for part in item)
+        return item
+
+    def _note(self, name: str, bound: dict[str, Any], result: Any) -> None:
+        session = self.session
+        outputs = tuple(
+            session.value(tensor, tuple(map(int, tensor.shape)))
+            for tensor in (result if isinstance(result, (tuple, list)) else (result,))
+            if isinstance(tensor, torch.Tensor)
+        )
+        path, kind, leaf = session.modules[-1]
+        args = _with_provenance(bound, session.written)
+        if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1 and leaf:
+            transposed = "transpose" in name
+            channels = (outputs[0] if transposed else bound["input"])[1 - bound["weight"].ndim]
+            session.grouped.setdefault(path, ("out_channels" if transposed else "in_channels", channels))
+        session.calls.append(Call(name, types.MappingProxyType(args), outputs, path, kind, leaf, where()))
+
+
+@cache
+def _signature(func: Any) -> tuple[str, tuple[tuple[str, Any], ...]]:
+    """``aten.name`` without overload and trailing underscore, and the schema's parameters with defaults."""
+    schema = func._schema
+    namespace, _, name = schema.name.partition("::")
+    if name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
+    parameters = tuple((arg.name, arg.default_value if arg.has_default_value() else None) for arg in schema.arguments)
+    return f"{namespace}.{name}", parameters
+
+
+@cache
+def _decomposes(func: Any) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
+
+
+def _integers(item: Any) -> Iterator[int]:
+    if isinstance(item, int) and not isinstance(item, bool):
+        yield item
+    elif isinstance(item, (tuple, list)):
+        for part in item:
+            yield from _integers(part)
+    elif isinstance(item, dict):
+        for part in item.values():
+            yield from _integers(part)
+    elif isinstance(item, slice):
+        yield from _integers((item.start, item.stop, item.step))
+
+
+def _with_provenance(bound: dict[str, Any], written: list[Any]) -> dict[str, Any]:
+    """Put the integers of the written call in place of the plain ones that the dispatcher hands on."""
+    sources = list(_integers(written))
+    if not any(type(source) is Sized for source in sources):
+        return bound
+    plain = [int(number) for number in _integers(list(bound.values()))]
+    if plain == [int(number) for number in sources]:
+        queue = iter(sources)
+        return {key: _replaced(item, lambda _: next(queue)) for key, item in bound.items()}
+    by_size = {int(source): source for source in reversed(sources) if type(source) is Sized}
+    return {key: _replaced(item, lambda number: by_size.get(number, number)) for key, item in bound.items()}
+
+
+def _replaced(item: Any, change: Callable[[int], int]) -> Any:
+    if isinstance(item, int) and not isinstance(item, bool):
+        return change(item)
+    if isinstance(item, tuple):
+        return tuple(_replaced(part, change) for part in item)
+    return item

@@ -1,0 +1,111 @@
+"""What one trace gathers, and where in the forward code it stands."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import types
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from depgraph.assemble import Declared, Recording
+from depgraph.equations import Axis, Call, Term, Value
+from depgraph.provenance import Expression
+
+_LIBRARY = (torch.__path__[0] + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
+
+
+def named_leaves(root: str, tree: Any) -> list[tuple[str, torch.Tensor]]:
+    """The tensors of a pytree, dataclasses included, with their key paths."""
+    found = []
+    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+        name = root + pytree.keystr(path)
+        if isinstance(leaf, torch.Tensor):
+            found.append((name, leaf))
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            for item in dataclasses.fields(leaf):
+                found.extend(named_leaves(f"{name}.{item.name}", getattr(leaf, item.name)))
+    return found
+
+
+class Session:
+    """What one trace gathers. Tensors are kept alive until it ends, so that their ids stay theirs."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, tuple[torch.Tensor, Value]] = {}
+        self.count = 0
+        self.calls: list[Call] = []
+        self.declared: list[Declared] = []
+        self.inputs: list[tuple[str, Value]] = []
+        self.constants: list[tuple[Value, str]] = []
+        self.attributes: list[tuple[str, Term]] = []
+        self.grouped: dict[str, tuple[str, Axis]] = {}
+        self.convolutions: set[str] = set()
+        self.facts: dict[tuple[Expression, Expression], str] = {}
+        self.modules: list[tuple[str, str, bool]] = [("", "", False)]
+        self.written: list[Any] = []
+
+    @property
+    def module(self) -> str:
+        """Path of the running module."""
+        return self.modules[-1][0]
+
+    def value(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> Value:
+        """The value of a tensor; a new one if the tensor is new or was given another shape in place."""
+        known = self.values.get(id(tensor))
+        if known is not None and known[1].shape == shape:
+            return known[1]
+        made = Value(self.count, shape)
+        self.count += 1
+        self.values[id(tensor)] = (tensor, made)
+        return made
+
+    def known(self, tensor: torch.Tensor) -> bool:
+        """Whether the trace has met the tensor."""
+        return id(tensor) in self.values
+
+    def fact(self, left: Expression, right: Expression, size: int) -> None:
+        """Note that forward found two sizes equal."""
+        if size > 1 and left != right and (left, right) not in self.facts:
+            self.facts[left, right] = where()
+
+    def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
+        """Everything gathered, with the outputs that forward returned."""
+        named = tuple((name, self.value(tensor, tuple(map(int, tensor.shape)))) for name, tensor in outputs)
+        return Recording(
+            calls=tuple(self.calls),
+            declared=tuple(self.declared),
+            inputs=tuple(self.inputs),
+            outputs=named,
+            constants=tuple(self.constants),
+            layer_attributes=(
+                *self.attributes,
+                *((f"{path}.{name}", axis) for path, (name, axis) in self.grouped.items() if path in self.convolutions),
+            ),
+            facts=tuple((left, right, where) for (left, right), where in self.facts.items()),
+        )
+
+
+def where() -> str:
+    """File and line of the forward code that is running: the innermost frame outside of torch and this package."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_LIBRARY) and not name.startswith("<"):
+            return f"{'/'.join(name.replace(chr(92), '/').split('/')[-2:])}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "a layer of torch"
+
+
+def raised_at(error: BaseException) -> str:
+    """File and line of the forward code in which an error arose."""
+    found, step = "an unknown line", error.__traceback__
+    while step is not None:
+        name = step.tb_frame.f_code.co_filename
+        if not name.startswith(_LIBRARY):
+            found = f"{'/'.join(name.replace(chr(92), '/').split('/')[-2:])}:{step.tb_lineno}"
+        step = step.tb_next
+    return found

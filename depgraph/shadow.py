@@ -1,0 +1,176 @@
+"""A shallow copy of a module tree to trace: fake tensors, and integers that remember their path. The model is only read."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import types
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from depgraph.assemble import Declared
+from depgraph.equations import Value
+from depgraph.errors import TraceError
+from depgraph.layer_attributes import followed, read_in_forward
+from depgraph.provenance import Attribute, Sized
+from depgraph.session import Session, named_leaves
+
+
+def fake_like(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    """A fake tensor of the same shape, strides, dtype and device; to be called under the fake mode."""
+    if isinstance(tensor, FakeTensor):
+        raise TraceError("expected real or meta tensors, met fake ones. Trace outside of FakeTensorMode.")
+    device = device or tensor.device
+    if tensor.layout is not torch.strided:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+
+def fake_parameters(model: nn.Module, fake_mode: FakeTensorMode, session: Session) -> dict[int, torch.Tensor]:
+    """One fake tensor for each distinct parameter and buffer, by the id of the real one."""
+    fakes: dict[int, torch.Tensor] = {}
+    named: dict[int, list[str]] = {}
+    order: list[tuple[str, str, torch.Tensor]] = []
+    for kind, pairs in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
+        for name, tensor in pairs(remove_duplicate=False):
+            named.setdefault(id(tensor), []).append(name)
+            if len(named[id(tensor)]) == 1:
+                order.append((name, kind, tensor))
+    with fake_mode:
+        for name, kind, tensor in order:
+            fake = fake_like(tensor)
+            if kind == "parameter":
+                fake._is_param = True
+            fakes[id(tensor)] = fake
+            value = session.value(fake, tuple(tensor.shape))
+            owner = name.rpartition(".")[0]
+            session.declared.append(Declared(value, name, kind, owner, tuple(named[id(tensor)][1:])))
+    return fakes
+
+
+def fake_inputs(inputs: Any, fake_mode: FakeTensorMode, session: Session, device: torch.device | None) -> Any:
+    """The (args, kwargs) with a fake tensor for each distinct tensor; a meta model gets meta inputs."""
+    target = device if device is not None and device.type == "meta" else None
+    made: dict[int, torch.Tensor] = {}
+    for root, tree in (("input", inputs[0]), ("kwargs", inputs[1])):
+        for name, tensor in named_leaves(root, tree):
+            if id(tensor) not in made:
+                with fake_mode:
+                    made[id(tensor)] = fake_like(tensor, target)
+                session.inputs.append((name, session.value(made[id(tensor)], tuple(tensor.shape))))
+    return pytree.tree_map(lambda leaf: made.get(id(leaf), leaf), inputs)
+
+
+def shadow(model: nn.Module, fakes: Mapping[int, torch.Tensor], session: Session) -> nn.Module:
+    """A shallow copy of the module tree whose tensors are fake and whose sizes remember their path."""
+    copies: dict[int, nn.Module] = {}
+    paths: dict[int, str] = {}
+    for path, module in model.named_modules():
+        copies[id(module)] = object.__new__(type(module))
+        paths[id(module)] = path
+    wrapped: dict[int, Any] = {}
+    by_name = {name: declared for declared in session.declared for name in (declared.name, *declared.aliases)}
+    for path, module in model.named_modules():
+        clone = copies[id(module)]
+        state = clone.__dict__
+        state.update(module.__dict__)
+        prefix = f"{path}." if path else ""
+        for kind in ("_parameters", "_buffers"):
+            held = module.__dict__.get(kind, {})
+            state[kind] = {name: fakes.get(id(tensor), tensor) for name, tensor in held.items()}
+        state["_modules"] = {name: copies.get(id(child), child) for name, child in module._modules.items()}
+        state["_compiled_call_impl"] = None
+        names = read_in_forward(module)
+        if isinstance(module, nn.modules.conv._ConvNd):
+            session.convolutions.add(path)
+        for name, content in module.__dict__.items():
+            if name not in _MODULE_STATE and (names is None or name in names or not isinstance(content, (int, tuple))):
+                state[name] = _wrapped(content, prefix + name, copies, fakes, wrapped, 0)
+        for name, term in followed(module, partial(_declared_value, by_name, prefix)):
+            session.attributes.append((prefix + name, term))
+        _follow_calls(clone, path, session)
+    return copies[id(model)]
+
+
+def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> Value | None:
+    found = by_name.get(prefix + name)
+    return None if found is None else found.value
+
+
+_MODULE_STATE = frozenset(vars(nn.Module()))
+_PLAIN_OBJECTS = (types.SimpleNamespace,)
+
+
+def _wrapped(
+    content: Any,
+    path: str,
+    copies: Mapping[int, nn.Module],
+    fakes: Mapping[int, torch.Tensor],
+    done: dict[int, Any],
+    depth: int,
+) -> Any:
+    """An attribute with sizes that remember their path, at every depth of lists, tuples, dicts and config objects."""
+    if type(content) is int:
+        return Sized(content, Attribute(path)) if content > 1 else content
+    if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
+        return content
+    if isinstance(content, torch.Tensor):
+        return fakes.get(id(content), content)
+    if isinstance(content, nn.Module):
+        return copies.get(id(content), content)
+    if isinstance(content, types.MethodType):
+        owner = content.__self__
+        return types.MethodType(content.__func__, copies[id(owner)]) if id(owner) in copies else content
+    if id(content) in done:
+        return done[id(content)]
+    if depth > 3:
+        return content
+
+    def again(item: Any, key: object) -> Any:
+        return _wrapped(item, f"{path}.{key}", copies, fakes, done, depth + 1)
+
+    made: Any = content
+    if type(content) in {tuple, list}:
+        items = [again(item, position) for position, item in enumerate(content)]
+        made = items if isinstance(content, list) else tuple(items)
+    elif type(content) is torch.Size:
+        made = torch.Size([again(item, position) for position, item in enumerate(content)])
+    elif type(content) is dict:
+        made = {key: again(item, key) for key, item in content.items()}
+    elif _is_config(content):
+        made = copy.copy(content)
+        done[id(content)] = made
+        for key, item in vars(content).items():
+            object.__setattr__(made, key, again(item, key))
+    done[id(content)] = made
+    return made
+
+
+def _is_config(content: Any) -> bool:
+    """Whether an object is plain data with attributes: a namespace, a dataclass, a configuration."""
+    if not hasattr(content, "__dict__") or callable(content):
+        return False
+    return (
+        isinstance(content, _PLAIN_OBJECTS) or dataclasses.is_dataclass(content) or "config" in type(content).__name__.lower()
+    )
+
+
+def _follow_calls(clone: nn.Module, path: str, session: Session) -> None:
+    """Keep the path of the running module. The hooks are the copy's own; the model's hooks run as well."""
+    label = (path, type(clone).__name__, not clone._modules)
+
+    def enter(module: nn.Module, args: Any) -> None:
+        session.modules.append(label)
+
+    def leave(module: nn.Module, args: Any, result: Any) -> None:
+        session.modules.pop()
+
+    for name, hook in (("_forward_pre_hooks", enter), ("_forward_hooks", leave)):
+        present = clone.__dict__.get(name, {})
+        clone.__dict__[name] = type(present)({-1: hook, **present} if name == "_forward_pre_hooks" else {**present, -1: hook})

@@ -1,0 +1,336 @@
+"""The laws of depgraph as checks for your own model, and Hypothesis strategies for spaces, index sets, modules and plans.
+
+Needs the `test` extra (Hypothesis). `assert_lawful` checks one model; the strategies feed property tests.
+
+>>> import torch
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+>>> assert_lawful(model, torch.randn(3, 4))
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from depgraph import codec
+from depgraph.choose import plan as choose
+from depgraph.execution import execute, execute_
+from depgraph.graph import Graph, OpType
+from depgraph.indices import IndexSet
+from depgraph.plans import Plan, plan_of
+from depgraph.scoring import Random, score
+from depgraph.spaces import UNIT, Atom, Space, atoms, image, laid_end_to_end, product
+from depgraph.tracing import trace
+
+Inputs = Any
+
+
+def assert_lawful(
+    model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[str, Any] | None = None, ratio: float = 0.5
+) -> None:
+    """Check laws 1 to 6, 8 and 10 of the design on one model, with a random plan.
+
+    Args:
+        model: any traceable module; it is left as it was.
+        example_inputs: as for `depgraph.trace`.
+        kwargs: as for `depgraph.trace`.
+        ratio: how much of each group the plan removes.
+
+    Raises:
+        AssertionError: a law is broken; the message names it.
+    """
+    kwargs = kwargs or {}
+    graph = assert_pure(model, example_inputs, kwargs)
+    plan = choose(graph, score(graph, model, Random(0)), ratio=ratio) if graph.groups else Plan.empty(graph)
+    small = assert_square(graph, plan, model, example_inputs, kwargs)
+    assert_round_trip(graph, plan)
+    assert_unit(graph, plan)
+    assert_atomic(plan, model)
+    assert_cost(plan.apply(graph), small, example_inputs, kwargs)
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        assert_zero_channels(graph, plan, model, example_inputs, kwargs)
+
+
+def snapshot(model: nn.Module) -> Any:
+    """Everything about a model that tracing or a failed execution might disturb, as comparable data."""
+    held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return (
+        [
+            (name, id(tensor), tensor._version, tensor.requires_grad, tuple(tensor.shape), _bytes(tensor))
+            for name, tensor in held
+        ],
+        [(name, id(tensor), None if tensor.grad is None else _bytes(tensor.grad)) for name, tensor in held],
+        [(name, module.training, sorted(module.__dict__), _scalars(module)) for name, module in model.named_modules()],
+        [(name, len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()],
+        (torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled(), torch.random.get_rng_state().tolist()),
+    )
+
+
+def _bytes(tensor: torch.Tensor) -> Any:
+    return None if tensor.is_meta else tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _scalars(module: nn.Module) -> list[tuple[str, str]]:
+    plain = (int, float, str, bool, tuple, list, dict, type(None))
+    return [(key, repr(value)) for key, value in sorted(module.__dict__.items()) if type(value) in plain and key[0] != "_"]
+
+
+def assert_pure(model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[str, Any] | None = None) -> Graph:
+    """Laws 1 and 2: tracing leaves the model as it was, and tracing again gives the same bytes."""
+    before = snapshot(model)
+    graph = trace(model, example_inputs, kwargs)
+    assert snapshot(model) == before, "law 1 (purity): trace changed the model"
+    again = trace(model, example_inputs, kwargs)
+    assert codec.dumps("graph", graph) == codec.dumps("graph", again), "law 2 (determinism): two traces differ"
+    return graph
+
+
+def assert_square(
+    graph: Graph, plan: Plan, model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Law 3: tracing the executed model gives the graph that the plan promises. Returns the executed model."""
+    small = execute(plan, model)
+    promised, met = plan.apply(graph), trace(small, example_inputs, kwargs)
+    assert promised.fingerprint == met.fingerprint, f"law 3 (the square): {difference(promised, met)}"
+    assert promised == met, f"law 3 (the square): {difference(promised, met)}"
+    return small
+
+
+def difference(left: Graph, right: Graph) -> str:
+    """The first few places in which two graphs differ, as text."""
+    found = []
+    for name in ("operations", "tensors", "attributes", "pinned_atoms", "balances"):
+        ours, theirs = getattr(left, name), getattr(right, name)
+        if len(ours) != len(theirs):
+            found.append(f"{len(ours)} and {len(theirs)} {name}")
+        found.extend(f"{a} and {b}" for a, b in zip(ours, theirs, strict=False) if a != b)
+    return "; ".join(found[:3]) or "nothing"
+
+
+def assert_round_trip(graph: Graph, plan: Plan) -> None:
+    """Law 5: what was saved loads as the same value."""
+    assert codec.loads(codec.dumps("graph", graph), "graph", Graph) == graph, "law 5 (round trip): the graph changed"
+    assert codec.loads(codec.dumps("plan", plan), "plan", Plan) == plan, "law 5 (round trip): the plan changed"
+
+
+def assert_unit(graph: Graph, plan: Plan) -> None:
+    """Law 4, the unit: the empty plan before or after changes nothing."""
+    after = plan.apply(graph)
+    assert Plan.empty(graph).then(plan) == plan, "law 4 (composition): empty then plan is not the plan"
+    assert plan.then(Plan.empty(after)) == plan, "law 4 (composition): plan then empty is not the plan"
+
+
+def assert_atomic(plan: Plan, model: nn.Module) -> None:
+    """Law 8: a plan that does not fit is refused before anything is written."""
+    if not plan.cuts:
+        return
+    small = execute(plan, model)
+    before = snapshot(small)
+    try:
+        execute_(plan, small)
+    except Exception as error:  # noqa: BLE001 - whatever is raised, the module must be as it was
+        assert snapshot(small) == before, f"law 8 (atomicity): {error!r} left a changed module"
+    else:
+        raise AssertionError("law 8 (atomicity): a plan for another graph was executed")
+
+
+def assert_cost(graph: Graph, model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[str, Any] | None = None) -> None:
+    """Law 10: the graph's parameters and MACs are those that PyTorch counts on the model.
+
+    Kernels that PyTorch's counter does not see into are avoided: oneDNN's recurrent ones and the attention fast path.
+    """
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert graph.params == counted, f"law 10 (cost): {graph.params} parameters promised, {counted} met"
+    counter = FlopCounterMode(display=False)
+    with _plain_kernels(), torch.no_grad(), counter:
+        _run(model, example_inputs, kwargs)
+    flops = counter.get_total_flops()
+    assert 2 * graph.macs == flops, f"law 10 (cost): {graph.macs} MACs promised, {flops / 2} counted"
+
+
+class _plain_kernels:
+    def __enter__(self) -> None:
+        self.fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        self.contexts = [torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH)]
+        for context in self.contexts:
+            context.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        for context in reversed(self.contexts):
+            context.__exit__(None, None, None)
+        torch.backends.mha.set_fastpath_enabled(self.fast)
+
+
+def _run(model: nn.Module, example_inputs: Inputs, kwargs: Mapping[str, Any] | None) -> Any:
+    args = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    return model(*args, **(kwargs or {}))
+
+
+def normalised_atoms(graph: Graph) -> frozenset[Atom]:
+    """Atoms over which something is averaged or normalised: masking them is not the same as removing them."""
+    found: set[Atom] = set()
+    for operation in graph.operations:
+        tensors = [graph.tensor(name) for name in operation.inputs]
+        if not tensors:
+            continue
+        first = {atom for space in tensors[0].axes for atom in atoms(space)}
+        if operation.type is OpType.LN:
+            found |= set(atoms(tensors[0].axes[-1]))
+        elif operation.type is OpType.GN:
+            found |= set(atoms(tensors[0].axes[1]))
+        elif operation.type is OpType.ATTENTION:
+            found |= set(atoms(tensors[0].axes[-1]))
+        elif operation.type is OpType.REDUCE:
+            found |= first - {atom for name in operation.outputs for space in graph.tensor(name).axes for atom in atoms(space)}
+        elif "softmax" in operation.op:
+            found |= first
+    return frozenset(found)
+
+
+def assert_zero_channels(
+    graph: Graph, plan: Plan, model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[str, Any] | None = None
+) -> int:
+    """Law 6: removing indices whose every parameter is zero does not change the output.
+
+    Groups over which something is normalised are left out; the number of groups compared is returned. The model is run
+    in evaluation mode and double precision.
+    """
+    left_out = normalised_atoms(graph) | {
+        atom for balance in graph.balances if set(balance.atoms) & normalised_atoms(graph) for atom in balance.atoms
+    }
+    removed = {cut.atom: cut.removed for cut in plan.cuts if cut.atom not in left_out}
+    if not removed:
+        return 0
+    masked = copy.deepcopy(model).eval().double()
+    with torch.no_grad():
+        for name, parameter in masked.named_parameters():
+            for dim, space in enumerate(graph.tensor(name).axes):
+                gone = image(space, removed)
+                if gone:
+                    parameter.index_fill_(dim, torch.tensor(list(gone)), 0.0)
+        small = execute(plan_of(graph, removed), masked)
+        inputs, named = pytree.tree_map(_doubled, (example_inputs, dict(kwargs or {})))
+        expected, met = _run(masked, inputs, named), _run(small, inputs, named)
+    for a, b in zip(_tensors(expected), _tensors(met), strict=True):
+        assert a.shape == b.shape, f"law 6 (zero channels): output shape {tuple(a.shape)} became {tuple(b.shape)}"
+        scale = float(a.abs().max()) + 1.0 if a.numel() else 1.0
+        gap = float((a - b).abs().max()) if a.numel() else 0.0
+        assert gap <= 1e-8 * scale, f"law 6 (zero channels): the output changed by {gap}"
+    return len(removed)
+
+
+def _tensors(result: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+def _doubled(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
+
+
+def index_sets(size: int, max_size: int | None = None) -> st.SearchStrategy[IndexSet]:
+    """Subsets of ``range(size)``."""
+    if size == 0:
+        return st.just(IndexSet())
+    chosen = st.sets(st.integers(0, size - 1), max_size=size if max_size is None else max_size)
+    return chosen.map(IndexSet.of)
+
+
+@st.composite
+def spaces(draw: st.DrawFn, max_atoms: int = 4, max_depth: int = 3) -> Space:
+    """Canonical spaces over a few atoms, which may occur more than once."""
+    pool = [Atom(number, size) for number, size in enumerate(draw(st.lists(st.integers(2, 4), min_size=1, max_size=max_atoms)))]
+
+    def build(depth: int) -> Space:
+        kind = draw(st.sampled_from(["atom", "atom", "product", "sum"] if depth else ["atom"]))
+        if kind == "atom":
+            leaf: Space = draw(st.sampled_from([*pool, UNIT]))
+            return leaf
+        children = [build(depth - 1) for _ in range(draw(st.integers(1, 3)))]
+        return product(*children) if kind == "product" else laid_end_to_end(*children)
+
+    return build(max_depth)
+
+
+@st.composite
+def plans(draw: st.DrawFn, graph: Graph) -> Plan:
+    """Plans of a graph: any removal that leaves each group an index and keeps the balances."""
+    removed = {group.atom: draw(index_sets(group.size, group.size - 1)) for group in graph.groups}
+    for balance in graph.balances:
+        least = min(len(removed[atom]) for atom in balance.atoms)
+        removed.update({atom: IndexSet.of(list(removed[atom])[:least]) for atom in balance.atoms})
+    return plan_of(graph, removed)
+
+
+class Block(nn.Module):
+    """One random piece of a network on (batch, channels, height, width)."""
+
+    def __init__(self, kind: str, channels: int, width: int, factor: int) -> None:
+        super().__init__()
+        self.kind, self.factor, self.width = kind, factor, width
+        wide = width * factor
+        grouped = factor if kind == "grouped" else wide if kind == "depthwise" else 1
+        self.first = nn.Conv2d(channels, wide, 1)
+        self.norm = nn.BatchNorm2d(wide)
+        self.middle = nn.Conv2d(wide, wide, 3, padding=1, groups=grouped)
+        inner = {"concat": wide + channels, "split": wide // factor}.get(kind, wide)
+        self.last = nn.Conv2d(inner, channels, 1)
+        self.gate = nn.Linear(wide, wide)
+        self.qkv = nn.Linear(wide, 3 * wide)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the shape of `x`."""
+        y = torch.relu(self.norm(self.first(x)))
+        batch, _, height, wide = y.shape
+        if self.kind == "concat":
+            return self.last(torch.cat([torch.relu(self.middle(y)), x], 1))  # type: ignore[no-any-return]
+        if self.kind == "split":
+            return self.last(sum(self.middle(y).chunk(self.factor, 1)))  # type: ignore[no-any-return]
+        if self.kind == "reshape":
+            mixed = y.view(batch, self.factor, -1, height, wide).transpose(1, 2).flatten(1, 2)
+            return self.last(mixed) + x  # type: ignore[no-any-return]
+        if self.kind == "gate":
+            return self.last(y * torch.sigmoid(self.gate(y.mean((2, 3))))[:, :, None, None]) + x  # type: ignore[no-any-return]
+        if self.kind == "attention":
+            q, k, v = self.qkv(y.flatten(2).transpose(1, 2)).view(batch, -1, 3, self.factor, self.width).permute(2, 0, 3, 1, 4)
+            weights = torch.softmax(q @ k.transpose(-1, -2), -1)
+            return self.last((weights @ v).permute(0, 1, 3, 2).reshape(batch, -1, height, wide)) + x  # type: ignore[no-any-return]
+        return self.last(torch.relu(self.middle(y))) + x  # type: ignore[no-any-return]
+
+
+KINDS = ("residual", "concat", "split", "grouped", "depthwise", "reshape", "gate", "attention")
+
+
+def network(kinds: list[str], channels: int, width: int, factor: int, flatten: bool) -> nn.Module:
+    """A small classifier of blocks; inputs have the shape (batch, 3, 4, 4)."""
+    blocks = [Block(kind, channels, width, factor) for kind in kinds]
+    tail = (
+        [nn.Flatten(1), nn.Linear(channels * 16, 5)]
+        if flatten
+        else [nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(channels, 5)]
+    )
+    return nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), *blocks, nn.BatchNorm2d(channels), nn.ReLU(), *tail).eval()
+
+
+@st.composite
+def modules(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> nn.Module:
+    """Random small classifiers with residuals, concats, splits, reshapes, grouped convolutions and attention.
+
+    They take inputs of the shape (batch, 3, 4, 4), and are in evaluation mode.
+    """
+    chosen = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))
+    seed = draw(st.integers(0, 2**16))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return network(chosen, draw(st.integers(2, 6)), draw(st.integers(2, 4)), draw(st.integers(2, 3)), draw(st.booleans()))
+
+
+Check = Callable[..., Any]
