@@ -236,6 +236,8 @@ def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
         PlanError: a group would lose its last index, or balanced groups would lose unequally many.
     """
     removed = {atom: indices for atom, indices in removed.items() if indices}
+    if not removed:
+        return Plan.empty(graph)
     for atom, indices in removed.items():
         group = graph.group_of[atom]
         if indices.intervals[-1][1] > atom.size:
@@ -301,8 +303,6 @@ def _composed(first: tuple[tuple[K, K], ...], second: tuple[tuple[K, K], ...]) -
 
 def _shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> tuple[Graph, dict[int, int]]:
     """The graph with smaller atoms; and for each atom number in it the number in the given graph."""
-    if not removed:
-        return graph, {}
     memo: dict[Space, Space] = {}
 
     def smaller(atom: Atom) -> Space:

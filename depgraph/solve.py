@@ -20,7 +20,7 @@ _VARIABLE, _PRODUCT, _SUM = 0, 1, 2
 
 @frozen
 class Solution:
-    """Spaces of the asked axes, numbered in the order of asking, and the pinned atoms with their reasons."""
+    """Spaces of the asked terms, in the order of asking, and the pinned atoms with their reasons."""
 
     spaces: tuple[Space, ...]
     pins: Mapping[Atom, str]

@@ -249,11 +249,12 @@ def spaces(draw: st.DrawFn, max_atoms: int = 4, max_depth: int = 3) -> Space:
     """Canonical spaces over a few atoms, which may occur more than once."""
     pool = [Atom(number, size) for number, size in enumerate(draw(st.lists(st.integers(2, 4), min_size=1, max_size=max_atoms)))]
 
+    leaves: list[Space] = [*pool, UNIT]
+
     def build(depth: int) -> Space:
         kind = draw(st.sampled_from(["atom", "atom", "product", "sum"] if depth else ["atom"]))
         if kind == "atom":
-            leaf: Space = draw(st.sampled_from([*pool, UNIT]))
-            return leaf
+            return draw(st.sampled_from(leaves))
         children = [build(depth - 1) for _ in range(draw(st.integers(1, 3)))]
         return product(*children) if kind == "product" else laid_end_to_end(*children)
 

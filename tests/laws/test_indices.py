@@ -1,0 +1,73 @@
+"""IndexSet against Python's set, with wrong implementations that must be refuted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depgraph.indices import IndexSet
+
+numbers = st.sets(st.integers(0, 40))
+
+
+@given(numbers, numbers)
+def test_the_algebra_is_that_of_sets(a, b):
+    """Union, intersection, difference, containment and order mean what they mean for sets."""
+    x, y = IndexSet.of(a), IndexSet.of(b)
+    assert set(x | y) == a | b
+    assert set(x & y) == a & b
+    assert set(x - y) == a - b
+    assert (x <= y) == (a <= b)
+    assert len(x) == len(a)
+    assert all((i in x) == (i in a) for i in range(42))
+    assert list(x) == sorted(a)
+
+
+@given(numbers)
+def test_equal_sets_are_equal_values(a):
+    """However a set was built, its intervals are the same, and so is its hash."""
+    x = IndexSet.of(sorted(a))
+    y = IndexSet(tuple((i, i + 1) for i in sorted(a, reverse=True)))
+    assert x == y and hash(x) == hash(y)
+    assert all(stop < start for (_, stop), (start, _) in zip(x.intervals, x.intervals[1:], strict=False))
+
+
+@given(numbers)
+def test_complement_and_text(a):
+    """The complement is an involution, and text is read back."""
+    x = IndexSet.of(a)
+    assert set(x.complement(41)) == set(range(41)) - a
+    assert x.complement(41).complement(41) == x
+    assert IndexSet.parse(str(x)) == x
+
+
+@given(numbers, numbers)
+def test_renumbering_counts_the_survivors(a, removed):
+    """`renumber` is the position among the survivors, `lift` is its inverse."""
+    x, gone = IndexSet.of(a), IndexSet.of(removed)
+    survivors = [i for i in range(82) if i not in removed]
+    assert list(x.renumber(gone)) == [survivors.index(i) for i in sorted(a - removed)]
+    assert x.renumber(gone).lift(gone) == x - gone
+    assert list(x.lift(gone)) == [survivors[i] for i in sorted(a)]
+
+
+def test_a_wrong_renumbering_is_refuted():
+    """The law tells a shift by the number of removed indices from the right answer."""
+
+    def wrong(x: IndexSet, gone: IndexSet) -> list[int]:
+        return [i - len(gone) for i in x - gone]
+
+    x, gone = IndexSet.of([0, 3]), IndexSet.of([1])
+    assert wrong(x, gone) != list(x.renumber(gone)) == [0, 2]
+
+
+@pytest.mark.parametrize("text", ["3,1", "1-2,3", "2-1", "x", "1,1", "01"])
+def test_only_the_canonical_text_is_read(text):
+    """Text that `str` would not write is refused."""
+    with pytest.raises(ValueError):
+        IndexSet.parse(text)
+
+
+def test_negative_indices_are_refused():
+    """Positions are counted from the front."""
+    with pytest.raises(ValueError, match="counted from 0, got -1"):
+        IndexSet.of([-1, 2])

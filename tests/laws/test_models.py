@@ -1,0 +1,197 @@
+"""Laws 1 to 6, 8 and 10 on random small modules, each with a wrong implementation that it refutes."""
+
+import copy
+import subprocess
+import sys
+
+import attrs
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import depgraph as dg
+from depgraph import codec, testing
+from depgraph.plans import plan_of
+from depgraph.testing import KINDS, index_sets, modules, network, plans
+
+X = torch.randn(2, 3, 4, 4)
+
+
+@st.composite
+def pruned(draw):
+    """A module, its graph, and a plan that removes something."""
+    model = draw(modules())
+    graph = dg.trace(model, X)
+    plan = draw(plans(graph))
+    return model, graph, plan
+
+
+@given(modules())
+def test_law_1_and_2_tracing_changes_nothing_and_is_deterministic(model):
+    """Parameters, buffers, flags, hooks, attributes, grad mode and random state stay; two traces are the same bytes."""
+    testing.assert_pure(model, X)
+
+
+def test_law_1_refutes_a_tracer_that_runs_the_model():
+    """A training-mode forward on the real model moves BatchNorm's statistics; the check sees it."""
+    model = network(["residual"], 3, 2, 2, False).train()
+    before = testing.snapshot(model)
+    model(X)
+    assert testing.snapshot(model) != before
+
+
+def test_law_2_holds_in_another_process():
+    """The bytes of a graph and a plan do not depend on the process or on its hash seed."""
+    program = (
+        "import hashlib, torch, depgraph as dg; from depgraph import codec; from depgraph.testing import network; "
+        "torch.manual_seed(0); m = network(['attention', 'split', 'grouped'], 4, 3, 2, True); "
+        "g = dg.trace(m, torch.zeros(2, 3, 4, 4)); p = dg.plan(g, dg.score(g, m, dg.Magnitude(p=2)), ratio=0.5); "
+        "print(hashlib.sha256((codec.dumps('graph', g) + codec.dumps('plan', p)).encode()).hexdigest())"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(seen) == 1 and len(seen.pop().strip()) == 64
+
+
+@given(pruned())
+def test_law_3_the_square(case):
+    """Tracing the executed model gives the graph that the plan promises, and it runs."""
+    model, graph, plan = case
+    small = testing.assert_square(graph, plan, model, X)
+    assert small(X).shape == model(X).shape
+
+
+def test_law_3_refutes_an_executor_that_forgets_a_member():
+    """A plan without one of its axes gives a model that does not trace, or another graph."""
+    model = network(["gate"], 4, 2, 2, False)
+    graph = dg.trace(model, X)
+    plan = dg.plan(graph, dg.score(graph, model, dg.Random(0)), ratio=0.5)
+    for position in range(len(plan.axes)):
+        wrong = attrs.evolve(plan, axes=plan.axes[:position] + plan.axes[position + 1 :])
+        with pytest.raises((AssertionError, RuntimeError, ValueError)):
+            testing.assert_square(graph, wrong, model, X)
+
+
+@given(modules(), st.data())
+def test_law_4_composition(model, data):
+    """`p.then(q)` is first p then q, on graphs and on modules; `then` is associative; the empty plan is its unit."""
+    graph = dg.trace(model, X)
+    p = data.draw(plans(graph))
+    q = data.draw(plans(p.apply(graph)))
+    r = data.draw(plans(q.apply(p.apply(graph))))
+    assert p.then(q).apply(graph) == q.apply(p.apply(graph))
+    assert p.then(q).then(r) == p.then(q.then(r))
+    testing.assert_unit(graph, p)
+    once, twice = dg.execute(p.then(q), model), dg.execute(q, dg.execute(p, model))
+    assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True))
+
+
+@given(modules(tuple(kind for kind in KINDS if kind != "split")), st.data())
+def test_law_4_independent_plans_commute(model, data):
+    """Plans of different groups give the same plan in either order (halves of a split are not independent)."""
+    graph = dg.trace(model, X)
+    wide = [group for group in graph.groups if group.size > 2]
+    cuts = {group.atom: data.draw(index_sets(group.size, group.size - 2)) for group in wide}
+    cuts = {atom: gone for atom, gone in cuts.items() if gone}
+    assume(len(cuts) > 1)
+    whole = plan_of(graph, cuts)
+    first, *rest = cuts
+    p, q = plan_of(graph, {first: cuts[first]}), plan_of(graph, {atom: cuts[atom] for atom in rest})
+
+    def after(plan, wanted):
+        then = plan.apply(graph)
+        by_id = {group.atom.id: group.atom for group in then.groups}
+        return plan_of(then, {by_id[atom.id]: cuts[atom] for atom in wanted})
+
+    assert p.then(after(p, rest)) == q.then(after(q, [first])) == whole
+
+
+def test_law_4_refutes_adding_up_indices():
+    """Reading the second plan's indices as original ones gives another model."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    graph = dg.trace(model, torch.zeros(1, 3))
+    p = dg.cut(graph, "0.weight", [0], dim=0)
+    q = dg.cut(p.apply(graph), "0.weight", [0], dim=0)
+    assert p.then(q).kept["0.weight"][0] == dg.IndexSet.of([2, 3, 4])
+    assert p.then(q).kept["0.weight"][0] != dg.IndexSet.of([1, 2, 3, 4])
+
+
+@given(pruned())
+def test_law_5_round_trip(case):
+    """Graphs and plans load as the values that were saved."""
+    _, graph, plan = case
+    testing.assert_round_trip(graph, plan)
+
+
+@given(pruned())
+def test_law_5_refutes_an_edited_file(case):
+    """One changed digit is noticed."""
+    _, _, plan = case
+    assume(plan.cuts)
+    text = codec.dumps("plan", plan)
+    fingerprint = plan.base
+    edited = text.replace(fingerprint, fingerprint[::-1]) if fingerprint != fingerprint[::-1] else text + "x"
+    with pytest.raises(dg.DocumentError, match="edited or damaged"):
+        codec.loads(edited, "plan", dg.Plan)
+
+
+@given(pruned())
+def test_law_6_zero_channels(case):
+    """Removing indices whose parameters are zero leaves the output, to 1e-8 in double precision."""
+    model, graph, plan = case
+    testing.assert_zero_channels(graph, plan, model, X)
+
+
+def test_law_6_refutes_a_wrong_index_map():
+    """Cutting the wrong channels of one consumer changes the output."""
+    torch.manual_seed(0)
+    model = network(["residual"], 4, 3, 2, False)
+    graph = dg.trace(model, X)
+    plan = dg.plan(graph, dg.score(graph, model, dg.Random(3)), ratio=0.5)
+    assert testing.assert_zero_channels(graph, plan, model, X) > 0
+    masked = copy.deepcopy(model)
+    for name, dims in plan.kept.items():
+        parameter = dict(masked.named_parameters()).get(name)
+        for dim, kept in dims.items():
+            if parameter is not None:
+                gone = torch.tensor(list(kept.complement(plan.sizes[name][dim])))
+                parameter.data.index_fill_(dim, gone, 0.0)
+    right, wrong = dg.execute(plan, masked), dg.execute(plan, model)
+    assert torch.allclose(right(X), masked(X), atol=1e-5)
+    assert not torch.allclose(wrong(X), model(X), atol=1e-5)
+
+
+@given(pruned())
+def test_law_8_atomicity(case):
+    """A plan for another graph is refused, and the module is bit-identical."""
+    model, _, plan = case
+    testing.assert_atomic(plan, model)
+
+
+def test_law_8_refutes_writing_before_checking():
+    """A half-written module does not compare equal to itself before."""
+    model = network(["residual"], 4, 3, 2, False)
+    before = testing.snapshot(model)
+    model[0].weight = torch.nn.Parameter(model[0].weight[:2])
+    assert testing.snapshot(model) != before
+
+
+@given(pruned())
+def test_law_10_cost(case):
+    """Parameters and MACs of the promised graph are those that PyTorch counts on the executed model."""
+    model, graph, plan = case
+    testing.assert_cost(plan.apply(graph), dg.execute(plan, model), X)
+
+
+def test_law_10_refutes_the_cost_of_the_unpruned_graph():
+    """The check tells the graph before from the graph after."""
+    model = network(["residual"], 4, 3, 2, False)
+    graph = dg.trace(model, X)
+    plan = dg.plan(graph, dg.score(graph, model, dg.Random(0)), ratio=0.5)
+    with pytest.raises(AssertionError, match=r"law 10 \(cost\)"):
+        testing.assert_cost(graph, dg.execute(plan, model), X)

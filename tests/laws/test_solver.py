@@ -1,0 +1,115 @@
+"""The solver against brute force: what it couples is what the equations say, index by index."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depgraph.equations import Axis, Equal, Pin, Plus, Term, Times
+from depgraph.indices import IndexSet
+from depgraph.solve import Solver
+from depgraph.spaces import atoms, image
+
+SIZES = (2, 3, 4, 6, 8, 12)
+
+
+def terms(size: int, axes: list[Axis], depth: int = 2) -> st.SearchStrategy[Term]:
+    """Terms of one size over the given axes."""
+    same = [axis for axis in axes if axis.size == size]
+    choices: list[st.SearchStrategy[Term]] = [st.sampled_from(same)] if same else []
+    if depth:
+        for k in range(2, size):
+            if size % k == 0:
+                factors = terms(k, axes, depth - 1), terms(size // k, axes, depth - 1)
+                choices.append(st.builds(lambda a, b: Times((a, b)), *factors))
+            if k in SIZES and size - k in SIZES:
+                choices.append(
+                    st.builds(lambda a, b: Plus((a, b)), terms(k, axes, depth - 1), terms(size - k, axes, depth - 1))
+                )
+    return st.one_of(choices) if choices else st.nothing()
+
+
+AXES = [Axis(value, 0, size) for value, size in enumerate(SIZES * 2)]
+equations = st.sampled_from(SIZES[2:]).flatmap(lambda n: st.builds(Equal, terms(n, AXES), terms(n, AXES)))
+
+
+def only(index: int) -> IndexSet:
+    """One index."""
+    return IndexSet.of([index])
+
+
+def flat(term: Term, removed: dict[Axis, set[int]]) -> set[int]:
+    """The flat indices of a term that go when the given indices of its axes go."""
+    if isinstance(term, Axis):
+        return removed[term]
+    children = term.factors if isinstance(term, Times) else term.parts
+    result: set[int] = set()
+    if isinstance(term, Plus):
+        offset = 0
+        for child in children:
+            result |= {offset + i for i in flat(child, removed)}
+            offset += child.size
+        return result
+    inner, outer = term.size, 1
+    for child in children:
+        inner //= child.size
+        for i in flat(child, removed):
+            result |= {(o * child.size + i) * inner + k for o in range(outer) for k in range(inner)}
+        outer *= child.size
+    return result
+
+
+@given(st.lists(equations, min_size=1, max_size=4), st.data())
+def test_every_removal_the_solution_allows_satisfies_the_equations(stated, data):
+    """Cut any unpinned atom: both sides of every equation lose the same flat indices."""
+    solver = Solver()
+    for equation in stated:
+        solver.state(equation, "a test")
+    solution = solver.solution(AXES)
+    free = [a for space in solution.spaces for a in atoms(space) if a not in solution.pins]
+    if not free:
+        return
+    atom = data.draw(st.sampled_from(free))
+    index = data.draw(st.integers(0, atom.size - 1))
+    cut = {atom: only(index)}
+    removed = {axis: set(image(space, cut)) for axis, space in zip(AXES, solution.spaces, strict=True)}
+    for equation in stated:
+        assert flat(equation.left, removed) == flat(equation.right, removed)
+
+
+def test_a_missing_equation_is_refuted():
+    """Without the equation between two axes, cutting one does not cut the other: the law would fail."""
+    a, b = Axis(0, 0, 4), Axis(1, 0, 4)
+    spaces = Solver().solution([a, b]).spaces
+    removed = {axis: set(image(space, {spaces[0]: only(1)})) for axis, space in zip((a, b), spaces, strict=True)}
+    assert flat(a, removed) != flat(b, removed)
+
+
+def test_factors_are_found():
+    """768 = 12 x 64 on one side splits 768 on the other; a sum splits a product's first factor."""
+    solver = Solver()
+    x, heads, width, first, second = Axis(0, 0, 24), Axis(1, 0, 4), Axis(2, 0, 6), Axis(3, 0, 6), Axis(4, 0, 18)
+    solver.state(Equal(x, Times((heads, width))), "a reshape")
+    solver.state(Equal(x, Plus((first, second))), "a split")
+    solution = solver.solution([x, first, second, heads])
+    assert list(map(str, solution.spaces)) == ["(a1:6 + (a0:3 x a1:6))", "a1:6", "(a0:3 x a1:6)", "(1 + a0:3)"]
+
+
+def test_what_does_not_nest_is_pinned_with_its_reason():
+    """4 x 6 against 6 x 4 cannot be expressed by independent factors."""
+    solver = Solver()
+    a, b, c, d = Axis(0, 0, 4), Axis(1, 0, 6), Axis(2, 0, 6), Axis(3, 0, 4)
+    solver.state(Equal(Times((a, b)), Times((c, d))), "aten.view in f at m.py:1")
+    solution = solver.solution([a, b, c, d])
+    assert len(solution.pins) == 4
+    assert all("aten.view in f at m.py:1: the sizes on both sides do not nest" in reason for reason in solution.pins.values())
+
+
+def test_a_pin_reaches_every_part():
+    """Pinning an axis before or after it is split pins its parts."""
+    for order in (0, 1):
+        solver = Solver()
+        x, y, z = Axis(0, 0, 5), Axis(1, 0, 2), Axis(2, 0, 3)
+        statements = [Pin(x, "asked"), Equal(x, Plus((y, z)))]
+        for statement in statements if order else reversed(statements):
+            solver.state(statement, "a test")
+        assert set(solver.solution([x, y, z]).pins.values()) == {"asked"}
+        assert len(solver.solution([x, y, z]).pins) == 2

@@ -1,0 +1,130 @@
+"""Law 7: images and index maps against brute force over coordinates."""
+
+from itertools import product as pairs
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depgraph.indices import IndexSet
+from depgraph.spaces import (
+    UNIT,
+    Atom,
+    IndexMap,
+    Product,
+    Space,
+    Sum,
+    atoms,
+    image,
+    laid_end_to_end,
+    preimage,
+    product,
+    substitute,
+)
+from depgraph.testing import index_sets, spaces
+
+
+def coordinates(space: Space) -> list[frozenset[tuple[Atom, int]]]:
+    """For each flat index, the atom indices on which it depends: the meaning of a space, by brute force."""
+    if isinstance(space, Atom):
+        return [frozenset({(space, i)}) for i in range(space.size)]
+    if isinstance(space, Sum):
+        return [entry for part in space.parts for entry in coordinates(part)]
+    return [frozenset().union(*combination) for combination in pairs(*map(coordinates, space.factors))]
+
+
+def brute_image(space: Space, cut: dict[Atom, IndexSet]) -> set[int]:
+    """The flat indices that depend on a removed atom index."""
+    return {k for k, entry in enumerate(coordinates(space)) if any(i in cut.get(atom, ()) for atom, i in entry)}
+
+
+@st.composite
+def cut_spaces(draw):
+    """A space and a removal from each of its atoms."""
+    space = draw(spaces())
+    return space, {atom: draw(index_sets(atom.size)) for atom in atoms(space)}
+
+
+@given(cut_spaces())
+def test_images_mean_what_coordinates_say(case):
+    """`image` is brute force over coordinates; size is their number."""
+    space, cut = case
+    assert set(image(space, cut)) == brute_image(space, cut)
+    assert space.size == len(coordinates(space))
+
+
+def test_an_image_without_strides_is_refuted():
+    """Treating a product as if its last factor were its first breaks the law."""
+    a, b = Atom(0, 2), Atom(1, 3)
+    cut = {b: IndexSet.of([2])}
+    assert set(image(product(b, a), cut)) != brute_image(product(a, b), cut)
+
+
+@given(cut_spaces(), st.data())
+def test_images_distribute_over_union(case, data):
+    """Removing two sets removes the union of what each removes."""
+    space, cut = case
+    other = {atom: data.draw(index_sets(atom.size)) for atom in atoms(space)}
+    both = {atom: cut[atom] | other[atom] for atom in cut}
+    assert image(space, both) == image(space, cut) | image(space, other)
+
+
+@given(spaces(), st.data())
+def test_the_preimage_is_the_largest_cut_inside(space, data):
+    """Its image lies inside, and no further index of any atom would."""
+    flat = data.draw(index_sets(space.size))
+    cut = preimage(space, flat)
+    assert image(space, cut) <= flat
+    for atom in atoms(space):
+        for i in range(atom.size):
+            inside = brute_image(space, {atom: IndexSet.of([i])}) <= set(flat)
+            assert (i in cut.get(atom, ())) == inside
+
+
+def rebuilt(space: Space) -> Space:
+    """The same term built anew from canonical pieces, nested to the right."""
+    if isinstance(space, Product) and len(space.factors) > 1:
+        return product(rebuilt(space.factors[0]), product(*map(rebuilt, space.factors[1:])), UNIT)
+    if isinstance(space, Sum):
+        return laid_end_to_end(rebuilt(space.parts[0]), laid_end_to_end(*map(rebuilt, space.parts[1:])))
+    return space
+
+
+@given(spaces())
+def test_canonical_forms_mean_the_same_and_are_equal(space):
+    """Another nesting of the same term is the same value, with the same coordinates."""
+    assert rebuilt(space) == space
+    assert coordinates(rebuilt(space)) == coordinates(space)
+    assert substitute(space, lambda atom: atom) == space
+
+
+@given(spaces(), spaces(), spaces(), spaces(), st.data())
+def test_index_maps_compose(a, b, c, d, data):
+    """Composition is associative, and each map distributes over union."""
+    f, g, h = IndexMap.between(a, b), IndexMap.between(b, c), IndexMap.between(c, d)
+    x, y = data.draw(index_sets(a.size)), data.draw(index_sets(a.size))
+    assert f.then(g).then(h) == f.then(g.then(h))
+    assert f.then(g)(x) == g(f(x))
+    assert f(x | y) == f(x) | f(y)
+
+
+@given(st.integers(2, 9), st.data())
+def test_the_identity_passes_indices_through(size, data):
+    """Between equal atoms nothing changes, and composing with it changes nothing."""
+    atom = Atom(0, size)
+    same, x = IndexMap.between(atom, atom), data.draw(index_sets(size))
+    other = IndexMap.between(atom, product(atom, Atom(1, 3)))
+    assert same(x) == x
+    assert same.then(other) == other
+
+
+@given(cut_spaces())
+def test_removal_and_shrinking_agree(case):
+    """The survivors of an axis are as many as the axis of the shrunk space has indices."""
+    space, cut = case
+    cut = {atom: IndexSet.of(list(gone)[: atom.size - 1]) for atom, gone in cut.items()}
+
+    def smaller(atom: Atom) -> Space:
+        size = atom.size - len(cut[atom])
+        return UNIT if size == 1 else Atom(atom.id, size)
+
+    assert substitute(space, smaller).size == space.size - len(image(space, cut))
