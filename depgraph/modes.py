@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -108,6 +109,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.aten.detach_.default and not isinstance(args[0], FakeTensor):
+            return args[0]  # torch.tensor(..., device='meta') detaches what it has just made; fake tensors refuse that
         name, parameters = _signature(func)
         if name not in self.rules and name not in _SKIPPED and _decomposes(func):
             with self:
