@@ -63,8 +63,8 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
                         undo.append(_setter(held, name, tensor))
                         held[name] = replaced[id(tensor)]  # type: ignore[assignment]
         for edit in plan.edits:
-            undo.append(_restorer(model, edit))
             _write(model, edit.path, edit.new)
+            undo.append(_restorer(model, edit))
         _refresh_recurrent(model, replaced, undo)
     except BaseException:
         for action in reversed(undo):

@@ -49,6 +49,7 @@ def fake_parameters(model: nn.Module, fake_mode: FakeTensorMode, session: Sessio
                 fake._is_param = True
             fakes[id(tensor)] = fake
             value = session.value(fake, tuple(tensor.shape))
+            session.values[id(tensor)] = (tensor, value)  # forward may hold the real one in a closure
             owner = name.rpartition(".")[0]
             session.declared.append(Declared(value, name, kind, owner, tuple(named[id(tensor)][1:])))
     return fakes
