@@ -183,10 +183,11 @@ def _lines(recording: Recording, rules: Mapping[str, Rule], work: Mapping[int, l
         lines.append(_boundary(names.unique(name), OpType.INPUT, (), value))
         current[value.id] = lines[-1].operation.outputs[0]
     shown: set[int] = set()
+    holders = {declared.owner for declared in recording.declared if declared.value.ndim}
     for call in recording.calls:
-        if not call.outputs:
-            continue
-        name = names.of(call, {owners[value.id].owner for value in call.inputs if value.id in owners})
+        if not call.outputs or not any(value.ndim for value in (*call.inputs, *call.outputs)):
+            continue  # scalars, such as a BatchNorm's count of batches, have no axes
+        name = names.of(call, {owners[value.id].owner for value in call.inputs if value.id in owners}, holders)
         for value in call.inputs:
             declared_here = owners.get(value.id)
             if declared_here and declared_here.owner != name and value.id not in shown:
@@ -224,10 +225,11 @@ class _Names:
         self._taken[name] = count
         return name if count == 1 else self.unique(f"{name}_{count}")
 
-    def of(self, call: Call, owners: Iterable[str]) -> str:
+    def of(self, call: Call, owners: Iterable[str], holders: Iterable[str]) -> str:
+        """The name for a call that uses tensors of the `owners`; `holders` are all modules that hold tensors."""
         if call.module and call.module in owners:
             return self.unique(call.module)
-        if call.module and call.leaf and call.module not in self._taken:
+        if call.module and call.leaf and call.module not in holders and call.module not in self._taken:
             return self.unique(call.module)
         short = call.op.rpartition(".")[2]
         return self.unique(f"{call.module}.{short}" if call.module else short)
