@@ -121,7 +121,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 given = args[position] if position < len(args) else kwargs.get(key, default)
                 bound[key] = self._data(given)
         result = func(*args, **kwargs)
-        if name not in _SKIPPED:
+        if name == "aten.contiguous":
+            # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
+            self.session.values[id(result)] = (result, bound["self"])
+        elif name not in _SKIPPED:
             self._note(name, bound, result)
         return result
 

@@ -25,6 +25,7 @@ class Attribute:
     """An integer that a module holds, by dotted path from the model's root."""
 
     path: str
+    value: int = 0
 
     def __str__(self) -> str:
         return f"the attribute {self.path}"

@@ -118,7 +118,7 @@ def _wrapped(
 ) -> Any:
     """An attribute with sizes that remember their path, at every depth of lists, tuples, dicts and config objects."""
     if type(content) is int:
-        return Sized(content, Attribute(path)) if content > 1 else content
+        return Sized(content, Attribute(path, content)) if content > 1 else content
     if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
         return content
     if isinstance(content, torch.Tensor):

@@ -8,6 +8,7 @@ polynomial that is demanded of it; anything else pins what it mentions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import gcd
 from typing import TypeAlias
 
 from attrs import frozen
@@ -61,6 +62,9 @@ class Settled:
     attributes: tuple[tuple[str, Term], ...]
     balances: tuple[tuple[tuple[Term, ...], str], ...]
 
+
+_MANY = 64
+"""More constant positions than this in one size are pinned rather than laid out one by one."""
 
 TERMS = (Axis, Fresh, Times, Plus, Known)
 Monomial: TypeAlias = tuple[int, ...]
@@ -168,7 +172,27 @@ class _Settlement:
                 if outcome == "done":
                     open_equations.remove(equation)
                     progress = True
+            progress = progress or self._settle_one(open_equations)
         return any(self._pin_equation(equation) for equation in open_equations)
+
+    def _settle_one(self, open_equations: list[_Equation]) -> bool:
+        """Several attributes in one product or quotient: one may keep its value, so that another one can follow."""
+        for equation in open_equations:
+            for side in (equation.left, equation.right):
+                unknown = self._unknown(side)
+                if len(unknown) > 1:
+                    path, value = min(unknown.items(), key=lambda item: (item[1], item[0]))
+                    self.known[path] = ({(): value}, None)
+                    return True
+        return False
+
+    def _unknown(self, side: Expression | Term) -> dict[str, int]:
+        """The attributes of an expression that nothing has settled yet, with their present values."""
+        if isinstance(side, Attribute):
+            return {} if side.path in self.known else {side.path: side.value}
+        if isinstance(side, Arithmetic):
+            return {**self._unknown(side.left), **self._unknown(side.right)}
+        return {}
 
     def _spread_pins(self) -> bool:
         """A class with a pinned member is pinned as a whole."""
@@ -241,28 +265,62 @@ class _Settlement:
         return None if undone is None else self._invert(side.right, undone)
 
     def _reconcile(self, left: Polynomial, right: Polynomial, equation: _Equation) -> None:
-        """Make two polynomials equal: balance two atoms, or pin everything in which they differ."""
-        if len(left) == len(right) == 1:
-            (m, c), (n, d) = next(iter(left.items())), next(iter(right.items()))
-            ours, theirs = list(m), list(n)
-            for leaf in m:
-                if leaf in theirs:
-                    ours.remove(leaf)
-                    theirs.remove(leaf)
-            if len(ours) == len(theirs) == 1:
-                small, large = (ours[0], theirs[0]) if c >= d else (theirs[0], ours[0])
-                if c == d:
-                    self._balance(small, large, equation.where)
+        """Make two polynomials equal with as little coupling as possible; where nothing else helps, pin them."""
+        ours, theirs = _difference(*_without_common_factor(left, right))
+        for one, other in ((ours, theirs), (theirs, ours)):
+            if len(one) == 1:
+                (monomial, count), *_ = one.items()
+                if len(monomial) == 1 and count == 1 and self._follow(monomial[0], other, equation.where):
                     return
-                if max(c, d) % min(c, d) == 0 and large not in self.balanced:
-                    self._balance_parts(small, large, max(c, d) // min(c, d), equation.where)
-                    return
+        if self._pair(ours, theirs, equation.where):
+            return
+        reason = f"its size must agree with another one in a way that only the present sizes do ({equation.where})"
         for polynomial in (left, right):
             for monomial in polynomial:
                 for leaf in monomial:
-                    self.solver.pin(
-                        leaf, f"its size must agree with another one in a way that only the present sizes do ({equation.where})"
-                    )
+                    self.solver.pin(leaf, reason)
+
+    def _pair(self, ours: Polynomial, theirs: Polynomial, where: str) -> bool:
+        """Two products of equally large atoms: balance them one by one, as the heads of layers that share a config."""
+        if len(ours) != 1 or len(theirs) != 1:
+            return False
+        (m, c), (n, d) = next(iter(ours.items())), next(iter(theirs.items()))
+        pairs = list(zip(sorted(m, key=self._size_and_id), sorted(n, key=self._size_and_id), strict=False))
+        if c != d or len(m) != len(n) or any(self.solver.size(a) != self.solver.size(b) for a, b in pairs):
+            return False
+        for a, b in pairs:
+            self._balance(a, b, where)
+        return True
+
+    def _size_and_id(self, leaf: int) -> tuple[int, int]:
+        return self.solver.size(leaf), leaf
+
+    def _follow(self, leaf: int, target: Polynomial, where: str) -> bool:
+        """Let one atom have the size of a polynomial: balanced with an atom, cut into balanced parts, or factored."""
+        if len(target) == 1:
+            (monomial, count), *_ = target.items()
+            if count == 1 and len(monomial) == 1:
+                self._balance(leaf, monomial[0], where)
+                return True
+            if count == 1 and monomial and leaf not in self.balanced:
+                factors = tuple(Known(self.solver.size(factor), factor) for factor in monomial)
+                self.solver.unify(leaf, self.solver.term(Times(factors)), where)
+                return True
+        if leaf in self.balanced or any(len(monomial) > 1 or count < 0 for monomial, count in target.items()):
+            return False
+        if target.get((), 0) > _MANY:
+            return False
+        sizes = [
+            (self.solver.size(monomial[0]) if monomial else 1, monomial)
+            for monomial, count in sorted(target.items(), key=lambda item: (not item[0], item[0]))
+            for _ in range(count)
+        ]
+        parts = [Fresh(size) for size, _ in sizes]
+        self.solver.unify(leaf, self.solver.term(Plus(tuple(parts))), where)
+        for part, (_, monomial) in zip(parts, sizes, strict=True):
+            if monomial:
+                self._balance(monomial[0], self.solver.term(part), where)
+        return True
 
     def _pin_equation(self, equation: _Equation) -> bool:
         """No attribute could be solved for: whatever the equation mentions stays as it is."""
@@ -293,13 +351,6 @@ class _Settlement:
         self.balanced[high] = low
         self.balanced.setdefault(low, low)
 
-    def _balance_parts(self, small: int, large: int, count: int, reason: str) -> None:
-        """One atom is `count` times as large as another: each of its parts keeps the size of the other."""
-        parts = tuple(Fresh(self.solver.size(small)) for _ in range(count))
-        self.solver.unify(large, self.solver.term(Plus(parts)), reason)
-        for part in parts:
-            self._balance(small, self.solver.term(part), reason)
-
     def _class(self, leaf: int) -> int:
         while self.balanced.get(leaf, leaf) != leaf:
             leaf = self.balanced[leaf]
@@ -325,11 +376,36 @@ class _Settlement:
         """A term of that size; it occurs in no tensor."""
         parts: list[Term] = []
         for monomial, count in sorted(polynomial.items()):
+            if not monomial and count <= _MANY:
+                parts.extend(Fresh(1) for _ in range(count))  # as many as the single positions that it stands for
+                continue
             constant = Fresh(count)
             self.solver.state(Pin(constant, "it is a constant factor of an attribute"), "an attribute")
             factors: list[Term] = [constant, *(Known(self.solver.size(leaf), leaf) for leaf in monomial)]
             parts.append(Times(tuple(factors)))
         return parts[0] if len(parts) == 1 else Plus(tuple(parts))
+
+
+def _without_common_factor(left: Polynomial, right: Polynomial) -> tuple[Polynomial, Polynomial]:
+    """Both polynomials divided by the atoms that every one of their monomials has."""
+    monomials = [*left, *right]
+    common = list(monomials[0]) if monomials else []
+    for monomial in monomials[1:]:
+        remaining = list(monomial)
+        kept = []
+        for leaf in common:
+            if leaf in remaining:
+                remaining.remove(leaf)
+                kept.append(leaf)
+        common = kept
+    divisor = {tuple(common): gcd(*left.values(), *right.values())}
+    return _apply("//", left, divisor) or {}, _apply("//", right, divisor) or {}
+
+
+def _difference(left: Polynomial, right: Polynomial) -> tuple[Polynomial, Polynomial]:
+    """What each polynomial has that the other has not."""
+    rest = _apply("-", left, right) or {}
+    return {m: c for m, c in rest.items() if c > 0}, {m: -c for m, c in rest.items() if c < 0}
 
 
 def _apply(op: str, left: Polynomial, right: Polynomial) -> Polynomial | None:
