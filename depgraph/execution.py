@@ -125,16 +125,16 @@ def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, tor
             "Execute it on the model that it was made for, before any other change.",
         )
     made: dict[int, torch.Tensor] = {}
+    distinct = {id(kept): kept for dims in plan.kept.values() for kept in dims.values()}
+    positions = {key: torch.tensor(list(kept), dtype=torch.long) for key, kept in distinct.items()}
     for name, dims in plan.kept.items():
         old = held[name]
         if id(old) not in made:
-            made[id(old)] = _smaller(old, dims)
+            made[id(old)] = _smaller(old, {dim: positions[id(kept)] for dim, kept in dims.items()})
     return {name: (held[name], made[id(held[name])]) for name in plan.kept}
 
 
-def _smaller(tensor: torch.Tensor, dims: dict[int, IndexSet]) -> torch.Tensor:
-    positions = {dim: torch.tensor(list(kept), dtype=torch.long) for dim, kept in dims.items()}
-
+def _smaller(tensor: torch.Tensor, positions: dict[int, torch.Tensor]) -> torch.Tensor:
     def select(source: torch.Tensor) -> torch.Tensor:
         result = source.detach()
         for dim, index in positions.items():

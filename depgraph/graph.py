@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 
 from depgraph import codec
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
-from depgraph.spaces import Atom, IndexMap, Leaf, Space, atoms, leaves, substitute
+from depgraph.spaces import UNIT, Atom, IndexMap, Leaf, Space, Sum, atoms, leaves, substitute
 
 
 class OpType(enum.Enum):
@@ -114,6 +114,13 @@ class Operation:
     outputs: tuple[str, ...]
     costs: tuple[Cost, ...] = ()
     where: str = field(default="", eq=False)
+
+    def costing(self, costs: Iterable[Cost]) -> Operation:
+        """The same operation with other costs."""
+        new = tuple(costs)
+        if not new and not self.costs:
+            return self
+        return Operation(self.name, self.type, self.op, self.module_class, self.inputs, self.outputs, new, self.where)
 
 
 @frozen
@@ -280,16 +287,24 @@ class Graph:
     def fingerprint(self) -> str:
         """SHA-256 over structure and sizes; equal graphs have equal ones. Reasons and source lines do not count."""
         digest = hashlib.sha256()
+        known: dict[Space, str] = {}
+
+        def text(space: Space) -> str:
+            found = known.get(space)
+            if found is None:
+                found = known[space] = str(space)
+            return found
+
         for operation in self.operations:
-            costs = ";".join(f"{cost.scale}*{'*'.join(map(str, cost.axes))}" for cost in operation.costs)
+            costs = ";".join(f"{cost.scale}*{'*'.join(map(text, cost.axes))}" for cost in operation.costs)
             line = (operation.name, operation.type.value, operation.op, operation.module_class)
             digest.update(repr((*line, operation.inputs, operation.outputs, costs)).encode())
         for tensor in self.tensors:
-            digest.update(repr((tensor.name, tensor.kind, tensor.aliases, tuple(map(str, tensor.axes)))).encode())
+            digest.update(repr((tensor.name, tensor.kind, tensor.aliases, tuple(map(text, tensor.axes)))).encode())
         for attribute in self.attributes:
-            digest.update(repr((attribute.path, str(attribute.space))).encode())
-        digest.update(repr([str(pinned.atom) for pinned in self.pinned_atoms]).encode())
-        digest.update(repr([tuple(map(str, balance.atoms)) for balance in self.balances]).encode())
+            digest.update(repr((attribute.path, text(attribute.space))).encode())
+        digest.update(repr([text(pinned.atom) for pinned in self.pinned_atoms]).encode())
+        digest.update(repr([tuple(map(text, balance.atoms)) for balance in self.balances]).encode())
         return digest.hexdigest()
 
     @cached_property
@@ -443,7 +458,8 @@ def retyped(operation: Operation, tensors: Mapping[str, Tensor]) -> Operation:
     out = tensors[operation.outputs[0]]
     channels = -(len(weight.axes) - 1)
     depthwise = weight.shape[1] == 1 and x.shape[channels] > 1 and out.shape[channels] > 1
-    return evolve(operation, type=OpType.DEPTHWISE_CONV if depthwise else OpType.CONV)
+    kind = OpType.DEPTHWISE_CONV if depthwise else OpType.CONV
+    return operation if operation.type is kind else evolve(operation, type=kind)
 
 
 def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
@@ -467,15 +483,13 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     ]
     result = Graph(
         operations=tuple(
-            evolve(item, costs=tuple(Cost(tuple(memo[axis] for axis in cost.axes), cost.scale) for cost in item.costs))
-            if item.costs
-            else item
+            item.costing(Cost(tuple(memo[axis] for axis in cost.axes), cost.scale) for cost in item.costs)
             for item in graph.operations
         ),
         tensors=tuple(
             Tensor(item.name, item.kind, tuple(memo[axis] for axis in item.axes), item.aliases) for item in graph.tensors
         ),
-        attributes=tuple(SizeAttribute(item.path, memo[item.space]) for item in sorted(attributes, key=lambda item: item.path)),
+        attributes=tuple(SizeAttribute(item.path, _in_order(memo[item.space])) for item in sorted(attributes, key=lambda item: item.path)),
         pinned_atoms=tuple(
             PinnedAtom(new[atom], reason)
             for atom, reason in sorted(reasons.items(), key=lambda item: new[item[0]].id if item[0] in new else -1)
@@ -484,6 +498,11 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         balances=tuple(sorted(balances, key=lambda balance: balance.atoms[0].id)),
     )
     return result, {new[atom].id: atom.id for atom in old}
+
+
+def _in_order(space: Space) -> Space:
+    """A space of the same size with the parts of a sum in one order; only the size of an attribute's space counts."""
+    return Sum(tuple(sorted(space.parts, key=lambda part: (part == UNIT, str(part))))) if isinstance(space, Sum) else space
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -40,7 +40,22 @@ class IndexSet:
     @classmethod
     def of(cls, indices: Iterable[int]) -> IndexSet:
         """The set of the given integers; repeated ones count once."""
-        return cls(tuple((index, index + 1) for index in map(int, indices)))
+        runs: list[list[int]] = []
+        for index in sorted(set(map(int, indices))):
+            if runs and runs[-1][1] == index:
+                runs[-1][1] = index + 1
+            else:
+                runs.append([index, index + 1])
+        if runs and runs[0][0] < 0:
+            raise ValueError(f"indices are counted from 0, got {runs[0][0]}")
+        return cls._canonical([(start, stop) for start, stop in runs])
+
+    @classmethod
+    def _canonical(cls, intervals: Iterable[tuple[int, int]]) -> IndexSet:
+        """A set from intervals that are known to be sorted, disjoint and not adjacent: nothing is left to merge."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "intervals", tuple(intervals))
+        return made
 
     @classmethod
     def range(cls, start: int, stop: int) -> IndexSet:
@@ -96,7 +111,7 @@ class IndexSet:
                 i += 1
             else:
                 j += 1
-        return IndexSet(tuple(result))
+        return IndexSet._canonical(result)
 
     def __sub__(self, other: IndexSet) -> IndexSet:
         if not self.intervals:
@@ -114,7 +129,7 @@ class IndexSet:
             gaps.append((position, min(start, size)))
             position = stop
         gaps.append((position, size))
-        return IndexSet(tuple(gap for gap in gaps if gap[0] < gap[1]))
+        return IndexSet._canonical([gap for gap in gaps if gap[0] < gap[1]])
 
     def shift(self, offset: int) -> IndexSet:
         """Every index plus `offset`."""

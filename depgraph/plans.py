@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from depgraph import codec
 from depgraph.errors import MismatchError, PinnedError, PlanError
-from depgraph.graph import Balance, Cost, Graph, PinnedAtom, SizeAttribute, renumber, retyped
+from depgraph.graph import Balance, Cost, Graph, PinnedAtom, SizeAttribute, Tensor, renumber, retyped
 from depgraph.indices import IndexSet
 from depgraph.spaces import UNIT, Atom, Space, atoms, image, leaves, preimage, substitute
 
@@ -265,10 +265,13 @@ def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
             if any(atom in removed for atom in atoms(space)):
                 axes.extend(PrunedAxis(name, dim, space) for name in (tensor.name, *tensor.aliases))
     edits = []
+    gone: dict[Space, int] = {}
     for attribute in graph.attributes:
-        gone = len(image(attribute.space, removed))
-        if gone:
-            edits.append(Edit(attribute.path, attribute.space.size, attribute.space.size - gone))
+        space = attribute.space
+        if space not in gone:
+            gone[space] = len(image(space, removed))
+        if gone[space]:
+            edits.append(Edit(attribute.path, space.size, space.size - gone[space]))
     names = {group.atom.id: group.name for group in graph.groups}
     renamed = [(group.name, names[numbers[group.atom.id]]) for group in result.groups]
     return Plan(
@@ -315,13 +318,11 @@ def _shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> tuple[Graph, dict
             found = memo[space] = substitute(space, smaller)
         return found
 
-    tensors = tuple(evolve(tensor, axes=tuple(map(after, tensor.axes))) for tensor in graph.tensors)
+    tensors = tuple(Tensor(item.name, item.kind, tuple(map(after, item.axes)), item.aliases) for item in graph.tensors)
     by_name = {tensor.name: tensor for tensor in tensors}
     operations = tuple(
-        retyped(
-            evolve(operation, costs=tuple(Cost(tuple(map(after, cost.axes)), cost.scale) for cost in operation.costs)), by_name
-        )
-        for operation in graph.operations
+        retyped(item.costing(Cost(tuple(map(after, cost.axes)), cost.scale) for cost in item.costs), by_name)
+        for item in graph.operations
     )
     attributes = tuple(SizeAttribute(attribute.path, after(attribute.space)) for attribute in graph.attributes)
     pinned = graph.pinned_atoms

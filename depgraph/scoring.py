@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from typing import Protocol
@@ -40,19 +41,21 @@ class Magnitude:
 
     def __call__(self, graph: Graph, tensors: dict[str, torch.Tensor]) -> Importances:
         """Group name to one number per index, on the tensors' device."""
-        marginals: dict[tuple[str, int], torch.Tensor] = {}
-        result: Importances = {}
         kinds = {tensor.name: tensor for tensor in graph.tensors}
-        for group in graph.groups:
+        groups = graph.groups
+        members = {group.name: [m for m in group.members if kinds[m[0]].kind == "parameter"] for group in groups}
+        wanted: dict[str, dict[int, None]] = {}
+        for name, dim in (member for held in members.values() for member in held):
+            wanted.setdefault(name, {})[dim] = None
+        marginals = {name: _marginals(name, tensors[name], tuple(dims), self.p) for name, dims in wanted.items()}
+        result: Importances = {}
+        for group in groups:
             total: torch.Tensor | None = None
-            members = [(name, dim) for name, dim in group.members if kinds[name].kind == "parameter"]
-            for name, dim in members:
-                if (name, dim) not in marginals:
-                    marginals[name, dim] = _marginal(name, tensors[name], dim, self.p)
-                part = _gathered(marginals[name, dim], kinds[name].axes[dim], group)
+            for name, dim in members[group.name]:
+                part = _gathered(marginals[name][dim], kinds[name].axes[dim], group)
                 total = part if total is None else total + part.to(total.device)
             assert total is not None, "every group has a parameter"
-            result[group.name] = tuple((total / len(members)).tolist())
+            result[group.name] = tuple((total / len(members[group.name])).tolist())
         return result
 
 
@@ -107,21 +110,38 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def _marginal(name: str, tensor: torch.Tensor, dim: int, p: int) -> torch.Tensor:
+def _marginals(name: str, tensor: torch.Tensor, dims: tuple[int, ...], p: int) -> dict[int, torch.Tensor]:
+    """For each of some dimensions, sum(abs(w) ** p) over the others. The weights are read once, a slab at a time."""
     if tensor.is_meta:
         raise PlanError(f"{name!r} is on the meta device and has no weights to measure; use dg.Random(seed).")
-    others = [d for d in range(tensor.ndim) if d != dim]
+    result: dict[int, torch.Tensor] = {}
     values = tensor.detach()
-    if not values.is_floating_point() and not values.is_complex():
+    start, rows = 0, max(1, _SLAB * values.shape[0] // max(1, values.numel()))
+    for slab in torch.split(values, rows):
+        powers = _powers(slab, p)
+        for dim in dims:
+            before = math.prod(powers.shape[:dim])
+            flat = powers.reshape(before, -1).sum(0) if before > 1 else powers
+            part = flat.reshape(powers.shape[dim], -1).sum(1)
+            if dim == 0:
+                result.setdefault(0, part.new_empty(values.shape[0]))[start : start + len(part)] = part
+            else:
+                result[dim] = result[dim] + part if dim in result else part
+        start += rows
+    return result
+
+
+def _powers(values: torch.Tensor, p: int) -> torch.Tensor:
+    if values.is_complex():
+        values = values.abs()
+    elif not values.is_floating_point() or values.dtype in _NARROW:
         values = values.float()
-    if not others:
-        return values.abs().pow(p).float()
-    norm: torch.Tensor = torch.linalg.vector_norm(values, ord=p, dim=others, dtype=_wide(values))
-    return norm.pow(p)
+    return values.abs() if p == 1 else values.square()
 
 
-def _wide(values: torch.Tensor) -> torch.dtype | None:
-    return torch.float32 if values.dtype in {torch.float16, torch.bfloat16} else None
+_NARROW = frozenset({torch.float16, torch.bfloat16})
+_SLAB = 1 << 22
+"""How many elements are raised to a power at a time: 16 MiB of float32."""
 
 
 def _gathered(marginal: torch.Tensor, space: Space, group: Group) -> torch.Tensor:

@@ -169,6 +169,8 @@ def image(space: Space, cut: Mapping[Atom, IndexSet]) -> IndexSet:
     >>> image(Product((Atom(0, 2), Atom(1, 3))), {Atom(1, 3): IndexSet.of([2])})
     IndexSet('2,5')
     """
+    if isinstance(space, Atom):
+        return cut.get(space) or IndexSet()
     intervals: list[tuple[int, int]] = []
     for leaf in leaves(space):
         chosen = cut.get(leaf.atom)
