@@ -220,7 +220,7 @@ class _Settlement:
         side, target = (equation.left, right) if left is None else (equation.right, left)
         assert target is not None
         solved = self._invert(side, target)
-        if solved is None:
+        if solved is None or any(count < 0 for count in solved[1].values()):
             return "waiting"
         path, polynomial = solved
         other = equation.right if left is None else equation.left
@@ -376,13 +376,13 @@ class _Settlement:
         """A term of that size; it occurs in no tensor."""
         parts: list[Term] = []
         for monomial, count in sorted(polynomial.items()):
-            if not monomial and count <= _MANY:
-                parts.extend(Fresh(1) for _ in range(count))  # as many as the single positions that it stands for
+            factors: tuple[Term, ...] = tuple(Known(self.solver.size(leaf), leaf) for leaf in monomial) or (Fresh(1),)
+            if count <= _MANY:
+                parts.extend(Times(factors) for _ in range(count))
                 continue
             constant = Fresh(count)
             self.solver.state(Pin(constant, "it is a constant factor of an attribute"), "an attribute")
-            factors: list[Term] = [constant, *(Known(self.solver.size(leaf), leaf) for leaf in monomial)]
-            parts.append(Times(tuple(factors)))
+            parts.append(Times((constant, *factors)))
         return parts[0] if len(parts) == 1 else Plus(tuple(parts))
 
 
