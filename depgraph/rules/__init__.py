@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from depgraph.equations import Rule
-from depgraph.rules import elementwise, layers, shape
+from depgraph.rules import elementwise, indexing, joining, layers, reductions, shape, windows
 
-RULES: Mapping[str, Rule] = MappingProxyType({**elementwise.RULES, **layers.RULES, **shape.RULES})
+_FAMILIES = (elementwise, layers, shape, joining, indexing, windows, reductions)
+
+RULES: Mapping[str, Rule] = MappingProxyType({name: rule for family in _FAMILIES for name, rule in family.RULES.items()})
 """Operator name to `Rule`; `RULES | {...}` gives a new mapping."""
 
 __all__ = ["RULES", "Rule"]

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from depgraph.equations import Axis, Call, Equal, Named, Pin, Rule, Statement, Term, Value
-
-POSITIONS = "its positions are computed by {}, they are no channels"
-
-
-def broadcast(axes: Sequence[Axis], onto: Sequence[Term]) -> Iterator[Statement]:
-    """Right-aligned equality; an axis of size 1 says nothing."""
-    for axis, target in zip(reversed(axes), reversed(onto), strict=False):
-        if axis.size != 1 and axis.size == target.size:
-            yield Equal(axis, target)
+from depgraph.equations import Call, Named, Pin, Rule, Statement, Value
+from depgraph.rules.common import broadcast, elementwise
 
 
-def _elementwise(call: Call) -> Iterator[Statement]:
-    for out in call.outputs:
-        for value in call.inputs:
-            yield from broadcast(value.axes, out.axes)
+def _same(call: Call) -> Iterator[Statement]:
+    """Only the first input is passed on; another one lends its type or device."""
+    yield from broadcast(call.inputs[0].axes, call.out.axes)
 
 
 def _along(reason: str, *names: str) -> Rule:
     """Element-wise, but the positions of one dimension matter."""
 
     def equations(call: Call) -> Iterator[Statement]:
-        yield from _elementwise(call)
+        yield from elementwise(call)
         dim = next((call[name] for name in names if call[name] is not None), -1)
         for value in (*call.inputs[:1], *call.outputs):
             if value.ndim:
@@ -36,7 +27,7 @@ def _along(reason: str, *names: str) -> Rule:
 
 
 def _triangle(call: Call) -> Iterator[Statement]:
-    yield from _elementwise(call)
+    yield from elementwise(call)
     for axis in call.out.axes[-2:]:
         yield Pin(axis, f"{call.op} depends on its positions")
 
@@ -103,6 +94,7 @@ _POINTWISE = [
     "cosh",
     "deg2rad",
     "detach",
+    "digamma",
     "div",
     "dropout",
     "elu",
@@ -123,6 +115,7 @@ _POINTWISE = [
     "fmod",
     "frac",
     "full_like",
+    "gcd",
     "ge",
     "gelu",
     "greater",
@@ -134,11 +127,15 @@ _POINTWISE = [
     "hardtanh",
     "heaviside",
     "hypot",
+    "i0",
     "igamma",
     "isclose",
     "isfinite",
     "isinf",
     "isnan",
+    "isneginf",
+    "isposinf",
+    "lcm",
     "ldexp",
     "le",
     "leaky_relu",
@@ -153,6 +150,7 @@ _POINTWISE = [
     "log2",
     "log_sigmoid",
     "logaddexp",
+    "logaddexp2",
     "logical_and",
     "logical_not",
     "logical_or",
@@ -169,11 +167,13 @@ _POINTWISE = [
     "ne",
     "neg",
     "negative",
+    "nextafter",
     "normal",
     "not_equal",
     "ones_like",
     "polar",
     "pow",
+    "polygamma",
     "positive",
     "rad2deg",
     "rand_like",
@@ -192,6 +192,7 @@ _POINTWISE = [
     "sgn",
     "sigmoid",
     "sign",
+    "signbit",
     "sin",
     "sinc",
     "sinh",
@@ -205,10 +206,8 @@ _POINTWISE = [
     "tan",
     "tanh",
     "threshold",
-    "to",
     "true_divide",
     "trunc",
-    "type_as",
     "uniform",
     "where",
     "xlogy",
@@ -239,11 +238,14 @@ _POINTWISE = [
 ]
 
 RULES: dict[str, Rule] = {
-    **{f"aten.{name}": Rule(_elementwise) for name in _POINTWISE},
+    **{f"aten.{name}": Rule(elementwise) for name in _POINTWISE},
     **{
         f"aten.{name}": _along("{} runs along it, so its order matters", "dim")
         for name in ("cumsum", "cumprod", "logcumsumexp", "sort", "argsort", "cummax", "cummin")
     },
+    "aten.to": Rule(_same),
+    "aten.type_as": Rule(_same),
+    "aten.linalg_cross": _along("{} mixes its three positions", "dim"),
     "aten.tril": Rule(_triangle),
     "aten.triu": Rule(_triangle),
     **{

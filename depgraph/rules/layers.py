@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 from depgraph.equations import Axis, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Term, Times, Value, Work
-from depgraph.rules.elementwise import POSITIONS, broadcast
+from depgraph.rules.common import POSITIONS, broadcast, elementwise
 
 
 def _convolution(call: Call) -> Iterator[Statement]:
@@ -48,10 +48,11 @@ def _linear(call: Call) -> Iterator[Statement]:
         yield Equal(out[-1], w[0])
         if bias is not None and bias.ndim:
             yield Equal(bias[0], w[0])
-    yield Work((*x.axes[:-1], *w.axes))
+        yield Work((*x.axes[:-1], *w.axes))
 
 
 def _matmul(call: Call) -> Iterator[Statement]:
+    """Products with a vector on the right count no work: PyTorch's counter does not see them either."""
     a, b = (value for value in call.inputs[-2:])
     out = call.out
     yield Equal(a[-1], b[-2] if b.ndim > 1 else b[0])
@@ -71,7 +72,8 @@ def _matmul(call: Call) -> Iterator[Statement]:
     bias = call["self"] if call.op in {"aten.addmm", "aten.baddbmm", "aten.addmv"} else None
     if isinstance(bias, Value):
         yield from broadcast(bias.axes, out.axes)
-    yield Work((*batch, *free, a[-1]))
+    if b.ndim > 1:
+        yield Work((*batch, *free, a[-1]))
 
 
 def _outer(call: Call) -> Iterator[Statement]:
@@ -99,12 +101,23 @@ def _einsum(call: Call) -> Iterator[Statement]:
                 yield Equal(axis, axis_of[letter])
             elif letter not in axis_of or axis.size > 1:
                 axis_of[letter] = axis
-    present = set(lettered[0])
-    for position in range(1, len(operands)):
-        present |= set(lettered[position])
-        yield Work(tuple(axis_of[letter] for letter in sorted(present)))
-        later = {letter for term in lettered[position + 1 :] for letter in term}
-        present &= later | set(out)
+    wide = [{letter for letter in letters if axis_of[letter].size > 1} for letters in lettered]
+    for product in _contractions(wide, set(out)):
+        yield Work(tuple(axis_of[letter] for letter in sorted(product)))
+
+
+def _contractions(operands: Sequence[set[str]], out: set[str]) -> Iterator[set[str]]:
+    """The letters of each matrix product, from left to right, as ATen contracts them.
+
+    What only one operand has is summed before; where nothing is left to sum, operands are multiplied element-wise.
+    """
+    left = operands[0]
+    for position, right in enumerate(operands[1:], start=1):
+        needed = out.union(*operands[position + 1 :])
+        both = (left & needed) | (right & needed) | (left & right)
+        if not both <= needed:
+            yield both
+        left = both & needed
 
 
 def _letters(term: str, ndim: int) -> list[str]:
@@ -176,6 +189,14 @@ def _embedding(call: Call) -> Iterator[Statement]:
         yield Equal(before, after)
 
 
+def _embedding_bag(call: Call) -> Iterator[Statement]:
+    w, out = call["weight"], call.out
+    yield Pin(w[0], "it is indexed by the data (a vocabulary)")
+    yield Equal(out[-1], w[1])
+    for axis in (out[0], *(axis for value in call.outputs[1:] for axis in value.axes)):
+        yield Pin(axis, f"{call.op} counts bags and their elements")
+
+
 def _prelu(call: Call) -> Iterator[Statement]:
     x, w, out = call["self"], call["weight"], call.out
     yield from broadcast(x.axes, out.axes)
@@ -241,8 +262,6 @@ _CONVOLUTIONS = ["convolution", "_convolution", *(f"conv{t}{n}d" for t in ("", "
 
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": Rule(_convolution, "CONV") for name in _CONVOLUTIONS},
-    "aten.conv_transpose2d": Rule(_convolution, "CONV"),
-    "aten.conv_transpose3d": Rule(_convolution, "CONV"),
     "aten.linear": Rule(_linear, "LINEAR"),
     **{
         f"aten.{name}": Rule(_matmul, "MATMUL")
@@ -258,6 +277,9 @@ RULES: dict[str, Rule] = {
     "aten.layer_norm": Rule(_trailing_norm, "LN"),
     "aten.rms_norm": Rule(_trailing_norm, "LN"),
     "aten.embedding": Rule(_embedding, "EMBEDDING"),
+    "aten.embedding_bag": Rule(_embedding_bag, "EMBEDDING"),
+    "aten._weight_norm": Rule(elementwise),
+    "aten._weight_norm_interface": Rule(elementwise),
     "aten.prelu": Rule(_prelu, "PRELU"),
     "aten.lstm": _recurrent(4),
     "aten.gru": _recurrent(3),

@@ -1,0 +1,214 @@
+"""Rules of operators that lay axes end to end and cut them apart: joins, splits, slices, padding, rolls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from depgraph.equations import Axis, Balanced, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Times
+from depgraph.rules.common import family, passed, pin_all
+
+
+def _cat(call: Call) -> Iterator[Statement]:
+    values = [value for value in call["tensors"] if value.shape != (0,)]
+    out = call.out
+    dim = int(call["dim"] or 0) % out.ndim
+    yield Equal(out[dim], Plus(tuple(value[dim] for value in values)))
+    for value in values:
+        yield from passed(value, out, {dim})
+
+
+def _stack(call: Call) -> Iterator[Statement]:
+    out = call.out
+    dim = int(call["dim"] or 0) % out.ndim
+    yield Pin(out[dim], f"it counts the tensors that {call.op} joins")
+    rest = [axis for position, axis in enumerate(out.axes) if position != dim]
+    for value in call["tensors"]:
+        for axis, target in zip(value.axes, rest, strict=True):
+            yield Equal(axis, target)
+
+
+def _parts(call: Call, dim: int) -> Iterator[Statement]:
+    x = call["self"]
+    yield Equal(x[dim], Plus(tuple(part[dim] for part in call.outputs)))
+    for part in call.outputs:
+        yield from passed(x, part, {dim})
+
+
+def _split(call: Call) -> Iterator[Statement]:
+    x = call["self"]
+    dim = int(call["dim"] or 0) % x.ndim
+    yield from _parts(call, dim)
+    sizes = call["split_sizes"] if call["split_sizes"] is not None else call["split_size"]
+    if isinstance(sizes, (list, tuple)):
+        for part, size in zip(call.outputs, sizes, strict=True):
+            yield Named(part[dim], size)
+        return
+    if x.shape[dim] % int(sizes):
+        yield Pin(x[dim], f"{call.op} leaves a remainder of it")
+        return
+    for part in call.outputs:
+        yield Named(part[dim], sizes)
+    yield from _equal_parts(call, dim)
+
+
+def _equal_parts(call: Call, dim: int) -> Iterator[Statement]:
+    if len(call.outputs) > 1:
+        yield Balanced(tuple(part[dim] for part in call.outputs), f"{call.op} needs equal parts")
+
+
+def _chunk(call: Call) -> Iterator[Statement]:
+    x = call["self"]
+    dim = int(call["dim"] or 0) % x.ndim
+    yield from _parts(call, dim)
+    if call["indices"] is not None:
+        yield from _cut_at(call, dim)
+        return
+    asked = call["chunks"] if call["chunks"] is not None else call["sections"]
+    count = Fresh(int(asked))
+    yield Pin(count, f"it counts the parts that {call.op} makes")
+    yield Named(count, asked)
+    if len({part.shape[dim] for part in call.outputs}) > 1 or len(call.outputs) != count.size:
+        yield Pin(x[dim], f"{call.op} cuts it into unequal parts")
+    else:
+        yield from _equal_parts(call, dim)
+
+
+def _cut_at(call: Call, dim: int) -> Iterator[Statement]:
+    x, indices = call["self"], call["indices"]
+    parts = [part[dim] for part in call.outputs]
+    for number, index in enumerate(indices, start=1):
+        before, after = Plus(tuple(parts[:number])), Plus(tuple(parts[number:]))
+        if index == before.size:
+            yield Named(before, index)
+        elif -index == after.size:
+            yield Named(after, -index)
+        else:
+            yield Pin(x[dim], f"{call.op} cuts it at a position outside of it")
+
+
+def _select(call: Call) -> Iterator[Statement]:
+    x = call["self"]
+    dim = int(call["dim"] or 0) % x.ndim
+    yield Pin(x[dim], f"{call.op} takes a fixed position of it")
+    rest = [axis for position, axis in enumerate(x.axes) if position != dim]
+    for out in call.outputs:
+        for axis, target in zip(out.axes, rest, strict=True):
+            yield Equal(axis, target)
+
+
+def _slice(call: Call) -> Iterator[Statement]:
+    x, out = call["self"], call.out
+    dim = int(call["dim"] or 0) % x.ndim
+    size, step = x.shape[dim], int(call["step"] or 1)
+    first = call["start"] if call["start"] is not None else 0
+    end = call["end"] if call["end"] is not None else size
+    last = end if call["length"] is None else first + call["length"]
+    yield from passed(x, out, {dim})
+    start = min(max(int(first) + (size if first < 0 else 0), 0), size)
+    stop = start + (out.shape[dim] - 1) * step + 1 if out.shape[dim] else start
+    if out.shape[dim] == 0:
+        yield Pin(x[dim], "an empty slice is taken of it")
+    elif step > 1:
+        yield from _strided(x[dim], out[dim], start, step, call)
+    elif out.shape[dim] == size:
+        yield Equal(x[dim], out[dim])
+        if call["end"] is not None and int(last) == size:
+            yield Named(out[dim], last)
+    else:
+        before, after = Fresh(start), Fresh(size - stop)
+        yield Equal(x[dim], Plus((before, out[dim], after)))
+        if start:
+            yield Named(before, first) if first > 0 else Named(Plus((out[dim], after)), -first)
+        if stop < size:
+            if last < 0:
+                yield Named(after, -last)
+            elif call["length"] is not None:
+                yield Named(out[dim], call["length"])
+            else:
+                yield Named(Plus((before, out[dim])), last)
+
+
+def _strided(axis: Axis, out: Axis, start: int, step: int, call: Call) -> Iterator[Statement]:
+    if out.size * step == axis.size and start < step:
+        phases = Fresh(step)
+        yield Pin(phases, f"{call.op} takes one of every {step} positions")
+        yield Named(phases, call["step"])
+        yield Equal(axis, Times((out, phases)))
+    else:
+        for pinned in (axis, out):
+            yield Pin(pinned, f"{call.op} takes one of every {step} positions of a part that {step} does not divide evenly")
+
+
+def _pad(call: Call) -> Iterator[Statement]:
+    x, out, amounts = call["self"], call.out, list(call["pad"] if call["pad"] is not None else call["padding"])
+    constant = call["mode"] in {None, "constant"} and "reflection" not in call.op and "replication" not in call.op
+    for position, axis in enumerate(x.axes):
+        k = 2 * (x.ndim - 1 - position)
+        before, after = amounts[k : k + 2] if k < len(amounts) else (0, 0)
+        if constant and before >= 0 and after >= 0:
+            left, right = Fresh(int(before)), Fresh(int(after))
+            yield Equal(out[position], Plus((left, axis, right)))
+            for part, amount in ((left, before), (right, after)):
+                if amount:
+                    yield Named(part, amount)
+        elif before or after:
+            for pinned in (axis, out[position]):
+                yield Pin(pinned, f"{call.op} copies or drops some of its positions")
+        else:
+            yield Equal(axis, out[position])
+
+
+def _flip(call: Call) -> Iterator[Statement]:
+    x, out = call["self"], call.out
+    dims = {int(dim) % x.ndim for dim in call["dims"]}
+    yield from passed(x, out, dims)
+    for dim in dims:
+        yield Pin(x[dim], f"{call.op} reverses its order")
+        yield Pin(out[dim], f"{call.op} reverses its order")
+
+
+def _roll(call: Call) -> Iterator[Statement]:
+    x, out = call["self"], call.out
+    if not call["dims"]:
+        yield from pin_all(call, f"{call.op} moves positions across axes")
+        return
+    turns = {int(dim) % x.ndim: shift for dim, shift in zip(call["dims"], call["shifts"], strict=True)}
+    yield from passed(x, out, turns)
+    for dim, shift in turns.items():
+        axis = x[dim]
+        if not -axis.size < shift < axis.size:
+            for pinned in (axis, out[dim]):
+                yield Pin(pinned, f"{call.op} turns it by more than its size")
+            continue
+        head, tail = Fresh(axis.size - int(shift) % axis.size), Fresh(int(shift) % axis.size)
+        yield Equal(axis, Plus((head, tail)))
+        yield Equal(out[dim], Plus((tail, head)))
+        if shift:
+            yield Named(tail, shift) if shift > 0 else Named(head, -shift)
+
+
+def _glu(call: Call) -> Iterator[Statement]:
+    x, out = call["self"], call.out
+    dim = int(call["dim"] if call["dim"] is not None else -1) % x.ndim
+    for position in range(x.ndim):
+        yield Equal(x[position], Plus((out[position],) * 2) if position == dim else out[position])
+
+
+RULES: dict[str, Rule] = {
+    **family("cat concat concatenate", _cat, "CONCAT"),
+    **family("stack", _stack, "CONCAT"),
+    **family("split split_with_sizes unsafe_split unsafe_split_with_sizes", _split, "SPLIT"),
+    **family("chunk unsafe_chunk tensor_split", _chunk, "SPLIT"),
+    **family("glu", _glu, "SPLIT"),
+    **family("unbind", _select, "UNBIND"),
+    **family("select", _select, "SLICE"),
+    **family("slice narrow", _slice, "SLICE"),
+    **family(
+        "pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+        "replication_pad3d",
+        _pad,
+        "SLICE",
+    ),
+    **family("flip fliplr flipud", _flip, "SLICE"),
+    **family("roll", _roll, "SLICE"),
+}

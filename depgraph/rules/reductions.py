@@ -1,0 +1,40 @@
+"""Rules of reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from depgraph.equations import Call, Equal, Pin, Rule, Statement, Value
+from depgraph.rules.common import elementwise, family
+
+
+def _reduce(call: Call) -> Iterator[Statement]:
+    if isinstance(call["other"], Value):
+        yield from elementwise(call)
+        return
+    x = call.inputs[0]
+    given = call["dim"]
+    if given is None or (isinstance(given, (list, tuple)) and not given):
+        dims = set(range(x.ndim))
+    else:
+        dims = {int(dim) % max(x.ndim, 1) for dim in (given if isinstance(given, (list, tuple)) else [given])}
+    if "arg" in call.op or (call.op in _WITH_POSITIONS and len(call.outputs) > 1):
+        for dim in dims if x.ndim else ():
+            yield Pin(x[dim], f"{call.op} returns positions of it")
+    kept = [axis for position, axis in enumerate(x.axes) if position not in dims]
+    for out in call.outputs:
+        remaining = out.axes
+        if out.ndim == x.ndim:
+            remaining = tuple(axis for position, axis in enumerate(out.axes) if position not in dims)
+        for axis, target in zip(kept, remaining, strict=True):
+            yield Equal(axis, target)
+
+
+_WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode", "aten.kthvalue"}
+
+RULES: dict[str, Rule] = family(
+    "mean sum amax amin aminmax max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm argmax argmin all any "
+    "count_nonzero median nanmedian nansum nanmean mode kthvalue",
+    _reduce,
+    "REDUCE",
+)
