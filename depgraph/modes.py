@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.equations import Call, Rule, Value
 from depgraph.provenance import AxisSize, Sized
+from depgraph.replay import Replay
 from depgraph.session import Session, where
 
 _SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten._local_scalar_dense", "aten.set_"})
@@ -61,9 +62,8 @@ class SizeMode(TorchFunctionMode):
         dim = args[1] if len(args) > 1 else kwargs["dim"]
         return self._sized(value, dim % value.ndim, plain) if value.shape[dim] == plain else plain
 
-    @staticmethod
-    def _sized(value: Value, dim: int, size: int) -> int:
-        return Sized(size, AxisSize(value.id, dim, size)) if size > 1 else size
+    def _sized(self, value: Value, dim: int, size: int) -> int:
+        return Sized(size, AxisSize(value.id, dim, size), self.session) if size > 1 else size
 
 
 _SIZE_QUERIES = frozenset({torch.Tensor.shape.__get__, torch.Tensor.size})  # type: ignore[attr-defined]
@@ -102,10 +102,11 @@ def _without_override_check(func: types.FunctionType) -> Callable[..., Any] | No
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records operators. Those without a rule are decomposed where PyTorch can."""
 
-    def __init__(self, session: Session, rules: Mapping[str, Rule]) -> None:
+    def __init__(self, session: Session, rules: Mapping[str, Rule], call: Replay) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.session = session
         self.rules = rules
+        self.call = call
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -148,7 +149,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(tensor, torch.Tensor)
         )
         path, kind, leaf = session.modules[-1]
-        args = _with_provenance(bound, session.written)
+        args = _with_provenance(bound, session)
         if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1 and leaf:
             transposed = "transpose" in name
             channels = (outputs[0] if transposed else bound["input"])[1 - bound["weight"].ndim]
@@ -185,9 +186,9 @@ def _integers(item: Any) -> Iterator[int]:
         yield from _integers((item.start, item.stop, item.step))
 
 
-def _with_provenance(bound: dict[str, Any], written: list[Any]) -> dict[str, Any]:
+def _with_provenance(bound: dict[str, Any], session: Session) -> dict[str, Any]:
     """Put the integers of the written call in place of the plain ones that the dispatcher hands on."""
-    sources = list(_integers(written))
+    sources = [number if _owned(number, session) else int(number) for number in _integers(session.written)]
     if not any(type(source) is Sized for source in sources):
         return bound
     plain = [int(number) for number in _integers(list(bound.values()))]
@@ -196,6 +197,10 @@ def _with_provenance(bound: dict[str, Any], written: list[Any]) -> dict[str, Any
         return {key: _replaced(item, lambda _: next(queue)) for key, item in bound.items()}
     by_size = {int(source): source for source in reversed(sources) if type(source) is Sized}
     return {key: _replaced(item, lambda number: by_size.get(number, number)) for key, item in bound.items()}
+
+
+def _owned(number: int, session: Session) -> bool:
+    return type(number) is Sized and number.owner is session
 
 
 def _replaced(item: Any, change: Callable[[int], int]) -> Any:

@@ -57,7 +57,7 @@ class Arithmetic:
 
 Expression: TypeAlias = Literal | Attribute | AxisSize | Arithmetic
 
-EqualityListener: TypeAlias = Callable[["Expression", "Expression", int], None]
+EqualityListener: TypeAlias = Callable[["Expression", "Expression", int, object], None]
 _listener: ContextVar[EqualityListener | None] = ContextVar("depgraph_equality_listener", default=None)
 
 
@@ -72,14 +72,19 @@ def unlisten(token: Any) -> None:
 
 
 class Sized(int):
-    """An `int` with an `expression`. It behaves as the int it is in every other respect."""
+    """An `int` with an `expression`. It behaves as the int it is in every other respect.
+
+    The `owner` is the trace that made it: one that a cache carries into another trace counts as a literal there.
+    """
 
     expression: Expression
+    owner: object
 
-    def __new__(cls, value: int, expression: Expression) -> Sized:
+    def __new__(cls, value: int, expression: Expression, owner: object = None) -> Sized:
         """An integer with its origin."""
         made = super().__new__(cls, value)
         made.expression = expression
+        made.owner = owner
         return made
 
     def __reduce__(self) -> Any:
@@ -96,7 +101,7 @@ class Sized(int):
         if equal is True and isinstance(other, int) and not isinstance(other, bool):
             listener = _listener.get()
             if listener is not None:
-                listener(self.expression, origin(other), int(self))
+                listener(self.expression, origin(other, self.owner), int(self), self.owner)
         return equal
 
     def __ne__(self, other: object) -> bool:
@@ -106,9 +111,11 @@ class Sized(int):
     __hash__ = int.__hash__
 
 
-def origin(value: int) -> Expression:
-    """Where an integer came from; a plain one counts as a literal."""
-    return value.expression if isinstance(value, Sized) else Literal(int(value))
+def origin(value: int, owner: object = None) -> Expression:
+    """Where an integer came from; a plain one, or one of another trace than the owner's, counts as a literal."""
+    if isinstance(value, Sized) and (owner is None or value.owner is owner):
+        return value.expression
+    return Literal(int(value))
 
 
 def _binary(symbol: str, function: Callable[[int, int], int], swapped: bool) -> Callable[[Sized, object], Any]:
@@ -118,7 +125,8 @@ def _binary(symbol: str, function: Callable[[int, int], int], swapped: bool) -> 
             return getattr(int, name)(self, other)
         left, right = (other, self) if swapped else (self, other)
         result = function(int(left), int(right))
-        return Sized(result, Arithmetic(symbol, origin(left), origin(right)))
+        expression = Arithmetic(symbol, origin(left, self.owner), origin(right, self.owner))
+        return Sized(result, expression, self.owner)
 
     return method
 

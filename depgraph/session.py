@@ -67,9 +67,9 @@ class Session:
         """Whether the trace has met the tensor."""
         return id(tensor) in self.values
 
-    def fact(self, left: Expression, right: Expression, size: int) -> None:
+    def fact(self, left: Expression, right: Expression, size: int, owner: object) -> None:
         """Note that forward found two sizes equal."""
-        if size > 1 and left != right and (left, right) not in self.facts:
+        if owner is self and size > 1 and left != right and (left, right) not in self.facts:
             self.facts[left, right] = where()
 
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:

@@ -22,14 +22,15 @@ from depgraph.provenance import Attribute, Sized
 from depgraph.session import Session, named_leaves
 
 
-def fake_like(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
-    """A fake tensor of the same shape, strides, dtype and device; to be called under the fake mode."""
+def fake_like(tensor: torch.Tensor, fake_mode: FakeTensorMode, device: torch.device | None = None) -> torch.Tensor:
+    """A fake tensor of the same shape, strides, dtype and device; to be called outside of the fake mode."""
     if isinstance(tensor, FakeTensor):
         raise TraceError("expected real or meta tensors, met fake ones. Trace outside of FakeTensorMode.")
     device = device or tensor.device
     if tensor.layout is not torch.strided:
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+        with fake_mode:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    return FakeTensor(fake_mode, torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"), device)
 
 
 def fake_parameters(model: nn.Module, fake_mode: FakeTensorMode, session: Session) -> dict[int, torch.Tensor]:
@@ -42,16 +43,15 @@ def fake_parameters(model: nn.Module, fake_mode: FakeTensorMode, session: Sessio
             named.setdefault(id(tensor), []).append(name)
             if len(named[id(tensor)]) == 1:
                 order.append((name, kind, tensor))
-    with fake_mode:
-        for name, kind, tensor in order:
-            fake = fake_like(tensor)
-            if kind == "parameter":
-                fake._is_param = True
-            fakes[id(tensor)] = fake
-            value = session.value(fake, tuple(tensor.shape))
-            session.values[id(tensor)] = (tensor, value)  # forward may hold the real one in a closure
-            owner = name.rpartition(".")[0]
-            session.declared.append(Declared(value, name, kind, owner, tuple(named[id(tensor)][1:])))
+    for name, kind, tensor in order:
+        fake = fake_like(tensor, fake_mode)
+        if kind == "parameter":
+            fake._is_param = True
+        fakes[id(tensor)] = fake
+        value = session.value(fake, tuple(tensor.shape))
+        session.values[id(tensor)] = (tensor, value)  # forward may hold the real one in a closure
+        owner = name.rpartition(".")[0]
+        session.declared.append(Declared(value, name, kind, owner, tuple(named[id(tensor)][1:])))
     return fakes
 
 
@@ -62,8 +62,7 @@ def fake_inputs(inputs: Any, fake_mode: FakeTensorMode, session: Session, device
     for root, tree in (("input", inputs[0]), ("kwargs", inputs[1])):
         for name, tensor in named_leaves(root, tree):
             if id(tensor) not in made:
-                with fake_mode:
-                    made[id(tensor)] = fake_like(tensor, target)
+                made[id(tensor)] = fake_like(tensor, fake_mode, target)
                 session.inputs.append((name, session.value(made[id(tensor)], tuple(tensor.shape))))
     return pytree.tree_map(lambda leaf: made.get(id(leaf), leaf), inputs)
 
@@ -71,11 +70,9 @@ def fake_inputs(inputs: Any, fake_mode: FakeTensorMode, session: Session, device
 def shadow(model: nn.Module, fakes: Mapping[int, torch.Tensor], session: Session) -> nn.Module:
     """A shallow copy of the module tree whose tensors are fake and whose sizes remember their path."""
     copies: dict[int, nn.Module] = {}
-    paths: dict[int, str] = {}
-    for path, module in model.named_modules():
+    for module in model.modules():
         copies[id(module)] = object.__new__(type(module))
-        paths[id(module)] = path
-    wrapped: dict[int, Any] = {}
+    wrapping = _Wrapping(copies, fakes, session)
     by_name = {name: declared for declared in session.declared for name in (declared.name, *declared.aliases)}
     for path, module in model.named_modules():
         clone = copies[id(module)]
@@ -92,7 +89,7 @@ def shadow(model: nn.Module, fakes: Mapping[int, torch.Tensor], session: Session
             session.convolutions.add(path)
         for name, content in module.__dict__.items():
             if name not in _MODULE_STATE and (names is None or name in names or not isinstance(content, (int, tuple))):
-                state[name] = _wrapped(content, prefix + name, copies, fakes, wrapped, 0)
+                state[name] = wrapping.of(content, prefix + name)
         for name, term in followed(module, partial(_declared_value, by_name, prefix)):
             session.attributes.append((prefix + name, term))
         _follow_calls(clone, path, session)
@@ -106,51 +103,50 @@ def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> 
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
 _PLAIN_OBJECTS = (types.SimpleNamespace,)
+_DEEPEST = 3
 
 
-def _wrapped(
-    content: Any,
-    path: str,
-    copies: Mapping[int, nn.Module],
-    fakes: Mapping[int, torch.Tensor],
-    done: dict[int, Any],
-    depth: int,
-) -> Any:
-    """An attribute with sizes that remember their path, at every depth of lists, tuples, dicts and config objects."""
-    if type(content) is int:
-        return Sized(content, Attribute(path, content)) if content > 1 else content
-    if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
-        return content
-    if isinstance(content, torch.Tensor):
-        return fakes.get(id(content), content)
-    if isinstance(content, nn.Module):
-        return copies.get(id(content), content)
-    if isinstance(content, types.MethodType):
-        owner = content.__self__
-        return types.MethodType(content.__func__, copies[id(owner)]) if id(owner) in copies else content
-    if id(content) in done:
-        return done[id(content)]
-    if depth > 3:
-        return content
+class _Wrapping:
+    """Attributes with sizes that remember their path, at every depth of lists, tuples, dicts and config objects."""
 
-    def again(item: Any, key: object) -> Any:
-        return _wrapped(item, f"{path}.{key}", copies, fakes, done, depth + 1)
+    def __init__(self, copies: Mapping[int, nn.Module], fakes: Mapping[int, torch.Tensor], session: Session) -> None:
+        self.copies, self.fakes, self.session = copies, fakes, session
+        self.shared: dict[int, Any] = {}
 
-    made: Any = content
-    if type(content) in {tuple, list}:
-        items = [again(item, position) for position, item in enumerate(content)]
-        made = items if isinstance(content, list) else tuple(items)
-    elif type(content) is torch.Size:
-        made = torch.Size([again(item, position) for position, item in enumerate(content)])
-    elif type(content) is dict:
-        made = {key: again(item, key) for key, item in content.items()}
-    elif _is_config(content):
-        made = copy.copy(content)
-        done[id(content)] = made
+    def of(self, content: Any, path: str, depth: int = 0) -> Any:
+        """The attribute as the copy holds it. What two holders share and can be written to keeps its first path."""
+        if type(content) is int:
+            return Sized(content, Attribute(path, content), self.session) if content > 1 else content
+        if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
+            return content
+        if isinstance(content, torch.Tensor):
+            return self.fakes.get(id(content), content)
+        if isinstance(content, nn.Module):
+            return self.copies.get(id(content), content)
+        if isinstance(content, types.MethodType):
+            owner = content.__self__
+            return types.MethodType(content.__func__, self.copies[id(owner)]) if id(owner) in self.copies else content
+        if depth > _DEEPEST:
+            return content
+        if type(content) is tuple:
+            return tuple(self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content))
+        if type(content) is torch.Size:
+            return torch.Size([self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content)])
+        if id(content) not in self.shared:
+            self.shared[id(content)] = self._container(content, path, depth)
+        return self.shared[id(content)]
+
+    def _container(self, content: Any, path: str, depth: int) -> Any:
+        if type(content) is list:
+            return [self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content)]
+        if type(content) is dict:
+            return {key: self.of(item, f"{path}.{key}", depth + 1) for key, item in content.items()}
+        if not _is_config(content):
+            return content
+        made = self.shared[id(content)] = copy.copy(content)
         for key, item in vars(content).items():
-            object.__setattr__(made, key, again(item, key))
-    done[id(content)] = made
-    return made
+            object.__setattr__(made, key, self.of(item, f"{path}.{key}", depth + 1))
+        return made
 
 
 def _is_config(content: Any) -> bool:

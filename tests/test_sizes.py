@@ -387,3 +387,41 @@ def test_sized_integers_behave_as_integers():
     assert origin(3) == Literal(3) and origin(a % 5) == Literal(2)
     assert (a / 8, a**2, -a, str(a), f"{a:03d}", hash(a), {12: "x"}[a]) == (1.5, 144, -12, "12", "012", hash(12), "x")
     assert a == 12 and a != 13 and a > b and type(int(a)) is int
+
+
+def test_a_size_that_a_cache_keeps_is_a_literal_in_the_next_trace():
+    """An `lru_cache` in user code may hand a size of one trace to another: it counts as a literal there."""
+    import functools
+
+    @functools.lru_cache
+    def doubled(width):
+        return [width, 2 * width]
+
+    class Model(Frame):
+        def between(self, y):
+            return y.view(*y.shape[:2], -1, doubled(self.width)[0]).flatten(2)
+
+    assert cut(Model(width=4), (0, 4, 8)) == [("width", 4, 3)]
+    doubled.cache_clear()
+    first, second = Model(width=4), Model(width=4)
+    assert "[1]" in dg.trace(first, X).groups[1].name
+    graph = dg.trace(second, X)
+    assert [group.size for group in graph.groups] == [3]
+    testing.assert_lawful(second, X, ratio=0.4)
+
+
+def test_tuples_are_each_modules_own():
+    """Two modules that happen to hold one tuple object are edited apart."""
+
+    class Layer(nn.Module):
+        def __init__(self, shape) -> None:
+            super().__init__()
+            self.shape, self.up, self.down = shape, nn.Linear(8, 12), nn.Linear(12, 8)
+
+        def forward(self, x):
+            return self.down(self.up(x).unflatten(-1, self.shape).flatten(2))
+
+    shape = (3, 4)
+    model = nn.Sequential(Layer(shape), Layer(shape))
+    small = dg.execute(dg.cut(dg.trace(model, X), "1.up.weight", [0, 1, 2, 3], dim=0), model)
+    assert (small[0].shape, small[1].shape) == ((3, 4), (2, 4)) and small(X).shape == X.shape
