@@ -1,0 +1,222 @@
+"""Prune timm and transformers models without an annotation, and write what came of it to docs/zoo.md.
+
+Run it with ``tox run -e zoo``. For each model: half of each inner group, and separately a quarter of the heads where heads can
+be pruned; executed, run, and the square closed. Where heads, head dims or hidden widths cannot be pruned, the table has the
+reason that `depgraph.explain` gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import depgraph as dg
+from depgraph.spaces import atoms
+from tests import zoo
+
+CONVOLUTIONAL = [
+    "cs3darknet_s",
+    "inception_next_tiny",
+    "mixnet_s",
+    "efficientvit_m0",
+    "fasternet_t0",
+    "mambaout_femto",
+    "efficientvim_m1",
+    "shvit_s1",
+    "rexnet_100",
+    "res2net50d",
+    "skresnet18",
+    "dpn68",
+    "tresnet_m",
+    "nextvit_small",
+    "crossvit_tiny_240",
+    "coat_tiny",
+    "nest_tiny",
+    "pit_ti_224",
+    "visformer_tiny",
+]
+ATTENTION = [
+    "vit_tiny_patch16_224",
+    "deit3_small_patch16_224",
+    "beit_base_patch16_224",
+    "eva02_tiny_patch14_224",
+    "swin_tiny_patch4_window7_224",
+    "swinv2_tiny_window8_256",
+    "convformer_s18",
+    "caformer_s18",
+    "poolformer_s12",
+    "levit_128s",
+    "xcit_nano_12_p16_224",
+    "cait_xxs24_224",
+    "mvitv2_tiny",
+    "davit_tiny",
+    "gcvit_xxtiny",
+    "maxvit_tiny_rw_224",
+    "tiny_vit_5m_224",
+    "mobilevit_xxs",
+    "focalnet_tiny_srf",
+    "hiera_tiny_224",
+    "pvt_v2_b0",
+    "twins_pcpvt_small",
+    "edgenext_xx_small",
+    "mixer_s32_224",
+    "resmlp_12_224",
+    "volo_d1_224",
+    "tnt_s_legacy_patch16_224",
+]
+INNER = ("channel", "head_dim")
+HEADS = ("head", "kv_group")
+
+
+@frozen
+class Row:
+    """One model's line in the table."""
+
+    name: str
+    seconds: float
+    roles: Counter[str]
+    inner: str
+    heads: str
+    reasons: str
+
+
+def attempt(graph: dg.Graph, model: nn.Module, args: Any, kwargs: Any, ratio: dict[str, float]) -> str:
+    """Prune by a ratio per role, run, and close the square: the fraction of the parameters that remains, or what went wrong."""
+    try:
+        plan = dg.plan(graph, dg.score(graph, model, dg.Random(0)), ratio=ratio)
+    except dg.PlanError as error:
+        return f"refused: {str(error).split(':')[0]}"
+    small = dg.execute(plan, model)
+    promised = plan.apply(graph)
+    if dg.trace(small, args, kwargs) != promised:
+        return "the square does not close"
+    try:
+        with torch.no_grad():
+            small(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - a failing forward is a result of this table
+        return f"forward fails: {type(error).__name__}"
+    return f"{promised.params / graph.params:.2f}"
+
+
+def row(name: str, model: nn.Module, args: Any, kwargs: Any) -> Row:
+    """Measure one model."""
+    start = time.perf_counter()
+    graph = dg.trace(model, args, kwargs)
+    roles = Counter(group.role for group in graph.groups)
+    seconds = time.perf_counter() - start
+    inner = {f"role:{role}": 0.5 for role in INNER if roles[role]}
+    heads = {f"role:{role}": 0.25 for role in HEADS if roles[role]}
+    return Row(
+        name,
+        seconds,
+        roles,
+        attempt(graph, model, args, kwargs, inner) if inner else "-",
+        attempt(graph, model, args, kwargs, heads) if heads else "-",
+        pinned_reasons(graph),
+    )
+
+
+def pinned_reasons(graph: dg.Graph) -> str:
+    """The commonest reasons why axes of weights are pinned, leaving out kernels, inputs, outputs and vocabularies."""
+    usual = ("kernel axis", "the model's", "vocabulary", "is not used in forward")
+    found: Counter[str] = Counter()
+    for tensor in graph.tensors:
+        if tensor.kind == "parameter" and len(tensor.axes) > 1:
+            for space in tensor.axes[:2]:
+                for reason in {graph.reasons[atom] for atom in atoms(space) if atom in graph.reasons and atom.size > 3}:
+                    if not any(words in reason for words in usual):
+                        found[re.sub(r" \((aten\S+) in .* at ", r" (\1 at ", reason)] += 1
+    return "; ".join(f"{reason} [{count}]" for reason, count in found.most_common(2)) or "-"
+
+
+INTRODUCTION = """# Models of the zoos
+
+Written by `tox run -e zoo`. Random weights, no annotation, no patched forward. The columns channel to conv group count groups by
+role. *Inner halved*: half of every group of role channel or head dim goes. *Quarter of heads*: a quarter of every group of role
+head or KV group goes (rounded down; `refused` where each is too small for that). The number is the fraction of the parameters
+that remains; it stands only where the pruned model ran and the square closed. Last column: why weights are pinned, beside
+kernels, inputs, outputs and vocabularies, with the number of axes.
+"""
+
+
+def transformers_models() -> list[tuple[str, Any]]:
+    """Names and makers of the transformers models."""
+    return [(name, zoo.small_transformers(name)) for name in zoo.TRANSFORMERS]
+
+
+def timm_models() -> list[tuple[str, Any]]:
+    """Names and makers of the timm models."""
+    zoo.torchvision()
+    import timm
+
+    def maker(name: str) -> Any:
+        def make() -> tuple[nn.Module, Any, Any]:
+            model = timm.create_model(name, pretrained=False).eval()
+            size = model.default_cfg["input_size"][-1]
+            return model, (torch.randn(1, 3, size, size),), {}
+
+        return make
+
+    return [(name, maker(name)) for name in [*CONVOLUTIONAL, *ATTENTION]]
+
+
+def table(rows: list[Row]) -> list[str]:
+    """A Markdown table."""
+    head = [
+        "model",
+        "trace s",
+        "channel",
+        "head dim",
+        "head",
+        "KV group",
+        "conv group",
+        "inner halved",
+        "quarter of heads",
+        "pinned weights: why",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for item in rows:
+        counts = [str(item.roles[role] or "-") for role in ("channel", "head_dim", "head", "kv_group", "conv_group")]
+        cells = [item.name, f"{item.seconds:.2f}", *counts, item.inner, item.heads, item.reasons]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    """Write docs/zoo.md, or print what would be written for the models that are named."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("names", nargs="*", help="only these models, printed and not written")
+    names = parser.parse_args().names
+    sections = []
+    for title, models in (("timm", timm_models()), ("transformers", transformers_models())):
+        rows = []
+        for name, make in models:
+            if names and name not in names:
+                continue
+            torch.manual_seed(0)
+            rows.append(row(name, *make()))
+            print(rows[-1].name, rows[-1].inner, rows[-1].heads, flush=True)
+        sections += [f"## {title}", "", *table(rows), ""]
+    text = [INTRODUCTION, *sections]
+    if names:
+        print("\n".join(sections))
+    else:
+        (Path(__file__).parent / "zoo.md").write_text("\n".join(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
