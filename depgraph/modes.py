@@ -121,7 +121,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for (key, default), position in zip(parameters, range(len(parameters)), strict=True):
                 given = args[position] if position < len(args) else kwargs.get(key, default)
                 bound[key] = self._data(given)
-        result = func(*args, **kwargs)
+        result = self.call(func, args, kwargs)
         if name == "aten.contiguous":
             # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
             self.session.values[id(result)] = (result, bound["self"])

@@ -21,6 +21,7 @@ from depgraph.equations import Rule
 from depgraph.errors import TraceError
 from depgraph.graph import Graph
 from depgraph.modes import Recorder, SizeMode
+from depgraph.replay import Replay
 from depgraph.rules import RULES
 from depgraph.session import Session, named_leaves, raised_at
 from depgraph.shadow import fake_inputs, fake_parameters, shadow
@@ -87,7 +88,7 @@ def record(
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
         stack.enter_context(fake_mode)
-        stack.enter_context(Recorder(session, rules))
+        stack.enter_context(Recorder(session, rules, Replay(fake_mode)))
         stack.enter_context(SizeMode(session))
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
         try:
