@@ -6,6 +6,7 @@ A traced model is a list of `Call`s over `Value`s. A rule reads one call and yie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from attrs import field, frozen
@@ -118,7 +119,7 @@ class Value:
     def __getitem__(self, dim: int) -> Axis:
         return Axis(self.id, dim % len(self.shape), self.shape[dim])
 
-    @property
+    @cached_property
     def axes(self) -> tuple[Axis, ...]:
         """All dimensions, in order."""
         return tuple(Axis(self.id, dim, size) for dim, size in enumerate(self.shape))
@@ -158,7 +159,7 @@ class Call:
         """The first output."""
         return self.outputs[0]
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Value, ...]:
         """Every value among the arguments, in order."""
         return tuple(_values(self.args.values()))

@@ -140,8 +140,8 @@ def _powers(values: torch.Tensor, p: int) -> torch.Tensor:
 
 
 _NARROW = frozenset({torch.float16, torch.bfloat16})
-_SLAB = 1 << 22
-"""How many elements are raised to a power at a time: 16 MiB of float32."""
+_SLAB = 1 << 20
+"""How many elements are raised to a power at a time: 4 MiB of float32."""
 
 
 def _gathered(marginal: torch.Tensor, space: Space, group: Group) -> torch.Tensor:
