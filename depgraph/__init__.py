@@ -13,9 +13,10 @@ from depgraph.errors import (
     UnknownNameError,
 )
 from depgraph.execution import execute, execute_, parameter_map
-from depgraph.graph import Dependency, Graph, Group, Node, OpType, Pinned
+from depgraph.graph import Graph
 from depgraph.indices import IndexSet
 from depgraph.plans import Cut, Edit, Plan, cut
+from depgraph.records import Dependency, Group, Node, OpType, Pinned
 from depgraph.render import explain
 from depgraph.rules import RULES
 from depgraph.scoring import Magnitude, Random, score

@@ -8,8 +8,9 @@ from attrs import field, frozen
 
 from depgraph import sizes
 from depgraph.equations import Axis, Balanced, Call, Equal, Named, Pin, Rule, Statement, Term, Value, Work
-from depgraph.graph import Balance, Cost, Graph, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, renumber, retyped
+from depgraph.graph import Graph, renumber
 from depgraph.provenance import Attribute, Expression
+from depgraph.records import Balance, Cost, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, retyped
 from depgraph.solve import Solver
 from depgraph.spaces import Atom, Space
 
@@ -37,6 +38,7 @@ class Recording:
         constants: other tensors that it met, with where they came from.
         layer_attributes: module attributes that follow a term, such as ``conv1.out_channels``.
         facts: expressions that forward compared and found equal, with the source line.
+        escapes: expressions from which forward computed a plain number, with the source line.
     """
 
     calls: tuple[Call, ...]
@@ -46,6 +48,7 @@ class Recording:
     constants: tuple[tuple[Value, str], ...] = ()
     layer_attributes: tuple[tuple[str, Term], ...] = ()
     facts: tuple[tuple[Expression, Expression, str], ...] = ()
+    escapes: tuple[tuple[tuple[Expression, ...], str], ...] = ()
 
 
 @frozen
@@ -85,6 +88,7 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
             _pin_axes(solver, declared.value, f"{declared.name} is not used in forward")
     demands.extend(sizes.SizeFact(left, right, where) for left, right, where in recording.facts)
     demands.extend(sizes.FollowingAttribute(Attribute(path), term) for path, term in recording.layer_attributes)
+    demands.extend(sizes.Escape(sources, where) for sources, where in recording.escapes)
     settled = sizes.settle(solver, demands)
     return _written(recording, solver, settled, rules, work)
 

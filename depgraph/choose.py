@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from depgraph.errors import PlanError, UnknownNameError
-from depgraph.graph import Graph, Group
+from depgraph.graph import Graph
 from depgraph.indices import IndexSet
 from depgraph.plans import Plan, plan_of
+from depgraph.records import Group
 from depgraph.spaces import Atom, Product, Space
 
 Scores: TypeAlias = Mapping[str, Sequence[float]]
 """Group name to one importance per index; the lowest go first."""
 
 Ratio: TypeAlias = float | Mapping[str, float]
+
+INNER = frozenset({"channel", "head_dim"})
+"""Roles that are cut unless told otherwise."""
 
 
 def plan(
@@ -30,14 +34,15 @@ def plan(
 ) -> Plan:
     """A plan that removes the least important indices of each group.
 
-    Exactly one target is given. Groups that count blocks of another group (attention heads, convolution groups; role
-    ``outer``) are left unless a mapping `ratio` names them.
+    Exactly one target is given. Groups that count blocks of another group (the roles ``head``, ``kv_group``,
+    ``conv_group`` and ``block``) are left unless a mapping `ratio` names them.
 
     Args:
         graph: the traced model.
         scores: what `score` returned, or any mapping of group name to importances.
         ratio: the fraction of each group's indices to remove, in [0, 1); the number is rounded down. Or a mapping from
-            patterns to fractions, the last match counting: a group name, a glob over parameter names, or ``role:outer``.
+            patterns to fractions, the last match counting: a group name, a glob over parameter names,
+            a role such as ``role:head``, or ``*`` for every group that a plain number would cut.
         params: the fraction of the parameters that is to remain at most, in (0, 1].
         macs: the fraction of the multiply-accumulates that is to remain at most, in (0, 1].
         ignore: layers or parameters, by dotted path or glob; a group that reaches into one of them is left whole.
@@ -92,7 +97,7 @@ def _orders(groups: Iterable[Group], scores: Scores) -> dict[str, list[int]]:
 
 
 def _ratios(graph: Graph, groups: Iterable[Group], ratio: Ratio) -> dict[str, float]:
-    table = ratio if isinstance(ratio, Mapping) else {"role:channel": ratio}
+    table = ratio if isinstance(ratio, Mapping) else {"*": ratio}
     for pattern, value in table.items():
         if not isinstance(value, (int, float)) or not 0 <= value < 1:
             raise PlanError(f"expected a ratio in [0, 1), met {value!r} for {pattern!r}; it is the fraction to remove.")
@@ -100,7 +105,9 @@ def _ratios(graph: Graph, groups: Iterable[Group], ratio: Ratio) -> dict[str, fl
     for pattern, value in table.items():
         hits = [group for group in graph.groups if _fits(group, pattern)]
         if not hits and isinstance(ratio, Mapping):
-            raise UnknownNameError("group or role", pattern, [*graph.groups_by_name, "role:channel", "role:outer", "*"])
+            raise UnknownNameError(
+                "group or role", pattern, [*graph.groups_by_name, *(f"role:{group.role}" for group in graph.groups), "*"]
+            )
         chosen.update({group.name: value for group in hits if group.name in chosen})
     return chosen
 
@@ -109,7 +116,7 @@ def _fits(group: Group, pattern: str) -> bool:
     if pattern.startswith("role:"):
         return group.role == pattern.removeprefix("role:")
     if pattern == "*":
-        return group.role == "channel"
+        return group.role in INNER
     return group.name == pattern or any(fnmatch.fnmatchcase(tensor, pattern) for tensor, _ in group.members)
 
 
@@ -129,7 +136,7 @@ def _within(graph: Graph, groups: Sequence[Group], order: Mapping[str, list[int]
         raise PlanError(f"expected {what}= in (0, 1], the fraction that is to remain, met {remain!r}.")
     total = graph.params if what == "params" else graph.macs
     cost = _cost(graph, what)
-    pruned = [group for group in groups if group.role == "channel"]
+    pruned = [group for group in groups if group.role in INNER]
     steps = sorted({k / group.size for group in pruned for k in range(group.size)})
 
     def removal(step: int) -> dict[Atom, IndexSet]:

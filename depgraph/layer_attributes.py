@@ -15,6 +15,7 @@ _NORMS = (nn.modules.batchnorm._NormBase,)
 _READ: tuple[tuple[type | tuple[type, ...], frozenset[str]], ...] = (
     (nn.modules.conv._ConvNd, frozenset({"groups"})),
     (nn.GroupNorm, frozenset({"num_groups"})),
+    (nn.modules.instancenorm._InstanceNorm, frozenset({"num_features"})),
     (nn.LayerNorm, frozenset({"normalized_shape"})),
     (nn.RMSNorm, frozenset({"normalized_shape"})),
     (nn.RNNBase, frozenset({"hidden_size", "input_size", "proj_size"})),

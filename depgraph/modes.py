@@ -6,6 +6,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.equations import Call, Rule, Value
-from depgraph.provenance import AxisSize, Sized
+from depgraph.provenance import AxisSize, Sized, origin
 from depgraph.replay import Replay
 from depgraph.session import Session, where
 
@@ -33,6 +34,8 @@ class SizeMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _SIZE_QUERIES:
             return self._size(func, args, kwargs)
+        if func in _COUNTS:
+            return self._count(func, args, kwargs)
         if isinstance(func, _PYTHON_FUNCTION) and func is not self.opened:
             body = _without_override_check(func)
             if body is not None:
@@ -62,11 +65,24 @@ class SizeMode(TorchFunctionMode):
         dim = args[1] if len(args) > 1 else kwargs["dim"]
         return self._sized(value, dim % value.ndim, plain) if value.shape[dim] == plain else plain
 
+    def _count(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """`len` gives a plain integer, which nothing can follow; the number of elements is a product of sizes."""
+        plain = func(*args, **kwargs)
+        if not self.session.known(args[0]):
+            return plain
+        value = self.session.values[id(args[0])][1]
+        sizes = [self._sized(value, dim, size) for dim, size in enumerate(value.shape)]
+        if func is torch.Tensor.__len__:
+            self.session.escape(tuple(origin(size) for size in sizes[:1] if size > 1), self.session)
+            return plain
+        return prod(sizes) if prod(value.shape) == plain else plain
+
     def _sized(self, value: Value, dim: int, size: int) -> int:
         return Sized(size, AxisSize(value.id, dim, size), self.session) if size > 1 else size
 
 
 _SIZE_QUERIES = frozenset({torch.Tensor.shape.__get__, torch.Tensor.size})  # type: ignore[attr-defined]
+_COUNTS = frozenset({torch.Tensor.__len__, torch.Tensor.numel, torch.Tensor.nelement, torch.numel})
 _PYTHON_FUNCTION = types.FunctionType
 _OVERRIDE_CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 

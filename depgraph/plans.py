@@ -11,8 +11,9 @@ from attrs import frozen
 
 from depgraph import codec
 from depgraph.errors import MismatchError, PinnedError, PlanError
-from depgraph.graph import Balance, Cost, Graph, PinnedAtom, SizeAttribute, Tensor, renumber, retyped
+from depgraph.graph import Graph, renumber
 from depgraph.indices import IndexSet
+from depgraph.records import Balance, Cost, PinnedAtom, SizeAttribute, Tensor, retyped
 from depgraph.spaces import UNIT, Atom, Space, atoms, image, leaves, preimage, substitute
 
 K = TypeVar("K", int, str)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from attrs import frozen
 
@@ -55,14 +56,35 @@ class Arithmetic:
         return f"{self.left} {self.op} {self.right}"
 
 
-Expression: TypeAlias = Literal | Attribute | AxisSize | Arithmetic
+@frozen
+class Computed:
+    """A number that was computed from sizes in a way that is not followed, such as rounding."""
 
-EqualityListener: TypeAlias = Callable[["Expression", "Expression", int, object], None]
-_listener: ContextVar[EqualityListener | None] = ContextVar("depgraph_equality_listener", default=None)
+    value: int
+    sources: tuple[Expression, ...]
+
+    def __str__(self) -> str:
+        return f"a number computed from {' and '.join(map(str, self.sources))}"
 
 
-def listen(listener: EqualityListener | None) -> Any:
-    """Hear of every comparison of sized integers that comes out equal. Returns a token for `unlisten`."""
+Expression: TypeAlias = Literal | Attribute | AxisSize | Arithmetic | Computed
+
+
+class Listener(Protocol):
+    """Hears what happens to sized numbers beside arithmetic."""
+
+    def fact(self, left: Expression, right: Expression, size: int, owner: object) -> None:
+        """Two integers were compared and found equal."""
+
+    def escape(self, sources: tuple[Expression, ...], owner: object) -> None:
+        """A number computed from these sizes became a plain integer, which nothing can follow."""
+
+
+_listener: ContextVar[Listener | None] = ContextVar("depgraph_listener", default=None)
+
+
+def listen(listener: Listener | None) -> Any:
+    """Let a listener hear of sized numbers. Returns a token for `unlisten`."""
     return _listener.set(listener)
 
 
@@ -101,7 +123,7 @@ class Sized(int):
         if equal is True and isinstance(other, int) and not isinstance(other, bool):
             listener = _listener.get()
             if listener is not None:
-                listener(self.expression, origin(other, self.owner), int(self), self.owner)
+                listener.fact(self.expression, origin(other, self.owner), int(self), self.owner)
         return equal
 
     def __ne__(self, other: object) -> bool:
@@ -109,6 +131,81 @@ class Sized(int):
         return equal if equal is NotImplemented else not equal
 
     __hash__ = int.__hash__
+
+    def __neg__(self) -> Sized:
+        return Sized(-int(self), Arithmetic("-", Literal(0), self.expression), self.owner)
+
+    def __abs__(self) -> Sized:
+        return -self if self < 0 else self
+
+    def __mod__(self, other: Any) -> Any:
+        return _computed(int(self) % other, self.owner, self, other)
+
+    def __rmod__(self, other: Any) -> Any:
+        return _computed(other % int(self), self.owner, self, other)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        return _computed(pow(int(self), other, modulo), self.owner, self, other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _computed(int(self) / other, self.owner, self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _computed(other / int(self), self.owner, self, other)
+
+
+class SizedFloat(float):
+    """A `float` that was computed from sizes. Rounded to an integer it counts as computed from them."""
+
+    sources: tuple[Expression, ...]
+    owner: object
+
+    def __new__(cls, value: float, sources: tuple[Expression, ...], owner: object) -> SizedFloat:
+        """A number with its sources."""
+        made = super().__new__(cls, value)
+        made.sources = sources
+        made.owner = owner
+        return made
+
+    def __reduce__(self) -> Any:
+        return float, (float.__float__(self),)
+
+    def __deepcopy__(self, memo: object) -> SizedFloat:
+        return self
+
+    def __int__(self) -> int:
+        listener = _listener.get()
+        if listener is not None:
+            listener.escape(self.sources, self.owner)
+        return float.__int__(self)
+
+    def __trunc__(self) -> Any:
+        return _computed(float.__trunc__(self), self.owner, self)
+
+    def __ceil__(self) -> Any:
+        return _computed(math.ceil(float.__float__(self)), self.owner, self)
+
+    def __floor__(self) -> Any:
+        return _computed(math.floor(float.__float__(self)), self.owner, self)
+
+    def __round__(self, digits: Any = None) -> Any:
+        return _computed(float.__round__(self, digits), self.owner, self)
+
+
+def _computed(value: Any, owner: object, *operands: Any) -> Any:
+    """A number that remembers the sizes among its operands, where it can."""
+    sources: list[Expression] = []
+    for operand in operands:
+        if isinstance(operand, SizedFloat) and operand.owner is owner:
+            sources.extend(operand.sources)
+        elif isinstance(operand, Sized) and operand.owner is owner:
+            sources.append(operand.expression)
+    if type(value) is int and value > 1:
+        return Sized(value, Computed(value, tuple(dict.fromkeys(sources))), owner)
+    return SizedFloat(value, tuple(dict.fromkeys(sources)), owner) if type(value) is float else value
 
 
 def origin(value: int, owner: object = None) -> Expression:
@@ -118,8 +215,11 @@ def origin(value: int, owner: object = None) -> Expression:
     return Literal(int(value))
 
 
-def _binary(symbol: str, function: Callable[[int, int], int], swapped: bool) -> Callable[[Sized, object], Any]:
+def _binary(symbol: str, function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[Sized, object], Any]:
     def method(self: Sized, other: object) -> Any:
+        if type(other) is float or isinstance(other, SizedFloat):
+            number: Any = float.__float__(other)
+            return _computed(function(number, int(self)) if swapped else function(int(self), number), self.owner, self, other)
         if type(other) is not int and not isinstance(other, Sized):
             name = f"__{'r' if swapped else ''}{function.__name__}__"
             return getattr(int, name)(self, other)
@@ -134,3 +234,19 @@ def _binary(symbol: str, function: Callable[[int, int], int], swapped: bool) -> 
 for _symbol, _function in (("+", operator.add), ("-", operator.sub), ("*", operator.mul), ("//", operator.floordiv)):
     setattr(Sized, f"__{_function.__name__}__", _binary(_symbol, _function, False))
     setattr(Sized, f"__r{_function.__name__}__", _binary(_symbol, _function, True))
+
+
+def _float_method(function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[SizedFloat, object], Any]:
+    def method(self: SizedFloat, other: object) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        left, right = (other, self) if swapped else (self, other)
+        plain = [int(side) if isinstance(side, int) else float.__float__(side) for side in (left, right)]
+        return _computed(function(*plain), self.owner, self, other)
+
+    return method
+
+
+for _function in (operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow):
+    setattr(SizedFloat, f"__{_function.__name__}__", _float_method(_function, False))
+    setattr(SizedFloat, f"__r{_function.__name__}__", _float_method(_function, True))

@@ -12,7 +12,8 @@ from attrs import field, frozen, validators
 from torch import nn
 
 from depgraph.errors import MismatchError, PlanError
-from depgraph.graph import Graph, Group
+from depgraph.graph import Graph
+from depgraph.records import Group
 from depgraph.spaces import Leaf, Space, leaves
 from depgraph.wrappers import unwrap
 

@@ -44,6 +44,7 @@ class Session:
         self.attributes: list[tuple[str, Term]] = []
         self.grouped: dict[str, tuple[str, Axis]] = {}
         self.convolutions: set[str] = set()
+        self.escapes: dict[tuple[Expression, ...], str] = {}
         self.facts: dict[tuple[Expression, Expression], str] = {}
         self.modules: list[tuple[str, str, bool]] = [("", "", False)]
         self.written: list[Any] = []
@@ -72,6 +73,11 @@ class Session:
         if owner is self and size > 1 and left != right and (left, right) not in self.facts:
             self.facts[left, right] = where()
 
+    def escape(self, sources: tuple[Expression, ...], owner: object) -> None:
+        """Note that a number computed from sizes became a plain one."""
+        if owner is self:
+            self.escapes.setdefault(sources, where())
+
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
         """Everything gathered, with the outputs that forward returned."""
         named = tuple((name, self.value(tensor, tuple(map(int, tensor.shape)))) for name, tensor in outputs)
@@ -85,6 +91,7 @@ class Session:
                 *self.attributes,
                 *((f"{path}.{name}", axis) for path, (name, axis) in self.grouped.items() if path in self.convolutions),
             ),
+            escapes=tuple(self.escapes.items()),
             facts=tuple((left, right, where) for (left, right), where in self.facts.items()),
         )
 

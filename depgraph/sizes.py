@@ -8,13 +8,13 @@ polynomial that is demanded of it; anything else pins what it mentions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import gcd
+from math import gcd, prod
 from typing import TypeAlias
 
 from attrs import frozen
 
 from depgraph.equations import Axis, Fresh, Known, Pin, Plus, Term, Times
-from depgraph.provenance import Arithmetic, Attribute, AxisSize, Expression, Literal, origin
+from depgraph.provenance import Arithmetic, Attribute, AxisSize, Computed, Expression, Literal, origin
 from depgraph.solve import Solver
 
 
@@ -52,7 +52,15 @@ class FollowingAttribute:
     term: Term
 
 
-Demand: TypeAlias = NamedSize | EqualSizes | SizeFact | FollowingAttribute
+@frozen
+class Escape:
+    """A plain number was computed from these sizes: they stay as they are."""
+
+    sources: tuple[Expression, ...]
+    where: str
+
+
+Demand: TypeAlias = NamedSize | EqualSizes | SizeFact | FollowingAttribute | Escape
 
 
 @frozen
@@ -100,6 +108,9 @@ class _Settlement:
         elif isinstance(demand, EqualSizes):
             first, *others = demand.terms
             self.equations.extend(_Equation(first, other, demand.reason) for other in others)
+        elif isinstance(demand, Escape):
+            number = Computed(0, demand.sources)
+            self.equations.append(_Equation(number, number, f"a number computed at {demand.where}"))
         elif isinstance(demand, SizeFact):
             self._equate(demand.left, demand.right, f"a comparison at {demand.where}")
         elif demand.term.size != demand.size:
@@ -217,6 +228,12 @@ class _Settlement:
             return "changed"
         if (left is None) == (right is None):
             return "waiting"
+        quotient = self._quotient(equation.left, right) or self._quotient(equation.right, left)
+        if quotient is not None:
+            if quotient[0] == quotient[1]:
+                return "done"
+            self._reconcile(*quotient, equation)
+            return "changed"
         side, target = (equation.left, right) if left is None else (equation.right, left)
         assert target is not None
         solved = self._invert(side, target)
@@ -229,6 +246,19 @@ class _Settlement:
         self.known[path] = (polynomial, term)
         return "done"
 
+    def _quotient(self, side: Expression | Term, target: Polynomial | None) -> tuple[Polynomial, Polynomial] | None:
+        """``a // b == target`` as ``a == b * target``, where it comes out even now and polynomials do not divide."""
+        if target is None or not isinstance(side, Arithmetic) or side.op != "//":
+            return None
+        dividend, divisor = self._value(side.left), self._value(side.right)
+        if dividend is None or divisor is None:
+            return None
+        multiple = _apply("*", divisor, target) or {}
+        return (dividend, multiple) if self._size_of(dividend) == self._size_of(multiple) else None
+
+    def _size_of(self, polynomial: Polynomial) -> int:
+        return sum(count * prod(map(self.solver.size, monomial)) for monomial, count in polynomial.items())
+
     def _value(self, side: Expression | Term) -> Polynomial | None:
         if isinstance(side, TERMS):
             return self._polynomial(self.solver.term(side))
@@ -239,6 +269,10 @@ class _Settlement:
         if isinstance(side, Attribute):
             found = self.known.get(side.path)
             return None if found is None else found[0]
+        if isinstance(side, Computed):
+            sources = [self._value(source) for source in side.sources]
+            constant = all(source is not None and not any(source) for source in sources)
+            return ({(): side.value} if side.value else {}) if constant else None
         left, right = self._value(side.left), self._value(side.right)
         if left is None or right is None:
             return None
@@ -308,6 +342,9 @@ class _Settlement:
                 return True
         if leaf in self.balanced or any(len(monomial) > 1 or count < 0 for monomial, count in target.items()):
             return False
+        if set(target) == {()}:
+            self.solver.pin(leaf, f"it must keep the size of a pinned axis ({where})")
+            return True
         if target.get((), 0) > _MANY:
             return False
         sizes = [
@@ -337,6 +374,8 @@ class _Settlement:
             return self.solver.leaves(self.solver.term(side))
         if isinstance(side, AxisSize):
             return self.solver.leaves(self._axis(side))
+        if isinstance(side, Computed):
+            return [leaf for source in side.sources for leaf in self._mentioned(source)]
         if isinstance(side, Arithmetic):
             return self._mentioned(side.left) + self._mentioned(side.right)
         if isinstance(side, Attribute) and side.path in self.known:

@@ -23,9 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from depgraph import codec
 from depgraph.choose import plan as choose
 from depgraph.execution import execute, execute_
-from depgraph.graph import Graph, OpType
+from depgraph.graph import Graph
 from depgraph.indices import IndexSet
 from depgraph.plans import Plan, plan_of
+from depgraph.records import OpType
 from depgraph.scoring import Random, score
 from depgraph.spaces import UNIT, Atom, Space, atoms, image, laid_end_to_end, product
 from depgraph.tracing import trace

@@ -83,7 +83,7 @@ def record(
         fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
-        token = provenance.listen(session.fact)
+        token = provenance.listen(session)
         stack.callback(provenance.unlisten, token)
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())

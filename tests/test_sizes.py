@@ -1,5 +1,6 @@
 """Where sizes come from: each mechanism on a ten-line module, with the exact attribute edits, pins and balances expected."""
 
+import math
 import types
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import testing
-from depgraph.provenance import Arithmetic, Attribute, Literal, Sized, origin
+from depgraph.provenance import Arithmetic, Attribute, Computed, Literal, Sized, origin
 
 X = torch.randn(2, 6, 8)
 
@@ -384,7 +385,7 @@ def test_sized_integers_behave_as_integers():
     a, b = Sized(12, Attribute("a", 12)), Sized(4, Attribute("b", 4))
     assert (a + b, a - b, a * b, a // b, 2 * a, 30 - a, 48 // a) == (16, 8, 48, 3, 24, 18, 4)
     assert origin(a // b) == Arithmetic("//", Attribute("a", 12), Attribute("b", 4))
-    assert origin(3) == Literal(3) and origin(a % 5) == Literal(2)
+    assert origin(3) == Literal(3) and origin(a % 5) == Computed(2, (Attribute("a", 12),))
     assert (a / 8, a**2, -a, str(a), f"{a:03d}", hash(a), {12: "x"}[a]) == (1.5, 144, -12, "12", "012", hash(12), "x")
     assert a == 12 and a != 13 and a > b and type(int(a)) is int
 
@@ -425,3 +426,49 @@ def test_tuples_are_each_modules_own():
     model = nn.Sequential(Layer(shape), Layer(shape))
     small = dg.execute(dg.cut(dg.trace(model, X), "1.up.weight", [0, 1, 2, 3], dim=0), model)
     assert (small[0].shape, small[1].shape) == ((3, 4), (2, 4)) and small(X).shape == X.shape
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        lambda y: int(y.shape[-1] / 2),
+        lambda y: int(y.shape[-1] * 0.5),
+        lambda y: round(y.shape[-1] * 0.5),
+        lambda y: math.ceil(y.shape[-1] / 2),
+        lambda y: math.floor(y.shape[-1] / 2),
+        lambda y: 6 * len(y[0, 0]) // 12,
+        lambda y: y.shape[-1] % 7 + 1,
+        lambda y: int(y.shape[-1] ** 0.5) + 3,
+    ],
+)
+def test_numbers_that_were_rounded_pin_what_they_came_from(half):
+    """A slice by `int(C / 2)` would move if C changed: both parts are pinned, and no pruned forward fails."""
+
+    class Model(Frame):
+        def between(self, y):
+            return y[..., : half(y)]
+
+    graph = dg.trace(Model(outer=6), X)
+    assert not graph.groups
+    assert dg.trace(Model(outer=6), X).pinned
+
+
+def test_floor_division_and_negation_are_followed():
+    """`C // 2`, `-(-C // 2)`, `divmod` and `numel` keep their origin; a negative bound follows its attribute."""
+
+    class Halves(Frame):
+        def between(self, y):
+            return torch.cat([y[..., : y.shape[-1] // 2].relu(), y[..., y.shape[-1] // 2 :]], -1)
+
+    class Tail(Frame):
+        def between(self, y):
+            return torch.cat([y[..., -self.keep :], y[..., : -self.keep].relu()], -1)
+
+    class Counted(Frame):
+        def between(self, y):
+            return y.reshape(y.shape[0], y.numel() // y.shape[0] // y.shape[1], -1).reshape(y.shape)
+
+    for model in (Halves(), Counted()):
+        graph = dg.trace(model, X)
+        testing.assert_lawful(model, X, ratio=0.4) if graph.groups else None
+    assert cut(Tail(keep=5), (0, 11)) == [("keep", 5, 4)]
