@@ -146,8 +146,8 @@ INTRODUCTION = """# Models of the zoos
 Written by `tox run -e zoo`. Random weights, no annotation, no patched forward. The columns channel to conv group count groups
 by role. *Inner halved*: half of every group of role channel or head dim goes. *Quarter of heads*: a quarter of every group of
 role head or KV group goes (rounded down; `refused` where each is too small for that). The number is the fraction of the
-parameters that remains; it stands only where the pruned model ran and the square closed. Last column: why weights are pinned, beside
-kernels, inputs, outputs and vocabularies, with the number of axes.
+parameters that remains; it stands only where the pruned model ran and the square closed. Last column: why weights are pinned,
+beside kernels, inputs, outputs and vocabularies, with the number of axes.
 """
 
 

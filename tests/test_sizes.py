@@ -466,9 +466,10 @@ def test_floor_division_and_negation_are_followed():
 
     class Counted(Frame):
         def between(self, y):
-            return y.reshape(y.shape[0], y.numel() // y.shape[0] // y.shape[1], -1).reshape(y.shape)
+            return y.reshape(y.shape[0], y.shape[1], y.numel() // (y.shape[0] * y.shape[1])).relu()
 
-    for model in (Halves(), Counted()):
-        graph = dg.trace(model, X)
-        testing.assert_lawful(model, X, ratio=0.4) if graph.groups else None
+    assert [len(balance.atoms) for balance in dg.trace(Halves(), X).balances] == [2]
+    assert [group.size for group in dg.trace(Counted(), X).groups] == [12]
+    testing.assert_lawful(Halves(), X, ratio=0.4)
+    testing.assert_lawful(Counted(), X, ratio=0.4)
     assert cut(Tail(keep=5), (0, 11)) == [("keep", 5, 4)]
