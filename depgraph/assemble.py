@@ -89,7 +89,8 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
     demands.extend(sizes.SizeFact(left, right, where) for left, right, where in recording.facts)
     demands.extend(sizes.FollowingAttribute(Attribute(path), term) for path, term in recording.layer_attributes)
     demands.extend(sizes.Escape(sources, where) for sources, where in recording.escapes)
-    settled = sizes.settle(solver, demands)
+    held = [axis for declared in recording.declared if declared.kind == "parameter" for axis in declared.value.axes]
+    settled = sizes.settle(solver, demands, held)
     return _written(recording, solver, settled, rules, work)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.equations import Call, Rule, Value
@@ -137,6 +138,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for (key, default), position in zip(parameters, range(len(parameters)), strict=True):
                 given = args[position] if position < len(args) else kwargs.get(key, default)
                 bound[key] = self._data(given)
+        if name == "aten._grouped_mm":
+            args, kwargs = pytree.tree_map(_as_bfloat16, (args, kwargs))
         result = self.call(func, args, kwargs)
         if name == "aten.contiguous":
             # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
@@ -171,6 +174,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             channels = (outputs[0] if transposed else bound["input"])[1 - bound["weight"].ndim]
             session.grouped.setdefault(path, ("out_channels" if transposed else "in_channels", channels))
         session.calls.append(Call(name, types.MappingProxyType(args), outputs, path, kind, leaf, where()))
+
+
+def _as_bfloat16(item: Any) -> Any:
+    """The fake kernel of grouped products takes this type only; shapes are all that counts here."""
+    return item.to(torch.bfloat16) if isinstance(item, torch.Tensor) and item.is_floating_point() else item
 
 
 @cache

@@ -79,9 +79,12 @@ Monomial: TypeAlias = tuple[int, ...]
 Polynomial: TypeAlias = dict[Monomial, int]
 
 
-def settle(solver: Solver, demands: Iterable[Demand]) -> Settled:
-    """State in the solver what the demands force, and return what remains to be followed."""
-    return _Settlement(solver, demands).run()
+def settle(solver: Solver, demands: Iterable[Demand], held: Sequence[Axis] = ()) -> Settled:
+    """State in the solver what the demands force, and return what remains to be followed.
+
+    `held` are the axes of the parameters: an atom that occurs in none of them can never lose an index.
+    """
+    return _Settlement(solver, demands, held).run()
 
 
 @frozen
@@ -92,8 +95,9 @@ class _Equation:
 
 
 class _Settlement:
-    def __init__(self, solver: Solver, demands: Iterable[Demand]) -> None:
+    def __init__(self, solver: Solver, demands: Iterable[Demand], held: Sequence[Axis]) -> None:
         self.solver = solver
+        self.held = held
         self.equations: list[_Equation] = []
         self.following: list[FollowingAttribute] = []
         self.known: dict[str, tuple[Polynomial, Term | None]] = {}
@@ -162,7 +166,7 @@ class _Settlement:
         balances = []
         for representative, leaves in classes.items():
             members = dict.fromkeys(root for leaf in (representative, *leaves) for root in self.solver.leaves(leaf))
-            if len(members) > 1:
+            if len(members) > 1 and not any(self.solver.reason(root) for root in members):
                 reason = next(self.reasons[leaf] for leaf in leaves if leaf in self.reasons)
                 balances.append((tuple(Known(self.solver.size(root), root) for root in members), reason))
         return Settled(tuple(attributes.items()), tuple(balances))
@@ -206,8 +210,13 @@ class _Settlement:
         return {}
 
     def _spread_pins(self) -> bool:
-        """A class with a pinned member is pinned as a whole."""
+        """A class with a pinned member, or with one that no parameter holds, is pinned as a whole."""
         changed = False
+        held = {leaf for axis in self.held for leaf in self.solver.leaves(self.solver.term(axis))} if self.balanced else set()
+        for root in [root for leaf in self.balanced for root in self.solver.leaves(leaf)]:
+            if self.held and root not in held and self.solver.reason(root) is None:
+                self.solver.pin(root, "no parameter holds it")
+                changed = True
         for leaf in list(self.balanced):
             representative = self._class(leaf)
             for one, other in ((leaf, representative), (representative, leaf)):

@@ -117,7 +117,7 @@ def row(name: str, model: nn.Module, args: Any, kwargs: Any) -> Row:
     roles = Counter(group.role for group in graph.groups)
     seconds = time.perf_counter() - start
     inner = {f"role:{role}": 0.5 for role in INNER if roles[role]}
-    heads = {f"role:{role}": 0.25 for role in HEADS if roles[role]}
+    heads = {group.name: max(0.25, 1 / group.size) for group in graph.groups if group.role in HEADS}
     return Row(
         name,
         seconds,
@@ -145,7 +145,7 @@ INTRODUCTION = """# Models of the zoos
 
 Written by `tox run -e zoo`. Random weights, no annotation, no patched forward. The columns channel to conv group count groups
 by role. *Inner halved*: half of every group of role channel or head dim goes. *Quarter of heads*: a quarter of every group of
-role head or KV group goes (rounded down; `refused` where each is too small for that). The number is the fraction of the
+role head or KV group goes, at least one (`refused` where that cannot be). The number is the fraction of the
 parameters that remains; it stands only where the pruned model ran and the square closed. Last column: why weights are pinned,
 beside kernels, inputs, outputs and vocabularies, with the number of axes.
 """

@@ -181,6 +181,20 @@ def _trailing_norm(call: Call) -> Iterator[Statement]:
                 yield Equal(axis, parameter)
 
 
+def _grouped_product(call: Call) -> Iterator[Statement]:
+    a, b, out = call["self"], call["mat2"], call.out
+    yield Equal(a[-1], b[-2])
+    yield Equal(out[-1], b[-1])
+    for value in (a, b):
+        if value.ndim == 3:
+            yield Pin(value[0], f"it counts the groups of {call.op}, to which the data sends its rows")
+    for before, after in zip(a.axes[:-1], out.axes, strict=False):
+        if a.ndim == out.ndim:
+            yield Equal(before, after)
+    if isinstance(call["bias"], Value):
+        yield Equal(call["bias"][-1], out[-1])
+
+
 def _embedding(call: Call) -> Iterator[Statement]:
     w, indices, out = call["weight"], call["indices"], call.out
     yield Pin(w[0], "it is indexed by the data (a vocabulary)")
@@ -276,6 +290,7 @@ RULES: dict[str, Rule] = {
     "aten.group_norm": Rule(_group_norm, "GN"),
     "aten.layer_norm": Rule(_trailing_norm, "LN"),
     "aten.rms_norm": Rule(_trailing_norm, "LN"),
+    "aten._grouped_mm": Rule(_grouped_product, "MATMUL"),
     "aten.embedding": Rule(_embedding, "EMBEDDING"),
     "aten.embedding_bag": Rule(_embedding_bag, "EMBEDDING"),
     "aten._weight_norm": Rule(elementwise),
