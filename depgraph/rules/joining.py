@@ -106,7 +106,9 @@ def _slice(call: Call) -> Iterator[Statement]:
     yield from passed(x, out, {dim})
     start = min(max(int(first) + (size if first < 0 else 0), 0), size)
     stop = start + (out.shape[dim] - 1) * step + 1 if out.shape[dim] else start
-    if out.shape[dim] == 0:
+    if out.shape[dim] == 0 and start == size and first > 0:
+        yield Named(x[dim], first)
+    elif out.shape[dim] == 0:
         yield Pin(x[dim], "an empty slice is taken of it")
     elif step > 1:
         yield from _strided(x[dim], out[dim], start, step, call)
