@@ -32,14 +32,17 @@ def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Map
     """The role of each group, read off the structure: where it stands in products, and in which operators it does what."""
     outer: dict[Atom, bool] = {}
     inner: set[Atom] = set()
+    around: dict[Atom, set[Atom]] = {}
     for tensor in tensors:
         for space in tensor.axes if tensor.kind != "value" else ():
-            found = [leaf for leaf in leaves(space) if leaf.atom in free]
-            for leaf in found if len({leaf.atom for leaf in found}) > 1 else ():
+            everything = leaves(space) if len(atoms(space)) > 1 else ()
+            found = [leaf for leaf in everything if leaf.atom in free]
+            for leaf in found:
+                around.setdefault(leaf.atom, set()).update(other.atom for other in everything if _surrounds(other, leaf))
                 if any(_surrounds(leaf, other) for other in found):
                     first = not any(_surrounds(other, leaf) for other in found)
                     outer[leaf.atom] = outer.get(leaf.atom, False) or first
-                else:
+                elif len({other.atom for other in found}) > 1:
                     inner.add(leaf.atom)
     batch, contracted, blocks = _attention_atoms(tensors, operations)
     roles = {}
@@ -48,7 +51,7 @@ def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Map
             repeated = "head" if outer[atom] else "kv_group"
             roles[atom] = repeated if atom in batch else "conv_group" if atom in blocks else "block"
         else:
-            roles[atom] = "head_dim" if atom in contracted and atom in inner else "channel"
+            roles[atom] = "head_dim" if atom in contracted and around.get(atom, set()) & batch else "channel"
     return roles
 
 
