@@ -224,7 +224,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     ]
     result = Graph(
         operations=tuple(
-            item.costing(Cost(tuple(memo[axis] for axis in cost.axes), cost.scale) for cost in item.costs)
+            item.costing(_cost_in_order([memo[axis] for axis in cost.axes], cost.scale) for cost in item.costs)
             for item in graph.operations
         ),
         tensors=tuple(
@@ -241,6 +241,11 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         balances=tuple(sorted(balances, key=lambda balance: balance.atoms[0].id)),
     )
     return result, {new[atom].id: atom.id for atom in old}
+
+
+def _cost_in_order(axes: Iterable[Space], scale: int) -> Cost:
+    """A cost without factors of 1, the others in one order; only their product counts."""
+    return Cost(tuple(sorted((axis for axis in axes if axis != UNIT), key=str)), scale)
 
 
 def _in_order(space: Space) -> Space:
