@@ -153,8 +153,9 @@ class _Settlement:
         while self._round():
             pass
         attributes: dict[str, Term] = {}
-        for path, (polynomial, term) in self.known.items():
-            if any(polynomial_key for polynomial_key in polynomial):
+        for path, (known, term) in self.known.items():
+            polynomial = self._refreshed(known)
+            if any(polynomial):
                 attributes[path] = term if term is not None else self._term_of(polynomial)
         for follower in self.following:
             polynomial = self._polynomial(self.solver.term(follower.term))
@@ -172,23 +173,18 @@ class _Settlement:
         return Settled(tuple(attributes.items()), tuple(balances))
 
     def _round(self) -> bool:
-        """One pass; true as soon as something was pinned or balanced, so that polynomials are read anew."""
-        self.known = {}
-        if self._spread_pins():
+        """One pass over the open equations; true if something was pinned, balanced or solved, so that another may help."""
+        progress = self._spread_pins()
+        still_open = []
+        for equation in self.equations:
+            outcome = self._solve(equation)
+            progress = progress or outcome != "waiting"
+            if outcome != "done":
+                still_open.append(equation)
+        self.equations = still_open
+        if progress or self._settle_one(still_open):
             return True
-        open_equations = list(self.equations)
-        progress = True
-        while progress:
-            progress = False
-            for equation in list(open_equations):
-                outcome = self._solve(equation)
-                if outcome == "changed":
-                    return True
-                if outcome == "done":
-                    open_equations.remove(equation)
-                    progress = True
-            progress = progress or self._settle_one(open_equations)
-        return any(self._pin_equation(equation) for equation in open_equations)
+        return any(self._pin_equation(equation) for equation in still_open)
 
     def _settle_one(self, open_equations: list[_Equation]) -> bool:
         """Several attributes in one product or quotient: one may keep its value, so that another one can follow."""
@@ -277,7 +273,7 @@ class _Settlement:
             return self._polynomial(self._axis(side))
         if isinstance(side, Attribute):
             found = self.known.get(side.path)
-            return None if found is None else found[0]
+            return None if found is None else self._refreshed(found[0])
         if isinstance(side, Computed):
             sources = [self._value(source) for source in side.sources]
             constant = all(source is not None and not any(source) for source in sources)
@@ -419,6 +415,16 @@ class _Settlement:
         for factor in self.solver.factors(root):
             result = _apply("*", result, self._polynomial(factor)) or {}
         return result
+
+    def _refreshed(self, polynomial: Polynomial) -> Polynomial:
+        """The same polynomial after atoms in it were balanced, split or pinned."""
+        total: Polynomial = {}
+        for monomial, count in polynomial.items():
+            term: Polynomial = {(): count}
+            for leaf in monomial:
+                term = _apply("*", term, self._polynomial(leaf)) or {}
+            total = _apply("+", total, term) or {}
+        return total
 
     def _term_of(self, polynomial: Polynomial) -> Term:
         """A term of that size; it occurs in no tensor."""
