@@ -38,6 +38,7 @@ class Recording:
         constants: other tensors that it met, with where they came from.
         layer_attributes: module attributes that follow a term, such as ``conv1.out_channels``.
         facts: expressions that forward compared and found equal, with the source line.
+        mode: ``fake`` or ``real``, as the forward ran.
         escapes: expressions from which forward computed a plain number, with the source line.
     """
 
@@ -49,6 +50,7 @@ class Recording:
     layer_attributes: tuple[tuple[str, Term], ...] = ()
     facts: tuple[tuple[Expression, Expression, str], ...] = ()
     escapes: tuple[tuple[tuple[Expression, ...], str], ...] = ()
+    mode: str = "fake"
 
 
 @frozen
@@ -163,7 +165,8 @@ def _written(
         for o, cost in zip((line.operation for line in lines), costs, strict=True)
     )
     pinned = tuple(PinnedAtom(atom, reason) for atom, reason in solution.pins.items())
-    return renumber(Graph(operations, tuple(tensors), tuple(attributes), pinned, tuple(balances)))[0]
+    graph = Graph(operations, tuple(tensors), tuple(attributes), pinned, tuple(balances), recording.mode)
+    return renumber(graph)[0]
 
 
 def _atom(space: Space) -> Atom:

@@ -38,6 +38,7 @@ class Graph:
         attributes: module attributes that follow axes.
         pinned_atoms: what must not be touched.
         balances: groups that must lose equally many indices.
+        mode: ``fake``, or ``real`` where forward ran on the example inputs because it reads data.
     """
 
     operations: tuple[Operation, ...]
@@ -45,6 +46,7 @@ class Graph:
     attributes: tuple[SizeAttribute, ...] = ()
     pinned_atoms: tuple[PinnedAtom, ...] = ()
     balances: tuple[Balance, ...] = ()
+    mode: str = "fake"
 
     @cached_property
     def params(self) -> int:
@@ -239,6 +241,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
             if atom in new
         ),
         balances=tuple(sorted(balances, key=lambda balance: balance.atoms[0].id)),
+        mode=graph.mode,
     )
     return result, {new[atom].id: atom.id for atom in old}
 

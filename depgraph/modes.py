@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.equations import Call, Rule, Value
 from depgraph.provenance import AxisSize, Sized, origin
-from depgraph.replay import Replay
 from depgraph.session import Session, where
 
 _SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten._local_scalar_dense", "aten.set_"})
@@ -119,7 +118,7 @@ def _without_override_check(func: types.FunctionType) -> Callable[..., Any] | No
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records operators. Those without a rule are decomposed where PyTorch can."""
 
-    def __init__(self, session: Session, rules: Mapping[str, Rule], call: Replay) -> None:
+    def __init__(self, session: Session, rules: Mapping[str, Rule], call: Callable[..., Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.session = session
         self.rules = rules

@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from depgraph import codec
 from depgraph.errors import MismatchError, PinnedError, PlanError
 from depgraph.graph import Graph, renumber
 from depgraph.indices import IndexSet
-from depgraph.records import Balance, Cost, PinnedAtom, SizeAttribute, Tensor, retyped
+from depgraph.records import Balance, Cost, SizeAttribute, Tensor, retyped
 from depgraph.spaces import UNIT, Atom, Space, atoms, image, leaves, preimage, substitute
 
 K = TypeVar("K", int, str)
@@ -326,12 +326,9 @@ def _shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> tuple[Graph, dict
         for item in graph.operations
     )
     attributes = tuple(SizeAttribute(attribute.path, after(attribute.space)) for attribute in graph.attributes)
-    pinned = graph.pinned_atoms
     balances = []
     for balance in graph.balances:
         members = [after(atom) for atom in balance.atoms]
         if all(isinstance(member, Atom) for member in members):
             balances.append(Balance(tuple(member for member in members if isinstance(member, Atom)), balance.reason))
-    return renumber(
-        Graph(operations, tensors, attributes, tuple(PinnedAtom(pin.atom, pin.reason) for pin in pinned), tuple(balances))
-    )
+    return renumber(evolve(graph, operations=operations, tensors=tensors, attributes=attributes, balances=tuple(balances)))

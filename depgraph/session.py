@@ -34,7 +34,8 @@ def named_leaves(root: str, tree: Any) -> list[tuple[str, torch.Tensor]]:
 class Session:
     """What one trace gathers. Tensors are kept alive until it ends, so that their ids stay theirs."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
         self.values: dict[int, tuple[torch.Tensor, Value]] = {}
         self.count = 0
         self.calls: list[Call] = []
@@ -82,6 +83,7 @@ class Session:
         """Everything gathered, with the outputs that forward returned."""
         named = tuple((name, self.value(tensor, tuple(map(int, tensor.shape)))) for name, tensor in outputs)
         return Recording(
+            mode=self.mode,
             calls=tuple(self.calls),
             declared=tuple(self.declared),
             inputs=tuple(self.inputs),

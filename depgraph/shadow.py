@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,23 +20,63 @@ from depgraph.equations import Value
 from depgraph.errors import TraceError
 from depgraph.layer_attributes import followed, read_in_forward
 from depgraph.provenance import Attribute, Sized
+from depgraph.replay import Replay
 from depgraph.session import Session, named_leaves
 
 
-def fake_like(tensor: torch.Tensor, fake_mode: FakeTensorMode, device: torch.device | None = None) -> torch.Tensor:
-    """A fake tensor of the same shape, strides, dtype and device; to be called outside of the fake mode."""
-    if isinstance(tensor, FakeTensor):
-        raise TraceError("expected real or meta tensors, met fake ones. Trace outside of FakeTensorMode.")
-    device = device or tensor.device
-    if tensor.layout is not torch.strided:
-        with fake_mode:
-            return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    return FakeTensor(fake_mode, torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"), device)
+class FakeTensors:
+    """Stand-ins of the same shapes, strides, dtypes and devices, without data."""
+
+    mode = "fake"
+
+    def __init__(self) -> None:
+        self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def like(self, tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+        """A fake tensor; to be called outside of the fake mode."""
+        if isinstance(tensor, FakeTensor):
+            raise TraceError("expected real or meta tensors, met fake ones. Trace outside of FakeTensorMode.")
+        device = device or tensor.device
+        if tensor.layout is not torch.strided:
+            with self._fake_mode:
+                return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        plain = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        return FakeTensor(self._fake_mode, plain, device)
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Under which the forward runs."""
+        return self._fake_mode
+
+    def caller(self) -> Callable[..., Any]:
+        """How an operator is called."""
+        return Replay(self._fake_mode)
 
 
-def fake_parameters(model: nn.Module, fake_mode: FakeTensorMode, session: Session) -> dict[int, torch.Tensor]:
-    """One fake tensor for each distinct parameter and buffer, by the id of the real one."""
-    fakes: dict[int, torch.Tensor] = {}
+class RealTensors:
+    """Copies of buffers and inputs, and parameters as they are: forward may write to the former."""
+
+    mode = "real"
+
+    def like(self, tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+        """A tensor with the same data and no history."""
+        return tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Under which the forward runs: nothing special."""
+        return nullcontext()
+
+    def caller(self) -> Callable[..., Any]:
+        """How an operator is called."""
+        return _call
+
+
+def _call(func: Any, args: Any, kwargs: Any) -> Any:
+    return func(*args, **kwargs)
+
+
+def held_tensors(model: nn.Module, tensors: FakeTensors | RealTensors, session: Session) -> dict[int, torch.Tensor]:
+    """One stand-in for each distinct parameter and buffer, by the id of the model's own."""
+    made: dict[int, torch.Tensor] = {}
     named: dict[int, list[str]] = {}
     order: list[tuple[str, str, torch.Tensor]] = []
     for kind, pairs in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
@@ -44,25 +85,25 @@ def fake_parameters(model: nn.Module, fake_mode: FakeTensorMode, session: Sessio
             if len(named[id(tensor)]) == 1:
                 order.append((name, kind, tensor))
     for name, kind, tensor in order:
-        fake = fake_like(tensor, fake_mode)
+        stand_in = tensors.like(tensor)
         if kind == "parameter":
-            fake._is_param = True
-        fakes[id(tensor)] = fake
-        value = session.value(fake, tuple(tensor.shape))
-        session.values[id(tensor)] = (tensor, value)  # forward may hold the real one in a closure
+            stand_in._is_param = True
+        made[id(tensor)] = stand_in
+        value = session.value(stand_in, tuple(tensor.shape))
+        session.values[id(tensor)] = (tensor, value)  # forward may hold the model's own in a closure
         owner = name.rpartition(".")[0]
         session.declared.append(Declared(value, name, kind, owner, tuple(named[id(tensor)][1:])))
-    return fakes
+    return made
 
 
-def fake_inputs(inputs: Any, fake_mode: FakeTensorMode, session: Session, device: torch.device | None) -> Any:
-    """The (args, kwargs) with a fake tensor for each distinct tensor; a meta model gets meta inputs."""
+def given_tensors(inputs: Any, tensors: FakeTensors | RealTensors, session: Session, device: torch.device | None) -> Any:
+    """The (args, kwargs) with a stand-in for each distinct tensor; a meta model gets meta inputs."""
     target = device if device is not None and device.type == "meta" else None
     made: dict[int, torch.Tensor] = {}
     for root, tree in (("input", inputs[0]), ("kwargs", inputs[1])):
         for name, tensor in named_leaves(root, tree):
             if id(tensor) not in made:
-                made[id(tensor)] = fake_like(tensor, fake_mode, target)
+                made[id(tensor)] = tensors.like(tensor, target)
                 session.inputs.append((name, session.value(made[id(tensor)], tuple(tensor.shape))))
     return pytree.tree_map(lambda leaf: made.get(id(leaf), leaf), inputs)
 

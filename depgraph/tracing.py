@@ -1,4 +1,4 @@
-"""Run a model's forward once on fake tensors and record every operator. The model is never written to.
+"""Run a model's forward once, on fake tensors where that can be, and record every operator. The model is never written to.
 
 The forward runs on a shallow copy of the module tree (`depgraph.shadow`) under two modes (`depgraph.modes`): a function
 mode that keeps the arguments of a call as they were written, and a dispatch mode that records the operators, composite
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from depgraph import provenance
 from depgraph.assemble import Recording, assemble
@@ -21,11 +21,13 @@ from depgraph.equations import Rule
 from depgraph.errors import TraceError
 from depgraph.graph import Graph
 from depgraph.modes import Recorder, SizeMode
-from depgraph.replay import Replay
 from depgraph.rules import RULES
 from depgraph.session import Session, named_leaves, raised_at
-from depgraph.shadow import fake_inputs, fake_parameters, shadow
+from depgraph.shadow import FakeTensors, RealTensors, given_tensors, held_tensors, shadow
 from depgraph.wrappers import unwrap
+
+Mode = Literal["auto", "fake", "real"]
+_NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 def trace(
@@ -34,22 +36,27 @@ def trace(
     kwargs: Mapping[str, Any] | None = None,
     *,
     rules: Mapping[str, Rule] = RULES,
+    mode: Mode = "auto",
 ) -> Graph:
     """The dependency graph of a model.
 
-    The forward runs once, on fake tensors: no data, no memory for weights, any device. The model is left as it was.
+    The forward runs once, on fake tensors: no data, no memory for weights, any device. Where it reads the data of a tensor
+    (`.item()`, routing, detection heads), it runs on the example inputs instead, and `graph.mode` says so: the graph is
+    that of the branches that these inputs take. The model is left as it was.
 
     Args:
         model: any `nn.Module`; compiled and data-parallel wrappers are looked through.
         example_inputs: a tensor, a tuple or list of positional arguments, or a dict that is passed as the one argument.
         kwargs: keyword arguments of the forward.
         rules: the operator table; extend it with ``RULES | {...}``.
+        mode: ``fake``, ``real``, or ``auto``: fake, and real where forward needs data.
 
     Returns:
         The graph: nodes, groups, pinned axes with their reasons, parameter and MAC counts.
 
     Raises:
-        TraceError: the model is scripted or not initialised, the inputs lie on another device, or forward needs data.
+        TraceError: the model is scripted or not initialised, the inputs lie on another device, or forward needs
+            data that there is none of.
         Exception: whatever the model's own forward raises comes through as it is.
 
     >>> import torch, depgraph as dg
@@ -58,7 +65,7 @@ def trace(
     >>> [str(group) for group in graph.groups]
     ['0.weight:0 (8 indices, 3 axes)']
     """
-    return assemble(record(model, example_inputs, kwargs, rules=rules), rules)
+    return assemble(record(model, example_inputs, kwargs, rules=rules, mode=mode), rules)
 
 
 def record(
@@ -67,38 +74,53 @@ def record(
     kwargs: Mapping[str, Any] | None = None,
     *,
     rules: Mapping[str, Rule] = RULES,
+    mode: Mode = "auto",
 ) -> Recording:
     """What `trace` hands to the rules: the operator calls of one forward, without tensors."""
+    if mode not in {"auto", "fake", "real"}:
+        raise TraceError(f"expected mode to be 'auto', 'fake' or 'real', met {mode!r}.")
     model = unwrap(model)
     _refuse_untraceable(model)
-    args = _positional(example_inputs)
-    _check_devices(model, (args, dict(kwargs or {})))
-    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-    session = Session()
+    inputs = _positional(example_inputs), dict(kwargs or {})
+    _check_devices(model, inputs)
+    if mode == "real":
+        return _recorded(model, inputs, rules, RealTensors())
+    try:
+        return _recorded(model, inputs, rules, FakeTensors())
+    except _NEEDS_DATA as error:
+        if mode == "auto" and not _is_meta(model):
+            return _recorded(model, inputs, rules, RealTensors())
+        raise TraceError(
+            f"forward reads the data of a tensor ({error.func}) at {raised_at(error)}; fake tensors have none. "
+            "Trace with mode='real' and a model that is not on the meta device, move that decision out of forward, or trace "
+            "the submodule behind it."
+        ) from error
+
+
+def _recorded(model: nn.Module, inputs: Any, rules: Mapping[str, Rule], tensors: FakeTensors | RealTensors) -> Recording:
+    session = Session(tensors.mode)
+    device = _only_device(model)
     with ExitStack() as stack:
-        fakes = fake_parameters(model, fake_mode, session)
-        tree = shadow(model, fakes, session)
-        device = _only_device(model)
-        fake_args, fake_kwargs = fake_inputs((args, dict(kwargs or {})), fake_mode, session, device)
+        held = held_tensors(model, tensors, session)
+        tree = shadow(model, held, session)
+        args, kwargs = given_tensors(inputs, tensors, session, device)
         fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
         token = provenance.listen(session)
         stack.callback(provenance.unlisten, token)
-        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(fake_mode)
-        stack.enter_context(Recorder(session, rules, Replay(fake_mode)))
+        stack.enter_context(tensors.context())
+        stack.enter_context(Recorder(session, rules, tensors.caller()))
         stack.enter_context(SizeMode(session))
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
-        try:
-            result = tree(*fake_args, **fake_kwargs)
-        except DataDependentOutputException as error:
-            raise TraceError(
-                f"forward reads the data of a tensor ({error.func}) in {session.module or 'the model'} at {raised_at(error)}; "
-                "fake tensors have none. Move that decision out of forward, or trace the submodule behind it."
-            ) from error
+        result = tree(*args, **kwargs)
     return session.recording(named_leaves("output", result))
+
+
+def _is_meta(model: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _positional(example_inputs: Any) -> tuple[Any, ...]:
