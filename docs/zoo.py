@@ -26,56 +26,9 @@ import depgraph as dg
 from depgraph.spaces import atoms
 from tests import zoo
 
-CONVOLUTIONAL = [
-    "cs3darknet_s",
-    "inception_next_tiny",
-    "mixnet_s",
-    "efficientvit_m0",
-    "fasternet_t0",
-    "mambaout_femto",
-    "efficientvim_m1",
-    "shvit_s1",
-    "rexnet_100",
-    "res2net50d",
-    "skresnet18",
-    "dpn68",
-    "tresnet_m",
-    "nextvit_small",
-    "crossvit_tiny_240",
-    "coat_tiny",
-    "nest_tiny",
-    "pit_ti_224",
-    "visformer_tiny",
-]
-ATTENTION = [
-    "vit_tiny_patch16_224",
-    "deit3_small_patch16_224",
-    "beit_base_patch16_224",
-    "eva02_tiny_patch14_224",
-    "swin_tiny_patch4_window7_224",
-    "swinv2_tiny_window8_256",
-    "convformer_s18",
-    "caformer_s18",
-    "poolformer_s12",
-    "levit_128s",
-    "xcit_nano_12_p16_224",
-    "cait_xxs24_224",
-    "mvitv2_tiny",
-    "davit_tiny",
-    "gcvit_xxtiny",
-    "maxvit_tiny_rw_224",
-    "tiny_vit_5m_224",
-    "mobilevit_xxs",
-    "focalnet_tiny_srf",
-    "hiera_tiny_224",
-    "pvt_v2_b0",
-    "twins_pcpvt_small",
-    "edgenext_xx_small",
-    "mixer_s32_224",
-    "resmlp_12_224",
-    "volo_d1_224",
-    "tnt_s_legacy_patch16_224",
-]
+TIMM = (Path(__file__).parent / "zoo_timm.txt").read_text(encoding="utf-8").split()
+"""A small model of each of timm's families, and some more whose forward takes sizes in ways of its own."""
+
 INNER = ("channel", "head_dim")
 HEADS = ("head", "kv_group")
 
@@ -128,6 +81,14 @@ def row(name: str, model: nn.Module, args: Any, kwargs: Any) -> Row:
     )
 
 
+def measured(name: str, make: Any) -> Row:
+    """The row of a model, or one that says what its tracing raised."""
+    try:
+        return row(name, *make())
+    except Exception as error:  # noqa: BLE001 - a model that cannot be traced is a result of this table
+        return Row(name, 0.0, Counter(), f"raises {type(error).__name__}", "-", str(error).split("\n")[0][:200])
+
+
 def pinned_reasons(graph: dg.Graph) -> str:
     """The commonest reasons why axes of weights are pinned, leaving out kernels, inputs, outputs and vocabularies."""
     usual = ("kernel axis", "the model's", "vocabulary", "is not used in forward")
@@ -143,17 +104,40 @@ def pinned_reasons(graph: dg.Graph) -> str:
 
 INTRODUCTION = """# Models of the zoos
 
-Written by `tox run -e zoo`. Random weights, no annotation, no patched forward. The columns channel to conv group count groups
-by role. *Inner halved*: half of every group of role channel or head dim goes. *Quarter of heads*: a quarter of every group of
-role head or KV group goes, at least one (`refused` where that cannot be). The number is the fraction of the
-parameters that remains; it stands only where the pruned model ran and the square closed. Last column: why weights are pinned,
-beside kernels, inputs, outputs and vocabularies, with the number of axes.
+Written by `tox run -e zoo`: torchvision's classification and segmentation models, a small model of each of timm's families, and
+small configurations of transformers. Random weights, no annotation, no patched forward. The columns channel to conv group count
+groups by role. *Inner halved*: half of every group of role channel or head dim goes. *Quarter of heads*: a quarter of every
+group of role head or KV group goes, at least one (`refused` where that cannot be). The number is the fraction of the parameters
+that remains; it stands only where the pruned model ran and the square closed. Last column: why weights are pinned, beside
+kernels, inputs, outputs and vocabularies, with the number of axes.
 """
 
 
 def transformers_models() -> list[tuple[str, Any]]:
     """Names and makers of the transformers models."""
     return [(name, zoo.small_transformers(name)) for name in zoo.TRANSFORMERS]
+
+
+def torchvision_models() -> list[tuple[str, Any]]:
+    """Names and makers of torchvision's classification and segmentation models, the smaller ones of each family."""
+    module = zoo.torchvision().models
+
+    def maker(name: str) -> Any:
+        def make() -> tuple[nn.Module, Any, Any]:
+            options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+            if name in module.list_models(module.segmentation):
+                options = {"weights_backbone": None}
+            fixed = name.startswith(("vit", "swin", "maxvit", "inception"))
+            size = 299 if name == "inception_v3" else 224 if fixed else 96
+            return module.get_model(name, weights=None, **options).eval(), (torch.randn(1, 3, size, size),), {}
+
+        return make
+
+    names = [*module.list_models(module), *module.list_models(module.segmentation)]
+    large = ("vit_h", "vit_l", "128gf", "v2_l", "_b7", "_b6", "_b5", "32gf", "16gf", "101_64x4d", "152")
+    return [
+        (name, maker(name)) for name in names if not name.startswith("quantized") and not any(part in name for part in large)
+    ]
 
 
 def timm_models() -> list[tuple[str, Any]]:
@@ -169,7 +153,7 @@ def timm_models() -> list[tuple[str, Any]]:
 
         return make
 
-    return [(name, maker(name)) for name in [*CONVOLUTIONAL, *ATTENTION]]
+    return [(name, maker(name)) for name in TIMM]
 
 
 def table(rows: list[Row]) -> list[str]:
@@ -202,13 +186,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="only these models, printed and not written")
     names = parser.parse_args().names
     sections = []
-    for title, models in (("timm", timm_models()), ("transformers", transformers_models())):
+    zoos = (("torchvision", torchvision_models()), ("timm", timm_models()), ("transformers", transformers_models()))
+    for title, models in zoos:
         rows = []
         for name, make in models:
             if names and name not in names:
                 continue
             torch.manual_seed(0)
-            rows.append(row(name, *make()))
+            rows.append(measured(name, make))
             print(rows[-1].name, rows[-1].inner, rows[-1].heads, flush=True)
         sections += [f"## {title}", "", *table(rows), ""]
     text = [INTRODUCTION, *sections]
