@@ -15,6 +15,7 @@ from depgraph.errors import PinnedError, PlanError, UnknownNameError
 from depgraph.records import (
     Balance,
     Cost,
+    Coverage,
     Dependency,
     Group,
     Node,
@@ -25,7 +26,7 @@ from depgraph.records import (
     Tensor,
 )
 from depgraph.spaces import UNIT, Atom, Space, Sum, atoms, substitute
-from depgraph.views import groups_of, nodes_of
+from depgraph.views import coverage_of, groups_of, nodes_of
 
 
 @frozen
@@ -118,6 +119,11 @@ class Graph:
                 reasons = [self.reasons[atom] for atom in atoms(space) if atom in self.reasons]
                 found.extend(Pinned(tensor.name, dim, reason) for reason in dict.fromkeys(reasons))
         return tuple(found)
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """How many parameters lie in prunable groups, and by what the others are pinned."""
+        return coverage_of(self.tensors, self.group_of, self.reasons)
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:

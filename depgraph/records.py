@@ -159,6 +159,27 @@ class Pinned:
 
 
 @frozen
+class Coverage:
+    """How much of a model can be pruned.
+
+    Attributes:
+        total: elements of all parameters.
+        prunable: elements of the parameters of which at least one axis holds a group.
+        pinned: (reason, elements) of the other parameters, the most first; each counts for the first reason of its axes.
+    """
+
+    total: int
+    prunable: int
+    pinned: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        listed = "".join(f"\n  {count:,} pinned: {reason}" for reason, count in self.pinned)
+        return (
+            f"{self.prunable:,} of {self.total:,} parameters ({self.prunable / max(self.total, 1):.1%}) lie in groups{listed}"
+        )
+
+
+@frozen
 class Group:
     """Independent indices that are pruned together wherever they occur: the thing one prunes.
 

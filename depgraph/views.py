@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from depgraph.records import FEATURE_LAYERS, LAYERS, Dependency, Group, Node, Operation, OpType, Tensor
+from depgraph.records import FEATURE_LAYERS, LAYERS, Coverage, Dependency, Group, Node, Operation, OpType, Tensor
 from depgraph.spaces import Atom, IndexMap, Leaf, Space, atoms, leaves
 
 
@@ -26,6 +26,23 @@ def groups_of(tensors: Iterable[Tensor], operations: Iterable[Operation], pinned
                     names[atom] = f"{tensor.name}:{dim}" + (f"[{position}]" if len(here) > 1 else "")
     roles = _roles(tensors, operations, names)
     return tuple(Group(name, atom, tuple(members[atom]), roles[atom]) for atom, name in names.items())
+
+
+def coverage_of(tensors: Iterable[Tensor], free: Container[Atom], reasons: Mapping[Atom, str]) -> Coverage:
+    """How many elements of parameters lie in groups, and why the others do not."""
+    total = prunable = 0
+    pinned: dict[str, int] = {}
+    for tensor in tensors:
+        if tensor.kind != "parameter":
+            continue
+        total += tensor.numel
+        held = [atom for space in tensor.axes for atom in atoms(space)]
+        if any(atom in free for atom in held):
+            prunable += tensor.numel
+        else:
+            reason = next((reasons[atom] for atom in held if atom in reasons), "it has no axis longer than 1")
+            pinned[reason] = pinned.get(reason, 0) + tensor.numel
+    return Coverage(total, prunable, tuple(sorted(pinned.items(), key=lambda item: (-item[1], item[0]))))
 
 
 def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Mapping[Atom, str]) -> dict[Atom, str]:

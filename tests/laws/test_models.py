@@ -1,17 +1,19 @@
 """Laws 1 to 6, 8 and 10 on random small modules, each with a wrong implementation that it refutes."""
 
 import copy
+import os
 import subprocess
 import sys
 
 import attrs
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import depgraph as dg
 from depgraph import codec, testing
+from depgraph.equations import Equal
 from depgraph.plans import plan_of
 from depgraph.testing import KINDS, index_sets, modules, network, plans
 
@@ -179,6 +181,50 @@ def test_law_8_refutes_writing_before_checking():
     before = testing.snapshot(model)
     model[0].weight = torch.nn.Parameter(model[0].weight[:2])
     assert testing.snapshot(model) != before
+
+
+def alone(graph, group):
+    """The plan that takes one index of a group, and of those with which it is balanced."""
+    partners = next((balance.atoms for balance in graph.balances if group.atom in balance.atoms), (group.atom,))
+    return plan_of(graph, {atom: dg.IndexSet.of([0]) for atom in partners})
+
+
+def breaks(graph, plan, model):
+    """Whether executing the plan gives a model that does not run, or another one than promised."""
+    try:
+        small = dg.execute(plan, model)
+        small(X)
+        return dg.trace(small, X) != plan.apply(graph)
+    except (RuntimeError, ValueError, dg.DepgraphError):
+        return True
+
+
+@given(modules())
+@settings(max_examples=15 if os.environ.get("HYPOTHESIS_PROFILE") != "long" else 200)
+def test_law_9_soundness_and_minimality(model):
+    """Each group alone prunes to a model that runs; with any one of its members left out, the model or its square breaks."""
+    graph = dg.trace(model, X)
+    for group in graph.groups:
+        plan = alone(graph, group)
+        assert not breaks(graph, plan, model)
+        for position in range(len(plan.axes)):
+            assert breaks(graph, attrs.evolve(plan, axes=plan.axes[:position] + plan.axes[position + 1 :]), model)
+
+
+def test_law_9_refutes_a_rule_that_couples_too_much():
+    """A rule that ties two branches which a concat keeps apart makes a group with a member that need not go."""
+    model = torch.nn.ModuleDict({"a": torch.nn.Conv2d(3, 4, 1), "b": torch.nn.Conv2d(3, 4, 1), "c": torch.nn.Conv2d(8, 2, 1)})
+    model.forward = lambda x: model["c"](torch.cat([model["a"](x), model["b"](x)], 1))
+
+    def greedy(call):
+        yield from dg.RULES["aten.cat"].equations(call)
+        yield Equal(call["tensors"][0][1], call["tensors"][1][1])
+
+    graph = dg.trace(model, X, rules=dg.RULES | {"aten.cat": dg.Rule(greedy, "CONCAT")})
+    (group,) = graph.groups
+    assert {name for name, _ in group.members} == {"a.weight", "a.bias", "b.weight", "b.bias", "c.weight"}
+    small = dg.execute(dg.cut(dg.trace(model, X), "a.weight", [0], dim=0), model)
+    assert small["b"].out_channels == 4 and small["c"].in_channels == 7
 
 
 @given(pruned())
