@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from attrs import field, frozen
 
 from depgraph import sizes
-from depgraph.equations import Axis, Balanced, Call, Equal, Named, Pin, Rule, Statement, Term, Value, Work
+from depgraph.equations import Balanced, Call, Equal, Named, Pin, Rule, Statement, Term, Value, Work
 from depgraph.graph import Graph, renumber
 from depgraph.provenance import Attribute, Expression
 from depgraph.records import Balance, Cost, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, retyped
@@ -241,6 +241,3 @@ class _Names:
             return self.unique(call.module)
         short = call.op.rpartition(".")[2]
         return self.unique(f"{call.module}.{short}" if call.module else short)
-
-
-__all__: Sequence[str] = ["Axis", "Declared", "Recording", "assemble"]

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from depgraph.equations import Axis, Fresh, Plus, Term, Times, Value
+from depgraph.equations import Axis, Term, Value
 
 Find = Callable[[str], Value | None]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.modules.batchnorm._NormBase,)
 _READ: tuple[tuple[type | tuple[type, ...], frozenset[str]], ...] = (
     (nn.modules.conv._ConvNd, frozenset({"groups"})),
@@ -84,6 +83,3 @@ def _convolution(module: nn.modules.conv._ConvNd, weight: Value) -> Iterator[tup
     yield narrow[1], weight[0]
     if module.groups == 1:
         yield narrow[0], weight[1]
-
-
-__all__ = ["Fresh", "Plus", "Times", "followed", "read_in_forward"]

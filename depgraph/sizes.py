@@ -8,12 +8,13 @@ polynomial that is demanded of it; anything else pins what it mentions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import gcd, prod
+from math import prod
 from typing import TypeAlias
 
 from attrs import frozen
 
 from depgraph.equations import Axis, Fresh, Known, Pin, Plus, Term, Times
+from depgraph.polynomials import Polynomial, combine, difference, without_common_factor
 from depgraph.provenance import Arithmetic, Attribute, AxisSize, Computed, Expression, Literal, origin
 from depgraph.solve import Solver
 
@@ -75,8 +76,6 @@ _MANY = 64
 """More constant positions than this in one size are pinned rather than laid out one by one."""
 
 TERMS = (Axis, Fresh, Times, Plus, Known)
-Monomial: TypeAlias = tuple[int, ...]
-Polynomial: TypeAlias = dict[Monomial, int]
 
 
 def settle(solver: Solver, demands: Iterable[Demand], held: Sequence[Axis] = ()) -> Settled:
@@ -258,7 +257,7 @@ class _Settlement:
         dividend, divisor = self._value(side.left), self._value(side.right)
         if dividend is None or divisor is None:
             return None
-        multiple = _apply("*", divisor, target) or {}
+        multiple = combine("*", divisor, target) or {}
         return (dividend, multiple) if self._size_of(dividend) == self._size_of(multiple) else None
 
     def _size_of(self, polynomial: Polynomial) -> int:
@@ -281,7 +280,7 @@ class _Settlement:
         left, right = self._value(side.left), self._value(side.right)
         if left is None or right is None:
             return None
-        return _apply(side.op, left, right)
+        return combine(side.op, left, right)
 
     def _invert(self, side: Expression | Term, target: Polynomial) -> tuple[str, Polynomial] | None:
         """Solve ``side == target`` for its one unknown attribute."""
@@ -296,16 +295,16 @@ class _Settlement:
         if left is None:
             assert right is not None
             inverse = {"+": "-", "-": "+", "*": "//", "//": "*"}[side.op]
-            undone = _apply(inverse, target, right)
+            undone = combine(inverse, target, right)
             return None if undone is None else self._invert(side.left, undone)
-        undone = _apply(
+        undone = combine(
             {"+": "-", "-": "-", "*": "//", "//": "//"}[side.op], *((left, target) if side.op in "-//" else (target, left))
         )
         return None if undone is None else self._invert(side.right, undone)
 
     def _reconcile(self, left: Polynomial, right: Polynomial, equation: _Equation) -> None:
         """Make two polynomials equal with as little coupling as possible; where nothing else helps, pin them."""
-        ours, theirs = _difference(*_without_common_factor(left, right))
+        ours, theirs = difference(*without_common_factor(left, right))
         for one, other in ((ours, theirs), (theirs, ours)):
             if len(one) == 1:
                 (monomial, count), *_ = one.items()
@@ -409,11 +408,11 @@ class _Settlement:
         if len(parts) > 1:
             total: Polynomial = {}
             for part in parts:
-                total = _apply("+", total, self._polynomial(part)) or {}
+                total = combine("+", total, self._polynomial(part)) or {}
             return total
         result: Polynomial = {(): 1}
         for factor in self.solver.factors(root):
-            result = _apply("*", result, self._polynomial(factor)) or {}
+            result = combine("*", result, self._polynomial(factor)) or {}
         return result
 
     def _refreshed(self, polynomial: Polynomial) -> Polynomial:
@@ -422,8 +421,8 @@ class _Settlement:
         for monomial, count in polynomial.items():
             term: Polynomial = {(): count}
             for leaf in monomial:
-                term = _apply("*", term, self._polynomial(leaf)) or {}
-            total = _apply("+", total, term) or {}
+                term = combine("*", term, self._polynomial(leaf)) or {}
+            total = combine("+", total, term) or {}
         return total
 
     def _term_of(self, polynomial: Polynomial) -> Term:
@@ -438,56 +437,3 @@ class _Settlement:
             self.solver.state(Pin(constant, "it is a constant factor of an attribute"), "an attribute")
             parts.append(Times((constant, *factors)))
         return parts[0] if len(parts) == 1 else Plus(tuple(parts))
-
-
-def _without_common_factor(left: Polynomial, right: Polynomial) -> tuple[Polynomial, Polynomial]:
-    """Both polynomials divided by the atoms that every one of their monomials has."""
-    monomials = [*left, *right]
-    common = list(monomials[0]) if monomials else []
-    for monomial in monomials[1:]:
-        remaining = list(monomial)
-        kept = []
-        for leaf in common:
-            if leaf in remaining:
-                remaining.remove(leaf)
-                kept.append(leaf)
-        common = kept
-    divisor = {tuple(common): gcd(*left.values(), *right.values())}
-    return _apply("//", left, divisor) or {}, _apply("//", right, divisor) or {}
-
-
-def _difference(left: Polynomial, right: Polynomial) -> tuple[Polynomial, Polynomial]:
-    """What each polynomial has that the other has not."""
-    rest = _apply("-", left, right) or {}
-    return {m: c for m, c in rest.items() if c > 0}, {m: -c for m, c in rest.items() if c < 0}
-
-
-def _apply(op: str, left: Polynomial, right: Polynomial) -> Polynomial | None:
-    """Polynomial arithmetic; a division that does not come out exactly has no result."""
-    result: Polynomial = {}
-    if op in "+-":
-        sign = 1 if op == "+" else -1
-        for monomial, count in [*left.items(), *((m, sign * c) for m, c in right.items())]:
-            result[monomial] = result.get(monomial, 0) + count
-    elif op == "*":
-        for m, c in left.items():
-            for n, d in right.items():
-                monomial = tuple(sorted(m + n))
-                result[monomial] = result.get(monomial, 0) + c * d
-    else:
-        if len(right) != 1:
-            return {(): 1} if left == right else None
-        (n, d), *_ = right.items()
-        for m, c in left.items():
-            remaining = list(m)
-            for leaf in n:
-                if leaf not in remaining:
-                    return None
-                remaining.remove(leaf)
-            if c % d:
-                return None
-            result[tuple(remaining)] = c // d
-    return {monomial: count for monomial, count in result.items() if count}
-
-
-__all__: Sequence[str] = ["Demand", "EqualSizes", "FollowingAttribute", "NamedSize", "Settled", "SizeFact", "settle"]

@@ -10,7 +10,7 @@ Needs the `test` extra (Hypothesis). `assert_lawful` checks one model; the strat
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -333,6 +333,3 @@ def modules(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return network(chosen, draw(st.integers(2, 6)), draw(st.integers(2, 4)), draw(st.integers(2, 3)), draw(st.booleans()))
-
-
-Check = Callable[..., Any]

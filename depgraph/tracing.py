@@ -161,6 +161,3 @@ def _check_devices(model: nn.Module, inputs: Any) -> None:
                 f"expected inputs on {device}, where the model is, met {name} on {tensor.device}. "
                 f"Move it with .to({str(device)!r})."
             )
-
-
-__all__ = ["record", "trace"]
