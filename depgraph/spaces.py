@@ -1,7 +1,7 @@
 """What an axis ranges over: independent indices, a row-major product of spaces, or spaces laid end to end.
 
 Terms are kept canonical by the constructors `product` and `laid_end_to_end`: products and sums are flat, factors of
-size 1 are dropped, and a sum in front of a product is distributed over it. So equal spaces are equal values.
+size 1 are dropped, and a sum is distributed over the factors that follow it. So equal spaces are equal values.
 """
 
 from __future__ import annotations
@@ -77,8 +77,10 @@ def product(*factors: Space) -> Space:
             flat.extend(factor.factors)
         elif factor.size != 1:
             flat.append(factor)
-    if flat and isinstance(flat[0], Sum) and len(flat) > 1:
-        return laid_end_to_end(*(product(part, *flat[1:]) for part in flat[0].parts))
+    for position, factor in enumerate(flat[:-1]):
+        if isinstance(factor, Sum):
+            rest = flat[position + 1 :]
+            return product(*flat[:position], laid_end_to_end(*(product(part, *rest) for part in factor.parts)))
     if len(flat) == 1:
         return flat[0]
     return Product(tuple(flat)) if flat else UNIT
