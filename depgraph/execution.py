@@ -33,12 +33,13 @@ def execute(plan: Plan, model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         if id(parameter) not in memo:
             memo[id(parameter)] = _like(parameter, parameter.detach().clone(), lambda gradient: gradient.clone())
-    keep_alive = [old for old, _ in smaller.values()]
+    memo.update(_computed_tensors(model))
     result: nn.Module = copy.deepcopy(model, memo)
-    del keep_alive
     for edit in plan.edits:
         _write(result, edit.path, edit.new)
-    _refresh_recurrent(result, {})
+    for module in result.modules():
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
     return result
 
 
@@ -65,7 +66,8 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
         for edit in plan.edits:
             _write(model, edit.path, edit.new)
             undo.append(_restorer(model, edit))
-        _refresh_recurrent(model, replaced, undo)
+        for module in model.modules():
+            _follow_elsewhere(module, replaced, undo)
     except BaseException:
         for action in reversed(undo):
             action()
@@ -210,23 +212,42 @@ def _write_object(model: nn.Module, path: str, value: Any) -> None:
         object.__setattr__(holder, last, value) if not isinstance(holder, nn.Module) else setattr(holder, last, value)
 
 
-def _refresh_recurrent(
-    model: nn.Module, replaced: dict[int, torch.Tensor], undo: list[Callable[[], None]] | None = None
-) -> None:
-    """Recurrent layers keep a flat list of their weights; let it hold the new ones."""
-    for module in model.modules():
-        if not isinstance(module, nn.RNNBase):
+def _follow_elsewhere(module: nn.Module, replaced: dict[int, torch.Tensor], undo: list[Callable[[], None]]) -> None:
+    """A module may hold its parameters in lists, tuples or dicts of its own, too: let these hold the new ones."""
+    for name, content in list(module.__dict__.items()):
+        if name in _STATE or isinstance(content, torch.Tensor):
             continue
-        flat = module._flat_weights
-        if undo is not None:
-            undo.append(_weights_setter(module, flat))
-        _set_weights(module, [replaced.get(id(weight), weight) for weight in flat])
+        new = _swapped(content, replaced)
+        if new is not content:
+            undo.append(_setter(module.__dict__, name, content))
+            module.__dict__[name] = new
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
+        undo.insert(0, module._init_flat_weights)  # undone last, when the old weights are back in their places
 
 
-def _weights_setter(module: nn.RNNBase, flat: list[torch.Tensor | None]) -> Callable[[], None]:
-    return lambda: _set_weights(module, flat)
+_STATE = frozenset(vars(nn.Module()))
 
 
-def _set_weights(module: nn.RNNBase, flat: list[torch.Tensor | None]) -> None:
-    module._flat_weights = flat
-    module._init_flat_weights() if hasattr(module, "_init_flat_weights") else module.flatten_parameters()
+def _swapped(content: Any, replaced: dict[int, torch.Tensor]) -> Any:
+    """The same container with the new tensors; the container itself if it holds none of the old ones."""
+    if isinstance(content, torch.Tensor):
+        return replaced.get(id(content), content)
+    if type(content) in {list, tuple}:
+        items = [_swapped(item, replaced) for item in content]
+        unchanged = all(new is old for new, old in zip(items, content, strict=True))
+        return content if unchanged else type(content)(items)
+    if type(content) is dict:
+        made = {key: _swapped(item, replaced) for key, item in content.items()}
+        return content if all(made[key] is item for key, item in content.items()) else made
+    return content
+
+
+def _computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
+    """Copies of tensors that modules keep from a forward, such as weight_norm's weight: deepcopy refuses these."""
+    found: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for content in module.__dict__.values():
+            if isinstance(content, torch.Tensor) and not content.is_leaf:
+                found[id(content)] = content.detach().clone()
+    return found

@@ -254,3 +254,39 @@ def test_a_closure_over_the_model_is_traced():
     model.forward = lambda x: model["b"](model["a"](x).relu())
     graph = testing.assert_pure(model, torch.randn(2, 4))
     assert graph.group("a.weight", dim=0).members == (("a.weight", 0), ("a.bias", 0), ("b.weight", 1))
+
+
+class Hoarding(nn.Module):
+    """Holds its parameters in a list and in a tuple inside a dict as well, and uses those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.weights, self.more = [self.a.weight, self.b.weight], {"bias": (self.a.bias,)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(torch.relu(nn.functional.linear(x, self.weights[0], self.more["bias"][0])), self.weights[1])
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_parameters_held_in_containers_follow(in_place):
+    """A list or dict of parameters that forward uses holds the new ones: no stale weight stays in use."""
+    model, x = Hoarding(), torch.randn(2, 4)
+    plan = dg.cut(dg.trace(model, x), "a.weight", [1], dim=0)
+    expected = dg.execute(plan, model)(x)
+    small = model if in_place else dg.execute(plan, model)
+    if in_place:
+        dg.execute_(plan, model)
+    assert small.weights[0] is small.a.weight and small.more["bias"][0] is small.a.bias
+    assert small.weights[0].shape == (7, 4) and torch.equal(small(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_the_older_weight_norm_is_executed():
+    """Its weight is a tensor computed in forward, which deepcopy alone refuses; it is computed anew."""
+    model = nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(2, 4)
+    model(x)
+    small = dg.execute(dg.cut(dg.trace(model, x), "2.weight", [1], dim=1), model)
+    assert small(x).shape == (2, 3) and small[0].weight.shape == (7, 4)
+    assert model[0].weight.shape == (8, 4)
