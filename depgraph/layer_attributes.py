@@ -25,6 +25,10 @@ _READ: tuple[tuple[type | tuple[type, ...], frozenset[str]], ...] = (
 )
 
 
+POSITIONAL = frozenset({"kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice"})
+"""Attributes of convolutions and poolings that count positions. They are no sizes of channels, also in subclasses."""
+
+
 def read_in_forward(module: nn.Module) -> frozenset[str] | None:
     """The integer attributes that the forward of a layer of torch takes as sizes; None for any other module: all."""
     for kinds, names in _READ:

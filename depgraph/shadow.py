@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from depgraph.assemble import Declared
 from depgraph.equations import Value
 from depgraph.errors import TraceError
-from depgraph.layer_attributes import followed, read_in_forward
+from depgraph.layer_attributes import POSITIONAL, followed, read_in_forward
 from depgraph.provenance import Attribute, Sized
 from depgraph.replay import Replay
 from depgraph.session import Session, named_leaves
@@ -129,7 +129,11 @@ def shadow(model: nn.Module, fakes: Mapping[int, torch.Tensor], session: Session
         if isinstance(module, nn.modules.conv._ConvNd):
             session.convolutions.add(path)
         for name, content in module.__dict__.items():
-            if name not in _MODULE_STATE and (names is None or name in names or not isinstance(content, (int, tuple))):
+            if (
+                name not in _MODULE_STATE
+                and name not in POSITIONAL
+                and (names is None or name in names or not isinstance(content, (int, tuple)))
+            ):
                 state[name] = wrapping.of(content, prefix + name)
         for name, term in followed(module, partial(_declared_value, by_name, prefix)):
             session.attributes.append((prefix + name, term))

@@ -226,7 +226,7 @@ class _Settlement:
         """Use one equation: ``done``, ``changed`` (something was pinned or balanced), or ``waiting``."""
         left, right = self._value(equation.left), self._value(equation.right)
         if left is not None and right is not None:
-            if left == right:
+            if left == right or not (any(left) or any(right)):
                 return "done"
             self._reconcile(left, right, equation)
             return "changed"
@@ -234,7 +234,7 @@ class _Settlement:
             return "waiting"
         quotient = self._quotient(equation.left, right) or self._quotient(equation.right, left)
         if quotient is not None:
-            if quotient[0] == quotient[1]:
+            if quotient[0] == quotient[1] or not (any(quotient[0]) or any(quotient[1])):
                 return "done"
             self._reconcile(*quotient, equation)
             return "changed"
@@ -280,6 +280,9 @@ class _Settlement:
         left, right = self._value(side.left), self._value(side.right)
         if left is None or right is None:
             return None
+        if side.op == "//" and not any(left) and not any(right):
+            floor = left.get((), 0) // right[()]
+            return {(): floor} if floor else {}
         return combine(side.op, left, right)
 
     def _invert(self, side: Expression | Term, target: Polynomial) -> tuple[str, Polynomial] | None:

@@ -473,3 +473,21 @@ def test_floor_division_and_negation_are_followed():
     testing.assert_lawful(Halves(), X, ratio=0.4)
     testing.assert_lawful(Counted(), X, ratio=0.4)
     assert cut(Tail(keep=5), (0, 11)) == [("keep", 5, 4)]
+
+
+def test_sizes_of_positions_settle():
+    """Padding computed from odd sizes comes out even nowhere; positions are constants, and the channels stay free."""
+
+    class Same(nn.Conv2d):
+        def forward(self, x):
+            rows = x.shape[-1]
+            out = -(-rows // self.step)
+            pad = (out - 1) * self.step + (self.taps - 1) + 1 - rows
+            return nn.functional.conv2d(nn.functional.pad(x, [pad // 2, pad - pad // 2] * 2), self.weight, self.bias, self.step)
+
+    first, last = Same(3, 6, 7), Same(6, 2, 7)
+    for layer in (first, last):
+        layer.step, layer.taps = 2, 7
+    model, x = nn.Sequential(first, nn.ReLU(), last), torch.randn(1, 3, 24, 24)
+    assert [group.size for group in dg.trace(model, x).groups] == [6]
+    testing.assert_lawful(model, x)
