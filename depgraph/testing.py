@@ -151,8 +151,15 @@ def assert_cost(graph: Graph, model: nn.Module, example_inputs: Inputs = (), kwa
     counted = sum(parameter.numel() for parameter in model.parameters())
     assert graph.params == counted, f"law 10 (cost): {graph.params} parameters promised, {counted} met"
     counter = FlopCounterMode(display=False)
-    with _plain_kernels(), torch.no_grad(), counter:
-        _run(model, example_inputs, kwargs)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)  # the counter follows modules through gradient functions, which no_grad leaves out
+        with _plain_kernels(), torch.no_grad(), counter:
+            _run(model, example_inputs, kwargs)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
     flops = counter.get_total_flops()
     assert 2 * graph.macs == flops, f"law 10 (cost): {graph.macs} MACs promised, {flops / 2} counted"
 
