@@ -90,7 +90,7 @@ def _orders(groups: Iterable[Group], scores: Scores) -> dict[str, list[int]]:
             raise PlanError(
                 f"group {group.name!r} has {group.size} indices, its scores are {len(values)}; score this graph anew."
             )
-        if any(math.isnan(value) for value in values):
+        if math.isnan(sum(values)) and any(map(math.isnan, values)):
             raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
         orders[group.name] = sorted(range(group.size), key=values.__getitem__)
     return orders

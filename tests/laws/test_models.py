@@ -144,7 +144,7 @@ def test_law_5_refutes_an_edited_file(case):
 
 @given(pruned())
 def test_law_6_zero_channels(case):
-    """Removing indices whose parameters are zero leaves the output, to 1e-8 in double precision."""
+    """Removing indices whose parameters are zero leaves the output, in double precision."""
     model, graph, plan = case
     testing.assert_zero_channels(graph, plan, model, X)
 
