@@ -54,6 +54,8 @@ def plan(
         PlanError: no target or several, a target out of range or out of reach, scores that do not fit, or nothing to prune.
         UnknownNameError: a pattern that names nothing.
     """
+    if not isinstance(scores, Mapping):
+        raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use dg.score(graph, model, criterion).")
     given = {name: value for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None}
     if len(given) != 1:
         raise PlanError(f"expected exactly one of ratio=, params= and macs=, met {sorted(given) or 'none'}.")

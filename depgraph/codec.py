@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,17 +116,18 @@ def loads(text: str, kind: str, cls: type[T], source: str = "the document") -> T
 def write(path: str | Path, kind: str, value: Any) -> None:
     """Write a document whole or not at all."""
     target = Path(path)
-    text = dumps(kind, value)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        temporary.write_text(dumps(kind, value), encoding="utf-8")
         os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read(path: str | Path, kind: str, cls: type[T]) -> T:
     """Read a document from a file."""
-    return loads(Path(path).read_text(encoding="utf-8"), kind, cls, str(path))
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DocumentError(f"{path} is no text; pass a file that a {kind}'s save() wrote.") from None
+    return loads(text, kind, cls, str(path))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depgraph.errors import MismatchError
+from depgraph.errors import MismatchError, PlanError
 from depgraph.indices import IndexSet
 from depgraph.plans import Edit, Plan
 from depgraph.wrappers import unwrap
@@ -27,7 +27,7 @@ def execute(plan: Plan, model: nn.Module) -> nn.Module:
     Raises:
         MismatchError: the model's shapes or attributes are not those that the plan expects; every mismatch is listed.
     """
-    model = unwrap(model)
+    model = _checked(plan, model)
     smaller = _prepared(plan, model)
     memo: dict[int, Any] = {id(old): new for old, new in smaller.values()}
     for parameter in model.parameters():
@@ -52,7 +52,7 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
     Raises:
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
     """
-    model = unwrap(model)
+    model = _checked(plan, model)
     smaller = _prepared(plan, model)
     replaced = {id(old): new for old, new in smaller.values()}
     undo: list[Callable[[], None]] = []
@@ -79,6 +79,13 @@ def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.
     """Each parameter of a model with the one of the same name in its pruned copy."""
     new = dict(unwrap(after).named_parameters(remove_duplicate=False))
     return {old: new[name] for name, old in unwrap(before).named_parameters(remove_duplicate=False)}
+
+
+def _checked(plan: object, model: object) -> nn.Module:
+    if not isinstance(plan, Plan) or not isinstance(model, nn.Module):
+        met = f"({type(plan).__name__}, {type(model).__name__})"
+        raise PlanError(f"expected a Plan and an nn.Module, in this order, met {met}. Nothing was changed.")
+    return unwrap(model)
 
 
 def _setter(held: Any, name: str, tensor: Any) -> Callable[[], None]:

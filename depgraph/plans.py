@@ -186,6 +186,8 @@ def cut(graph: Graph, name: str, indices: Iterable[int], dim: int) -> Plan:
     {1: IndexSet('0-1,3-5,7')}
     """
     space = graph.axis(name, dim)
+    if not isinstance(indices, Iterable):
+        raise PlanError(f"expected a list of indices of {name!r}, met {indices!r}; pass [{indices!r}].")
     asked = list(indices)
     strange = [index for index in asked if isinstance(index, bool) or not isinstance(index, int)]
     if strange:

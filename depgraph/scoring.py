@@ -91,6 +91,8 @@ def score(graph: Graph, model: nn.Module, criterion: Criterion) -> Importances:
         MismatchError: the model's parameters do not have the shapes that the graph says.
         PlanError: a criterion that reads weights meets a model on the `meta` device.
     """
+    if not callable(criterion) or isinstance(criterion, type):
+        raise PlanError(f"expected a criterion such as dg.Magnitude(p=2), met {criterion!r}.")
     tensors = dict(_named_tensors(unwrap(model)))
     problems = []
     for tensor in graph.tensors:

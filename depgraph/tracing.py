@@ -79,6 +79,8 @@ def record(
     """What `trace` hands to the rules: the operator calls of one forward, without tensors."""
     if mode not in {"auto", "fake", "real"}:
         raise TraceError(f"expected mode to be 'auto', 'fake' or 'real', met {mode!r}.")
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"expected an nn.Module, met a {type(model).__name__}; wrap a function in a module.")
     model = unwrap(model)
     _refuse_untraceable(model)
     inputs = _positional(example_inputs), dict(kwargs or {})

@@ -245,3 +245,40 @@ def test_a_document_with_the_wrong_shape_names_the_field():
     with pytest.raises(dg.DocumentError, match=r"does not hold a valid plan: .*surprise.*") as caught:
         codec.loads(json.dumps(document), "plan", dg.Plan)
     assert "expected int @ $.edits[0].old" in str(caught.value)
+
+
+def test_arguments_of_the_wrong_kind_are_named():
+    """A function for a module, swapped arguments, one index for a list, a name or class for a criterion, a list for scores."""
+    model = chain()
+    graph = dg.trace(model, X)
+    plan = dg.cut(graph, "0.weight", [1], dim=0)
+    before = testing.snapshot(model)
+    for ask, kind, message in (
+        (lambda: dg.trace(model.forward, X), dg.TraceError, "expected an nn.Module, met a method"),
+        (lambda: dg.execute(model, plan), dg.PlanError, r"in this order, met \(Sequential, Plan\)"),
+        (lambda: dg.execute_(model, plan), dg.PlanError, r"in this order, met \(Sequential, Plan\)"),
+        (lambda: dg.cut(graph, "0.weight", 3, dim=0), dg.PlanError, r"expected a list of indices .* met 3; pass \[3\]"),
+        (lambda: dg.score(graph, model, "magnitude"), dg.PlanError, "expected a criterion .* met 'magnitude'"),
+        (lambda: dg.score(graph, model, dg.Magnitude), dg.PlanError, "expected a criterion such as dg.Magnitude"),
+        (lambda: dg.plan(graph, [1.0] * 8, ratio=0.5), dg.PlanError, "expected scores by group name, met list"),
+    ):
+        with pytest.raises(kind, match=message):
+            ask()
+    assert testing.snapshot(model) == before
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    """A checkpoint passed for a plan."""
+    torch.save(chain().state_dict(), tmp_path / "model.pt")
+    with pytest.raises(dg.DocumentError, match=r"is no text|is not complete JSON"):
+        dg.Plan.load(tmp_path / "model.pt")
+
+
+def test_saving_leaves_no_half_written_file(tmp_path):
+    """A save that fails leaves the old file, and nothing beside it."""
+    plan = dg.cut(dg.trace(chain(), X), "0.weight", [1], dim=0)
+    plan.save(tmp_path / "plan.json")
+    text = (tmp_path / "plan.json").read_text()
+    with pytest.raises(FileNotFoundError):
+        plan.save(tmp_path / "missing" / "plan.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"] and (tmp_path / "plan.json").read_text() == text
