@@ -243,11 +243,13 @@ class _Settlement:
         solved = self._invert(side, target)
         if solved is None or any(count < 0 for count in solved[1].values()):
             return "waiting"
-        path, polynomial = solved
+        attribute, polynomial = solved
+        if self._size_of(polynomial) != attribute.value:
+            return "waiting"  # a division that left a remainder: the attribute cannot be told from the quotient
         other = equation.right if left is None else equation.left
         direct = isinstance(side, Attribute)
         term = other if direct and isinstance(other, TERMS) else None
-        self.known[path] = (polynomial, term)
+        self.known[attribute.path] = (polynomial, term)
         return "done"
 
     def _quotient(self, side: Expression | Term, target: Polynomial | None) -> tuple[Polynomial, Polynomial] | None:
@@ -285,10 +287,10 @@ class _Settlement:
             return {(): floor} if floor else {}
         return combine(side.op, left, right)
 
-    def _invert(self, side: Expression | Term, target: Polynomial) -> tuple[str, Polynomial] | None:
+    def _invert(self, side: Expression | Term, target: Polynomial) -> tuple[Attribute, Polynomial] | None:
         """Solve ``side == target`` for its one unknown attribute."""
         if isinstance(side, Attribute):
-            return side.path, target
+            return side, target
         if not isinstance(side, Arithmetic):
             return None
         left, right = self._value(side.left), self._value(side.right)

@@ -491,3 +491,15 @@ def test_sizes_of_positions_settle():
     model, x = nn.Sequential(first, nn.ReLU(), last), torch.randn(1, 3, 24, 24)
     assert [group.size for group in dg.trace(model, x).groups] == [6]
     testing.assert_lawful(model, x)
+
+
+def test_a_division_with_a_remainder_pins():
+    """From `13 // 2 == 6` nothing can be told about the 13: the axis stays, and no plan with a wrong old value is made."""
+
+    class Model(Frame):
+        def between(self, y):
+            return y.view(*y.shape[:2], 2, self.odd // 2).flatten(2)
+
+    graph = dg.trace(Model(odd=13), X)
+    assert not any(attribute.path == "odd" for attribute in graph.attributes)
+    assert "a way that is not understood" in dg.explain(graph, "first.weight", dim=0)
