@@ -191,32 +191,21 @@ def _read(model: nn.Module, path: str) -> Any:
     return _step(*_holder(model, path))
 
 
-def _write(model: nn.Module, path: str, value: int) -> None:
+def _write(model: nn.Module, path: str, value: Any) -> None:
     """Set an attribute by dotted path. A tuple on the way is replaced by one with the new element."""
     holder, last = _holder(model, path)
     if isinstance(holder, tuple):
         position = int(last)
-        items = [*holder[:position], value, *holder[position + 1 :]]
-        _write_object(model, path.rpartition(".")[0], torch.Size(items) if isinstance(holder, torch.Size) else tuple(items))
+        items = (*holder[:position], value, *holder[position + 1 :])
+        _write(model, path.rpartition(".")[0], torch.Size(items) if isinstance(holder, torch.Size) else items)
     elif isinstance(holder, list):
         holder[int(last)] = value
     elif isinstance(holder, dict):
         holder[last if last in holder else int(last)] = value
-    else:
+    elif isinstance(holder, nn.Module):
         setattr(holder, last, value)
-
-
-def _write_object(model: nn.Module, path: str, value: Any) -> None:
-    holder, last = _holder(model, path)
-    if isinstance(holder, tuple):
-        position = int(last)
-        _write_object(model, path.rpartition(".")[0], (*holder[:position], value, *holder[position + 1 :]))
-    elif isinstance(holder, list):
-        holder[int(last)] = value
-    elif isinstance(holder, dict):
-        holder[last if last in holder else int(last)] = value
     else:
-        object.__setattr__(holder, last, value) if not isinstance(holder, nn.Module) else setattr(holder, last, value)
+        object.__setattr__(holder, last, value)  # configs may be frozen, or map names when they are set
 
 
 def _follow_elsewhere(module: nn.Module, replaced: dict[int, torch.Tensor], undo: list[Callable[[], None]]) -> None:

@@ -185,13 +185,18 @@ class _Wrapping:
         if type(content) is list:
             return [self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content)]
         if type(content) is dict:
-            return {key: self.of(item, f"{path}.{key}", depth + 1) for key, item in content.items()}
+            return {key: self.of(item, f"{path}.{key}", depth + 1) if _nameable(key) else item for key, item in content.items()}
         if not _is_config(content):
             return content
         made = self.shared[id(content)] = copy.copy(content)
         for key, item in vars(content).items():
             object.__setattr__(made, key, self.of(item, f"{path}.{key}", depth + 1))
         return made
+
+
+def _nameable(key: object) -> bool:
+    """Whether a dotted path can name a dictionary's key."""
+    return isinstance(key, int) or (isinstance(key, str) and "." not in key)
 
 
 def _is_config(content: Any) -> bool:

@@ -503,3 +503,24 @@ def test_a_division_with_a_remainder_pins():
     graph = dg.trace(Model(odd=13), X)
     assert not any(attribute.path == "odd" for attribute in graph.attributes)
     assert "a way that is not understood" in dg.explain(graph, "first.weight", dim=0)
+
+
+def test_frozen_configs_and_odd_keys():
+    """A frozen dataclass is edited in the pruned copy alone; keys that no dotted path can name count as literals."""
+    import dataclasses
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        width: int
+
+    class Model(Frame):
+        def between(self, y):
+            return y.view(*y.shape[:2], self.config.width)
+
+    class Keyed(Frame):
+        def between(self, y):
+            return y.view(*y.shape[:2], self.sizes[("a", 1)])
+
+    model = Model(config=Config(12))
+    assert cut(model, (0, 3)) == [("config.width", 12, 10)] and model.config == Config(12)
+    assert not dg.trace(Keyed(sizes={("a", 1): 12}), X).groups
