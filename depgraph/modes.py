@@ -19,7 +19,7 @@ from depgraph.equations import Call, Rule, Value
 from depgraph.provenance import AxisSize, Sized, origin
 from depgraph.session import Session, where
 
-_SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten._local_scalar_dense", "aten.set_"})
+_SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten._local_scalar_dense"})
 
 
 class SizeMode(TorchFunctionMode):
@@ -137,9 +137,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for (key, default), position in zip(parameters, range(len(parameters)), strict=True):
                 given = args[position] if position < len(args) else kwargs.get(key, default)
                 bound[key] = self._data(given)
-        if name == "aten._grouped_mm":
-            args, kwargs = pytree.tree_map(_as_bfloat16, (args, kwargs))
-        result = self.call(func, args, kwargs)
+        if name == "aten._grouped_mm" and self.session.mode == "fake":
+            result = func(*pytree.tree_map(_as_bfloat16, args), **kwargs).to(args[0].dtype)
+        else:
+            result = self.call(func, args, kwargs)
         if name == "aten.contiguous":
             # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
             self.session.values[id(result)] = (result, bound["self"])

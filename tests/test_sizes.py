@@ -524,3 +524,22 @@ def test_frozen_configs_and_odd_keys():
     model = Model(config=Config(12))
     assert cut(model, (0, 3)) == [("config.width", 12, 10)] and model.config == Config(12)
     assert not dg.trace(Keyed(sizes={("a", 1): 12}), X).groups
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda y: y.detach().resize_(2, 6, 12), "there is no rule for aten.resize"),
+        (lambda y: torch.empty(0).set_(y.contiguous()).view(y.shape), "aten.set"),
+    ],
+)
+def test_storage_that_is_exchanged_pins(change, reason):
+    """Operators that give a tensor another storage or shape in place have no rule: everything that they touch is pinned."""
+
+    class Model(Frame):
+        def between(self, y):
+            return change(y)
+
+    graph = dg.trace(Model(), X)
+    assert not graph.groups
+    assert reason in dg.explain(graph, "first.weight", dim=0)
