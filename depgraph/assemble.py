@@ -11,6 +11,7 @@ from depgraph.equations import Balanced, Call, Equal, Named, Pin, Rule, Statemen
 from depgraph.graph import Graph, renumber
 from depgraph.provenance import Attribute, Expression
 from depgraph.records import Balance, Cost, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, retyped
+from depgraph.rules.common import pin_all
 from depgraph.solve import Solver
 from depgraph.spaces import Atom, Space
 
@@ -99,22 +100,16 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
 def _statements(call: Call, rules: Mapping[str, Rule]) -> list[Statement]:
     rule = rules.get(call.op)
     if rule is None:
-        return list(_unknown(call, f"there is no rule for {call.op}"))
+        return list(pin_all(call, f"there is no rule for {call.op}"))
     try:
         statements = list(rule.equations(call))
     except Exception as error:  # noqa: BLE001 - a rule may be a user's own: its failure pins, and is told in graph.pinned
-        return list(_unknown(call, f"the rule for {call.op} does not fit this call ({type(error).__name__}: {error})"))
+        return list(pin_all(call, f"the rule for {call.op} does not fit this call ({type(error).__name__}: {error})"))
     for statement in statements:
         if isinstance(statement, Equal) and statement.left.size != statement.right.size:
             reason = f"the rule for {call.op} equates sizes {statement.left.size} and {statement.right.size}"
-            return list(_unknown(call, reason))
+            return list(pin_all(call, reason))
     return statements
-
-
-def _unknown(call: Call, reason: str) -> Iterator[Statement]:
-    for value in (*call.inputs, *call.outputs):
-        for axis in value.axes:
-            yield Pin(axis, reason)
 
 
 def _place(call: Call) -> str:

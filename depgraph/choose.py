@@ -64,7 +64,7 @@ def plan(
     order = _orders(groups, scores)
     if ratio is not None:
         ratios = _ratios(graph, groups, ratio)
-        chosen = _lowest(graph, groups, order, {group.name: ratios[group.name] for group in groups})
+        chosen = _lowest(graph, groups, order, ratios)
         if not chosen and any(value > 0 for value in ratios.values()):
             raise PlanError(
                 "nothing can be removed at this ratio: every group is too small, or balanced with one that is left."

@@ -388,7 +388,7 @@ class _Settlement:
         if isinstance(side, Arithmetic):
             return self._mentioned(side.left) + self._mentioned(side.right)
         if isinstance(side, Attribute) and side.path in self.known:
-            return [leaf for monomial in self.known[side.path][0] for leaf in monomial]
+            return [leaf for monomial in self._refreshed(self.known[side.path][0]) for leaf in monomial]
         return []
 
     def _balance(self, one: int, other: int, reason: str) -> None:
