@@ -54,6 +54,8 @@ def plan(
         PlanError: no target or several, a target out of range or out of reach, scores that do not fit, or nothing to prune.
         UnknownNameError: a pattern that names nothing.
     """
+    if not isinstance(graph, Graph):
+        raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
     if not isinstance(scores, Mapping):
         raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use dg.score(graph, model, criterion).")
     given = {name: value for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None}
@@ -101,7 +103,7 @@ def _orders(groups: Iterable[Group], scores: Scores) -> dict[str, list[int]]:
 def _ratios(graph: Graph, groups: Iterable[Group], ratio: Ratio) -> dict[str, float]:
     table = ratio if isinstance(ratio, Mapping) else {"*": ratio}
     for pattern, value in table.items():
-        if not isinstance(value, (int, float)) or not 0 <= value < 1:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
             raise PlanError(f"expected a ratio in [0, 1), met {value!r} for {pattern!r}; it is the fraction to remove.")
     chosen = {group.name: 0.0 for group in groups}
     for pattern, value in table.items():
@@ -134,7 +136,7 @@ def _lowest(
 
 
 def _within(graph: Graph, groups: Sequence[Group], order: Mapping[str, list[int]], what: str, remain: float) -> Plan:
-    if not isinstance(remain, (int, float)) or not 0 < remain <= 1:
+    if isinstance(remain, bool) or not isinstance(remain, (int, float)) or not 0 < remain <= 1:
         raise PlanError(f"expected {what}= in (0, 1], the fraction that is to remain, met {remain!r}.")
     total = graph.params if what == "params" else graph.macs
     cost = _cost(graph, what)

@@ -187,6 +187,7 @@ class Graph:
 
         A pattern names a module (and what is below it), a parameter, or, as a glob, any of these.
         """
+        patterns = (patterns,) if isinstance(patterns, str) else patterns
         chosen: set[str] = set()
         held = {name: tensor.name for name, tensor in self.by_name.items() if tensor.kind != "value"}
         for pattern in patterns:

@@ -104,6 +104,8 @@ class Plan:
         Raises:
             MismatchError: the graph is not the one that the plan was made for.
         """
+        if not isinstance(graph, Graph):
+            raise PlanError(f"expected a Graph, met {type(graph).__name__}; a module is pruned by dg.execute(plan, model).")
         if graph.fingerprint != self.base:
             raise MismatchError(
                 "the plan was made for another graph:",
@@ -118,6 +120,8 @@ class Plan:
         Raises:
             MismatchError: the other plan was not made for this plan's result.
         """
+        if not isinstance(other, Plan):
+            raise PlanError(f"expected a Plan, met {type(other).__name__}; load a file with dg.Plan.load(path).")
         if other.base != self.result:
             raise MismatchError(
                 "the second plan does not start where the first one ends:",

@@ -261,6 +261,12 @@ def test_arguments_of_the_wrong_kind_are_named():
         (lambda: dg.score(graph, model, "magnitude"), dg.PlanError, "expected a criterion .* met 'magnitude'"),
         (lambda: dg.score(graph, model, dg.Magnitude), dg.PlanError, "expected a criterion such as dg.Magnitude"),
         (lambda: dg.plan(graph, [1.0] * 8, ratio=0.5), dg.PlanError, "expected scores by group name, met list"),
+        (lambda: dg.plan(model, {}, ratio=0.5), dg.PlanError, "expected a Graph, met Sequential"),
+        (lambda: plan.apply(model), dg.PlanError, "expected a Graph, met Sequential; a module is pruned by dg.execute"),
+        (lambda: plan.then("plan.json"), dg.PlanError, "expected a Plan, met str; load a file with dg.Plan.load"),
+        (lambda: dg.plan(graph, {"0.weight:0": range(8)}, macs=True), dg.PlanError, r"expected macs= in \(0, 1\].* met True"),
+        (lambda: dg.plan(graph, {"0.weight:0": range(8)}, ratio=False), dg.PlanError, "met False"),
+        (lambda: dg.plan(graph, {}, ratio=0.5, ignore="frist"), dg.UnknownNameError, "is called 'frist'"),
     ):
         with pytest.raises(kind, match=message):
             ask()
