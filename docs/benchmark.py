@@ -37,6 +37,7 @@ import depgraph as dg  # noqa: E402
 from depgraph import shadow, tracing  # noqa: E402
 from depgraph.modes import SizeMode  # noqa: E402
 from tests import zoo  # noqa: E402
+from tests.zoo.vision import classifier  # noqa: E402
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 RATIO = 0.5
@@ -147,7 +148,7 @@ def quotient(one: Timing, other: Timing) -> float | None:
 
 def vision(name: str, **options: Any) -> Subject:
     """A torchvision classifier on one image."""
-    return Subject(name, lambda: zoo.vision(name), args=(torch.randn(1, 3, 224, 224),), **options)
+    return Subject(name, lambda: classifier(name), args=(torch.randn(1, 3, 224, 224),), **options)
 
 
 def torchvision_transformer() -> Subject:

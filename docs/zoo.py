@@ -24,10 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import depgraph as dg
 from depgraph.spaces import atoms
-from tests import zoo
-
-TIMM = (Path(__file__).parent / "zoo_timm.txt").read_text(encoding="utf-8").split()
-"""A small model of each of timm's families, and some more whose forward takes sizes in ways of its own."""
+from tests.zoo import language, plain, vision
 
 INNER = ("channel", "head_dim")
 
@@ -114,49 +111,6 @@ kernels, inputs, outputs and vocabularies, with the number of axes.
 """
 
 
-def transformers_models() -> list[tuple[str, Any]]:
-    """Names and makers of the transformers models."""
-    return [(name, zoo.small_transformers(name)) for name in zoo.TRANSFORMERS]
-
-
-def torchvision_models() -> list[tuple[str, Any]]:
-    """Names and makers of torchvision's classification and segmentation models, the smaller ones of each family."""
-    module = zoo.torchvision().models
-
-    def maker(name: str) -> Any:
-        def make() -> tuple[nn.Module, Any, Any]:
-            options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
-            if name in module.list_models(module.segmentation):
-                options = {"weights_backbone": None}
-            fixed = name.startswith(("vit", "swin", "maxvit", "inception"))
-            size = 299 if name == "inception_v3" else 224 if fixed else 96
-            return module.get_model(name, weights=None, **options).eval(), (torch.randn(1, 3, size, size),), {}
-
-        return make
-
-    names = [*module.list_models(module), *module.list_models(module.segmentation)]
-    large = ("vit_h", "vit_l", "128gf", "v2_l", "_b7", "_b6", "_b5", "32gf", "16gf", "101_64x4d", "152")
-    return [
-        (name, maker(name)) for name in names if not name.startswith("quantized") and not any(part in name for part in large)
-    ]
-
-
-def timm_models() -> list[tuple[str, Any]]:
-    """Names and makers of the timm models."""
-    zoo.torchvision()
-    import timm
-
-    def maker(name: str) -> Any:
-        def make() -> tuple[nn.Module, Any, Any]:
-            model = timm.create_model(name, pretrained=False).eval()
-            size = model.default_cfg["input_size"][-1]
-            return model, (torch.randn(1, 3, size, size),), {}
-
-        return make
-
-    return [(name, maker(name)) for name in TIMM]
-
-
 def table(rows: list[Row]) -> list[str]:
     """A Markdown table."""
     head = [
@@ -187,10 +141,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="only these models, printed and not written")
     names = parser.parse_args().names
     sections = []
-    zoos = (("torchvision", torchvision_models()), ("timm", timm_models()), ("transformers", transformers_models()))
+    zoos = (
+        ("torchvision", vision.torchvision_models()),
+        ("timm", vision.timm_models()),
+        ("transformers", language.models()),
+        ("plain", plain.models()),
+    )
     for title, models in zoos:
         rows = []
-        for name, make in models:
+        for name, make in models.items():
             if names and name not in names:
                 continue
             torch.manual_seed(0)

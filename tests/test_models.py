@@ -7,6 +7,7 @@ from torch import nn
 import depgraph as dg
 from depgraph import testing
 from tests import networks, zoo
+from tests.zoo import language, vision
 
 HALF = {f"role:{role}": 0.5 for role in ("channel", "head_dim", "head", "kv_group", "conv_group", "block")}
 
@@ -35,7 +36,7 @@ VISION = [
 @pytest.mark.parametrize(("name", "size", "remain"), VISION)
 def test_vision_models(name, size, remain):
     """Each torchvision model is pruned by half in every group, runs, and keeps the laws."""
-    model = zoo.vision(name)
+    model = vision.classifier(name)
     x = torch.randn(1, 3, size, size)
     graph, plan, small = halve(model, x)
     with torch.no_grad():
@@ -56,7 +57,7 @@ TRANSFORMERS = {
 def test_transformers_models(name):
     """Without an annotation or a patched line: heads and head dims are found, everything is halved, and the model runs."""
     torch.manual_seed(0)
-    model, _, kwargs = zoo.small_transformers(name)()
+    model, _, kwargs = language.small_transformers(name)()
     graph = testing.assert_pure(model, kwargs=kwargs)
     letters = {"head": "H", "head_dim": "D", "kv_group": "G"}
     assert set(TRANSFORMERS[name]) == {letters[group.role] for group in graph.groups if group.role in letters}
@@ -80,7 +81,7 @@ def _tensors(output):
 @pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "llama_gqa"])
 def test_language_models(name):
     """The same with law 6 and law 10: the masked twin gives the same output, and the cost is what PyTorch counts."""
-    model = zoo.language(name)
+    model = language.seeded(name)
     tokens = {"input_ids": torch.randint(0, 100, (2, 12))}
     graph, plan, small = halve(model, kwargs=tokens)
     with torch.no_grad():
@@ -91,7 +92,7 @@ def test_language_models(name):
 
 def test_resnet18_keeps_the_published_number():
     """At ratio 0.5 ResNet-18 keeps 3,055,880 of 11,689,512 parameters, as the peer's example does."""
-    model = zoo.vision("resnet18")
+    model = vision.classifier("resnet18")
     graph = dg.trace(model, torch.randn(1, 3, 224, 224))
     plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio=0.5)
     assert (graph.params, plan.apply(graph).params) == (11_689_512, 3_055_880)
@@ -101,7 +102,7 @@ def test_resnet18_keeps_the_published_number():
 
 def test_vit_keeps_the_published_number():
     """ViT-B/16, heads left, keeps 22,050,664 parameters: MultiheadAttention couples its inner width to the embedding."""
-    model = zoo.vision("vit_b_16")
+    model = vision.classifier("vit_b_16")
     graph = dg.trace(model, torch.randn(1, 3, 224, 224))
     plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio=0.5)
     assert plan.apply(graph).params == 22_050_664

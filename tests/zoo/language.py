@@ -1,52 +1,22 @@
-"""The one place that makes torchvision importable beside a CPU build of torch, and the models that tests take from zoos."""
+"""Small models of transformers with random weights, by configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-_LIBRARIES: list[Any] = []
-Made = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+from tests.zoo import Made, Maker, transformers
 
 
-@cache
-def torchvision() -> ModuleType:
-    """Import torchvision: its compiled operators do not load beside every build of torch, their schemas must exist."""
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        try:
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        except RuntimeError:  # the compiled operators did load, and have defined it
-            break
-    _LIBRARIES.append(library)
-    import torchvision as module
-
-    return module
+def models() -> dict[str, Maker]:
+    """Name to maker."""
+    return {name: small_transformers(name) for name in TRANSFORMERS}
 
 
-@cache
-def transformers() -> ModuleType:
-    """Import transformers, which imports torchvision, and silence its advice on configurations."""
-    torchvision()
-    import transformers as module
-
-    module.logging.set_verbosity_error()
-    return module
-
-
-def vision(name: str) -> nn.Module:
-    """A torchvision classifier with random weights, in evaluation mode."""
-    options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
-    torch.manual_seed(0)
-    return getattr(torchvision().models, name)(weights=None, **options).eval()
-
-
-def language(name: str) -> nn.Module:
+def seeded(name: str) -> nn.Module:
     """A small language model of transformers with random weights, in evaluation mode."""
     torch.manual_seed(0)
     return small_transformers(name)()[0]
