@@ -1,166 +1,298 @@
-"""Prune timm and transformers models without an annotation, and write what came of it to docs/zoo.md.
+"""Put every model of the zoos through the checks of `tests/zoo/conformance.py`; writes docs/zoo.json and docs/zoo.md.
 
-Run it with ``tox run -e zoo``. For each model: half of each inner group, and separately a quarter of the heads where heads can
-be pruned; executed, run, and the square closed. Where heads, head dims or hidden widths cannot be pruned, the table has the
-reason that `depgraph.explain` gives.
+Run it with ``tox run -e zoo``, from the root of a clone. Each model has random weights and a process of its own with a time
+limit; timm's models on the `meta` device share one in batches. A run of some models merges its records with those that
+docs/zoo.json holds already, so the whole can be done in pieces:
+
+    python docs/zoo.py --jobs 2                        everything
+    python docs/zoo.py --zoo timm --shard 1/4          every fourth model of one zoo
+    python docs/zoo.py --only 'resnet*' --only vit_b_16
+    python docs/zoo.py --peer                          Torch-Pruning's columns beside ours
+    python docs/zoo.py --page                          docs/zoo.md anew from docs/zoo.json
 """
 
 from __future__ import annotations
 
 import argparse
-import re
+import fnmatch
+import json
+import os
+import signal
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 import warnings
-from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-from attrs import frozen
-from torch import nn
+from attrs import evolve, frozen
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-import depgraph as dg
-from depgraph.spaces import atoms
-from tests.zoo import language, plain, vision
+import zoo_page  # noqa: E402
+from tests.zoo import catalogue, conformance  # noqa: E402
 
-INNER = ("channel", "head_dim")
+LIMIT = 120.0
+STARTING = 120.0
+"""Seconds that a process may take until it begins with its first model."""
+
+BATCH = 25
+PACKAGES = {"torchvision": "torchvision", "timm": "timm", "timm-meta": "timm", "transformers": "transformers"}
+
+Record = dict[str, Any]
 
 
 @frozen
-class Row:
-    """One model's line in the table."""
+class Batch:
+    """Models of one zoo that share a process, and whether Torch-Pruning is to prune them."""
 
-    name: str
-    seconds: float
-    roles: Counter[str]
-    inner: str
-    heads: str
-    reasons: str
+    zoo: str
+    names: tuple[str, ...]
+    peer: bool = False
 
 
-def attempt(graph: dg.Graph, model: nn.Module, args: Any, kwargs: Any, ratio: dict[str, float]) -> str:
-    """Prune by a ratio per role, run, and close the square: the fraction of the parameters that remains, or what went wrong."""
-    try:
-        plan = dg.plan(graph, dg.score(graph, model, dg.Random(0)), ratio=ratio)
-    except dg.PlanError as error:
-        return f"refused: {str(error).split(':')[0]}"
-    small = dg.execute(plan, model)
-    promised = plan.apply(graph)
-    if dg.trace(small, args, kwargs) != promised:
-        return "the square does not close"
-    try:
-        with torch.no_grad():
-            small(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001 - a failing forward is a result of this table
-        return f"forward fails: {type(error).__name__}"
-    return f"{promised.params / graph.params:.2f}"
+def versions(zoo: str, peer: bool) -> dict[str, str]:
+    """What a record is made with."""
+    packages = ["depgraph", "torch", *([PACKAGES[zoo]] if zoo in PACKAGES else []), *(["torch-pruning"] if peer else [])]
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a clone that is run without being installed
+            found[package] = "clone"
+    return found
 
 
-def row(name: str, model: nn.Module, args: Any, kwargs: Any) -> Row:
-    """Measure one model."""
-    start = time.perf_counter()
-    graph = dg.trace(model, args, kwargs)
-    roles = Counter(group.role for group in graph.groups)
-    seconds = time.perf_counter() - start
-    inner = {f"role:{role}": 0.5 for role in INNER if roles[role]}
-    # one query head per key-value head is another branch of the forward code: leave two
-    several = [group for group in graph.groups if group.role == "head" or (group.role == "kv_group" and group.size > 2)]
-    heads = {group.name: max(0.25, 1 / group.size) for group in several}
-    return Row(
-        name,
-        seconds,
-        roles,
-        attempt(graph, model, args, kwargs, inner) if inner else "-",
-        attempt(graph, model, args, kwargs, heads) if heads else "-",
-        pinned_reasons(graph),
-    )
+def work(batch: Batch, into: Path) -> None:
+    """What a process does: examine its models, and append each state of each record to a file as it comes."""
+    import torch
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    models = catalogue.ZOOS[batch.zoo].models()
+    with into.open("a", encoding="utf-8") as file:
+
+        def append(name: str) -> Callable[[Record], None]:
+            def report(record: Record) -> None:
+                file.write(json.dumps({"model": name, **record}) + "\n")
+                file.flush()
+
+            return report
+
+        for name in batch.names:
+            report = append(name)
+            report({"stage": "start"})
+            if batch.peer:
+                from tests.zoo import peer
+
+                report(peer.examine(models[name], report=report))
+            else:
+                report(conformance.examine(models[name], timed=catalogue.ZOOS[batch.zoo].timed, report=report))
 
 
-def measured(name: str, make: Any) -> Row:
-    """The row of a model, or one that says what its tracing raised."""
-    try:
-        return row(name, *make())
-    except Exception as error:  # noqa: BLE001 - a model that cannot be traced is a result of this table
-        return Row(name, 0.0, Counter(), f"raises {type(error).__name__}", "-", str(error).split("\n")[0][:200])
+def run(batch: Batch, limit: float) -> Iterator[Record]:
+    """The records of a batch: its process is watched, ended at the limit, and begun anew with the models that are left."""
+    while batch.names:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "records"
+            path.touch()
+            command = [sys.executable, __file__, "--work", json.dumps([batch.zoo, batch.names, batch.peer, str(path)])]
+            with (Path(folder) / "errors").open("w+b") as errors:
+                process = subprocess.Popen(command, cwd=ROOT, stdout=errors, stderr=errors, start_new_session=True)
+                try:
+                    end = watch(process, path, limit)
+                finally:
+                    stop(process)
+                errors.seek(0)
+                said = errors.read().decode(errors="replace").strip().splitlines()
+            last = {record["model"]: record for record in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+        done = [name for name in batch.names if name in last]
+        for name in done:
+            yield finished(last[name], end, said)
+        if not done:  # the process ended before its first model
+            done = [batch.names[0]]
+            yield finished({"model": done[0], "stage": "start"}, end, said)
+        batch = evolve(batch, names=tuple(name for name in batch.names if name not in done))
 
 
-def pinned_reasons(graph: dg.Graph) -> str:
-    """The commonest reasons why axes of weights are pinned, leaving out kernels, inputs, outputs and vocabularies."""
-    usual = ("kernel axis", "the model's", "vocabulary", "is not used in forward")
-    found: Counter[str] = Counter()
-    for tensor in graph.tensors:
-        if tensor.kind == "parameter" and len(tensor.axes) > 1:
-            for space in tensor.axes[:2]:
-                for reason in {graph.reasons[atom] for atom in atoms(space) if atom in graph.reasons and atom.size > 3}:
-                    if not any(words in reason for words in usual):
-                        found[re.sub(r" \((aten\S+) in .* at ", r" (\1 at ", reason)] += 1
-    return "; ".join(f"{reason} [{count}]" for reason, count in found.most_common(2)) or "-"
+def watch(process: subprocess.Popen[bytes], path: Path, limit: float) -> str:
+    """Wait until the process ends or one of its models is over the limit; how it ended."""
+    current, since = "", time.monotonic()
+    seen = 0
+    while process.poll() is None:
+        time.sleep(0.05)
+        if path.stat().st_size != seen:
+            seen = path.stat().st_size
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            name = next((json.loads(line)["model"] for line in reversed(lines) if line.endswith("\n")), "")
+            if name != current:
+                current, since = name, time.monotonic()
+        if time.monotonic() - since > (limit if current else STARTING):
+            return f"over the limit of {limit:.0f} s"
+    code = process.returncode
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
-INTRODUCTION = """# Models of the zoos
-
-Written by `tox run -e zoo`: torchvision's classification and segmentation models, a small model of each of timm's families, and
-small configurations of transformers. Random weights, no annotation, no patched forward. The columns channel to conv group count
-groups by role. *Inner halved*: half of every group of role channel or head dim goes. *Quarter of heads*: a quarter of every
-group of role head or KV group goes, at least one (`refused` where that cannot be). The number is the fraction of the parameters
-that remains; it stands only where the pruned model ran and the square closed. Last column: why weights are pinned, beside
-kernels, inputs, outputs and vocabularies, with the number of axes.
-"""
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process that is still running, with its children."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def table(rows: list[Row]) -> list[str]:
-    """A Markdown table."""
-    head = [
-        "model",
-        "trace s",
-        "channel",
-        "head dim",
-        "head",
-        "KV group",
-        "conv group",
-        "inner halved",
-        "quarter of heads",
-        "pinned weights: why",
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for item in rows:
-        counts = [str(item.roles[role] or "-") for role in ("channel", "head_dim", "head", "kv_group", "conv_group")]
-        cells = [item.name, f"{item.seconds:.2f}", *counts, item.inner, item.heads, item.reasons]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def finished(record: Record, end: str, said: list[str]) -> Record:
+    """A record; if its process ended in the middle of a check, that is what came of the check."""
+    stage = record.pop("stage", None)
+    if stage is None:
+        return record
+    checks = record.setdefault("checks", {})
+    why = end if not end.startswith("ended with status") or not said else f"{end}: {said[-1]}"
+    if stage == "timing":
+        record.setdefault("seconds", {})["forward"] = why
+    else:
+        checks[stage if stage in checks else "trace"] = f"{why} (in {stage})"[:240]
+    return record
+
+
+@frozen
+class Store:
+    """The folder in which zoo.json and zoo.md are."""
+
+    folder: Path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs from writing between a reading and a writing, where the system has such locks."""
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        with (self.folder / "zoo.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def load(self) -> dict[tuple[str, str], Record]:
+        """The records so far, by zoo and model."""
+        data = self.folder / "zoo.json"
+        if not data.exists():
+            return {}
+        return {(record["zoo"], record["model"]): record for record in json.loads(data.read_text(encoding="utf-8"))["records"]}
+
+    def save(self, records: Mapping[tuple[str, str], Record]) -> None:
+        """Write the data, one record to a line, sorted, and the page that shows it."""
+        lines = ",\n".join(json.dumps(records[key], sort_keys=True) for key in sorted(records))
+        beside = self.folder / "zoo.json.part"
+        beside.write_text(f'{{"format": 1, "records": [\n{lines}\n]}}\n', encoding="utf-8")
+        beside.replace(self.folder / "zoo.json")
+        (self.folder / "zoo.md").write_text(zoo_page.page(list(records.values())), encoding="utf-8")
+
+    def merge(self, zoo: str, peer: bool, made: Record) -> None:
+        """Put one record in the place of the one before; ours and Torch-Pruning's stand beside each other."""
+        with self.locked():
+            records = self.load()
+            key = zoo, made["model"]
+            before = records.get(key, {"zoo": zoo, "model": made["model"]})
+            family = catalogue.family(zoo, made["model"])
+            made = {**made, "versions": versions(zoo, peer)}
+            if peer:
+                records[key] = {**before, "peer": made}
+            else:
+                kept = {"peer": before["peer"]} if "peer" in before else {}
+                records[key] = {"zoo": zoo, **({"family": family} if family else {}), **made, **kept}
+            self.save(records)
+
+    def forget(self, zoos: Iterable[str]) -> None:
+        """Drop the records of models that the zoos do not have any more."""
+        with self.locked():
+            names = {zoo: set(catalogue.ZOOS[zoo].models()) for zoo in zoos}
+            records = self.load()
+            self.save({key: record for key, record in records.items() if key[0] not in names or key[1] in names[key[0]]})
+
+
+def selected(options: argparse.Namespace) -> list[Batch]:
+    """The batches that a command line asks for."""
+    k, n = map(int, options.shard.split("/"))
+    if not 1 <= k <= n:
+        raise SystemExit(f"--shard: expected k/n with 1 <= k <= n, met {options.shard}")
+    found = []
+    for zoo in options.zoo or catalogue.ZOOS:
+        names = [
+            name
+            for name in catalogue.ZOOS[zoo].models()
+            if not options.only
+            or any(fnmatch.fnmatch(name, glob) or fnmatch.fnmatch(f"{zoo}/{name}", glob) for glob in options.only)
+        ]
+        names = sorted(names)[k - 1 :: n]
+        size = BATCH if catalogue.ZOOS[zoo].batched else 1
+        chunks = [tuple(names[start : start + size]) for start in range(0, len(names), size)]
+        if not options.peer_only:
+            found += [Batch(zoo, chunk) for chunk in chunks]
+        if (options.peer or options.peer_only) and catalogue.ZOOS[zoo].peer:
+            found += [Batch(zoo, chunk, peer=True) for chunk in chunks]
+    return found
+
+
+def shown(zoo: str, peer: bool, record: Record) -> str:
+    """One line for the console."""
+    wrong = conformance.failures(record)
+    whose = " (Torch-Pruning)" if peer else ""
+    ratio = record.get("seconds", {}).get("ratio", "-")
+    return f"{zoo}/{record['model']}{whose}: {'; '.join(wrong) or 'ok'} [trace ratio {ratio}]"
 
 
 def main() -> None:
-    """Write docs/zoo.md, or print what would be written for the models that are named."""
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", help="only these models, printed and not written")
-    names = parser.parse_args().names
-    sections = []
-    zoos = (
-        ("torchvision", vision.torchvision_models()),
-        ("timm", vision.timm_models()),
-        ("transformers", language.models()),
-        ("plain", plain.models()),
+    """Examine the models that are asked for, and write the data and the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", action="append", choices=list(catalogue.ZOOS), help="only this zoo; may be repeated")
+    parser.add_argument("--only", action="append", metavar="GLOB", help="only models (name or zoo/name); may be repeated")
+    parser.add_argument("--shard", default="1/1", metavar="K/N", help="every N-th model, from the K-th")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--limit", type=float, default=LIMIT, metavar="SECONDS", help="for one model")
+    parser.add_argument("--peer", action="store_true", help="Torch-Pruning's columns, too")
+    parser.add_argument("--peer-only", action="store_true", help="Torch-Pruning's columns only")
+    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
+    parser.add_argument("--page", action="store_true", help="write docs/zoo.md from docs/zoo.json, and run nothing")
+    parser.add_argument(
+        "--into", type=Path, default=ROOT / "docs", metavar="FOLDER", help="of zoo.json and zoo.md; docs/ unless given"
     )
-    for title, models in zoos:
-        rows = []
-        for name, make in models.items():
-            if names and name not in names:
-                continue
-            torch.manual_seed(0)
-            rows.append(measured(name, make))
-            print(rows[-1].name, rows[-1].inner, rows[-1].heads, flush=True)
-        sections += [f"## {title}", "", *table(rows), ""]
-    text = [INTRODUCTION, *sections]
-    if names:
-        print("\n".join(sections))
-    else:
-        (Path(__file__).parent / "zoo.md").write_text("\n".join(text), encoding="utf-8")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        zoo, names, peer, path = json.loads(options.work)
+        work(Batch(zoo, tuple(names), peer), Path(path))
+        return
+    store = Store(options.into)
+    if options.page:
+        with store.locked():
+            store.save(store.load())
+        return
+    print_lock = threading.Lock()
+
+    def job(batch: Batch) -> int:
+        wrong = 0
+        for record in run(batch, options.limit):
+            line = shown(batch.zoo, batch.peer, record)
+            wrong += bool(conformance.failures(record)) and not batch.peer
+            if not options.dry:
+                store.merge(batch.zoo, batch.peer, record)
+            with print_lock:
+                print(line, flush=True)
+        return wrong
+
+    batches = selected(options)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        wrong = sum(pool.map(job, batches))
+    if not options.only and not options.dry and options.shard == "1/1":
+        store.forget(options.zoo or catalogue.ZOOS)
+    print(f"{sum(len(batch.names) for batch in batches)} records, {wrong} of ours with a failure")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-_LIBRARIES: list[Any] = []
+LIBRARIES: list[Any] = []
+"""Operator libraries, which go when nothing holds them."""
+
 Made = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 """A model in evaluation mode, its arguments and its keyword arguments."""
 
@@ -26,7 +28,7 @@ def torchvision() -> ModuleType:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         except RuntimeError:  # the compiled operators did load, and have defined it
             break
-    _LIBRARIES.append(library)
+    LIBRARIES.append(library)
     import torchvision as module
 
     return module
