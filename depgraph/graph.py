@@ -6,6 +6,8 @@ import fnmatch
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from itertools import chain
+from itertools import product as all_choices
 from pathlib import Path
 
 from attrs import frozen
@@ -25,7 +27,7 @@ from depgraph.records import (
     SizeAttribute,
     Tensor,
 )
-from depgraph.spaces import UNIT, Atom, Space, Sum, atoms, substitute
+from depgraph.spaces import UNIT, Atom, Space, Sum, atoms, laid_end_to_end, product, substitute
 from depgraph.views import coverage_of, groups_of, nodes_of
 
 
@@ -259,8 +261,21 @@ def _cost_in_order(axes: Iterable[Space], scale: int) -> Cost:
 
 
 def _in_order(space: Space) -> Space:
-    """A space of the same size with the parts of a sum in one order; only the size of an attribute's space counts."""
-    return Sum(tuple(sorted(space.parts, key=lambda part: (part == UNIT, str(part))))) if isinstance(space, Sum) else space
+    """A space of the same size as a sum of products in one order; only the size of an attribute's space counts."""
+    terms = sorted((tuple(sorted(term, key=_number)) for term in _monomials(space)), key=lambda term: tuple(map(_number, term)))
+    return laid_end_to_end(*(product(*term) for term in terms))
+
+
+def _number(atom: Atom) -> int:
+    return atom.id
+
+
+def _monomials(space: Space) -> list[tuple[Atom, ...]]:
+    if isinstance(space, Atom):
+        return [(space,)]
+    if isinstance(space, Sum):
+        return [term for part in space.parts for term in _monomials(part)]
+    return [tuple(chain(*choice)) for choice in all_choices(*map(_monomials, space.factors))]
 
 
 def _matches(name: str, pattern: str) -> bool:

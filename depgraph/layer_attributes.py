@@ -39,10 +39,9 @@ def read_in_forward(module: nn.Module) -> frozenset[str] | None:
 
 def followed(module: nn.Module, find: Find) -> Iterator[tuple[str, Term]]:
     """Attributes of a layer with the term that each one counts."""
-    weight = find("weight")
+    weight = _weight(find)
     if isinstance(module, nn.modules.conv._ConvNd):
-        weight = weight or find("parametrizations.weight.original1") or find("weight_v")
-        if weight is not None and weight.shape[0] > 0:
+        if weight is not None and weight.shape[0] > 0 and weight.ndim == len(module.kernel_size) + 2:
             yield from _convolution(module, weight)
     elif isinstance(module, nn.Linear) and weight is not None:
         yield from _plain(module, weight, out_features=0, in_features=1)
@@ -73,6 +72,12 @@ def followed(module: nn.Module, find: Find) -> Iterator[tuple[str, Term]]:
             held = find(tensor)
             if held is not None:
                 yield from _plain(module, held, **{name: 1})
+
+
+def _weight(find: Find) -> Value | None:
+    """The weight, or what one of torch's parametrisations, weight norms and spectral norms computes it from."""
+    found = find("weight") or find("parametrizations.weight.original") or find("parametrizations.weight.original1")
+    return found or (find("weight_v") if find("weight_g") is not None else find("weight_orig"))
 
 
 def _plain(module: nn.Module, tensor: Value, **dims: int) -> Iterator[tuple[str, Axis]]:
