@@ -13,7 +13,7 @@ from depgraph.provenance import Attribute, Expression
 from depgraph.records import Balance, Cost, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, retyped
 from depgraph.rules.common import pin_all
 from depgraph.solve import Solver
-from depgraph.spaces import Atom, Space
+from depgraph.spaces import Atom, Space, atoms
 
 
 @frozen
@@ -165,8 +165,8 @@ def _written(
 
 
 def _atom(space: Space) -> Atom:
-    assert isinstance(space, Atom), "only single atoms are balanced"
-    return space
+    (atom,) = atoms(space)  # only single atoms are balanced
+    return atom
 
 
 def _tensor(name: str, kind: str, value: Value, spaces: Iterator[Space], aliases: tuple[str, ...] = ()) -> Tensor:

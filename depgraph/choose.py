@@ -12,7 +12,7 @@ from depgraph.graph import Graph
 from depgraph.indices import IndexSet
 from depgraph.plans import Plan, plan_of
 from depgraph.records import Group
-from depgraph.spaces import Atom, Product, Space
+from depgraph.spaces import Atom, Product, Reversed, Space
 
 Scores: TypeAlias = Mapping[str, Sequence[float]]
 """Group name to one importance per index; the lowest go first."""
@@ -180,6 +180,8 @@ def _cost(graph: Graph, what: str) -> Callable[[Mapping[Atom, int]], int]:
             if found is None:
                 if isinstance(space, Atom):
                     found = sizes.get(space, space.size)
+                elif isinstance(space, Reversed):
+                    found = size(space.atom)
                 elif isinstance(space, Product):
                     found = math.prod(map(size, space.factors))
                 else:

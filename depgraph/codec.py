@@ -13,7 +13,7 @@ from cattrs.v import transform_error
 
 from depgraph.errors import DocumentError
 from depgraph.indices import IndexSet
-from depgraph.spaces import UNIT, Atom, Product, Space, Sum
+from depgraph.spaces import UNIT, Atom, Product, Reversed, Space, Sum
 
 VERSION = 1
 T = TypeVar("T")
@@ -22,6 +22,8 @@ T = TypeVar("T")
 def _space_out(space: Space) -> Any:
     if isinstance(space, Atom):
         return [space.id, space.size]
+    if isinstance(space, Reversed):
+        return {"reversed": _space_out(space.atom)}
     if isinstance(space, Product):
         return {"product": [_space_out(factor) for factor in space.factors]} if space.factors else 1
     return {"sum": [_space_out(part) for part in space.parts]}
@@ -32,6 +34,10 @@ def _space_in(data: Any, _: Any = None) -> Any:
         return UNIT
     if isinstance(data, list) and len(data) == 2 and all(type(item) is int for item in data):
         return Atom(*data)
+    if isinstance(data, dict) and data.keys() == {"reversed"}:
+        atom = _space_in(data["reversed"])
+        if isinstance(atom, Atom):
+            return Reversed(atom)
     if isinstance(data, dict) and data.keys() == {"product"}:
         return Product(tuple(_space_in(factor) for factor in data["product"]))
     if isinstance(data, dict) and data.keys() == {"sum"}:
@@ -51,7 +57,7 @@ def _converter() -> cattrs.Converter:
 
 
 def _is_space(kind: Any) -> bool:
-    return kind in {Atom, Product, Sum} or kind == Space
+    return kind in {Atom, Reversed, Product, Sum} or kind == Space
 
 
 def _text(value: Any) -> str:

@@ -56,6 +56,18 @@ class Plus:
 
 
 @frozen
+class Backwards:
+    """A term read from its last index to its first."""
+
+    term: Term
+
+    @property
+    def size(self) -> int:
+        """That of the term."""
+        return self.term.size
+
+
+@frozen
 class Known:
     """A space that a solver already holds, by its number there."""
 
@@ -63,7 +75,7 @@ class Known:
     root: int
 
 
-Term: TypeAlias = Axis | Fresh | Times | Plus | Known
+Term: TypeAlias = Axis | Fresh | Times | Plus | Backwards | Known
 
 
 @frozen

@@ -27,7 +27,7 @@ from depgraph.records import (
     SizeAttribute,
     Tensor,
 )
-from depgraph.spaces import UNIT, Atom, Space, Sum, atoms, laid_end_to_end, product, substitute
+from depgraph.spaces import UNIT, Atom, Reversed, Space, Sum, atoms, backwards, laid_end_to_end, leaves, product, substitute
 from depgraph.views import coverage_of, groups_of, nodes_of
 
 
@@ -217,7 +217,7 @@ class Graph:
 def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     """The graph with atoms numbered in reading order, and for each new number the old one.
 
-    Attributes that count nothing prunable are dropped: they never change.
+    Where an atom is read first, it is read forwards. Attributes that count nothing prunable are dropped: they never change.
     """
     reasons = graph.reasons
     attributes = [item for item in graph.attributes if any(atom not in reasons for atom in atoms(item.space))]
@@ -228,7 +228,11 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     ]
     old = list(dict.fromkeys(atom for space in dict.fromkeys(spaces) for atom in atoms(space)))
     new = {atom: Atom(number, atom.size) for number, atom in enumerate(old)}
-    memo = {space: substitute(space, new.__getitem__) for space in dict.fromkeys(spaces)}
+    turned: dict[Atom, Space] = {}
+    for space in dict.fromkeys(spaces):
+        for leaf in leaves(space):
+            turned.setdefault(leaf.atom, backwards(new[leaf.atom]) if leaf.backwards else new[leaf.atom])
+    memo = {space: substitute(space, turned.__getitem__) for space in dict.fromkeys(spaces)}
     balances = [
         Balance(tuple(sorted((new[atom] for atom in balance.atoms), key=lambda atom: atom.id)), balance.reason)
         for balance in graph.balances
@@ -271,8 +275,8 @@ def _number(atom: Atom) -> int:
 
 
 def _monomials(space: Space) -> list[tuple[Atom, ...]]:
-    if isinstance(space, Atom):
-        return [(space,)]
+    if isinstance(space, (Atom, Reversed)):
+        return [atoms(space)]
     if isinstance(space, Sum):
         return [term for part in space.parts for term in _monomials(part)]
     return [tuple(chain(*choice)) for choice in all_choices(*map(_monomials, space.factors))]

@@ -135,6 +135,14 @@ class IndexSet:
         """Every index plus `offset`."""
         return IndexSet(tuple((start + offset, stop + offset) for start, stop in self.intervals))
 
+    def mirrored(self, size: int) -> IndexSet:
+        """The same places of ``range(size)`` counted from its end.
+
+        >>> IndexSet.of([0, 1, 4]).mirrored(6)
+        IndexSet('1,4-5')
+        """
+        return IndexSet._canonical((size - stop, size - start) for start, stop in reversed(self.intervals))
+
     def renumber(self, removed: IndexSet) -> IndexSet:
         """The numbers that these indices have once `removed` is gone; indices in `removed` have none.
 

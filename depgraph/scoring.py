@@ -159,4 +159,5 @@ def _strided(marginal: torch.Tensor, leaf: Leaf) -> torch.Tensor:
     size = (*(count for count, _ in leaf.loops), leaf.atom.size, leaf.stride)
     stride = (*(step for _, step in leaf.loops), leaf.stride, 1)
     view = marginal.contiguous().as_strided(size, stride, leaf.offset)
-    return view.sum([d for d in range(len(size)) if d != len(leaf.loops)])
+    total = view.sum([d for d in range(len(size)) if d != len(leaf.loops)])
+    return total.flip(0) if leaf.backwards else total

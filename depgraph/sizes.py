@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from depgraph.equations import Axis, Fresh, Known, Pin, Plus, Term, Times
-from depgraph.polynomials import Polynomial, combine, difference, without_common_factor
+from depgraph.equations import Axis, Backwards, Fresh, Known, Pin, Plus, Term, Times
+from depgraph.polynomials import Monomial, Polynomial, combine, difference, without_common_factor
 from depgraph.provenance import Arithmetic, Attribute, AxisSize, Computed, Expression, Literal, origin
 from depgraph.solve import Solver
 
@@ -75,7 +75,9 @@ class Settled:
 _MANY = 64
 """More constant positions than this in one size are pinned rather than laid out one by one."""
 
-TERMS = (Axis, Fresh, Times, Plus, Known)
+_KEEPS = "it must keep the size of a pinned axis"
+
+TERMS = (Axis, Fresh, Times, Plus, Backwards, Known)
 
 
 def settle(solver: Solver, demands: Iterable[Demand], held: Sequence[Axis] = ()) -> Settled:
@@ -144,7 +146,8 @@ class _Settlement:
         return self.solver.term(Axis(expression.value, expression.dim, expression.size))
 
     def _tie(self, left: int, right: int, where: str) -> None:
-        if left != right:
+        """A size that another axis gave: both lose the same indices, unless the sizes agree whatever is removed."""
+        if left != right and self._polynomial(left) != self._polynomial(right):
             self.solver.unify(left, right, where)
 
     def run(self) -> Settled:
@@ -218,7 +221,7 @@ class _Settlement:
                 reasons = [r for root in self.solver.leaves(one) if (r := self.solver.reason(root)) is not None]
                 for root in self.solver.leaves(other):
                     if reasons and self.solver.reason(root) is None:
-                        self.solver.pin(root, f"it must keep the size of a pinned axis: {reasons[0]}")
+                        self.solver.pin(root, f"{_KEEPS}: {reasons[0].removeprefix(_KEEPS + ': ')}")
                         changed = True
         return changed
 
@@ -309,13 +312,13 @@ class _Settlement:
 
     def _reconcile(self, left: Polynomial, right: Polynomial, equation: _Equation) -> None:
         """Make two polynomials equal with as little coupling as possible; where nothing else helps, pin them."""
-        ours, theirs = difference(*without_common_factor(left, right))
+        ours, theirs = without_common_factor(*difference(*without_common_factor(left, right)))
         for one, other in ((ours, theirs), (theirs, ours)):
             if len(one) == 1:
                 (monomial, count), *_ = one.items()
                 if len(monomial) == 1 and count == 1 and self._follow(monomial[0], other, equation.where):
                     return
-        if self._pair(ours, theirs, equation.where):
+        if self._pair(ours, theirs, equation.where) or self._match(ours, theirs, equation.where):
             return
         reason = f"its size must agree with another one in a way that only the present sizes do ({equation.where})"
         for polynomial in (left, right):
@@ -339,34 +342,67 @@ class _Settlement:
         return self.solver.size(leaf), leaf
 
     def _follow(self, leaf: int, target: Polynomial, where: str) -> bool:
-        """Let one atom have the size of a polynomial: balanced with an atom, cut into balanced parts, or factored."""
-        if len(target) == 1:
-            (monomial, count), *_ = target.items()
-            if count == 1 and len(monomial) == 1:
-                self._balance(leaf, monomial[0], where)
-                return True
-            if count == 1 and monomial and leaf not in self.balanced:
-                factors = tuple(Known(self.solver.size(factor), factor) for factor in monomial)
-                self.solver.unify(leaf, self.solver.term(Times(factors)), where)
-                return True
-        if leaf in self.balanced or any(len(monomial) > 1 or count < 0 for monomial, count in target.items()):
+        """Let one atom have the size of a product: balanced with an atom, or factored."""
+        if len(target) != 1:
             return False
-        if set(target) == {()}:
-            self.solver.pin(leaf, f"it must keep the size of a pinned axis ({where})")
+        (monomial, count), *_ = target.items()
+        if count == 1 and len(monomial) == 1:
+            self._balance(leaf, monomial[0], where)
             return True
-        if target.get((), 0) > _MANY:
+        if count == 1 and monomial and leaf not in self.balanced:
+            factors = tuple(Known(self.solver.size(factor), factor) for factor in monomial)
+            self.solver.unify(leaf, self.solver.term(Times(factors)), where)
+            return True
+        return False
+
+    def _match(self, ours: Polynomial, theirs: Polynomial, where: str) -> bool:
+        """Two sums of atoms and constants: laid side by side, what lies opposite is balanced, longer atoms are cut.
+
+        The order does not depend on the sizes, so that a smaller model is matched in the same way.
+        """
+        if any(len(monomial) > 1 for monomial in (*ours, *theirs)) or sum((*ours.values(), *theirs.values())) > 2 * _MANY:
             return False
-        sizes = [
-            (self.solver.size(monomial[0]) if monomial else 1, monomial)
-            for monomial, count in sorted(target.items(), key=lambda item: (not item[0], item[0]))
-            for _ in range(count)
-        ]
-        parts = [Fresh(size) for size, _ in sizes]
-        self.solver.unify(leaf, self.solver.term(Plus(tuple(parts))), where)
-        for part, (_, monomial) in zip(parts, sizes, strict=True):
-            if monomial:
-                self._balance(monomial[0], self.solver.term(part), where)
+        left, right = self._laid_out(ours), self._laid_out(theirs)
+        while left and right:
+            left[:1], right[:1] = (
+                self._laid_out(self._refreshed(dict(left[:1]))),
+                self._laid_out(self._refreshed(dict(right[:1]))),
+            )
+            (p, m), (q, n) = ((item[0], self._size_of(dict([item]))) for item in (left[0], right[0]))
+            short = min(m, n)
+            for side, monomial, size in ((left, p, m), (right, q, n)):
+                if size > short:
+                    side[:1] = (
+                        [(monomial, short), (monomial, size - short)] if not monomial else self._cut(monomial[0], short, where)
+                    )
+            (p, _), (q, _) = left.pop(0), right.pop(0)
+            if p and q:
+                self._balance(p[0], q[0], where)
+            elif p or q:
+                self.solver.pin((p or q)[0], f"{_KEEPS} ({where})")
         return True
+
+    def _laid_out(self, polynomial: Polynomial) -> list[tuple[Monomial, int]]:
+        """The atoms of a sum one by one in the order of their numbers, and its constant last."""
+        atoms = [(monomial, 1) for monomial, count in sorted(polynomial.items()) if monomial for _ in range(count)]
+        return [*atoms, ((), polynomial[()])] if () in polynomial else atoms
+
+    def _cut(self, leaf: int, at: int, where: str) -> list[tuple[Monomial, int]]:
+        """Cut an atom, and all that are balanced with it, in two; the pieces are balanced in their turn."""
+        representative = self._class(leaf)
+        members = [other for other in self.balanced if self._class(other) == representative] or [leaf]
+        for member in members:
+            self.balanced.pop(member, None)
+        pieces = []
+        for member in members:
+            sizes = at, self.solver.size(member) - at
+            fresh = tuple(map(Fresh, sizes))
+            self.solver.unify(member, self.solver.term(Plus(fresh)), where)
+            pieces.append([self.solver.term(part) & ~1 for part in fresh])
+        for first, *others in zip(*pieces, strict=True):
+            for other in others:
+                self._balance(first, other, self.reasons.get(leaf, where))
+        return [self._laid_out(self._polynomial(piece))[0] for piece in pieces[0]]
 
     def _pin_equation(self, equation: _Equation) -> bool:
         """No attribute could be solved for: whatever the equation mentions stays as it is."""

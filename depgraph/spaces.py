@@ -1,7 +1,8 @@
-"""What an axis ranges over: independent indices, a row-major product of spaces, or spaces laid end to end.
+"""What an axis ranges over: independent indices, such indices backwards, a row-major product, or spaces laid end to end.
 
-Terms are kept canonical by the constructors `product` and `laid_end_to_end`: products and sums are flat, factors of
-size 1 are dropped, and a sum is distributed over the factors that follow it. So equal spaces are equal values.
+Terms are kept canonical by the constructors `product`, `laid_end_to_end` and `backwards`: products and sums are flat,
+factors of size 1 are dropped, a sum is distributed over the factors that follow it, and only atoms are reversed. So equal
+spaces are equal values.
 """
 
 from __future__ import annotations
@@ -24,6 +25,21 @@ class Atom:
 
     def __str__(self) -> str:
         return f"a{self.id}:{self.size}"
+
+
+@frozen(cache_hash=True)
+class Reversed:
+    """An atom read from its last index to its first, as `flip` does."""
+
+    atom: Atom
+
+    @property
+    def size(self) -> int:
+        """That of the atom."""
+        return self.atom.size
+
+    def __str__(self) -> str:
+        return f"~{self.atom}"
 
 
 @frozen(cache_hash=True)
@@ -57,7 +73,7 @@ class Sum:
         return "(" + " + ".join(map(str, self.parts)) + ")"
 
 
-Space: TypeAlias = Atom | Product | Sum
+Space: TypeAlias = Atom | Reversed | Product | Sum
 
 UNIT = Product(())
 """The space of an axis of size 1: there is nothing to choose."""
@@ -103,11 +119,28 @@ def laid_end_to_end(*parts: Space) -> Space:
     return flat[0] if len(flat) == 1 else Sum(tuple(flat))
 
 
+def backwards(space: Space) -> Space:
+    """The space read from its last index to its first.
+
+    >>> str(backwards(product(Atom(0, 2), laid_end_to_end(Atom(1, 3), Atom(2, 4)))))
+    '(~a0:2 x (~a2:4 + ~a1:3))'
+    """
+    if isinstance(space, Atom):
+        return Reversed(space)
+    if isinstance(space, Reversed):
+        return space.atom
+    if isinstance(space, Product):
+        return product(*map(backwards, space.factors))
+    return laid_end_to_end(*map(backwards, reversed(space.parts)))
+
+
 @lru_cache(maxsize=65536)
 def atoms(space: Space) -> tuple[Atom, ...]:
     """The atoms of a space in the order in which they are read, each once."""
     if isinstance(space, Atom):
         return (space,)
+    if isinstance(space, Reversed):
+        return (space.atom,)
     children = space.factors if isinstance(space, Product) else space.parts
     return tuple(dict.fromkeys(atom for child in children for atom in atoms(child)))
 
@@ -116,6 +149,8 @@ def substitute(space: Space, change: Callable[[Atom], Space]) -> Space:
     """The canonical space in which each atom is replaced by ``change(atom)``."""
     if isinstance(space, Atom):
         return change(space)
+    if isinstance(space, Reversed):
+        return backwards(change(space.atom))
     if isinstance(space, Product):
         return product(*(substitute(factor, change) for factor in space.factors))
     return laid_end_to_end(*(substitute(part, change) for part in space.parts))
@@ -126,13 +161,18 @@ class Leaf:
     """One place where an atom stands in a space.
 
     Index i of the atom owns the flat blocks ``[base + i * stride, base + (i + 1) * stride)`` for each base that
-    `offset` and the outer `loops` of (count, stride) give.
+    `offset` and the outer `loops` of (count, stride) give. Where the atom is read backwards, i counts from its last index.
     """
 
     atom: Atom
     offset: int
     loops: tuple[tuple[int, int], ...]
     stride: int
+    backwards: bool = False
+
+    def turned(self, indices: IndexSet) -> IndexSet:
+        """Indices of the atom as places here, or places here as indices of the atom."""
+        return indices.mirrored(self.atom.size) if self.backwards else indices
 
     def bases(self) -> Iterator[int]:
         """Where each block run of the atom begins."""
@@ -147,11 +187,13 @@ def leaves(space: Space) -> tuple[Leaf, ...]:
     """Every place of every atom, in reading order."""
     if isinstance(space, Atom):
         return (Leaf(space, 0, (), 1),)
+    if isinstance(space, Reversed):
+        return (Leaf(space.atom, 0, (), 1, True),)
     found: list[Leaf] = []
     if isinstance(space, Sum):
         offset = 0
         for part in space.parts:
-            found.extend(Leaf(x.atom, x.offset + offset, x.loops, x.stride) for x in leaves(part))
+            found.extend(Leaf(x.atom, x.offset + offset, x.loops, x.stride, x.backwards) for x in leaves(part))
             offset += part.size
         return tuple(found)
     outer, inner = 1, space.size
@@ -160,7 +202,7 @@ def leaves(space: Space) -> tuple[Leaf, ...]:
         around = ((outer, factor.size * inner),) if outer > 1 else ()
         for x in leaves(factor):
             loops = around + tuple((count, stride * inner) for count, stride in x.loops)
-            found.append(Leaf(x.atom, x.offset * inner, loops, x.stride * inner))
+            found.append(Leaf(x.atom, x.offset * inner, loops, x.stride * inner, x.backwards))
         outer *= factor.size
     return tuple(found)
 
@@ -175,7 +217,7 @@ def image(space: Space, cut: Mapping[Atom, IndexSet]) -> IndexSet:
         return cut.get(space) or IndexSet()
     intervals: list[tuple[int, int]] = []
     for leaf in leaves(space):
-        chosen = cut.get(leaf.atom)
+        chosen = leaf.turned(cut.get(leaf.atom) or IndexSet())
         if chosen:
             for base in leaf.bases():
                 intervals.extend((base + a * leaf.stride, base + b * leaf.stride) for a, b in chosen.intervals)
@@ -190,12 +232,12 @@ def preimage(space: Space, flat: IndexSet) -> dict[Atom, IndexSet]:
     """
     result: dict[Atom, IndexSet] = {}
     for leaf in leaves(space):
-        inside = result.get(leaf.atom, IndexSet.range(0, leaf.atom.size))
+        inside = leaf.turned(result.get(leaf.atom, IndexSet.range(0, leaf.atom.size)))
         for base in leaf.bases():
             here = flat & IndexSet.range(base, base + leaf.atom.size * leaf.stride)
             whole = ((-((base - a) // leaf.stride), (b - base) // leaf.stride) for a, b in here.intervals)
             inside = inside & IndexSet(tuple(interval for interval in whole if interval[0] < interval[1]))
-        result[leaf.atom] = inside
+        result[leaf.atom] = leaf.turned(inside)
     return {atom: chosen for atom, chosen in result.items() if chosen}
 
 
@@ -224,7 +266,7 @@ class IndexMap:
     @property
     def is_identity(self) -> bool:
         """Whether every index passes through unchanged (one independent space on both sides)."""
-        return all(source == target and isinstance(source, Atom) for source, target in self.steps)
+        return all(source == target and isinstance(source, (Atom, Reversed)) for source, target in self.steps)
 
     def then(self, other: IndexMap) -> IndexMap:
         """First this map, then the other one."""
@@ -250,7 +292,7 @@ def touched(space: Space, flat: IndexSet) -> dict[Atom, IndexSet]:
         for base in leaf.bases():
             here = flat & IndexSet.range(base, base + leaf.atom.size * leaf.stride)
             spread = ((((a - base) // leaf.stride), -((base - b) // leaf.stride)) for a, b in here.intervals)
-            hit = IndexSet(tuple(spread))
+            hit = leaf.turned(IndexSet(tuple(spread)))
             if hit:
                 result[leaf.atom] = result.get(leaf.atom, IndexSet()) | hit
     return result

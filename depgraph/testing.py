@@ -27,7 +27,7 @@ from depgraph.indices import IndexSet
 from depgraph.plans import Plan, plan_of
 from depgraph.records import OpType
 from depgraph.scoring import Random, score
-from depgraph.spaces import UNIT, Atom, Space, atoms, image, laid_end_to_end, product
+from depgraph.spaces import UNIT, Atom, Space, atoms, backwards, image, laid_end_to_end, product
 from depgraph.tracing import trace
 
 Inputs = Any
@@ -288,7 +288,7 @@ def spaces(draw: st.DrawFn, max_atoms: int = 4, max_depth: int = 3) -> Space:
     """Canonical spaces over a few atoms, which may occur more than once."""
     pool = [Atom(number, size) for number, size in enumerate(draw(st.lists(st.integers(2, 4), min_size=1, max_size=max_atoms)))]
 
-    leaves: list[Space] = [*pool, UNIT]
+    leaves: list[Space] = [*pool, *map(backwards, pool), UNIT]
 
     def build(depth: int) -> Space:
         kind = draw(st.sampled_from(["atom", "atom", "product", "sum"] if depth else ["atom"]))

@@ -17,7 +17,7 @@ from depgraph import testing
 from depgraph.equations import Equal, Rule
 from depgraph.plans import plan_of
 from depgraph.rules import RULES
-from depgraph.spaces import Atom, Product
+from depgraph.spaces import Atom, Product, Reversed
 
 CONVOLUTION = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 SHAPES = {1: (2, 3, 6), 2: (2, 3, 6, 6), 3: (2, 3, 4, 4, 4)}
@@ -51,6 +51,8 @@ def layout(graph, *axes):
             if space not in graph.group_of:
                 return str(space.size)
             return letters.setdefault(space, string.ascii_lowercase[len(letters)]) + str(space.size)
+        if isinstance(space, Reversed):
+            return "~" + text(space.atom)
         if isinstance(space, Product):
             inner = " x ".join(text(factor, False) for factor in space.factors) or "1"
         else:
@@ -118,6 +120,12 @@ def halves(x):
 def swapped(parts):
     """The parts in the opposite order, joined."""
     return torch.cat(list(parts)[::-1], 1)
+
+
+def shuffled(x, groups):
+    """Channels in `groups` blocks, read block by block within each place."""
+    batch, channels, *space = x.shape
+    return x.view(batch, groups, channels // groups, *space).transpose(1, 2).reshape(batch, channels, *space)
 
 
 def on(shape, **options):
@@ -305,7 +313,14 @@ def test_windows(operator, expected, options):
     *((f"pad space, {mode}", lambda x, mode=mode: F.pad(x, (1, 2, 1, 0), mode=mode), "a8 -> a8")
       for mode in ("constant", "reflect", "replicate", "circular")),
     ("pad features, reflect", lambda x: F.pad(x, (1, 1), mode="reflect"), "8 -> 10", on(TOKENS, why="aten.pad copies")),
-    ("flip channels", lambda x: x.flip(1), "8 -> 8", why("aten.flip reverses its order")),
+    ("flip channels", lambda x: x.flip(1), "a8 -> ~a8"),
+    ("flip and add", lambda x: x + x.flip(1), "a4 + ~a4 -> a4 + ~a4"),
+    ("flip a half", lambda x: torch.cat([x[:, :3], x[:, 3:].flip(1)], 1), "3 + a5 -> 3 + ~a5"),
+    ("flip twice", lambda x: x.flip(1).relu().flip(1), "a8 -> a8"),
+    ("flip before flatten", lambda x: x.flip(1, 2).flatten(1), "a8 -> ~a8 x 6 x 6"),
+    ("shuffle, then chunk", lambda x: shuffled(x, 2).chunk(2, 1)[0], "2 x (a2 + b2) -> a2 x 2"),
+    ("shuffle by 3, then by 2", lambda x: shuffled(shuffled(x, 3), 2), "3 x 2 x a2 -> a2 x 3 x 2", on(IMAGE, channels=12)),
+    ("shuffle 2 x 3 twice", lambda x: shuffled(shuffled(x, 2), 2), "2 x 3 -> 3 x 2", on(IMAGE, channels=6, why="do not nest")),
     ("flip space", lambda x: x.flip(2, 3), "a8 -> a8"),
     ("roll channels", lambda x: x.roll(2, 1), "a6 + 2 -> 2 + a6", why("literal 2 (aten.roll")),
     ("roll channels back", lambda x: x.roll(-2, 1), "2 + a6 -> a6 + 2", why("literal 2 (aten.roll")),

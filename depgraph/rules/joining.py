@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Axis, Balanced, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Times
+from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Times
 from depgraph.rules.common import family, passed, pin_all
 
 
@@ -162,11 +162,11 @@ def _pad(call: Call) -> Iterator[Statement]:
 
 def _flip(call: Call) -> Iterator[Statement]:
     x, out = call["self"], call.out
-    dims = {int(dim) % x.ndim for dim in call["dims"]}
-    yield from passed(x, out, dims)
-    for dim in dims:
-        yield Pin(x[dim], f"{call.op} reverses its order")
-        yield Pin(out[dim], f"{call.op} reverses its order")
+    dims = {"aten.fliplr": [1], "aten.flipud": [0]}.get(call.op, call["dims"])
+    turned = {int(dim) % x.ndim for dim in dims}
+    yield from passed(x, out, turned)
+    for dim in turned:
+        yield Equal(out[dim], Backwards(x[dim]))
 
 
 def _roll(call: Call) -> Iterator[Statement]:

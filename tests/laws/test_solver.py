@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depgraph.equations import Axis, Equal, Pin, Plus, Term, Times
+from depgraph.equations import Axis, Backwards, Equal, Pin, Plus, Term, Times
 from depgraph.indices import IndexSet
 from depgraph.solve import Solver
 from depgraph.spaces import atoms, image
 
-SIZES = (2, 3, 4, 6, 8, 12)
+SIZES = (2, 3, 4, 5, 6, 7, 8, 10, 12)
 
 
 def terms(size: int, axes: list[Axis], depth: int = 2) -> st.SearchStrategy[Term]:
@@ -16,6 +16,7 @@ def terms(size: int, axes: list[Axis], depth: int = 2) -> st.SearchStrategy[Term
     same = [axis for axis in axes if axis.size == size]
     choices: list[st.SearchStrategy[Term]] = [st.sampled_from(same)] if same else []
     if depth:
+        choices.append(st.builds(Backwards, terms(size, axes, 0)) if same else st.nothing())
         for k in range(2, size):
             if size % k == 0:
                 factors = terms(k, axes, depth - 1), terms(size // k, axes, depth - 1)
@@ -40,6 +41,8 @@ def flat(term: Term, removed: dict[Axis, set[int]]) -> set[int]:
     """The flat indices of a term that go when the given indices of its axes go."""
     if isinstance(term, Axis):
         return removed[term]
+    if isinstance(term, Backwards):
+        return {term.size - 1 - i for i in flat(term.term, removed)}
     children = term.factors if isinstance(term, Times) else term.parts
     result: set[int] = set()
     if isinstance(term, Plus):
@@ -101,6 +104,45 @@ def test_what_does_not_nest_is_pinned_with_its_reason():
     solution = solver.solution([a, b, c, d])
     assert len(solution.pins) == 4
     assert all("aten.view in f at m.py:1: the sizes on both sides do not nest" in reason for reason in solution.pins.values())
+
+
+def spaces_of(statements, *axes):
+    """The spaces of some axes as text under the given equations."""
+    solver = Solver()
+    for left, right in statements:
+        solver.state(Equal(left, right), "a test")
+    return [str(space) for space in solver.solution(axes).spaces]
+
+
+def test_a_cut_inside_a_block_sets_that_block_apart():
+    """10 = 5 x 2 cut at 5: two whole blocks, one that lies across, two whole ones; only the one across stays."""
+    x, blocks, width, left, right = (Axis(number, 0, size) for number, size in enumerate((10, 5, 2, 5, 5)))
+    found = spaces_of([(x, Times((blocks, width))), (x, Plus((left, right)))], left, right, blocks)
+    assert found == ["((a0:2 x (1 + 1)) + 1)", "(1 + (a1:2 x (1 + 1)))", "(a0:2 + 1 + a1:2)"]
+
+
+def test_factors_are_shared_up_to_their_common_divisor():
+    """4 x 6 against 6 x 4: the outer halves and the inner halves agree, and only 2 x 3 against 3 x 2 in between is pinned."""
+    a, b, c, d = (Axis(number, 0, size) for number, size in enumerate((4, 6, 6, 4)))
+    assert spaces_of([(Times((a, b)), Times((c, d)))], a, b, c, d) == [
+        "(a0:2 x a1:2)", "(a2:3 x a3:2)", "(a0:2 x a4:3)", "(a5:2 x a3:2)",
+    ]  # fmt: skip
+
+
+def test_an_axis_that_equals_itself_backwards_is_folded():
+    """x = reversed x: the second half is the first one backwards; an index in the middle stays."""
+    even, odd = Axis(0, 0, 6), Axis(1, 0, 5)
+    assert spaces_of([(even, Backwards(even))], even) == ["(a0:3 + ~a0:3)"]
+    assert spaces_of([(odd, Backwards(odd))], odd) == ["(a0:2 + 1 + ~a0:2)"]
+
+
+def test_backwards_runs_through_sums_and_products():
+    """Reversed twice is as it was; a reversed product reverses each factor, a reversed sum its order."""
+    x, y, a, b = (Axis(number, 0, size) for number, size in enumerate((6, 6, 2, 3)))
+    assert spaces_of([(x, Times((a, b))), (y, Backwards(x))], a, b, y) == ["a0:2", "a1:3", "(~a0:2 x ~a1:3)"]
+    assert set(spaces_of([(x, Backwards(y)), (y, Backwards(x))], x, y)) == {"a0:6", "~a0:6"}
+    part, rest = Axis(4, 0, 2), Axis(5, 0, 4)
+    assert spaces_of([(x, Plus((part, rest))), (y, Backwards(x))], part, rest, y) == ["a0:2", "a1:4", "(~a1:4 + ~a0:2)"]
 
 
 def test_a_pin_reaches_every_part():

@@ -11,6 +11,7 @@ from depgraph.spaces import (
     Atom,
     IndexMap,
     Product,
+    Reversed,
     Space,
     Sum,
     atoms,
@@ -27,6 +28,8 @@ def coordinates(space: Space) -> list[frozenset[tuple[Atom, int]]]:
     """For each flat index, the atom indices on which it depends: the meaning of a space, by brute force."""
     if isinstance(space, Atom):
         return [frozenset({(space, i)}) for i in range(space.size)]
+    if isinstance(space, Reversed):
+        return coordinates(space.atom)[::-1]
     if isinstance(space, Sum):
         return [entry for part in space.parts for entry in coordinates(part)]
     return [frozenset().union(*combination) for combination in pairs(*map(coordinates, space.factors))]
