@@ -130,7 +130,7 @@ def test_factors_are_shared_up_to_their_common_divisor():
 
 
 def test_an_axis_that_equals_itself_backwards_is_folded():
-    """x = reversed x: the second half is the first one backwards; an index in the middle stays."""
+    """Where x = reversed x, the second half is the first one backwards; an index in the middle stays."""
     even, odd = Axis(0, 0, 6), Axis(1, 0, 5)
     assert spaces_of([(even, Backwards(even))], even) == ["(a0:3 + ~a0:3)"]
     assert spaces_of([(odd, Backwards(odd))], odd) == ["(a0:2 + 1 + ~a0:2)"]
