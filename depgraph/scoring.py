@@ -119,6 +119,8 @@ def _marginals(name: str, tensor: torch.Tensor, dims: tuple[int, ...], p: int) -
         raise PlanError(f"{name!r} is on the meta device and has no weights to measure; use dg.Random(seed).")
     result: dict[int, torch.Tensor] = {}
     values = tensor.detach()
+    if not values.numel():
+        return {dim: torch.zeros(values.shape[dim], device=values.device) for dim in dims}
     start, rows = 0, max(1, _SLAB * values.shape[0] // max(1, values.numel()))
     for slab in torch.split(values, rows):
         powers = _powers(slab, p)

@@ -137,6 +137,7 @@ def shadow(model: nn.Module, fakes: Mapping[int, torch.Tensor], session: Session
                 state[name] = wrapping.of(content, prefix + name)
         for name, term in followed(module, partial(_declared_value, by_name, prefix)):
             session.attributes.append((prefix + name, term))
+        state["_apply"] = partial(_converted, clone)
         _follow_calls(clone, path, session)
     return copies[id(model)]
 
@@ -206,6 +207,15 @@ def _is_config(content: Any) -> bool:
     return (
         isinstance(content, _PLAIN_OBJECTS) or dataclasses.is_dataclass(content) or "config" in type(content).__name__.lower()
     )
+
+
+def _converted(clone: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
+    """`Module.to`, `half` and the like in forward: the copy holds what the function makes of its tensors."""
+    for child in clone.children() if recurse else ():
+        child._apply(function)  # type: ignore[no-untyped-call]
+    for held in (clone._parameters, clone._buffers):
+        held.update({name: function(tensor) for name, tensor in held.items() if tensor is not None})  # type: ignore[misc]
+    return clone
 
 
 def _follow_calls(clone: nn.Module, path: str, session: Session) -> None:

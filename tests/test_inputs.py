@@ -190,3 +190,43 @@ def test_timm_models(name, roles):
     assert plan.apply(graph).params < 0.3 * graph.params
     if name == "convformer_s18":
         assert dg.Edit("stages.2.blocks.0.res_scale1.shape.0", 320, 160) in plan.edits
+
+
+class Router(nn.Module):
+    """Routers of mixtures convert a layer to the type in which they compute, in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.gate = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.gate = self.gate.to(torch.float32)
+        return self.gate(torch.relu(self.wide(x)))
+
+
+@pytest.mark.parametrize("mode", ["fake", "real"])
+def test_a_module_that_forward_converts(mode):
+    """`Module.to` in forward acts on the copy that is traced: the model stays, and is pruned."""
+    model = Router().eval()
+    before = testing.snapshot(model)
+    graph = dg.trace(model, X, mode=mode)
+    assert testing.snapshot(model) == before
+    assert graph.group("wide.weight", dim=0).size == 8
+
+
+def test_a_parameter_without_elements():
+    """Register tokens of which a config wants none are scored, and pruned alongside."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.registers = nn.Parameter(torch.zeros(1, 0, 8))
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.cat([self.registers.expand(len(x), -1, -1), self.a(x)[:, None]], 1))
+
+    model = Tokens().eval()
+    graph = dg.trace(model, X)
+    plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio=0.5)
+    assert testing.assert_square(graph, plan, model, X).registers.shape == (1, 0, 4)

@@ -168,6 +168,38 @@ def test_law_6_refutes_a_wrong_index_map():
     assert not torch.allclose(wrong(X), model(X), atol=1e-5)
 
 
+class Scaled(torch.nn.Module):
+    """Linear attention that divides by the root of an attribute, as forward code does."""
+
+    def __init__(self):
+        super().__init__()
+        self.width = 4
+        self.query, self.key, self.value = (torch.nn.Linear(6, 8) for _ in range(3))
+        self.out = torch.nn.Linear(8, 6)
+
+    def forward(self, x):
+        q, k, v = (layer(x).view(*x.shape[:2], -1, self.width).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        return self.out((q @ k.transpose(-1, -2) / self.width**0.5 @ v).transpose(1, 2).flatten(2))
+
+
+def test_law_6_leaves_out_what_forward_divides_by():
+    """Fewer head dims are another scale: masking queries and keys is not removing them, while heads are compared."""
+    torch.manual_seed(0)
+    model, x = Scaled().eval(), torch.randn(2, 3, 6)
+    graph = dg.trace(model, x)
+    plan = dg.plan(graph, dg.score(graph, model, dg.Random(0)), ratio={"role:head_dim": 0.5, "role:head": 0.5})
+    query = graph.groups_by_name["query.weight:0[1]"]
+    assert query.role == "head_dim" and query.atom in testing.normalised_atoms(graph)
+    assert testing.assert_zero_channels(graph, plan, model, x) == 1
+    narrow = dg.plan(graph, dg.score(graph, model, dg.Random(0)), ratio={"role:head_dim": 0.5})
+    masked = copy.deepcopy(model)
+    for name, dims in narrow.kept.items():
+        parameter = masked.get_parameter(name)
+        for dim, kept in dims.items():
+            parameter.data.index_fill_(dim, torch.tensor(list(kept.complement(parameter.shape[dim]))), 0.0)
+    assert torch.allclose(dg.execute(narrow, masked)(x), masked(x) * 2**0.5 + masked.out.bias * (1 - 2**0.5), atol=1e-5)
+
+
 @given(pruned())
 def test_law_8_atomicity(case):
     """A plan for another graph is refused, and the module is bit-identical."""
