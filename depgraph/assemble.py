@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from attrs import field, frozen
 
 from depgraph import sizes
-from depgraph.equations import Balanced, Call, Equal, Named, Pin, Rule, Statement, Term, Value, Work
+from depgraph.equations import Balanced, Call, Equal, Named, Pin, Plus, Rule, Statement, Term, Times, Value, Work
 from depgraph.graph import Graph, renumber
 from depgraph.provenance import Attribute, Expression
 from depgraph.records import Balance, Cost, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, retyped
@@ -109,7 +109,29 @@ def _statements(call: Call, rules: Mapping[str, Rule]) -> list[Statement]:
         if isinstance(statement, Equal) and statement.left.size != statement.right.size:
             reason = f"the rule for {call.op} equates sizes {statement.left.size} and {statement.right.size}"
             return list(pin_all(call, reason))
-    return statements
+    return [*statements, *_unmentioned(call, statements)] if call.whole else statements
+
+
+def _unmentioned(call: Call, statements: Iterable[Statement]) -> Iterator[Statement]:
+    """What the rule of a whole module or function leaves out: nobody knows whether it may lose an index."""
+    stated: set[Term] = set()
+    for statement in statements:
+        if isinstance(statement, Equal):
+            stated.update((*_axes(statement.left), *_axes(statement.right)))
+        elif isinstance(statement, Pin):
+            stated.update(_axes(statement.term))
+    for value in (*call.inputs, *call.outputs):
+        for axis in value.axes:
+            if axis not in stated:
+                yield Pin(axis, f"the rule for {call.op} says nothing about it")
+
+
+def _axes(term: Term) -> Iterator[Term]:
+    if isinstance(term, (Times, Plus)):
+        for inner in term.factors if isinstance(term, Times) else term.parts:
+            yield from _axes(inner)
+    else:
+        yield term
 
 
 def _place(call: Call) -> str:

@@ -123,10 +123,11 @@ Statement: TypeAlias = Equal | Pin | Named | Balanced | Work
 
 @frozen
 class Value:
-    """A tensor that the traced forward met: a number and a shape, no data."""
+    """A tensor that the traced forward met: a number and a shape, no data; and whether it holds truth values."""
 
     id: int
     shape: tuple[int, ...]
+    boolean: bool = False
 
     def __getitem__(self, dim: int) -> Axis:
         return Axis(self.id, dim % len(self.shape), self.shape[dim])
@@ -152,7 +153,9 @@ class Call:
         outputs: the values it returned.
         module: dotted path of the module it ran in.
         module_class: that module's class.
+        leaf: whether that module has no modules in it.
         where: file and line of the forward code.
+        whole: the call stands for a whole module or function, of which nothing is known but what its rule states.
     """
 
     op: str
@@ -162,6 +165,7 @@ class Call:
     module_class: str
     leaf: bool
     where: str
+    whole: bool = False
 
     def __getitem__(self, name: str) -> Any:
         return self.args.get(name)
@@ -183,6 +187,8 @@ def _values(args: Iterable[Any]) -> Iterable[Value]:
             yield arg
         elif isinstance(arg, (list, tuple)):
             yield from _values(arg)
+        elif isinstance(arg, Mapping):
+            yield from _values(arg.values())
 
 
 RuleFunction: TypeAlias = Callable[[Call], Iterable[Statement]]

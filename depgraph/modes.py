@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,8 @@ from math import prod
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._ops import HigherOrderOperator
+from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorException
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,6 +22,9 @@ from depgraph.provenance import AxisSize, Sized, origin
 from depgraph.session import Session, where
 
 _SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten._local_scalar_dense"})
+_FAKED = frozenset({"aten", "prim", "prims"})
+_MOST = 16
+"""So many arguments of a higher-order operator without a signature of its own are looked at."""
 
 
 class SizeMode(TorchFunctionMode):
@@ -118,6 +123,8 @@ def _without_override_check(func: types.FunctionType) -> Callable[..., Any] | No
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records operators. Those without a rule are decomposed where PyTorch can."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, session: Session, rules: Mapping[str, Rule], call: Callable[..., Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.session = session
@@ -126,6 +133,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.session.muted:
+            return self._called(func, args, kwargs)
         if func is torch.ops.aten.detach_.default and not isinstance(args[0], FakeTensor):
             return args[0]  # torch.tensor(..., device='meta') detaches what it has just made; fake tensors refuse that
         name, parameters = _signature(func)
@@ -134,13 +143,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         bound: dict[str, Any] = {}
         if name not in _SKIPPED:
-            for (key, default), position in zip(parameters, range(len(parameters)), strict=True):
-                given = args[position] if position < len(args) else kwargs.get(key, default)
-                bound[key] = self._data(given)
-        if name == "aten._grouped_mm" and self.session.mode == "fake":
-            result = func(*pytree.tree_map(_as_bfloat16, args), **kwargs).to(args[0].dtype)
-        else:
-            result = self.call(func, args, kwargs)
+            for position, (key, default, written_to) in enumerate(parameters):
+                if not written_to:  # what `out=` names is the result, and no operand
+                    bound[key] = self.session.data(args[position] if position < len(args) else kwargs.get(key, default))
+        result = self._called(func, args, kwargs)
         if name == "aten.contiguous":
             # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
             self.session.values[id(result)] = (result, bound["self"])
@@ -148,17 +154,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(name, bound, result)
         return result
 
-    def _data(self, item: Any) -> Any:
-        if isinstance(item, torch.Tensor):
-            session = self.session
-            fresh = not session.known(item)
-            value = session.value(item, tuple(map(int, item.shape)))
-            if fresh:
-                session.constants.append((value, f"it is a constant that forward reads in {session.module or 'the model'}"))
-            return value
-        if isinstance(item, (list, tuple)):
-            return tuple(self._data(part) for part in item)
-        return item
+    def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return func(*args, **kwargs)
+        if self.session.mode == "real":
+            return self.call(func, args, kwargs)
+        if func is torch.ops.aten._grouped_mm.default:
+            return func(*pytree.tree_map(_as_bfloat16, args), **kwargs).to(args[0].dtype)
+        if func.namespace in _FAKED:
+            return self.call(func, args, kwargs)
+        try:
+            return self.call(func, args, kwargs)
+        except UnsupportedOperatorException as error:
+            raise NoFakeKernel(func.name()) from error
+        except RuntimeError as error:
+            if str(error).startswith("There was no fake impl registered"):
+                raise NoFakeKernel(func.name()) from error
+            raise
 
     def _note(self, name: str, bound: dict[str, Any], result: Any) -> None:
         session = self.session
@@ -181,19 +193,31 @@ def _as_bfloat16(item: Any) -> Any:
     return item.to(torch.bfloat16) if isinstance(item, torch.Tensor) and item.is_floating_point() else item
 
 
+class NoFakeKernel(Exception):
+    """An operator that runs on real tensors only; its name is the argument."""
+
+
 @cache
-def _signature(func: Any) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    """``aten.name`` without overload and trailing underscore, and the schema's parameters with defaults."""
+def _signature(func: Any) -> tuple[str, tuple[tuple[str, Any, bool], ...]]:
+    """``aten.name`` without overload and trailing underscore; parameters with defaults, and whether `out=` names them."""
+    if isinstance(func, HigherOrderOperator):
+        written = [p for p in inspect.signature(func.__call__).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        known = tuple((p.name, None if p.default is p.empty else p.default, False) for p in written)
+        return f"{func.namespace}.{func.__name__}", known or tuple((f"argument_{k}", None, False) for k in range(_MOST))
     schema = func._schema
     namespace, _, name = schema.name.partition("::")
     if name.endswith("_") and not name.endswith("__"):
         name = name[:-1]
-    parameters = tuple((arg.name, arg.default_value if arg.has_default_value() else None) for arg in schema.arguments)
+    parameters = tuple(
+        (arg.name, arg.default_value if arg.has_default_value() else None, arg.is_out) for arg in schema.arguments
+    )
     return f"{namespace}.{name}", parameters
 
 
 @cache
 def _decomposes(func: Any) -> bool:
+    if isinstance(func, HigherOrderOperator):
+        return False
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 

@@ -15,6 +15,7 @@ from depgraph.assemble import Declared, Recording
 from depgraph.equations import Axis, Call, Term, Value
 from depgraph.provenance import Expression
 
+_TRUTH = (torch.bool, torch.uint8)
 _LIBRARY = (torch.__path__[0] + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
 
 
@@ -49,6 +50,7 @@ class Session:
         self.facts: dict[tuple[Expression, Expression], str] = {}
         self.modules: list[tuple[str, str, bool]] = [("", "", False)]
         self.written: list[Any] = []
+        self.muted = False
 
     @property
     def module(self) -> str:
@@ -60,10 +62,24 @@ class Session:
         known = self.values.get(id(tensor))
         if known is not None and known[1].shape == shape:
             return known[1]
-        made = Value(self.count, shape)
+        made = Value(self.count, shape, tensor.dtype in _TRUTH)
         self.count += 1
         self.values[id(tensor)] = (tensor, made)
         return made
+
+    def data(self, item: Any) -> Any:
+        """An argument without tensors: values in their place. A tensor that the trace has not met is a constant."""
+        if isinstance(item, torch.Tensor):
+            fresh = not self.known(item)
+            value = self.value(item, tuple(map(int, item.shape)))
+            if fresh:
+                self.constants.append((value, f"it is a constant that forward reads in {self.module or 'the model'}"))
+            return value
+        if isinstance(item, (list, tuple)):
+            return tuple(self.data(part) for part in item)
+        if isinstance(item, dict):
+            return types.MappingProxyType({key: self.data(part) for key, part in item.items()})
+        return item
 
     def known(self, tensor: torch.Tensor) -> bool:
         """Whether the trace has met the tensor."""

@@ -19,6 +19,7 @@ from depgraph.assemble import Declared
 from depgraph.equations import Value
 from depgraph.errors import TraceError
 from depgraph.layer_attributes import POSITIONAL, followed, read_in_forward
+from depgraph.own_rules import as_one_module
 from depgraph.provenance import Attribute, Sized
 from depgraph.replay import Replay
 from depgraph.session import Session, named_leaves
@@ -108,8 +109,13 @@ def given_tensors(inputs: Any, tensors: FakeTensors | RealTensors, session: Sess
     return pytree.tree_map(lambda leaf: made.get(id(leaf), leaf), inputs)
 
 
-def shadow(model: nn.Module, fakes: Mapping[int, torch.Tensor], session: Session) -> nn.Module:
-    """A shallow copy of the module tree whose tensors are fake and whose sizes remember their path."""
+def shadow(
+    model: nn.Module, fakes: Mapping[int, torch.Tensor], session: Session, whole: Mapping[type, str] | None = None
+) -> nn.Module:
+    """A shallow copy of the module tree whose tensors are fake and whose sizes remember their path.
+
+    Modules of a class in `whole` are recorded as one operator of the name given there.
+    """
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
         copies[id(module)] = object.__new__(type(module))
@@ -139,6 +145,8 @@ def shadow(model: nn.Module, fakes: Mapping[int, torch.Tensor], session: Session
             session.attributes.append((prefix + name, term))
         state["_apply"] = partial(_converted, clone)
         _follow_calls(clone, path, session)
+        if whole and type(module) in whole:
+            as_one_module(clone, path, whole[type(module)], session)
     return copies[id(model)]
 
 

@@ -20,7 +20,8 @@ from depgraph.assemble import Recording, assemble
 from depgraph.equations import Rule
 from depgraph.errors import TraceError
 from depgraph.graph import Graph
-from depgraph.modes import Recorder, SizeMode
+from depgraph.modes import NoFakeKernel, Recorder, SizeMode
+from depgraph.own_rules import RuleKey, RuleTable, as_one_function, rule_table
 from depgraph.rules import RULES
 from depgraph.session import Session, named_leaves, raised_at
 from depgraph.shadow import FakeTensors, RealTensors, given_tensors, held_tensors, shadow
@@ -35,7 +36,7 @@ def trace(
     example_inputs: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    rules: Mapping[str, Rule] = RULES,
+    rules: Mapping[RuleKey, Rule] | Mapping[str, Rule] = RULES,
     mode: Mode = "auto",
 ) -> Graph:
     """The dependency graph of a model.
@@ -48,13 +49,15 @@ def trace(
         model: any `nn.Module`; compiled and data-parallel wrappers are looked through.
         example_inputs: a tensor, a tuple or list of positional arguments, or a dict that is passed as the one argument.
         kwargs: keyword arguments of the forward.
-        rules: the operator table; extend it with ``RULES | {...}``.
+        rules: the operator table; extend it with ``RULES | {key: Rule(...)}``, where the key is an operator
+            (``"mylib::op"``), a module class or an autograd function class. Such a class is taken as one operator.
         mode: ``fake``, ``real``, or ``auto``: fake, and real where forward needs data.
 
     Returns:
         The graph: nodes, groups, pinned axes with their reasons, parameter and MAC counts.
 
     Raises:
+        RuleError: `rules` has a key that names no operator and is no such class, or a value that is no `Rule`.
         TraceError: the model is scripted or not initialised, the inputs lie on another device, or forward needs
             data that there is none of.
         Exception: whatever the model's own forward raises comes through as it is.
@@ -65,7 +68,8 @@ def trace(
     >>> [str(group) for group in graph.groups]
     ['0.weight:0 (8 indices, 3 axes)']
     """
-    return assemble(record(model, example_inputs, kwargs, rules=rules, mode=mode), rules)
+    table = rule_table(rules)
+    return assemble(record(model, example_inputs, kwargs, rules=table, mode=mode), table.by_name)
 
 
 def record(
@@ -73,7 +77,7 @@ def record(
     example_inputs: Any = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    rules: Mapping[str, Rule] = RULES,
+    rules: RuleTable | None = None,
     mode: Mode = "auto",
 ) -> Recording:
     """What `trace` hands to the rules: the operator calls of one forward, without tensors."""
@@ -83,15 +87,22 @@ def record(
         raise TraceError(f"expected an nn.Module, met a {type(model).__name__}; wrap a function in a module.")
     model = unwrap(model)
     _refuse_untraceable(model)
+    rules = rules or rule_table(RULES)
     inputs = _positional(example_inputs), dict(kwargs or {})
     _check_devices(model, inputs)
     if mode == "real":
         return _recorded(model, inputs, rules, RealTensors())
     try:
         return _recorded(model, inputs, rules, FakeTensors())
-    except _NEEDS_DATA as error:
+    except (*_NEEDS_DATA, NoFakeKernel) as error:
         if mode == "auto" and not _is_meta(model):
             return _recorded(model, inputs, rules, RealTensors())
+        if isinstance(error, NoFakeKernel):
+            raise TraceError(
+                f"the operator {error} has no kernel for fake tensors, and forward calls it at {raised_at(error)}. "
+                "Give it one with torch.library.register_fake, or trace with mode='real' and a model that is not on the meta "
+                "device."
+            ) from error
         raise TraceError(
             f"forward reads the data of a tensor ({error.func}) at {raised_at(error)}; fake tensors have none. "
             "Trace with mode='real' and a model that is not on the meta device, move that decision out of forward, or trace "
@@ -99,22 +110,25 @@ def record(
         ) from error
 
 
-def _recorded(model: nn.Module, inputs: Any, rules: Mapping[str, Rule], tensors: FakeTensors | RealTensors) -> Recording:
+def _recorded(model: nn.Module, inputs: Any, rules: RuleTable, tensors: FakeTensors | RealTensors) -> Recording:
     session = Session(tensors.mode)
     device = _only_device(model)
     with ExitStack() as stack:
         held = held_tensors(model, tensors, session)
-        tree = shadow(model, held, session)
+        tree = shadow(model, held, session, rules.modules)
         args, kwargs = given_tensors(inputs, tensors, session, device)
         fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         token = provenance.listen(session)
         stack.callback(provenance.unlisten, token)
         stack.enter_context(torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []))
         stack.enter_context(torch.no_grad())
         stack.enter_context(tensors.context())
-        stack.enter_context(Recorder(session, rules, tensors.caller()))
+        for function, op in rules.functions.items():
+            stack.callback(as_one_function(function, op, session))
+        stack.enter_context(Recorder(session, rules.by_name, tensors.caller()))
         stack.enter_context(SizeMode(session))
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
         result = tree(*args, **kwargs)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from depgraph.equations import Rule
-from depgraph.rules import elementwise, indexing, joining, layers, reductions, shape, windows
+from depgraph.rules import attention, elementwise, indexing, joining, layers, norms, recurrent, reductions, shape, windows
 
-_FAMILIES = (elementwise, layers, shape, joining, indexing, windows, reductions)
+_FAMILIES = (elementwise, layers, norms, attention, recurrent, shape, joining, indexing, windows, reductions)
 
 RULES: Mapping[str, Rule] = MappingProxyType({name: rule for family in _FAMILIES for name, rule in family.RULES.items()})
 """Operator name to `Rule`; `RULES | {...}` gives a new mapping."""

@@ -1,11 +1,10 @@
-"""Rules of layers with parameters: convolution, linear and other contractions, normalisation, embedding, recurrence."""
+"""Rules of layers with parameters: convolution, linear and other contractions, embedding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
 
-from depgraph.equations import Axis, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Term, Times, Value, Work
+from depgraph.equations import Axis, Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value, Work
 from depgraph.rules.common import POSITIONS, broadcast, elementwise
 
 
@@ -126,61 +125,6 @@ def _letters(term: str, ndim: int) -> list[str]:
     return [*before, *(f"...{missing - k}" for k in range(missing if dots else 0)), *after]
 
 
-def _attention(call: Call) -> Iterator[Statement]:
-    q, k, v, mask, out = call["query"], call["key"], call["value"], call["attn_mask"], call.out
-    yield Equal(q[-1], k[-1])
-    yield Equal(k[-2], v[-2])
-    yield Equal(out[-1], v[-1])
-    yield Equal(out[-2], q[-2])
-    yield from broadcast(q.axes[:-2], out.axes[:-2])
-    shared = (k, v)
-    if call["enable_gqa"] and q.ndim > 2 and q.shape[-3] != k.shape[-3]:
-        heads = Times((k[-3], Fresh(q.shape[-3] // k.shape[-3])))
-        yield Equal(q[-3], heads)
-        yield Equal(v[-3], k[-3])
-        for value in shared:
-            yield from broadcast(value.axes[:-3], out.axes[:-3])
-    else:
-        for value in shared:
-            yield from broadcast(value.axes[:-2], out.axes[:-2])
-    if isinstance(mask, Value):
-        yield from broadcast(mask.axes, (*out.axes[:-1], k[-2]))
-    batch = out.axes[:-1]
-    yield Work((*batch, k[-2], q[-1]))
-    yield Work((*batch, k[-2], v[-1]))
-
-
-def _channel_norm(call: Call) -> Iterator[Statement]:
-    x, out = call["input"], call.out
-    for before, after in zip(x.axes, out.axes, strict=True):
-        yield Equal(before, after)
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        if isinstance(call[name], Value):
-            yield Equal(call[name][0], x[1])
-
-
-def _group_norm(call: Call) -> Iterator[Statement]:
-    yield from _channel_norm(call)
-    x, groups = call["input"], int(call["num_groups"])
-    blocks = Fresh(groups)
-    if groups > 1:
-        yield Named(blocks, call["num_groups"])
-        yield Equal(x[1], Times((blocks, Fresh(x.shape[1] // groups))))
-
-
-def _trailing_norm(call: Call) -> Iterator[Statement]:
-    x, out, shape = call["input"], call.out, call["normalized_shape"]
-    for before, after in zip(x.axes, out.axes, strict=True):
-        yield Equal(before, after)
-    trailing = x.axes[x.ndim - len(shape) :]
-    for axis, size in zip(trailing, shape, strict=True):
-        yield Named(axis, size)
-    for name in ("weight", "bias"):
-        if isinstance(call[name], Value):
-            for axis, parameter in zip(trailing, call[name].axes, strict=True):
-                yield Equal(axis, parameter)
-
-
 def _grouped_product(call: Call) -> Iterator[Statement]:
     a, b, out = call["self"], call["mat2"], call.out
     yield Equal(a[-1], b[-2])
@@ -218,49 +162,6 @@ def _prelu(call: Call) -> Iterator[Statement]:
         yield Equal(w[0], x[1])
 
 
-def _recurrent(gates: int) -> Rule:
-    def equations(call: Call) -> Iterator[Statement]:
-        x, out = call["input"], call.out
-        states: list[Value] = list(call["hx"]) if isinstance(call["hx"], (list, tuple)) else [call["hx"]]
-        weights: list[Value] = list(call["params"])
-        directions = 2 if call["bidirectional"] else 1
-        cells = int(call["num_layers"]) * directions
-        per_cell = len(weights) // cells
-        projected = per_cell in {3, 5}
-        hidden = Fresh(weights[1].shape[0] // gates)
-        visible: Term = Fresh(weights[1].shape[1]) if projected else hidden
-        four = Fresh(gates)
-        yield Pin(four, "it counts the gates of a recurrent cell")
-        below: Term = x[-1]
-        tokens = x.axes[:-1]
-        for layer in range(int(call["num_layers"])):
-            for direction in range(directions):
-                start = (layer * directions + direction) * per_cell
-                cell = weights[start : start + per_cell]
-                yield Equal(cell[0][1], below)
-                yield Equal(cell[1][1], visible)
-                for weight in cell[: per_cell - projected]:
-                    yield Equal(weight[0], Times((four, hidden)))
-                if projected:
-                    yield Equal(cell[-1][0], visible)
-                    yield Equal(cell[-1][1], hidden)
-                for weight in cell:
-                    if weight.ndim == 2:
-                        yield Work((*tokens, *weight.axes))
-            below = Plus((visible,) * directions)
-        yield Equal(out[-1], below)
-        for before, after in zip(tokens, out.axes, strict=False):
-            yield Equal(before, after)
-        for value, width in zip_longest(states, (visible, hidden)[: len(states)]):
-            yield Equal(value[-1], width)
-        for value, width in zip_longest(call.outputs[1:], (visible, hidden)[: len(call.outputs) - 1]):
-            yield Equal(value[-1], width)
-        for value in (*states, *call.outputs[1:]):
-            yield Pin(value[0], "it counts the layers and directions of a recurrent network")
-
-    return Rule(equations, "LSTM")
-
-
 def _bilinear(call: Call) -> Iterable[Statement]:
     a, b, w, bias, out = call["input1"], call["input2"], call["weight"], call["bias"], call.out
     yield Equal(a[-1], w[1])
@@ -284,20 +185,10 @@ RULES: dict[str, Rule] = {
     "aten.outer": Rule(_outer, "MATMUL"),
     "aten.einsum": Rule(_einsum, "MATMUL"),
     "aten.bilinear": Rule(_bilinear, "LINEAR"),
-    "aten.scaled_dot_product_attention": Rule(_attention, "ATTENTION"),
-    "aten.batch_norm": Rule(_channel_norm, "BN"),
-    "aten.instance_norm": Rule(_channel_norm, "IN"),
-    "aten.group_norm": Rule(_group_norm, "GN"),
-    "aten.layer_norm": Rule(_trailing_norm, "LN"),
-    "aten.rms_norm": Rule(_trailing_norm, "LN"),
     "aten._grouped_mm": Rule(_grouped_product, "MATMUL"),
     "aten.embedding": Rule(_embedding, "EMBEDDING"),
     "aten.embedding_bag": Rule(_embedding_bag, "EMBEDDING"),
     "aten._weight_norm": Rule(elementwise),
     "aten._weight_norm_interface": Rule(elementwise),
     "aten.prelu": Rule(_prelu, "PRELU"),
-    "aten.lstm": _recurrent(4),
-    "aten.gru": _recurrent(3),
-    "aten.rnn_tanh": _recurrent(1),
-    "aten.rnn_relu": _recurrent(1),
 }
