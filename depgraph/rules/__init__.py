@@ -10,9 +10,30 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from depgraph.equations import Rule
-from depgraph.rules import attention, elementwise, indexing, joining, layers, norms, recurrent, reductions, shape, windows
+from depgraph.rules import (
+    attention,
+    creation,
+    detection,
+    elementwise,
+    indexing,
+    joining,
+    layers,
+    linalg,
+    losses,
+    norms,
+    opaque,
+    products,
+    recurrent,
+    reductions,
+    shape,
+    spectral,
+    windows,
+)
 
-_FAMILIES = (elementwise, layers, norms, attention, recurrent, shape, joining, indexing, windows, reductions)
+_FAMILIES = (
+    *(elementwise, creation, layers, products, norms, attention, recurrent, shape, joining, indexing, windows, reductions),
+    *(spectral, linalg, losses, detection, opaque),
+)
 
 RULES: Mapping[str, Rule] = MappingProxyType({name: rule for family in _FAMILIES for name, rule in family.RULES.items()})
 """Operator name to `Rule`; `RULES | {...}` gives a new mapping."""

@@ -4,34 +4,183 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Equal, Fresh, Rule, Statement, Times, Value, Work
-from depgraph.rules.common import broadcast, family
+from depgraph.equations import Axis, Call, Equal, Fresh, Named, Pin, Rule, Statement, Term, Times, Value, Work
+from depgraph.rules.common import broadcast, family, matched, named, pin_all, pinned
+
+_MASKS = ("attn_mask", "attn_bias")
+
+
+def _heads(q: Axis, k: Axis, v: Axis, out: Axis) -> Iterator[Statement]:
+    """Every key head serves one query head, or several in a row."""
+    yield Equal(v, k)
+    yield Equal(out, q)
+    if q.size == k.size:
+        yield Equal(q, k)
+    else:
+        yield Equal(q, Times((k, Fresh(q.size // k.size))))
 
 
 def _attention(call: Call) -> Iterator[Statement]:
-    q, k, v, mask, out = call["query"], call["key"], call["value"], call["attn_mask"], call.out
+    """Heads before tokens. The kernels that one of them is dispatched to take the same arguments."""
+    q, k, v, mask, out = call["query"], call["key"], call["value"], named(call, *_MASKS), call.out
     yield Equal(q[-1], k[-1])
     yield Equal(k[-2], v[-2])
     yield Equal(out[-1], v[-1])
     yield Equal(out[-2], q[-2])
-    yield from broadcast(q.axes[:-2], out.axes[:-2])
-    shared = (k, v)
-    if call["enable_gqa"] and q.ndim > 2 and q.shape[-3] != k.shape[-3]:
-        heads = Times((k[-3], Fresh(q.shape[-3] // k.shape[-3])))
-        yield Equal(q[-3], heads)
-        yield Equal(v[-3], k[-3])
-        for value in shared:
-            yield from broadcast(value.axes[:-3], out.axes[:-3])
-    else:
-        for value in shared:
-            yield from broadcast(value.axes[:-2], out.axes[:-2])
-    if isinstance(mask, Value):
+    grouped = bool(call["enable_gqa"]) and q.ndim > 2 and q.shape[-3] != k.shape[-3]
+    if grouped:
+        yield from _heads(q[-3], k[-3], v[-3], out[-3])
+    leading = -3 if grouped else -2
+    for value in (q, k, v):
+        yield from broadcast(value.axes[:leading], out.axes[:leading])
+    if mask is not None:
         yield from broadcast(mask.axes, (*out.axes[:-1], k[-2]))
-    batch = out.axes[:-1]
-    yield Work((*batch, k[-2], q[-1]))
-    yield Work((*batch, k[-2], v[-1]))
+    for value in call.outputs[1:]:
+        yield from _beside(value, (*out.axes[:-1], k[-2]), call)
+    if call.op in _COUNTED:
+        batch = out.axes[:-1]
+        yield Work((*batch, k[-2], q[-1]))
+        yield Work((*batch, k[-2], v[-1]))
+
+
+def _beside(value: Value, axes: tuple[Axis, ...], call: Call) -> Iterator[Statement]:
+    """Sums or weights of the softmax have the axes of the result; what else a kernel returns stays."""
+    for length in (len(axes) - 1, len(axes)):
+        if value.shape == tuple(axis.size for axis in axes[:length]):
+            for before, after in zip(axes, value.axes, strict=False):
+                yield Equal(before, after)
+            return
+    yield from pinned(value.axes, f"it is what {call.op} keeps for its gradient")
+
+
+_COUNTED = {
+    *("aten.scaled_dot_product_attention", "aten._scaled_dot_product_flash_attention"),
+    *("aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_efficient_attention"),
+    "aten._scaled_dot_product_cudnn_attention",
+}
+"""Those that PyTorch's counter of FLOPs knows; the others are made of products that it sees, or of nothing it sees."""
+
+
+def _tokens_first(call: Call) -> Iterator[Statement]:
+    """Tokens before heads, as the kernels below `scaled_dot_product_attention` and variable lengths have it."""
+    q, k, v, bias = call["query"], call["key"], call["value"], named(call, "bias", "attn_bias")
+    out = call["out"] if isinstance(call["out"], Value) else call.out
+    yield Equal(q[-1], k[-1])
+    yield Equal(out[-1], v[-1])
+    yield from _heads(q[-2], k[-2], v[-2], out[-2])
+    for before, after in zip(q.axes[:-2], out.axes[:-2], strict=True):
+        yield Equal(before, after)
+    for before, after in zip(k.axes[:-2], v.axes[:-2], strict=True):
+        yield Equal(before, after)
+    if q.ndim == 4 and q.shape[0] == k.shape[0]:
+        yield Equal(q[0], k[0])
+    if bias is not None:
+        yield from broadcast(bias.axes, (*out.axes[:-3], out[-2], out[-3], k[-3]))
+    others = [value for value in call.inputs if value not in (q, k, v, bias, out)]
+    for value in (*others, *(value for value in call.outputs if value is not out)):
+        yield from pinned(value.axes, f"{call.op} takes or keeps it beside the tokens")
+
+
+def _projections(call: Call, x: Value, heads_name: str) -> Iterator[Statement]:
+    """One matrix projects to queries, keys and values, one projects back; all of them have the width of the tokens."""
+    blocks = Fresh(int(call[heads_name]))
+    inner = Fresh(x.shape[-1] // blocks.size)
+    stream, three = Times((blocks, inner)), Fresh(3)
+    yield Pin(three, f"it counts the queries, keys and values of {call.op}")
+    yield Named(blocks, call[heads_name])
+    yield Named(stream, call["embed_dim"])
+    yield Equal(x[-1], stream)
+    yield Equal(call["qkv_weight"][0], Times((three, stream)))
+    yield Equal(call["qkv_bias"][0], call["qkv_weight"][0])
+    for axis in (call["qkv_weight"][1], *call["proj_weight"].axes, call["proj_bias"][0], call.out[-1]):
+        yield Equal(axis, stream)
+    for before, after in zip(x.axes[:-1], call.out.axes, strict=False):
+        yield Equal(before, after)
+    if isinstance(call["mask"], Value):
+        yield from pinned(call["mask"].axes, f"it masks the positions of {call.op}")
+
+
+def _native_attention(call: Call) -> Iterator[Statement]:
+    q = call["query"]
+    yield from _projections(call, q, "num_head")
+    for name in ("key", "value"):
+        yield Equal(call[name][-1], q[-1])
+        yield from matched(call[name][0], q[0], f"{call.op} takes other batches for its keys")
+        yield from pinned(call[name].axes[1:-1], f"its tokens are mixed by {call.op}")
+    for value in call.outputs[1:]:
+        yield from pinned(value.axes, f"{call.op} returns its weights")
+
+
+def _encoder_layer(call: Call) -> Iterator[Statement]:
+    x = call["src"]
+    yield from _projections(call, x, "num_heads")
+    for name in ("norm_weight_1", "norm_bias_1", "norm_weight_2", "norm_bias_2", "ffn_bias_2"):
+        yield Equal(call[name][0], x[-1])
+    wide, back = call["ffn_weight_1"], call["ffn_weight_2"]
+    yield Equal(wide[1], x[-1])
+    yield Equal(back[0], x[-1])
+    for axis in (call["ffn_bias_1"][0], back[1]):
+        yield Equal(axis, wide[0])
+
+
+def _biased_heads(call: Call) -> Iterator[Statement]:
+    """Queries, keys and values of the nested tensors' fast path: one projection, its bias, three results by head."""
+    qkv, bias, blocks = call["qkv"], call["qkv_bias"], Fresh(int(call["num_heads"]))
+    yield Named(blocks, call["num_heads"])
+    three = Fresh(3)
+    yield Pin(three, f"it counts the queries, keys and values of {call.op}")
+    yield Equal(bias[0], qkv[-1])
+    for out in call.outputs:
+        yield Equal(qkv[-1], Times((three, blocks, out[-1])))
+        yield Equal(out[1], blocks)
+        yield Equal(out[0], qkv[0])
+        yield Equal(out[2], qkv[1])
+
+
+_PLAIN_MODIFIERS = {"_identity", "noop_mask"}
+"""Functions of torch's `flex_attention` that change no score."""
+
+
+def _flex(call: Call) -> Iterator[Statement]:
+    """Scores may be changed by position and head, so tokens stay, and heads do where a function is given."""
+    q, k, v, out = call["query"], call["key"], call["value"], call.out
+    if any(value.ndim != 4 for value in (q, k, v, out)):
+        yield from pin_all(call, f"{call.op} is understood for batches of heads only")
+        return
+    yield Equal(q[-1], k[-1])
+    yield Equal(v[-1], out[-1])
+    heads: list[Term] = [q[1], k[1]]
+    yield from _heads(q[1], k[1], v[1], out[1])
+    yield Equal(q[0], out[0])
+    for value in (k, v):
+        yield from broadcast(value.axes[:1], out.axes[:1])
+    yield Equal(q[2], out[2])
+    yield Equal(k[2], v[2])
+    functions = [call["score_mod"], *(part for part in call["block_mask"] or () if callable(part))]
+    if any(getattr(function, "__name__", "") not in _PLAIN_MODIFIERS for function in functions):
+        yield from pinned(heads, f"a function that is given to {call.op} may tell heads apart")
+    yield from pinned((q[2], k[2]), f"{call.op} masks it in blocks")
+    others = [value for value in call.inputs if value not in (q, k, v)]
+    for value in (*others, *call.outputs[1:]):
+        yield from pinned(value.axes, f"{call.op} takes or keeps it beside the tokens")
 
 
 RULES: dict[str, Rule] = {
-    **family("scaled_dot_product_attention", _attention, "ATTENTION"),
+    **family(
+        "scaled_dot_product_attention _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "
+        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention _scaled_dot_product_attention_math "
+        "_scaled_dot_product_attention_math_for_mps _scaled_dot_product_fused_attention_overrideable",
+        _attention,
+        "ATTENTION",
+    ),
+    **family(
+        "_flash_attention_forward _flash_attention_forward_no_dropout_inplace _efficient_attention_forward "
+        "_cudnn_attention_forward",
+        _tokens_first,
+        "ATTENTION",
+    ),
+    **family("_native_multi_head_attention", _native_attention, "MHA"),
+    **family("_transformer_encoder_layer_fwd", _encoder_layer, "MHA"),
+    **family("_transform_bias_rescale_qkv", _biased_heads, "RESHAPE"),
+    "higher_order.flex_attention": Rule(_flex, "ATTENTION"),
 }

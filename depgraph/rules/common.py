@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from depgraph.equations import Axis, Call, Equal, Pin, Rule, RuleFunction, Statement, Term, Value
 
@@ -50,3 +50,37 @@ def pin_all(call: Call, reason: str) -> Iterator[Statement]:
 def family(names: str, equations: RuleFunction, kind: str) -> dict[str, Rule]:
     """One rule for several ATen operators."""
     return {f"aten.{name}": Rule(equations, kind) for name in names.split()}
+
+
+def opaque(reason: str) -> Rule:
+    """A rule that pins all that a call touches; the reason may name the operator with ``{}``."""
+
+    def equations(call: Call) -> Iterator[Statement]:
+        yield from pin_all(call, reason.format(call.op))
+
+    return Rule(equations, "UNKNOWN")
+
+
+def table(names: str, reason: str) -> dict[str, Rule]:
+    """One `opaque` rule for several ATen operators."""
+    return {f"aten.{name}": opaque(reason) for name in names.split()}
+
+
+def pinned(axes: Iterable[Term], reason: str) -> Iterator[Statement]:
+    """None of the axes may lose an index."""
+    for axis in axes:
+        yield Pin(axis, reason)
+
+
+def values(item: object) -> Iterator[Value]:
+    """The value, or those of a list of values."""
+    if isinstance(item, Value):
+        yield item
+    elif isinstance(item, (list, tuple)):
+        for part in item:
+            yield from values(part)
+
+
+def named(call: Call, *names: str) -> Value | None:
+    """The first of the named arguments that is a value: overloads call the same operand by different names."""
+    return next((call[name] for name in names if isinstance(call[name], Value)), None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Named, Pin, Rule, Statement, Value
-from depgraph.rules.common import broadcast, elementwise
+from depgraph.equations import Call, Equal, Pin, Rule, Statement, Value
+from depgraph.rules.common import broadcast, elementwise, family, passed, pinned, values
 
 
 def _same(call: Call) -> Iterator[Statement]:
@@ -32,230 +32,89 @@ def _triangle(call: Call) -> Iterator[Statement]:
         yield Pin(axis, f"{call.op} depends on its positions")
 
 
-def _created(call: Call) -> Iterator[Statement]:
-    sizes = next((call[name] for name in ("size", "shape") if call[name] is not None), ())
-    if len(sizes) == call.out.ndim:
-        for axis, size in zip(call.out.axes, sizes, strict=True):
-            yield Named(axis, size)
+def _chosen(call: Call) -> Iterator[Statement]:
+    """With a condition alone the positions where it holds are returned."""
+    if call["self"] is None:
+        for value in (*call.inputs, *call.outputs):
+            yield from pinned(value.axes, f"{call.op} counts the positions where its condition holds")
     else:
-        for axis in call.out.axes:
-            yield Pin(axis, f"it is made by {call.op}")
+        yield from elementwise(call)
 
 
-def _positions(call: Call) -> Iterator[Statement]:
-    for value in call.outputs:
-        for axis in value.axes:
-            yield Pin(axis, f"its values are the positions that {call.op} counts")
+def _per_channel(call: Call) -> Iterator[Statement]:
+    """One scale and one zero point for each index of an axis."""
+    x = call["self"]
+    axis = int(call["axis"]) % x.ndim
+    for out in call.outputs:
+        yield from passed(x, out)
+    for name in ("scale", "scales", "zero_point", "zero_points"):
+        if isinstance(call[name], Value):
+            yield Equal(call[name][0], x[axis])
 
 
-def _nothing(call: Call) -> Iterator[Statement]:
-    yield from ()
+def _lists(call: Call) -> Iterator[Statement]:
+    """Element by element between the k-th tensors of lists; a single tensor is broadcast to all of them."""
+    lists = [list(values(item)) for item in call.args.values() if isinstance(item, (list, tuple))]
+    longest = max(map(len, lists), default=0)
+    lists = [items for items in lists if len(items) == longest]
+    alone = [item for item in call.args.values() if isinstance(item, Value)]
+    results = [list(call.outputs)] if len(call.outputs) == longest else []
+    for together in zip(*lists, *results, strict=True):
+        widest = max(together, key=lambda value: value.ndim)
+        for value in (*together, *alone):
+            yield from broadcast(value.axes, widest.axes)
 
 
-def _compared(call: Call) -> Iterator[Statement]:
-    """Whole-tensor tests return one value and say nothing about indices; their operands match in shape."""
-    values: tuple[Value, ...] = call.inputs
-    for value in values[1:]:
-        yield from broadcast(value.axes, values[0].axes)
+_POINTWISE = """
+    abs acos acosh add _add_relu addcdiv addcmul alias alias_copy alpha_dropout angle asin asinh atan atan2 atanh
+    bernoulli binomial bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor cauchy ceil
+    celu clamp clamp_max clamp_min clone complex _conj conj _conj_copy _conj_physical conj_physical contiguous copy
+    copysign cos cosh deg2rad dequantize detach detach_copy digamma div dropout elu empty_like eq erf erfc erfinv exp
+    exp2 expm1 exponential _fake_quantize_learnable_per_tensor_affine fake_quantize_per_tensor_affine
+    fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
+    feature_alpha_dropout feature_dropout fill float floor floor_divide fmax fmin fmod frac frexp full_like
+    _fused_dropout gcd ge gelu geometric greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh heaviside
+    hypot i0 igamma igammac __ilshift__ imag int_repr __irshift__ isclose isfinite isinf isnan isneginf isposinf
+    _lazy_clone lcm ldexp le leaky_relu lerp less less_equal lgamma lift lift_fresh lift_fresh_copy log log10 log1p log2
+    log_normal log_sigmoid log_sigmoid_forward _log_softmax log_softmax logaddexp logaddexp2 logical_and logical_not
+    logical_or logical_xor logit __lshift__ lt masked_fill _masked_scale _masked_softmax maximum minimum mish mul
+    multiply mvlgamma nan_to_num native_dropout ne neg _neg_view _neg_view_copy negative nextafter normal_functional
+    not_equal ones_like _pin_memory poisson polar polygamma positive pow _prelu_kernel quantize_per_tensor
+    quantize_per_tensor_dynamic rad2deg rand_like randint_like randn_like random real reciprocal relu relu6 remainder
+    renorm requires_grad_ resolve_conj resolve_neg round rrelu rrelu_with_noise rrelu_with_noise_functional __rshift__
+    rsqrt rsub _safe_softmax selu sgn sigmoid sign signbit silu sin sinc sinh _softmax softmax softplus softshrink
+    special_airy_ai special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1
+    special_chebyshev_polynomial_t special_chebyshev_polynomial_u special_chebyshev_polynomial_v
+    special_chebyshev_polynomial_w special_entr special_erfcx special_expit special_hermite_polynomial_h
+    special_hermite_polynomial_he special_i0e special_i1 special_i1e special_laguerre_polynomial_l
+    special_legendre_polynomial_p special_log_ndtr special_modified_bessel_i0 special_modified_bessel_i1
+    special_modified_bessel_k0 special_modified_bessel_k1 special_ndtri special_scaled_modified_bessel_k0
+    special_scaled_modified_bessel_k1 special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u
+    special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w special_spherical_bessel_j0
+    special_xlog1py special_zeta sqrt square _standard_gamma sub subtract tan tanh threshold _to_copy true_divide trunc
+    uniform xlogy zero zeros_like
+"""
 
-
-_POINTWISE = [
-    "abs",
-    "acos",
-    "acosh",
-    "add",
-    "addcdiv",
-    "addcmul",
-    "alias",
-    "alpha_dropout",
-    "angle",
-    "asin",
-    "asinh",
-    "atan",
-    "atan2",
-    "atanh",
-    "bernoulli",
-    "bitwise_and",
-    "bitwise_left_shift",
-    "bitwise_not",
-    "bitwise_or",
-    "bitwise_right_shift",
-    "bitwise_xor",
-    "ceil",
-    "celu",
-    "clamp",
-    "clamp_max",
-    "clamp_min",
-    "clone",
-    "contiguous",
-    "copy",
-    "copysign",
-    "cos",
-    "cosh",
-    "deg2rad",
-    "detach",
-    "digamma",
-    "div",
-    "dropout",
-    "elu",
-    "eq",
-    "erf",
-    "erfc",
-    "erfinv",
-    "exp",
-    "exp2",
-    "expm1",
-    "feature_alpha_dropout",
-    "feature_dropout",
-    "fill",
-    "floor",
-    "floor_divide",
-    "fmax",
-    "fmin",
-    "fmod",
-    "frac",
-    "full_like",
-    "gcd",
-    "ge",
-    "gelu",
-    "greater",
-    "greater_equal",
-    "gt",
-    "hardshrink",
-    "hardsigmoid",
-    "hardswish",
-    "hardtanh",
-    "heaviside",
-    "hypot",
-    "i0",
-    "igamma",
-    "isclose",
-    "isfinite",
-    "isinf",
-    "isnan",
-    "isneginf",
-    "isposinf",
-    "lcm",
-    "ldexp",
-    "le",
-    "leaky_relu",
-    "lerp",
-    "less",
-    "less_equal",
-    "lgamma",
-    "lift_fresh",
-    "log",
-    "log10",
-    "log1p",
-    "log2",
-    "log_sigmoid",
-    "logaddexp",
-    "logaddexp2",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logical_xor",
-    "logit",
-    "lt",
-    "masked_fill",
-    "maximum",
-    "minimum",
-    "mish",
-    "mul",
-    "multiply",
-    "nan_to_num",
-    "ne",
-    "neg",
-    "negative",
-    "nextafter",
-    "normal",
-    "not_equal",
-    "ones_like",
-    "polar",
-    "pow",
-    "polygamma",
-    "positive",
-    "rad2deg",
-    "rand_like",
-    "randint_like",
-    "randn_like",
-    "real",
-    "reciprocal",
-    "relu",
-    "relu6",
-    "remainder",
-    "round",
-    "rrelu",
-    "rsqrt",
-    "rsub",
-    "selu",
-    "sgn",
-    "sigmoid",
-    "sign",
-    "signbit",
-    "sin",
-    "sinc",
-    "sinh",
-    "silu",
-    "softplus",
-    "softshrink",
-    "sqrt",
-    "square",
-    "sub",
-    "subtract",
-    "tan",
-    "tanh",
-    "threshold",
-    "true_divide",
-    "trunc",
-    "uniform",
-    "where",
-    "xlogy",
-    "zero",
-    "zeros_like",
-    "empty_like",
-    "_to_copy",
-    "_conj",
-    "conj",
-    "resolve_conj",
-    "resolve_neg",
-    "native_dropout",
-    "imag",
-    "float",
-    "requires_grad_",
-    "_safe_softmax",
-    "softmax",
-    "log_softmax",
-    "_softmax",
-    "_log_softmax",
-    "complex",
-    "special_expit",
-    "fake_quantize_per_tensor_affine",
-    "exponential",
-    "log_normal",
-    "cauchy",
-    "geometric",
-]
+_FOREACH = """
+    abs acos add addcdiv addcmul asin atan ceil clamp_max clamp_min clone copy cos cosh div erf erfc exp expm1 floor
+    frac lerp lgamma log log10 log1p log2 max maximum minimum mul neg norm pow powsum reciprocal round rsqrt sigmoid
+    sign sin sinh sqrt sub tan tanh trunc zero
+"""
 
 RULES: dict[str, Rule] = {
-    **{f"aten.{name}": Rule(elementwise) for name in _POINTWISE},
+    **family(_POINTWISE, elementwise, "ELEMENTWISE"),
+    **{f"aten._foreach_{name}": Rule(_lists) for name in _FOREACH.split()},
+    **family("where", _chosen, "ELEMENTWISE"),
+    **family(
+        "quantize_per_channel fake_quantize_per_channel_affine_cachemask _fake_quantize_learnable_per_channel_affine",
+        _per_channel,
+        "ELEMENTWISE",
+    ),
     **{
         f"aten.{name}": _along("{} runs along it, so its order matters", "dim")
-        for name in ("cumsum", "cumprod", "logcumsumexp", "sort", "argsort", "cummax", "cummin")
+        for name in ("cumsum", "cumprod", "logcumsumexp", "sort", "argsort", "cummax", "cummin", "_logcumsumexp")
     },
-    "aten.to": Rule(_same),
-    "aten.type_as": Rule(_same),
+    **family("to type_as", _same, "ELEMENTWISE"),
     "aten.linalg_cross": _along("{} mixes its three positions", "dim"),
-    "aten.tril": Rule(_triangle),
-    "aten.triu": Rule(_triangle),
-    **{
-        f"aten.{name}": Rule(_created, "CREATE")
-        for name in (
-            *("zeros", "ones", "full", "empty", "rand", "randn", "randint"),
-            *("new_zeros", "new_ones", "new_full", "new_empty"),
-        )
-    },
-    **{f"aten.{name}": Rule(_positions, "CREATE") for name in ("arange", "linspace", "logspace", "eye", "scalar_tensor")},
-    **{f"aten.{name}": Rule(_compared) for name in ("equal", "allclose")},
-    **{f"aten.{name}": Rule(_nothing) for name in ("_assert_async", "_assert_tensor_metadata", "sym_size", "is_nonzero")},
+    **family("tril triu", _triangle, "ELEMENTWISE"),
 }

@@ -3,50 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
-from depgraph.equations import Call, Equal, Named, Pin, Rule, Statement, Value
-from depgraph.rules.common import TAKEN, broadcast, family, matched, passed, pin_all
+from attrs import frozen
+
+from depgraph.equations import Axis, Call, Equal, Named, Pin, Rule, Statement, Value
+from depgraph.rules.common import TAKEN, broadcast, family, matched, named, passed, pin_all, pinned, values
 
 
-def _indexed(x: Value, indices: Sequence[Value | None]) -> tuple[list[int], int, list[int]]:
-    """The dimensions that are indexed, where the dimensions of the result begin, and those that pass."""
-    dims = [dim for dim, index in enumerate(indices) if index is not None]
-    adjacent = bool(dims) and dims == list(range(dims[0], dims[-1] + 1))
-    return dims, dims[0] if adjacent else 0, [dim for dim in range(x.ndim) if dim not in dims]
+@frozen
+class _Taken:
+    """One index of a call: the dimensions that it speaks of, and how many dimensions of the result come from it."""
+
+    dims: tuple[int, ...]
+    index: Value
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes of positions; a mask counts them by the data."""
+        return () if self.index.boolean else self.index.axes
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions the positions have."""
+        return 1 if self.index.boolean else self.index.ndim
+
+
+def _indexed(x: Value, indices: Sequence[Value | None]) -> tuple[list[_Taken], int, list[int]]:
+    """The indices, where the dimensions of the result begin, and the dimensions that pass. A mask speaks of several."""
+    taken: list[_Taken] = []
+    dim = 0
+    for index in indices:
+        width = index.ndim if index is not None and index.boolean else 1
+        if index is not None:
+            taken.append(_Taken(tuple(range(dim, dim + width)), index))
+        dim += width
+    dims = [dim for one in taken for dim in one.dims]
+    places = [place for place, index in enumerate(indices) if index is not None]
+    adjacent = bool(places) and places == list(range(places[0], places[-1] + 1))
+    start = dims[0] if adjacent and dims else 0
+    return taken, start, [dim for dim in range(x.ndim) if dim not in dims]
+
+
+def _masked(x: Value, one: _Taken) -> Iterator[Statement]:
+    if one.index.boolean:
+        for dim, axis in zip(one.dims, one.index.axes, strict=True):
+            yield Equal(x[dim], axis)
 
 
 def _index(call: Call) -> Iterator[Statement]:
-    x, out, indices = call["self"], call.out, call["indices"]
-    dims, start, rest = _indexed(x, indices)
-    result = max((indices[dim].ndim for dim in dims), default=0)
-    if x.ndim == 0 or len(dims) + out.ndim - result != x.ndim:
-        yield from pin_all(call, f"{call.op} uses a mask")
+    x, out = call["self"], call.out
+    taken, start, rest = _indexed(x, call["indices"])
+    ndim = max((one.ndim for one in taken), default=0)
+    if any(one.index.boolean and not one.index.ndim for one in taken) or len(rest) + ndim != out.ndim:
+        yield from pin_all(call, f"{call.op} uses a mask without dimensions")
         return
-    taken = out.axes[start : start + result]
-    for dim in dims:
-        yield Pin(x[dim], TAKEN.format(call.op))
-        yield from broadcast(indices[dim].axes, taken)
-    counted = {size for dim in dims for size in indices[dim].shape}
-    for axis in taken:
-        if axis.size not in counted:
-            yield Pin(axis, f"{call.op} counts the positions of a mask")
-    for dim, target in zip(rest, [*out.axes[:start], *out.axes[start + result :]], strict=True):
+    positions = out.axes[start : start + ndim]
+    for one in taken:
+        yield from _masked(x, one)
+        for dim in one.dims:
+            yield Pin(x[dim], TAKEN.format(call.op))
+        yield from broadcast(one.axes, positions)
+    if any(one.index.boolean for one in taken):
+        yield from pinned(positions, f"{call.op} counts the positions of a mask")
+    for dim, target in zip(rest, [*out.axes[:start], *out.axes[start + ndim :]], strict=True):
         yield Equal(x[dim], target)
 
 
 def _index_put(call: Call) -> Iterator[Statement]:
-    x, out, values, indices = call["self"], call.out, call["values"], call["indices"]
-    dims, start, rest = _indexed(x, indices)
-    if x.ndim == 0 or any(indices[dim].ndim > 1 for dim in dims):
-        yield from pin_all(call, f"{call.op} may use a mask")
-        return
+    """A single value may be written wherever a mask says: then the mask is element-wise."""
+    x, out, written = call["self"], call.out, call["values"]
+    taken, start, rest = _indexed(x, call["indices"])
     yield from passed(x, out)
-    for dim in dims:
-        for axis in (x[dim], *indices[dim].axes):
-            yield Pin(axis, f"{call.op} writes to positions of it that are computed in forward")
-    positions = max((indices[dim].axes for dim in dims), key=lambda axes: axes[0].size if axes else 0)
+    if any(one.index.boolean and not one.index.ndim for one in taken):
+        yield from pin_all(call, f"{call.op} uses a mask without dimensions")
+        return
+    ndim = max((one.ndim for one in taken), default=0)
+    element_wise = prod(written.shape) == 1 and len(taken) == 1 and taken[0].index.boolean
+    positions: list[Axis | None] = [None] * ndim
+    for one in taken:
+        yield from _masked(x, one)
+        if not element_wise:
+            for axis in (*(x[dim] for dim in one.dims), *one.index.axes):
+                yield Pin(axis, f"{call.op} writes to positions of it that are computed in forward")
+        for place, axis in enumerate(reversed(one.axes), start=1):
+            if axis.size > 1 or positions[-place] is None:
+                positions[-place] = axis
     before = [x[dim] for dim in rest if dim < start]
-    yield from broadcast(values.axes, [*before, *positions, *(x[dim] for dim in rest[len(before) :])])
+    targets = [*before, *positions, *(x[dim] for dim in rest[len(before) :])]
+    for axis, target in zip(reversed(written.axes), reversed(targets), strict=False):
+        if target is None:
+            yield Pin(axis, f"{call.op} counts the positions of a mask")
+        elif axis.size != 1:
+            yield from broadcast((axis,), (target,))
 
 
 def _index_select(call: Call) -> Iterator[Statement]:
@@ -107,9 +156,86 @@ def _topk(call: Call) -> Iterator[Statement]:
         yield Named(out[dim], call["k"])
 
 
+def _masked_select(call: Call) -> Iterator[Statement]:
+    yield from pin_all(call, f"{call.op} lays in a row what a mask chooses by the data")
+
+
+def _positions(call: Call) -> Iterator[Statement]:
+    yield from pin_all(call, f"{call.op} returns or counts positions that the data gives")
+
+
+def _take(call: Call) -> Iterator[Statement]:
+    yield from pinned(call["self"].axes, f"{call.op} takes positions of all elements in a row")
+    yield from broadcast(call["index"].axes, call.out.axes)
+
+
+def _put(call: Call) -> Iterator[Statement]:
+    yield from pinned(call["self"].axes, f"{call.op} writes to positions of all elements in a row")
+    yield from passed(call["self"], call.out)
+    yield from broadcast(call["source"].axes, call["index"].axes)
+
+
+def _looked_up(call: Call) -> Iterator[Statement]:
+    """`bucketize`, `searchsorted`: values are looked up in sorted boundaries; the results have the shape of the values."""
+    bounds = call["boundaries"] if call["boundaries"] is not None else call["sorted_sequence"]
+    reason = f"{call.op} counts positions of it"
+    yield Pin(bounds[-1], reason)
+    if isinstance(call["sorter"], Value):
+        yield from passed(bounds, call["sorter"])
+    for out in call.outputs:
+        if isinstance(call["self"], Value):
+            yield from passed(call["self"], out)
+        if bounds.ndim > 1:
+            yield from broadcast(bounds.axes[:-1], out.axes[:-1])
+
+
+def _member(call: Call) -> Iterator[Statement]:
+    if isinstance(call["elements"], Value):
+        yield from passed(call["elements"], call.out)
+
+
+def _counted(call: Call) -> Iterator[Statement]:
+    """Counts by value: elements and their weights match, bins stay."""
+    x, weight = call["self"], named(call, "weights", "weight")
+    if weight is not None:
+        yield from passed(x, weight)
+    for value in (*call.outputs, *values(call["bins"])):
+        yield from pinned(value.axes, f"{call.op} counts values")
+
+
+def _sampled(call: Call) -> Iterator[Statement]:
+    x, out = call["self"], call.out
+    for value in (x, out):
+        yield Pin(value[-1], f"{call.op} draws positions of it")
+    for before, after in zip(x.axes[:-1], out.axes[:-1], strict=True):
+        yield Equal(before, after)
+
+
+def _segments(call: Call) -> Iterator[Statement]:
+    x, out = call["data"], call.out
+    axis = int(call["axis"] or 0) % x.ndim
+    yield from passed(x, out, {axis})
+    for value in values([call["lengths"], call["indices"], call["offsets"]]):
+        yield from pinned(value.axes, f"{call.op} cuts it into segments")
+    yield from pinned((x[axis], out[axis]), f"{call.op} cuts it into segments")
+
+
 RULES: dict[str, Rule] = {
-    **family("index", _index, "SLICE"),
-    **family("index_put _index_put_impl", _index_put, "SLICE"),
+    **family("index _unsafe_index", _index, "SLICE"),
+    **family("index_put _index_put_impl _unsafe_index_put", _index_put, "SLICE"),
+    **family("masked_select masked_scatter _unsafe_masked_index _unsafe_masked_index_put_accumulate", _masked_select, "SLICE"),
+    **family(
+        "nonzero nonzero_static nonzero_numpy argwhere _unique _unique2 unique_dim unique_consecutive unique_dim_consecutive",
+        _positions,
+        "SLICE",
+    ),
+    **family("take", _take, "SLICE"),
+    **family("put", _put, "SLICE"),
+    **family("bucketize searchsorted", _looked_up, "ELEMENTWISE"),
+    **family("isin", _member, "ELEMENTWISE"),
+    **family("bincount histc histogram", _counted, "REDUCE"),
+    **family("multinomial", _sampled, "SLICE"),
+    **family("segment_reduce", _segments, "REDUCE"),
     **family("index_select", _index_select, "SLICE"),
     **family("index_add index_copy index_fill index_reduce", _index_write, "SLICE"),
     **family("gather take_along_dim", _gather, "SLICE"),

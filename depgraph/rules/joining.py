@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Times
+from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Times, Value
 from depgraph.rules.common import family, passed, pin_all
 
 
@@ -97,8 +97,12 @@ def _select(call: Call) -> Iterator[Statement]:
 
 
 def _slice(call: Call) -> Iterator[Statement]:
-    x, out = call["self"], call.out
-    dim = int(call["dim"] or 0) % x.ndim
+    x = call["self"]
+    yield from _sliced(x, call.out, int(call["dim"] or 0) % x.ndim, call)
+
+
+def _sliced(x: Value, out: Value, dim: int, call: Call) -> Iterator[Statement]:
+    """What a call's `start`, `end` and `step` say about a tensor and its slice."""
     size, step = x.shape[dim], int(call["step"] or 1)
     first = call["start"] if call["start"] is not None else 0
     end = call["end"] if call["end"] is not None else size
@@ -128,6 +132,20 @@ def _slice(call: Call) -> Iterator[Statement]:
                 yield Named(out[dim], call["length"])
             else:
                 yield Named(Plus((before, out[dim])), last)
+
+
+def _scattered(call: Call) -> Iterator[Statement]:
+    """`select_scatter` and `slice_scatter`: a copy into which positions that are known are written."""
+    x, source, out = call["self"], call["src"], call.out
+    dim = int(call["dim"] or 0) % x.ndim
+    yield from passed(x, out)
+    if call.op == "aten.select_scatter":
+        yield Pin(x[dim], f"{call.op} writes to a fixed position of it")
+        rest = [axis for place, axis in enumerate(x.axes) if place != dim]
+        for axis, target in zip(source.axes, rest, strict=True):
+            yield Equal(axis, target)
+    else:
+        yield from _sliced(x, source, dim, call)
 
 
 def _strided(axis: Axis, out: Axis, start: int, step: int, call: Call) -> Iterator[Statement]:
@@ -198,13 +216,14 @@ def _glu(call: Call) -> Iterator[Statement]:
 
 RULES: dict[str, Rule] = {
     **family("cat concat concatenate", _cat, "CONCAT"),
-    **family("stack", _stack, "CONCAT"),
-    **family("split split_with_sizes unsafe_split unsafe_split_with_sizes", _split, "SPLIT"),
+    **family("stack _stack", _stack, "CONCAT"),
+    **family("split split_with_sizes unsafe_split unsafe_split_with_sizes split_copy split_with_sizes_copy", _split, "SPLIT"),
     **family("chunk unsafe_chunk tensor_split", _chunk, "SPLIT"),
     **family("glu", _glu, "SPLIT"),
-    **family("unbind", _select, "UNBIND"),
-    **family("select", _select, "SLICE"),
-    **family("slice narrow", _slice, "SLICE"),
+    **family("unbind unbind_copy", _select, "UNBIND"),
+    **family("select select_copy", _select, "SLICE"),
+    **family("select_scatter slice_scatter", _scattered, "SLICE"),
+    **family("slice narrow slice_copy narrow_copy", _slice, "SLICE"),
     **family(
         "pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
         "replication_pad3d",

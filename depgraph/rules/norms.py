@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from depgraph.equations import Call, Equal, Fresh, Named, Rule, Statement, Times, Value
-from depgraph.rules.common import family
+from depgraph.rules.common import broadcast, family, passed, pinned
+
+_PER_CHANNEL = ("weight", "bias", "running_mean", "running_var", "mean", "var", "invstd")
 
 
 def _channel_norm(call: Call) -> Iterator[Statement]:
-    x, out = call["input"], call.out
-    for before, after in zip(x.axes, out.axes, strict=True):
-        yield Equal(before, after)
-    for name in ("weight", "bias", "running_mean", "running_var"):
+    """Statistics that a kernel takes or returns have one number for each channel as well."""
+    x = call["input"]
+    for name in _PER_CHANNEL:
         if isinstance(call[name], Value):
-            yield Equal(call[name][0], x[1])
+            yield Equal(call[name][-1], x[1])
+            yield from pinned(call[name].axes[:-1], f"{call.op} gathers it over devices")
+    for value in call.outputs:
+        if value.shape == x.shape:
+            yield from passed(x, value)
+        elif value.shape == x.shape[1:2]:
+            yield Equal(value[0], x[1])
+        else:
+            yield from pinned(value.axes, f"it is what {call.op} keeps for its gradient")
+    if isinstance(call["counts"], Value):
+        yield from pinned(call["counts"].axes, f"{call.op} gathers it over devices")
 
 
 def _group_norm(call: Call) -> Iterator[Statement]:
@@ -26,10 +37,27 @@ def _group_norm(call: Call) -> Iterator[Statement]:
         yield Equal(x[1], Times((blocks, Fresh(x.shape[1] // groups))))
 
 
+def _native_group_norm(call: Call) -> Iterator[Statement]:
+    """The kernel below `group_norm` is told the sizes of its input, and returns a mean and a scale for each group."""
+    x, out, blocks = call["input"], call.out, Fresh(int(call["group"]))
+    yield from passed(x, out)
+    yield Equal(x[1], Times((blocks, Fresh(x.shape[1] // blocks.size))))
+    yield Named(blocks, call["group"])
+    yield Named(x[0], call["N"])
+    yield Named(x[1], call["C"])
+    yield Named(Times(x.axes[2:]), call["HxW"])
+    for name in ("weight", "bias"):
+        if isinstance(call[name], Value):
+            yield Equal(call[name][0], x[1])
+    for value in call.outputs[1:]:
+        yield Equal(value[0], x[0])
+        yield Equal(value[1], blocks)
+
+
 def _trailing_norm(call: Call) -> Iterator[Statement]:
-    x, out, shape = call["input"], call.out, call["normalized_shape"]
-    for before, after in zip(x.axes, out.axes, strict=True):
-        yield Equal(before, after)
+    x, shape = call["input"], call["normalized_shape"]
+    for value in call.outputs:
+        yield from broadcast(value.axes, x.axes)
     trailing = x.axes[x.ndim - len(shape) :]
     for axis, size in zip(trailing, shape, strict=True):
         yield Named(axis, size)
@@ -40,8 +68,16 @@ def _trailing_norm(call: Call) -> Iterator[Statement]:
 
 
 RULES: dict[str, Rule] = {
-    **family("batch_norm", _channel_norm, "BN"),
+    **family(
+        "batch_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional "
+        "_native_batch_norm_legit_no_training _batch_norm_impl_index _batch_norm_with_update _batch_norm_no_update "
+        "_batch_norm_with_update_functional cudnn_batch_norm miopen_batch_norm batch_norm_elemt batch_norm_stats "
+        "batch_norm_gather_stats batch_norm_gather_stats_with_counts batch_norm_update_stats quantized_batch_norm",
+        _channel_norm,
+        "BN",
+    ),
     **family("instance_norm", _channel_norm, "IN"),
     **family("group_norm", _group_norm, "GN"),
-    **family("layer_norm rms_norm", _trailing_norm, "LN"),
+    **family("native_group_norm", _native_group_norm, "GN"),
+    **family("layer_norm rms_norm native_layer_norm _fused_rms_norm", _trailing_norm, "LN"),
 }

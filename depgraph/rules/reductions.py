@@ -34,7 +34,7 @@ _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "ate
 
 RULES: dict[str, Rule] = family(
     "mean sum amax amin aminmax max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm argmax argmin all any "
-    "count_nonzero median nanmedian nansum nanmean mode kthvalue",
+    "count_nonzero median nanmedian nansum nanmean mode kthvalue dist native_norm linalg__powsum _aminmax",
     _reduce,
     "REDUCE",
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from depgraph.equations import Axis, Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
-from depgraph.rules.common import broadcast, family, pin_all
+from depgraph.rules.common import broadcast, family, passed, pin_all, pinned, table
 
 
 def _runs(before: Sequence[Axis], after: Sequence[Axis]) -> Iterator[Statement]:
@@ -111,16 +111,46 @@ def _complex_pairs(call: Call) -> Iterator[Statement]:
         yield Equal(before, after)
 
 
+def _rot90(call: Call) -> Iterator[Statement]:
+    x, out, turns = call["self"], call.out, int(call["k"]) % 4
+    one, other = (int(dim) % x.ndim for dim in call["dims"])
+    turned = {one, other} if turns else set()
+    yield from passed(x, out, turned)
+    for dim in sorted(turned):
+        yield from pinned((x[dim], out[dim]), f"{call.op} reverses its order")
+
+
+def _meshgrid(call: Call) -> Iterator[Statement]:
+    """The k-th axis of every result is that of the k-th vector; the first two are exchanged for image coordinates."""
+    vectors: list[Value] = list(call["tensors"])
+    if call["indexing"] == "xy" and len(vectors) > 1:
+        vectors[0], vectors[1] = vectors[1], vectors[0]
+    for out in call.outputs:
+        for vector, axis in zip(vectors, out.axes, strict=True):
+            if vector.ndim:
+                yield Equal(vector[0], axis)
+
+
 RULES: dict[str, Rule] = {
+    **family("rot90", _rot90, "SLICE"),
+    **family("meshgrid", _meshgrid, "EXPAND"),
+    **table("as_strided as_strided_copy as_strided_scatter", "{} reads memory by strides, which no other size follows"),
+    **table("resize resize_as set _resize_output", "{} lays the same memory out anew"),
     **family(
-        "view reshape _unsafe_view flatten squeeze unsqueeze view_as reshape_as ravel _reshape_alias view_copy",
+        "view reshape _unsafe_view flatten squeeze unsqueeze view_as reshape_as ravel _reshape_alias view_copy "
+        "_reshape_copy _reshape_alias_copy squeeze_copy unsqueeze_copy _mkldnn_reshape",
         _view,
         "RESHAPE",
     ),
     **family("unflatten", _unflatten, "RESHAPE"),
-    **family("view_as_real view_as_complex", _complex_pairs, "RESHAPE"),
-    **family("permute transpose t numpy_T mT mH adjoint matrix_H swapaxes swapdims", _permute, "PERMUTE"),
-    **family("expand expand_as", _expand, "EXPAND"),
+    **family("view_as_real view_as_complex view_as_real_copy view_as_complex_copy", _complex_pairs, "RESHAPE"),
+    **family(
+        "permute transpose t numpy_T mT mH adjoint matrix_H swapaxes swapdims permute_copy transpose_copy t_copy "
+        "_mkldnn_transpose",
+        _permute,
+        "PERMUTE",
+    ),
+    **family("expand expand_as expand_copy", _expand, "EXPAND"),
     **family("repeat", _repeat, "EXPAND"),
     **family("repeat_interleave", _repeat_interleave, "EXPAND"),
 }

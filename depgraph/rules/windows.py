@@ -73,7 +73,8 @@ def _unfold(call: Call) -> Iterator[Statement]:
 
 
 def _grid_sampler(call: Call) -> Iterator[Statement]:
-    x, grid, out = call["input"], call["grid"], call.out
+    x = call["input"] if call["input"] is not None else call["self"]
+    grid, out = call["grid"], call.out
     yield Equal(x[0], out[0])
     yield Equal(grid[0], out[0])
     yield Equal(x[1], out[1])
@@ -81,6 +82,24 @@ def _grid_sampler(call: Call) -> Iterator[Statement]:
         yield Pin(axis, POSITIONS.format(call.op))
 
 
+def _affine_grid(call: Call) -> Iterator[Statement]:
+    """A transformation for each image gives it a grid of positions."""
+    theta, out = call["theta"], call.out
+    yield Equal(theta[0], out[0])
+    yield Named(out[0], call["size"][0] if call["size"] is not None else call["N"])
+    for axis in (*theta.axes[1:], *out.axes[1:]):
+        yield Pin(axis, POSITIONS.format(call.op))
+
+
+_OTHER_POOLS = {
+    "mkldnn_max_pool2d": 2,
+    "mkldnn_max_pool3d": 3,
+    "mkldnn_adaptive_avg_pool2d": 2,
+    "quantized_max_pool1d": 1,
+    "quantized_max_pool2d": 2,
+    "quantized_max_pool3d": 3,
+    "_upsample_lanczos2d_aa": 2,
+}
 _POOLS = [
     *("max_pool", "avg_pool", "adaptive_avg_pool", "_adaptive_avg_pool", "adaptive_max_pool", "lp_pool"),
     *("fractional_max_pool", "max_unpool", "upsample_nearest", "_upsample_nearest_exact"),
@@ -98,9 +117,13 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}{n}d": _window(n) for n in (1, 2, 3) for name in _POOLS},
     **{f"aten.max_pool{n}d_with_indices": _window(n) for n in (1, 2, 3)},
     **{f"aten.{name}": _window(n) for name, n in _UPSAMPLINGS.items()},
-    **family("grid_sampler grid_sampler_2d grid_sampler_3d", _grid_sampler, "POOL"),
+    **family(
+        "grid_sampler grid_sampler_2d grid_sampler_3d cudnn_grid_sampler _grid_sampler_2d_cpu_fallback", _grid_sampler, "POOL"
+    ),
     **family("im2col col2im", _im2col, "RESHAPE"),
     **family("pixel_shuffle pixel_unshuffle", _pixel_shuffle, "RESHAPE"),
     **family("channel_shuffle native_channel_shuffle", _channel_shuffle, "RESHAPE"),
-    **family("unfold", _unfold, "SLICE"),
+    **family("unfold unfold_copy", _unfold, "SLICE"),
+    **family("affine_grid_generator cudnn_affine_grid_generator", _affine_grid, "CREATE"),
+    **{f"aten.{name}": _window(n) for name, n in _OTHER_POOLS.items()},
 }

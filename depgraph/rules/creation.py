@@ -1,0 +1,67 @@
+"""Rules of operators that make new tensors, and of those that only ask about tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from depgraph.equations import Call, Named, Pin, Rule, Statement, Value
+from depgraph.rules.common import broadcast, elementwise, family, table
+
+
+def _created(call: Call) -> Iterator[Statement]:
+    sizes = next((call[name] for name in ("size", "shape") if call[name] is not None), ())
+    if len(sizes) == call.out.ndim:
+        for axis, size in zip(call.out.axes, sizes, strict=True):
+            yield Named(axis, size)
+    else:
+        for axis in call.out.axes:
+            yield Pin(axis, f"it is made by {call.op}")
+
+
+def _positions(call: Call) -> Iterator[Statement]:
+    for value in call.outputs:
+        for axis in value.axes:
+            yield Pin(axis, f"its values are the positions that {call.op} counts")
+
+
+def _drawn(call: Call) -> Iterator[Statement]:
+    """Numbers drawn around tensors, or as many as sizes say."""
+    yield from elementwise(call) if call.inputs else _created(call)
+
+
+def _nothing(call: Call) -> Iterator[Statement]:
+    yield from ()
+
+
+def _compared(call: Call) -> Iterator[Statement]:
+    """Whole-tensor tests return one value and say nothing about indices; their operands match in shape."""
+    values: tuple[Value, ...] = call.inputs
+    for value in values[1:]:
+        yield from broadcast(value.axes, values[0].axes)
+
+
+_POSITIONS = """
+    arange linspace logspace eye scalar_tensor range tril_indices triu_indices randperm fft_fftfreq fft_rfftfreq
+    bartlett_window blackman_window hamming_window hann_window kaiser_window
+"""
+
+_QUESTIONS = """
+    _assert_async _assert_tensor_metadata _assert_scalar _functional_assert_async _functional_assert_scalar sym_size
+    is_nonzero sym_constrain_range sym_constrain_range_for_size _functional_sym_constrain_range
+    _functional_sym_constrain_range_for_size _is_all_true _is_any_true _has_same_storage_numel is_same_size is_set_to
+    is_pinned is_coalesced qscheme q_scale q_zero_point q_per_channel_axis _fused_sdp_choice _print record_stream _nnz
+    dense_dim sparse_dim _dimI _dimV hash_tensor _make_dep_token _nested_get_min_seqlen _nested_get_max_seqlen
+"""
+
+RULES: dict[str, Rule] = {
+    **family(
+        "zeros ones full empty rand randn randint new_zeros new_ones new_full new_empty empty_permuted _efficientzerotensor",
+        _created,
+        "CREATE",
+    ),
+    **family(_POSITIONS, _positions, "CREATE"),
+    **family("normal", _drawn, "ELEMENTWISE"),
+    **table("empty_strided new_empty_strided", "{} is told strides, which no other size follows"),
+    **family(_QUESTIONS, _nothing, "ELEMENTWISE"),
+    **family("equal allclose", _compared, "ELEMENTWISE"),
+}

@@ -1,0 +1,126 @@
+"""Rules of linear algebra: matrices as a whole, diagonals, blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from depgraph.equations import Call, Equal, Fresh, Pin, Plus, Rule, Statement, Term, Value
+from depgraph.rules.common import broadcast, family, named, passed, pinned
+
+_WHOLE = "{} works on a matrix as a whole"
+
+
+def _matrix(call: Call) -> Iterator[Statement]:
+    """A decomposition or a function of matrices: their axes stay, batches of matrices pass."""
+    reason = _WHOLE.format(call.op)
+    x = call.inputs[0]
+    batch = x.axes[:-2]
+    for value in (*call.inputs, *call.outputs):
+        shared = min(len(batch), value.ndim)
+        yield from broadcast(value.axes[:shared], batch[:shared])
+        yield from pinned(value.axes[shared:], reason)
+
+
+def _solve(call: Call) -> Iterator[Statement]:
+    """Systems of equations: the matrix stays; right-hand sides that stand side by side pass."""
+    reason = _WHOLE.format(call.op)
+    right = named(call, *(("B", "b") if call["self"] is None or call["B"] is not None or call["b"] is not None else ("self",)))
+    assert right is not None, "a system has a right-hand side"
+    out = call.out
+    columns = right.ndim == out.ndim > 1 and call["left"] is not False and right.shape[-1] == out.shape[-1]
+    matrices = [value for value in call.inputs if value is not right and value.ndim > 1]
+    columns = columns and all(value.ndim <= right.ndim for value in matrices)
+    batch = out.axes[:-2]
+    for value in (*call.inputs, *call.outputs):
+        free = columns and value in (right, out)
+        if free:
+            yield from broadcast(value.axes[:-2], batch)
+            yield from pinned(value.axes[-2:-1], reason)
+        else:
+            yield from pinned(value.axes, reason)
+    if columns:
+        yield Equal(right[-1], out[-1])
+    else:
+        yield from pinned((*right.axes, *out.axes), reason)
+
+
+def _trace(call: Call) -> Iterator[Statement]:
+    rows, columns = call["self"].axes
+    if rows.size == columns.size:
+        yield Equal(rows, columns)
+    else:
+        yield from pinned((rows, columns), f"{call.op} ends before it does")
+
+
+def _diagonal_of(x: Value, diagonal: Value, call: Call) -> Iterator[Statement]:
+    """A diagonal of two axes of `x` is the last axis of `diagonal`; the others pass."""
+    names = ("dim1", "dim2") if call["dim1"] is not None else ("axis1", "axis2")
+    given = [call[name] if call[name] is not None else default for name, default in zip(names, (0, 1), strict=True)]
+    one, other = (int(dim) % x.ndim for dim in given)
+    rest = [axis for dim, axis in enumerate(x.axes) if dim not in (one, other)]
+    for axis, target in zip(rest, diagonal.axes, strict=False):
+        yield Equal(axis, target)
+    if not call["offset"] and x.shape[one] == x.shape[other]:
+        yield Equal(x[one], x[other])
+        yield Equal(x[one], diagonal[-1])
+    else:
+        yield from pinned((x[one], x[other], diagonal[-1]), f"{call.op} takes a part of it")
+
+
+def _diagonal(call: Call) -> Iterator[Statement]:
+    yield from _diagonal_of(call["self"], call.out, call)
+
+
+def _diagonal_scatter(call: Call) -> Iterator[Statement]:
+    yield from passed(call["self"], call.out)
+    yield from _diagonal_of(call["self"], call["src"], call)
+
+
+def _diag_embed(call: Call) -> Iterator[Statement]:
+    """The last axis becomes the diagonal of two; off the middle, zeros stand before it in one and behind it in the other."""
+    x, out, offset = call["self"], call.out, int(call["offset"] or 0)
+    one, other = int(call["dim1"]) % out.ndim, int(call["dim2"]) % out.ndim
+    for axis, target in zip(x.axes[:-1], (axis for d, axis in enumerate(out.axes) if d not in (one, other)), strict=True):
+        yield Equal(axis, target)
+    zeros = Fresh(abs(offset)), Fresh(abs(offset))
+    for blank in zeros if offset else ():
+        yield Pin(blank, f"{call.op} fills it with zeros")
+    rows, columns = Plus((x[-1], zeros[0])), Plus((zeros[1], x[-1]))
+    if offset < 0:
+        rows, columns = columns, rows
+    yield Equal(out[one], rows)
+    yield Equal(out[other], columns)
+
+
+def _block_diagonal(call: Call) -> Iterator[Statement]:
+    """The rows of all matrices one below the other, and their columns side by side; a vector is one row."""
+    tensors: list[Value] = list(call["tensors"])
+    for dim in (0, 1):
+        parts: list[Term] = []
+        for value in tensors:
+            at = dim - (2 - value.ndim)
+            parts.append(value[at] if at >= 0 else Fresh(1))
+        yield Equal(call.out[dim], Plus(tuple(parts)))
+
+
+RULES: dict[str, Rule] = {
+    **family(
+        "_linalg_det _linalg_slogdet _linalg_eigh _linalg_eigvals linalg_eig linalg_eigvals _linalg_svd linalg_cholesky_ex "
+        "cholesky cholesky_inverse linalg_inv_ex linalg_qr geqrf linalg_householder_product ormqr linalg_lu "
+        "linalg_lu_factor_ex lu_unpack linalg_ldl_factor_ex linalg_matrix_exp linalg_pinv _compute_linear_combination "
+        "linalg_lstsq",
+        _matrix,
+        "MATMUL",
+    ),
+    **family(
+        "linalg_solve_ex _linalg_solve_ex linalg_lu_solve cholesky_solve _cholesky_solve_helper linalg_solve_triangular "
+        "triangular_solve linalg_ldl_solve",
+        _solve,
+        "MATMUL",
+    ),
+    **family("trace", _trace, "REDUCE"),
+    **family("diagonal diagonal_copy", _diagonal, "SLICE"),
+    **family("diagonal_scatter", _diagonal_scatter, "SLICE"),
+    **family("diag_embed", _diag_embed, "EXPAND"),
+    **family("block_diag", _block_diagonal, "CONCAT"),
+}

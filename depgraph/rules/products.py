@@ -1,0 +1,188 @@
+"""Rules of products: matrices, outer products, einsum, bilinear forms, distances between rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from depgraph.equations import Axis, Call, Equal, Pin, Rule, Statement, Value, Work
+from depgraph.rules.common import broadcast, family, named, pinned, table
+
+
+def _matmul(call: Call) -> Iterator[Statement]:
+    """Products with a vector on the right count no work: PyTorch's counter does not see them either."""
+    a, b = _factors(call)
+    out = call.out
+    yield Equal(a[-1], b[-2] if b.ndim > 1 else b[0])
+    free: list[Axis] = []
+    position = out.ndim
+    if b.ndim > 1:
+        position -= 1
+        yield Equal(out[position], b[-1])
+        free.append(b[-1])
+    if a.ndim > 1:
+        position -= 1
+        yield Equal(out[position], a[-2])
+        free.append(a[-2])
+    batch = out.axes[:position]
+    for value in (a, b):
+        yield from broadcast(value.axes[:-2], batch)
+    if isinstance(call["self"], Value) and call["self"] is not a:
+        yield from broadcast(call["self"].axes, out.axes)
+    if b.ndim > 1 and call.op in _COUNTED:
+        yield Work((*batch, *free, a[-1]))
+
+
+def _factors(call: Call) -> tuple[Value, Value]:
+    """The two factors; operators that also add have other names for them."""
+    a = named(call, "mat1", "batch1", "mat", "self", "input")
+    b = named(call, "mat2", "batch2", "vec", "other", "tensor")
+    assert a is not None and b is not None, "a product has two factors"
+    return a, b
+
+
+_COUNTED = {f"aten.{name}" for name in ("matmul", "mm", "bmm", "addmm", "baddbmm", "_int_mm", "dot", "vdot", "mv", "addmv")}
+
+
+def _summed_batches(call: Call) -> Iterator[Statement]:
+    """`addbmm` sums the products over the batch, as one product of longer rows."""
+    a, b, out = call["batch1"], call["batch2"], call.out
+    yield Equal(a[0], b[0])
+    yield Equal(a[2], b[1])
+    yield Equal(out[0], a[1])
+    yield Equal(out[1], b[2])
+    yield from broadcast(call["self"].axes, out.axes)
+
+
+def _outer(call: Call) -> Iterator[Statement]:
+    a, b = call.inputs[-2:]
+    yield Equal(call.out[0], a[0])
+    yield Equal(call.out[1], b[0])
+    for value in call.inputs[:-2]:
+        yield from broadcast(value.axes, call.out.axes)
+
+
+def _einsum(call: Call) -> Iterator[Statement]:
+    equation = str(call["equation"]).replace(" ", "")
+    operands: list[Value] = list(call["tensors"])
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    lettered = [_letters(term, value.ndim) for term, value in zip(terms, operands, strict=True)]
+    if arrow:
+        out = _letters(right, call.out.ndim)
+    else:
+        everything = [letter for term in lettered for letter in term]
+        dots = sorted({x for x in everything if len(x) > 1}, reverse=True)
+        out = dots + sorted(x for x in set(everything) if len(x) == 1 and everything.count(x) == 1)
+    axis_of: dict[str, Axis] = {}
+    for value, letters in zip([*operands, call.out], [*lettered, out], strict=True):
+        for axis, letter in zip(value.axes, letters, strict=True):
+            if letter in axis_of and axis.size == axis_of[letter].size:
+                yield Equal(axis, axis_of[letter])
+            elif letter not in axis_of or axis.size > 1:
+                axis_of[letter] = axis
+    wide = [{letter for letter in letters if axis_of[letter].size > 1} for letters in lettered]
+    for product in _contractions(wide, set(out)):
+        yield Work(tuple(axis_of[letter] for letter in sorted(product)))
+
+
+def _contractions(operands: Sequence[set[str]], out: set[str]) -> Iterator[set[str]]:
+    """The letters of each matrix product, from left to right, as ATen contracts them.
+
+    What only one operand has is summed before; where nothing is left to sum, operands are multiplied element-wise.
+    """
+    left = operands[0]
+    for position, right in enumerate(operands[1:], start=1):
+        needed = out.union(*operands[position + 1 :])
+        both = (left & needed) | (right & needed) | (left & right)
+        if not both <= needed:
+            yield both
+        left = both & needed
+
+
+def _letters(term: str, ndim: int) -> list[str]:
+    before, dots, after = term.partition("...")
+    missing = ndim - len(before) - len(after)
+    return [*before, *(f"...{missing - k}" for k in range(missing if dots else 0)), *after]
+
+
+def _grouped_product(call: Call) -> Iterator[Statement]:
+    a, b, out = call["self"], call["mat2"], call.out
+    yield Equal(a[-1], b[-2])
+    yield Equal(out[-1], b[-1])
+    for value in (a, b):
+        if value.ndim == 3:
+            yield Pin(value[0], f"it counts the groups of {call.op}, to which the data sends its rows")
+    for before, after in zip(a.axes[:-1], out.axes, strict=False):
+        if a.ndim == out.ndim:
+            yield Equal(before, after)
+    if isinstance(call["bias"], Value):
+        yield Equal(call["bias"][-1], out[-1])
+
+
+def _bilinear(call: Call) -> Iterable[Statement]:
+    a, b, w, bias, out = call["input1"], call["input2"], call["weight"], call["bias"], call.out
+    yield Equal(a[-1], w[1])
+    yield Equal(b[-1], w[2])
+    yield Equal(out[-1], w[0])
+    if bias is not None:
+        yield Equal(bias[0], w[0])
+    for value in (a, b):
+        yield from broadcast(value.axes[:-1], out.axes[:-1])
+
+
+def _trilinear(call: Call) -> Iterator[Statement]:
+    """Three operands with axes of size 1 put in, multiplied, and summed over some axes."""
+    operands = [(call[f"i{k}"], {int(dim) for dim in call[f"expand{k}"]}) for k in (1, 2, 3)]
+    summed = {int(dim) for dim in call["sumdim"]}
+    ndim = operands[0][0].ndim + len(operands[0][1])
+    kept = [dim for dim in range(ndim) if dim not in summed]
+    lanes: dict[int, list[Axis]] = {dim: [axis] for dim, axis in zip(kept, call.out.axes, strict=True)}
+    for value, expanded in operands:
+        for dim, axis in zip([dim for dim in range(ndim) if dim not in expanded], value.axes, strict=True):
+            lanes.setdefault(dim, []).append(axis)
+    for axes in lanes.values():
+        widest = max(axes, key=lambda axis: axis.size)
+        for axis in axes:
+            yield from broadcast((axis,), (widest,))
+
+
+def _distances(call: Call) -> Iterator[Statement]:
+    """From every row of the first operand to every row of the second one."""
+    a, b, out = call["x1"], call["x2"], call.out
+    yield Equal(a[-1], b[-1])
+    yield Equal(out[-2], a[-2])
+    yield Equal(out[-1], b[-2])
+    for value in (a, b):
+        yield from broadcast(value.axes[:-2], out.axes[:-2])
+
+
+def _pairs(call: Call) -> Iterator[Statement]:
+    yield from pinned((call["self"][0], call.out[0]), f"{call.op} counts the pairs of its rows")
+
+
+def _quantised_product(call: Call) -> Iterator[Statement]:
+    """`_weight_int8pack_mm`: rows of the second matrix are outputs, each with its scale."""
+    a, b, out = call["self"], call["mat2"], call.out
+    yield Equal(a[-1], b[1])
+    yield Equal(a[0], out[0])
+    yield Equal(out[-1], b[0])
+    yield Equal(call["scales"][0], b[0])
+
+
+RULES: dict[str, Rule] = {
+    **family("matmul mm bmm mv dot addmm baddbmm addmv vdot _int_mm _addmm_activation", _matmul, "MATMUL"),
+    **family("addbmm", _summed_batches, "MATMUL"),
+    **family("outer addr", _outer, "MATMUL"),
+    **family("einsum", _einsum, "MATMUL"),
+    **family("bilinear", _bilinear, "LINEAR"),
+    **family("_trilinear", _trilinear, "MATMUL"),
+    **family("_grouped_mm", _grouped_product, "MATMUL"),
+    **family("_weight_int8pack_mm", _quantised_product, "MATMUL"),
+    **family("cdist _cdist_forward _euclidean_dist", _distances, "MATMUL"),
+    **family("pdist _pdist_forward", _pairs, "MATMUL"),
+    **table(
+        "_scaled_mm _scaled_mm_v2 _scaled_grouped_mm _scaled_grouped_mm_v2",
+        "the scales of {} belong to blocks of fixed size, and its kernels take sizes that such blocks divide",
+    ),
+    **table("_foreach_mm", "{} multiplies lists of matrices"),
+}
