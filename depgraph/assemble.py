@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from attrs import field, frozen
 
 from depgraph import sizes
-from depgraph.equations import Balanced, Call, Equal, Named, Pin, Plus, Rule, Statement, Term, Times, Value, Work
+from depgraph.equations import Backwards, Balanced, Call, Equal, Named, Pin, Plus, Rule, Statement, Term, Times, Value, Work
 from depgraph.graph import Graph, renumber
 from depgraph.provenance import Attribute, Expression
 from depgraph.records import Balance, Cost, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, retyped
@@ -130,6 +130,8 @@ def _axes(term: Term) -> Iterator[Term]:
     if isinstance(term, (Times, Plus)):
         for inner in term.factors if isinstance(term, Times) else term.parts:
             yield from _axes(inner)
+    elif isinstance(term, Backwards):
+        yield from _axes(term.term)
     else:
         yield term
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from depgraph.equations import Axis, Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
-from depgraph.rules.common import broadcast, family, passed, pin_all, pinned, table
+from depgraph.equations import Axis, Backwards, Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
+from depgraph.rules.common import broadcast, family, passed, pin_all, table
 
 
 def _runs(before: Sequence[Axis], after: Sequence[Axis]) -> Iterator[Statement]:
@@ -114,10 +114,10 @@ def _complex_pairs(call: Call) -> Iterator[Statement]:
 def _rot90(call: Call) -> Iterator[Statement]:
     x, out, turns = call["self"], call.out, int(call["k"]) % 4
     one, other = (int(dim) % x.ndim for dim in call["dims"])
-    turned = {one, other} if turns else set()
-    yield from passed(x, out, turned)
-    for dim in sorted(turned):
-        yield from pinned((x[dim], out[dim]), f"{call.op} reverses its order")
+    yield from passed(x, out, {one, other})
+    first, second = (x[one], x[other]) if turns % 2 == 0 else (x[other], x[one])
+    yield Equal(out[one], Backwards(first) if turns in {1, 2} else first)
+    yield Equal(out[other], Backwards(second) if turns in {2, 3} else second)
 
 
 def _meshgrid(call: Call) -> Iterator[Statement]:
