@@ -529,12 +529,12 @@ def test_frozen_configs_and_odd_keys():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda y: y.detach().resize_(2, 6, 12), "there is no rule for aten.resize"),
+        (lambda y: y.detach().resize_(2, 6, 12), "aten.resize lays the same memory out anew"),
         (lambda y: torch.empty(0).set_(y.contiguous()).view(y.shape), "aten.set"),
     ],
 )
 def test_storage_that_is_exchanged_pins(change, reason):
-    """Operators that give a tensor another storage or shape in place have no rule: everything that they touch is pinned."""
+    """Operators that give a tensor another storage or shape in place pin everything that they touch."""
 
     class Model(Frame):
         def between(self, y):
