@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.equations import Call, Rule, Value
 from depgraph.provenance import AxisSize, Sized, origin
-from depgraph.session import Session, where
+from depgraph.session import DataRead, Session, where
 
-_SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten._local_scalar_dense"})
+_SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten.is_pinned", "aten._local_scalar_dense"})
 _FAKED = frozenset({"aten", "prim", "prims"})
 _MOST = 16
 """So many arguments of a higher-order operator without a signature of its own are looked at."""
@@ -41,6 +41,8 @@ class SizeMode(TorchFunctionMode):
             return self._size(func, args, kwargs)
         if func in _COUNTS:
             return self._count(func, args, kwargs)
+        if func in _HANDED_OVER:
+            return self._hand_over(func, args, kwargs)
         if isinstance(func, _PYTHON_FUNCTION) and func is not self.opened:
             body = _without_override_check(func)
             if body is not None:
@@ -82,12 +84,21 @@ class SizeMode(TorchFunctionMode):
             return plain
         return prod(sizes) if prod(value.shape) == plain else plain
 
+    def _hand_over(self, func: Any, args: Any, kwargs: Any) -> Any:
+        name = f"Tensor.{func.__name__}"
+        if self.session.mode == "fake" and func is not torch.Tensor.tolist:
+            raise DataRead(name)  # lists of fake numbers may be known: what torch.linspace made
+        result = func(*args, **kwargs)
+        self.session.hand_over(args[0], name)
+        return result
+
     def _sized(self, value: Value, dim: int, size: int) -> int:
         return Sized(size, AxisSize(value.id, dim, size), self.session) if size > 1 else size
 
 
 _SIZE_QUERIES = frozenset({torch.Tensor.shape.__get__, torch.Tensor.size})  # type: ignore[attr-defined]
 _COUNTS = frozenset({torch.Tensor.__len__, torch.Tensor.numel, torch.Tensor.nelement, torch.numel})
+_HANDED_OVER = frozenset({torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__dlpack__})
 _PYTHON_FUNCTION = types.FunctionType
 _OVERRIDE_CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,11 +33,19 @@ def named_leaves(root: str, tree: Any) -> list[tuple[str, torch.Tensor]]:
     return found
 
 
+class DataRead(Exception):
+    """Forward hands the data of a fake tensor to something other than torch."""
+
+    def __init__(self, func: str) -> None:
+        super().__init__(func)
+        self.func = func
+
+
 class Session:
     """What one trace gathers. Tensors are kept alive until it ends, so that their ids stay theirs."""
 
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
+    def __init__(self, mode: str, keep: Callable[[torch.Tensor], None]) -> None:
+        self.mode, self.keep = mode, keep
         self.values: dict[int, tuple[torch.Tensor, Value]] = {}
         self.count = 0
         self.calls: list[Call] = []
@@ -80,6 +89,15 @@ class Session:
         if isinstance(item, dict):
             return types.MappingProxyType({key: self.data(part) for key, part in item.items()})
         return item
+
+    def hand_over(self, tensor: torch.Tensor, call: str) -> None:
+        """Note that the data of a tensor leave torch for code that can neither be followed nor told apart by index."""
+        self.keep(tensor)
+        if self.known(tensor):
+            reason = (
+                f"its data leave torch through {call} ({self.module or 'the model'} at {where()}), where nothing is followed"
+            )
+            self.constants.append((self.values[id(tensor)][1], reason))
 
     def known(self, tensor: torch.Tensor) -> bool:
         """Whether the trace has met the tensor."""

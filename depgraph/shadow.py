@@ -6,73 +6,20 @@ import copy
 import dataclasses
 import types
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from depgraph.assemble import Declared
 from depgraph.equations import Value
-from depgraph.errors import TraceError
 from depgraph.layer_attributes import POSITIONAL, followed, read_in_forward
 from depgraph.own_rules import as_one_module
 from depgraph.provenance import Attribute, Sized
-from depgraph.replay import Replay
 from depgraph.session import Session, named_leaves
-
-
-class FakeTensors:
-    """Stand-ins of the same shapes, strides, dtypes and devices, without data."""
-
-    mode = "fake"
-
-    def __init__(self) -> None:
-        self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-
-    def like(self, tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
-        """A fake tensor; to be called outside of the fake mode."""
-        if isinstance(tensor, FakeTensor):
-            raise TraceError("expected real or meta tensors, met fake ones. Trace outside of FakeTensorMode.")
-        device = device or tensor.device
-        if tensor.layout is not torch.strided:
-            with self._fake_mode:
-                return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-        plain = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-        return FakeTensor(self._fake_mode, plain, device)
-
-    def context(self) -> AbstractContextManager[Any]:
-        """Under which the forward runs."""
-        return self._fake_mode
-
-    def caller(self) -> Callable[..., Any]:
-        """How an operator is called."""
-        return Replay(self._fake_mode)
-
-
-class RealTensors:
-    """Copies of buffers and inputs, and parameters as they are: forward may write to the former."""
-
-    mode = "real"
-
-    def like(self, tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
-        """A tensor with the same data and no history."""
-        return tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
-
-    def context(self) -> AbstractContextManager[Any]:
-        """Under which the forward runs: nothing special."""
-        return nullcontext()
-
-    def caller(self) -> Callable[..., Any]:
-        """How an operator is called."""
-        return _call
-
-
-def _call(func: Any, args: Any, kwargs: Any) -> Any:
-    return func(*args, **kwargs)
+from depgraph.stand_ins import FakeTensors, RealTensors
 
 
 def held_tensors(model: nn.Module, tensors: FakeTensors | RealTensors, session: Session) -> dict[int, torch.Tensor]:
@@ -106,11 +53,25 @@ def given_tensors(inputs: Any, tensors: FakeTensors | RealTensors, session: Sess
             if id(tensor) not in made:
                 made[id(tensor)] = tensors.like(tensor, target)
                 session.inputs.append((name, session.value(made[id(tensor)], tuple(tensor.shape))))
-    return pytree.tree_map(lambda leaf: made.get(id(leaf), leaf), inputs)
+    return pytree.tree_map(partial(_given, made), inputs)
+
+
+def _given(made: Mapping[int, torch.Tensor], leaf: Any) -> Any:
+    """What stands in for a leaf of the inputs: a tensor, a dataclass that holds some, or a generator of random numbers."""
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        twin = copy.copy(leaf)
+        for item in dataclasses.fields(leaf):
+            object.__setattr__(twin, item.name, pytree.tree_map(partial(_given, made), getattr(leaf, item.name)))
+        return twin
+    return leaf.clone_state() if isinstance(leaf, torch.Generator) else made.get(id(leaf), leaf)
 
 
 def shadow(
-    model: nn.Module, fakes: Mapping[int, torch.Tensor], session: Session, whole: Mapping[type, str] | None = None
+    model: nn.Module,
+    fakes: Mapping[int, torch.Tensor],
+    tensors: FakeTensors | RealTensors,
+    session: Session,
+    whole: Mapping[type, str] | None = None,
 ) -> nn.Module:
     """A shallow copy of the module tree whose tensors are fake and whose sizes remember their path.
 
@@ -119,7 +80,7 @@ def shadow(
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
         copies[id(module)] = object.__new__(type(module))
-    wrapping = _Wrapping(copies, fakes, session)
+    wrapping = _Wrapping(copies, fakes, tensors, session)
     by_name = {name: declared for declared in session.declared for name in (declared.name, *declared.aliases)}
     for path, module in model.named_modules():
         clone = copies[id(module)]
@@ -163,8 +124,14 @@ _DEEPEST = 3
 class _Wrapping:
     """Attributes with sizes that remember their path, at every depth of lists, tuples, dicts and config objects."""
 
-    def __init__(self, copies: Mapping[int, nn.Module], fakes: Mapping[int, torch.Tensor], session: Session) -> None:
-        self.copies, self.fakes, self.session = copies, fakes, session
+    def __init__(
+        self,
+        copies: Mapping[int, nn.Module],
+        fakes: Mapping[int, torch.Tensor],
+        tensors: FakeTensors | RealTensors,
+        session: Session,
+    ) -> None:
+        self.copies, self.fakes, self.tensors, self.session = copies, fakes, tensors, session
         self.shared: dict[int, Any] = {}
 
     def of(self, content: Any, path: str, depth: int = 0) -> Any:
@@ -173,8 +140,8 @@ class _Wrapping:
             return Sized(content, Attribute(path, content), self.session) if content > 1 else content
         if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
             return content
-        if isinstance(content, torch.Tensor):
-            return self.fakes.get(id(content), content)
+        if isinstance(content, (torch.Tensor, torch.Generator)):
+            return self._fake(content)
         if isinstance(content, nn.Module):
             return self.copies.get(id(content), content)
         if isinstance(content, types.MethodType):
@@ -188,6 +155,15 @@ class _Wrapping:
             return torch.Size([self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content)])
         if id(content) not in self.shared:
             self.shared[id(content)] = self._container(content, path, depth)
+        return self.shared[id(content)]
+
+    def _fake(self, content: torch.Tensor | torch.Generator) -> Any:
+        """The stand-in of a tensor that is no parameter or buffer, or of a generator: one for all who hold it."""
+        if id(content) in self.fakes:
+            return self.fakes[id(content)]
+        if id(content) not in self.shared:
+            made = content.clone_state() if isinstance(content, torch.Generator) else self.tensors.beside(content)
+            self.shared[id(content)] = made
         return self.shared[id(content)]
 
     def _container(self, content: Any, path: str, depth: int) -> Any:

@@ -13,7 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
 
 from depgraph import provenance
 from depgraph.assemble import Recording, assemble
@@ -23,12 +27,15 @@ from depgraph.graph import Graph
 from depgraph.modes import NoFakeKernel, Recorder, SizeMode
 from depgraph.own_rules import RuleKey, RuleTable, as_one_function, rule_table
 from depgraph.rules import RULES
-from depgraph.session import Session, named_leaves, raised_at
-from depgraph.shadow import FakeTensors, RealTensors, given_tensors, held_tensors, shadow
+from depgraph.session import DataRead, Session, named_leaves, raised_at
+from depgraph.shadow import given_tensors, held_tensors, shadow
+from depgraph.stand_ins import FakeTensors, RealTensors, same_draws, same_draws_elsewhere
 from depgraph.wrappers import unwrap
 
 Mode = Literal["auto", "fake", "real"]
-_NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
+_NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException, DataRead)
+_WITHOUT_DATA = ("data is not allocated yet", "Cannot access data pointer", "not supported for tensor subclasses")
+"""What torch says where compiled code, such as the making of a tensor from a list of tensors, meets a fake one."""
 
 
 def trace(
@@ -91,10 +98,18 @@ def record(
     inputs = _positional(example_inputs), dict(kwargs or {})
     _check_devices(model, inputs)
     if mode == "real":
+        if _is_meta(model):
+            raise TraceError(
+                "expected weights in memory, met a model on the meta device: mode='real' runs forward on data. "
+                "Load the weights first, or trace with mode='fake'."
+            )
         return _recorded(model, inputs, rules, RealTensors())
     try:
         return _recorded(model, inputs, rules, FakeTensors())
-    except (*_NEEDS_DATA, NoFakeKernel) as error:
+    except (*_NEEDS_DATA, NoFakeKernel, RuntimeError) as error:
+        reader = _reader(error)
+        if reader is None:
+            raise
         if mode == "auto" and not _is_meta(model):
             return _recorded(model, inputs, rules, RealTensors())
         if isinstance(error, NoFakeKernel):
@@ -104,18 +119,25 @@ def record(
                 "device."
             ) from error
         raise TraceError(
-            f"forward reads the data of a tensor ({error.func}) at {raised_at(error)}; fake tensors have none. "
+            f"forward reads the data of a tensor ({reader}) at {raised_at(error)}; fake tensors have none. "
             "Trace with mode='real' and a model that is not on the meta device, move that decision out of forward, or trace "
             "the submodule behind it."
         ) from error
 
 
+def _reader(error: BaseException) -> str | None:
+    """What asked a fake tensor for its data, or None if that is not why forward failed."""
+    if isinstance(error, (*_NEEDS_DATA, NoFakeKernel)):
+        return str(error.func) if isinstance(error, _NEEDS_DATA) else str(error)
+    return "by its address" if any(words in str(error) for words in _WITHOUT_DATA) else None
+
+
 def _recorded(model: nn.Module, inputs: Any, rules: RuleTable, tensors: FakeTensors | RealTensors) -> Recording:
-    session = Session(tensors.mode)
+    session = Session(tensors.mode, tensors.keep)
     device = _only_device(model)
     with ExitStack() as stack:
         held = held_tensors(model, tensors, session)
-        tree = shadow(model, held, session, rules.modules)
+        tree = shadow(model, held, tensors, session, rules.modules)
         args, kwargs = given_tensors(inputs, tensors, session, device)
         fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
@@ -123,7 +145,8 @@ def _recorded(model: nn.Module, inputs: Any, rules: RuleTable, tensors: FakeTens
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         token = provenance.listen(session)
         stack.callback(provenance.unlisten, token)
-        stack.enter_context(torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []))
+        stack.enter_context(same_draws(device))
+        stack.enter_context(same_draws_elsewhere())
         stack.enter_context(torch.no_grad())
         stack.enter_context(tensors.context())
         for function, op in rules.functions.items():

@@ -109,7 +109,7 @@ class DetectionHead(nn.Module):
         for image in range(x.shape[0]):
             flat = features[image].flatten(1).t()
             score = scores[image].flatten()
-            keep = score > 0.5
+            keep = score > score.mean()
             order = score[keep].argsort(descending=True)
             box = boxes[image].permute(1, 2, 0).reshape(-1, 4)[keep][order]
             results.append({"scores": score[keep][order], "boxes": box, "classes": self.describe(flat[keep][order])})
@@ -194,8 +194,8 @@ class AdaptiveComputation(nn.Module):
 
 
 MODELS: dict[str, Maker] = {
-    "moe_where": made(TopKMoE, 2, 6, 6),
-    "moe_one_hot": made(TopKMoE, 2, 6, 6, one_hot=True),
+    "moe_where": made(TopKMoE, 4, 12, 6),
+    "moe_one_hot": made(TopKMoE, 4, 12, 6, one_hot=True),
     "moe_dense": made(DenseMoE, 2, 5, 6),
     "early_exit": made(EarlyExit, 3, 6),
     "early_exit_item": made(EarlyExit, 3, 6, by_item=True, threshold=0.9),
