@@ -15,6 +15,7 @@ from depgraph.errors import (
 from depgraph.execution import execute, execute_, parameter_map
 from depgraph.graph import Graph
 from depgraph.indices import IndexSet
+from depgraph.masking import Masked, mask, mask_
 from depgraph.plans import Cut, Edit, Plan, cut
 from depgraph.records import Dependency, Group, Node, OpType, Pinned
 from depgraph.render import explain
@@ -34,6 +35,7 @@ __all__ = [
     "Group",
     "IndexSet",
     "Magnitude",
+    "Masked",
     "MismatchError",
     "Node",
     "OpType",
@@ -50,6 +52,8 @@ __all__ = [
     "execute",
     "execute_",
     "explain",
+    "mask",
+    "mask_",
     "name_of",
     "parameter_map",
     "plan",

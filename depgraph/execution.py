@@ -6,7 +6,7 @@ Everything is checked and every new tensor is made before the first write; a fai
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,14 +27,9 @@ def execute(plan: Plan, model: nn.Module) -> nn.Module:
     Raises:
         MismatchError: the model's shapes or attributes are not those that the plan expects; every mismatch is listed.
     """
-    model = _checked(plan, model)
+    model = checked(plan, model)
     smaller = _prepared(plan, model)
-    memo: dict[int, Any] = {id(old): new for old, new in smaller.values()}
-    for parameter in model.parameters():
-        if id(parameter) not in memo:
-            memo[id(parameter)] = _like(parameter, parameter.detach().clone(), lambda gradient: gradient.clone())
-    memo.update(_computed_tensors(model))
-    result: nn.Module = copy.deepcopy(model, memo)
+    result = copied(model, {id(old): new for old, new in smaller.values()})
     for edit in plan.edits:
         _write(result, edit.path, edit.new)
     for module in result.modules():
@@ -52,7 +47,7 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
     Raises:
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
     """
-    model = _checked(plan, model)
+    model = checked(plan, model)
     smaller = _prepared(plan, model)
     replaced = {id(old): new for old, new in smaller.values()}
     undo: list[Callable[[], None]] = []
@@ -81,11 +76,23 @@ def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.
     return {old: new[name] for name, old in unwrap(before).named_parameters(remove_duplicate=False)}
 
 
-def _checked(plan: object, model: object) -> nn.Module:
+def checked(plan: object, model: object) -> nn.Module:
+    """The module inside of its wrappers. Raises `PlanError` for anything else than a plan and a module."""
     if not isinstance(plan, Plan) or not isinstance(model, nn.Module):
         met = f"({type(plan).__name__}, {type(model).__name__})"
         raise PlanError(f"expected a Plan and an nn.Module, in this order, met {met}. Nothing was changed.")
     return unwrap(model)
+
+
+def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
+    """A copy that shares no tensor with the model; a tensor whose id is given is replaced by the given one."""
+    memo: dict[int, Any] = dict(instead)
+    for parameter in model.parameters():
+        if id(parameter) not in memo:
+            memo[id(parameter)] = like(parameter, parameter.detach().clone(), lambda gradient: gradient.clone())
+    memo.update(_computed_tensors(model))
+    result: nn.Module = copy.deepcopy(model, memo)
+    return result
 
 
 def _setter(held: Any, name: str, tensor: Any) -> Callable[[], None]:
@@ -96,8 +103,8 @@ def _restorer(model: nn.Module, edit: Edit) -> Callable[[], None]:
     return lambda: _write(model, edit.path, edit.old)
 
 
-def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Check the plan against the model, then make every new tensor. Name to (old, new); tied names share both."""
+def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers that the plan cuts, by name. Raises `MismatchError`, with everything that does not fit."""
     held: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     held.update(model.named_buffers(remove_duplicate=False))
     problems = []
@@ -133,6 +140,12 @@ def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, tor
             problems,
             "Execute it on the model that it was made for, before any other change.",
         )
+    return {name: held[name] for name in plan.kept}
+
+
+def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Check the plan against the model, then make every new tensor. Name to (old, new); tied names share both."""
+    held = fitting(plan, model)
     made: dict[int, torch.Tensor] = {}
     distinct = {id(kept): kept for dims in plan.kept.values() for kept in dims.values()}
     positions = {key: torch.tensor(list(kept), dtype=torch.long) for key, kept in distinct.items()}
@@ -152,10 +165,10 @@ def _smaller(tensor: torch.Tensor, positions: dict[int, torch.Tensor]) -> torch.
             result = result.contiguous(memory_format=torch.channels_last)
         return result
 
-    return _like(tensor, select(tensor), select)
+    return like(tensor, select(tensor), select)
 
 
-def _like(old: torch.Tensor, data: torch.Tensor, select: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def like(old: torch.Tensor, data: torch.Tensor, select: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """A tensor of the old one's class and marks around new data."""
     if isinstance(old, nn.Parameter):
         new: torch.Tensor = nn.Parameter(data, requires_grad=old.requires_grad)
