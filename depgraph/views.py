@@ -64,7 +64,7 @@ def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Map
     batch, contracted, blocks = _attention_atoms(tensors, operations)
     roles = {}
     for atom in free:
-        if atom in outer and atom not in inner:
+        if atom in outer and (atom not in inner or atom in batch):
             repeated = "head" if outer[atom] else "kv_group"
             roles[atom] = repeated if atom in batch else "conv_group" if atom in blocks else "block"
         else:

@@ -148,6 +148,10 @@ DECODERS: dict[str, Row] = {
          "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
          "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 4}}, "tokens",
     ),
+    "gpt_oss": (
+        "GptOssForCausalLM", "GptOssConfig", {**_D16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+        "tokens",
+    ),
     "deepseek_v2": ("DeepseekV2ForCausalLM", "DeepseekV2Config", _MLA, "tokens"),
     "deepseek_v3": ("DeepseekV3ForCausalLM", "DeepseekV3Config", _MLA, "tokens"),
     "granitemoe": ("GraniteMoeForCausalLM", "GraniteMoeConfig", {**GQA, "num_local_experts": 4}, "tokens"),

@@ -50,6 +50,10 @@ ENCODERS: dict[str, Row] = {
          "norm_rel_ebd": "layer_norm"}, "tokens",
     ),
     "mpnet": ("MPNetForSequenceClassification", "MPNetConfig", BERT, "tokens"),
+    "nystromformer": (
+        "NystromformerForSequenceClassification", "NystromformerConfig",
+        {**BERT, "num_landmarks": 4, "segment_means_seq_len": 12, "conv_kernel_size": 3}, "tokens",
+    ),
     "convbert": (
         "ConvBertForSequenceClassification", "ConvBertConfig", {**BERT, "embedding_size": 32, "conv_kernel_size": 3}, "tokens",
     ),

@@ -48,6 +48,11 @@ SIGHT: dict[str, Row] = {
         "Swin2SRForImageSuperResolution", "Swin2SRConfig",
         {"image_size": 16, "embed_dim": 32, "depths": [2], "num_heads": [4], "window_size": 4}, "images",
     ),
+    "hiera": (
+        "HieraForImageClassification", "HieraConfig",
+        {"image_size": [64, 64], "embed_dim": 16, "depths": [1, 1, 1], "num_heads": [1, 2, 4], "num_query_pool": 2, "embed_dim_multiplier": 3.0,
+         "masked_unit_size": [4, 4], "masked_unit_attention": [True, False, False]}, "pictures",
+    ),
     "convnext": ("ConvNextForImageClassification", "ConvNextConfig", _STAGES, "pictures"),
     "convnextv2": ("ConvNextV2ForImageClassification", "ConvNextV2Config", _STAGES, "pictures"),
     "segformer": (

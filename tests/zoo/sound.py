@@ -32,6 +32,11 @@ SOUND: dict[str, Row] = {
         "Data2VecAudioForSequenceClassification", "Data2VecAudioConfig",
         {**WAVES, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 3}, "waves",
     ),
+    "sew": ("SEWForSequenceClassification", "SEWConfig", {**WAVES, "squeeze_factor": 4}, "waves"),
+    "sew_d": (
+        "SEWDForSequenceClassification", "SEWDConfig",
+        {**WAVES, "squeeze_factor": 4, "max_position_embeddings": 64, "position_buckets": 8}, "waves",
+    ),
     "whisper": (
         "WhisperForConditionalGeneration", "WhisperConfig",
         {**_SPEECH, "num_mel_bins": 8, "max_source_positions": 16, "suppress_tokens": None, "begin_suppress_tokens": None},
@@ -41,6 +46,12 @@ SOUND: dict[str, Row] = {
         "Speech2TextForConditionalGeneration", "Speech2TextConfig",
         {**_SPEECH, "conv_channels": 32, "conv_kernel_sizes": [3, 3], "input_feat_per_channel": 16, "max_source_positions": 40},
         "spoken",
+    ),
+    "moonshine": (
+        "MoonshineForConditionalGeneration", "MoonshineConfig",
+        {**SPECIAL, "hidden_size": 128, "intermediate_size": 128, "vocab_size": 100, "encoder_num_hidden_layers": 2,
+         "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 4, "decoder_num_attention_heads": 4,
+         "encoder_num_key_value_heads": 4, "decoder_num_key_value_heads": 4}, "long_waves",
     ),
     "ast": (
         "ASTForAudioClassification", "ASTConfig",
@@ -63,6 +74,13 @@ SOUND: dict[str, Row] = {
          "num_quantizers": 2, "vector_quantization_hidden_dimension": 16, "upsample_groups": 32, "num_hidden_layers": 1,
          "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "sliding_window": 8, "frame_rate": 50},
         "mono",
+    ),
+    "vits": (
+        "VitsModel", "VitsConfig",
+        {"vocab_size": 38, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 64, "flow_size": 32,
+         "spectrogram_bins": 9, "upsample_initial_channel": 32, "upsample_rates": [4, 2], "upsample_kernel_sizes": [8, 4],
+         "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "prior_encoder_num_flows": 2,
+         "prior_encoder_num_wavenet_layers": 1, "duration_predictor_num_flows": 2}, "phones",
     ),
     "clap": (
         "ClapModel", "ClapConfig",

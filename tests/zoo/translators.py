@@ -15,6 +15,11 @@ TRANSLATORS: dict[str, Row] = {
         "LongT5ForConditionalGeneration", "LongT5Config",
         {**T5, "local_radius": 4, "encoder_attention_type": "transient-global", "global_block_size": 4}, "pairs",
     ),
+    "switch_transformers": (
+        "SwitchTransformersForConditionalGeneration", "SwitchTransformersConfig",
+        {**T5, "num_decoder_layers": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "num_experts": 1},
+        "pairs",
+    ),
     "bart": ("BartForConditionalGeneration", "BartConfig", TRANSLATOR, "pairs"),
     "mbart": ("MBartForConditionalGeneration", "MBartConfig", TRANSLATOR, "pairs"),
     "pegasus": ("PegasusForConditionalGeneration", "PegasusConfig", TRANSLATOR, "pairs"),
