@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from attrs import field, frozen
 
@@ -70,9 +70,12 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
     work: dict[int, list[Work]] = {}
     for name, value in recording.inputs:
         _pin_axes(solver, value, f"it is a dimension of the model's {name}")
+    read = {value.id for call in recording.calls for value in call.inputs} | {value.id for _, value in recording.outputs}
     for call in recording.calls:
         place = _place(call)
         for statement in _statements(call, rules):
+            if isinstance(statement, Pin) and _is_idle(call, read):
+                continue
             if isinstance(statement, (Equal, Pin)):
                 solver.state(_located(statement, place), place)
             elif isinstance(statement, Named):
@@ -93,7 +96,8 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
     demands.extend(sizes.FollowingAttribute(Attribute(path), term) for path, term in recording.layer_attributes)
     demands.extend(sizes.Escape(sources, where) for sources, where in recording.escapes)
     held = [axis for declared in recording.declared if declared.kind == "parameter" for axis in declared.value.axes]
-    settled = sizes.settle(solver, demands, held)
+    copies = [axis for call in recording.calls if _repeats(call, rules) for value in call.outputs for axis in value.axes]
+    settled = sizes.settle(solver, demands, held, copies)
     return _written(recording, solver, settled, rules, work)
 
 
@@ -110,6 +114,16 @@ def _statements(call: Call, rules: Mapping[str, Rule]) -> list[Statement]:
             reason = f"the rule for {call.op} equates sizes {statement.left.size} and {statement.right.size}"
             return list(pin_all(call, reason))
     return [*statements, *_unmentioned(call, statements)] if call.whole else statements
+
+
+def _is_idle(call: Call, read: Container[int]) -> bool:
+    """A first or last element that nothing reads: forward looks at its shape only, and it exists while one index is left."""
+    return call.op == "aten.select" and call["index"] in {0, -1} and call.out.id not in read
+
+
+def _repeats(call: Call, rules: Mapping[str, Rule]) -> bool:
+    """Whether new axes of a call's result hold equal parts."""
+    return call.op in rules and rules[call.op].type in {"EXPAND", "CREATE"}
 
 
 def _unmentioned(call: Call, statements: Iterable[Statement]) -> Iterator[Statement]:

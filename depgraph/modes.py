@@ -162,6 +162,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
             self.session.values[id(result)] = (result, bound["self"])
         elif name not in _SKIPPED:
+            if name == "aten.masked_scatter":
+                bound["alike"] = tuple(dim - args[1].ndim for dim, step in enumerate(args[1].stride()) if step == 0)
             self._note(name, bound, result)
         return result
 

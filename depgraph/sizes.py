@@ -80,12 +80,13 @@ _KEEPS = "it must keep the size of a pinned axis"
 TERMS = (Axis, Fresh, Times, Plus, Backwards, Known)
 
 
-def settle(solver: Solver, demands: Iterable[Demand], held: Sequence[Axis] = ()) -> Settled:
+def settle(solver: Solver, demands: Iterable[Demand], held: Sequence[Axis] = (), copies: Sequence[Axis] = ()) -> Settled:
     """State in the solver what the demands force, and return what remains to be followed.
 
-    `held` are the axes of the parameters: an atom that occurs in none of them can never lose an index.
+    `held` are the axes of the parameters: an atom that occurs in none of them can never lose an index by itself. `copies`
+    are axes that forward makes of equal parts: which of these go is all the same.
     """
-    return _Settlement(solver, demands, held).run()
+    return _Settlement(solver, demands, held, copies).run()
 
 
 @frozen
@@ -96,9 +97,10 @@ class _Equation:
 
 
 class _Settlement:
-    def __init__(self, solver: Solver, demands: Iterable[Demand], held: Sequence[Axis]) -> None:
+    def __init__(self, solver: Solver, demands: Iterable[Demand], held: Sequence[Axis], copies: Sequence[Axis]) -> None:
         self.solver = solver
         self.held = held
+        self.copies = copies
         self.equations: list[_Equation] = []
         self.following: list[FollowingAttribute] = []
         self.known: dict[str, tuple[Polynomial, Term | None]] = {}
@@ -209,8 +211,8 @@ class _Settlement:
 
     def _spread_pins(self) -> bool:
         """A class with a pinned member, or with one that no parameter holds, is pinned as a whole."""
-        changed = False
         held = {leaf for axis in self.held for leaf in self.solver.leaves(self.solver.term(axis))} if self.balanced else set()
+        changed = self._join_copies(held)
         for root in [root for leaf in self.balanced for root in self.solver.leaves(leaf)]:
             if self.held and root not in held and self.solver.reason(root) is None:
                 self.solver.pin(root, "no parameter holds it")
@@ -223,6 +225,24 @@ class _Settlement:
                     if reasons and self.solver.reason(root) is None:
                         self.solver.pin(root, f"{_KEEPS}: {reasons[0].removeprefix(_KEEPS + ': ')}")
                         changed = True
+        return changed
+
+    def _join_copies(self, held: set[int]) -> bool:
+        """Repetitions that must be as many as the indices of a parameter's axis lose the same ones as that."""
+        changed = False
+        copies = (
+            {leaf for axis in self.copies for leaf in self.solver.leaves(self.solver.term(axis))} if self.balanced else set()
+        )
+        for leaf in list(self.balanced):
+            (root, *others) = self.solver.leaves(leaf) or (leaf,)
+            if others or root in held or root not in copies or self.solver.reason(root) is not None:
+                continue
+            partner = next(
+                (other for other in self.balanced if self._class(other) == self._class(leaf) and other in held), None
+            )
+            if partner is not None and self.solver.size(partner) == self.solver.size(root):
+                self.solver.unify(root, partner, self.reasons.get(leaf, "a repetition"))
+                changed = True
         return changed
 
     def _solve(self, equation: _Equation) -> str:

@@ -156,6 +156,20 @@ def _topk(call: Call) -> Iterator[Statement]:
         yield Named(out[dim], call["k"])
 
 
+def _masked_scatter(call: Call) -> Iterator[Statement]:
+    """A mask that says the same along the last dimension, as it is or was expanded, takes the source row by row."""
+    x, mask, source, out = call["self"], call["mask"], call["source"], call.out
+    by_rows = mask.ndim == 0 or mask.shape[-1] == 1 or -1 in (call["alike"] or ())
+    if not by_rows or not source.ndim or source.shape[-1] != out.shape[-1] or x.shape != out.shape:
+        yield from _masked_select(call)
+        return
+    yield from broadcast(mask.axes, out.axes)
+    yield from passed(x, out)
+    yield Equal(source[-1], out[-1])
+    for axis in (*out.axes[:-1], *source.axes[:-1]):
+        yield Pin(axis, f"{call.op} lays in a row what a mask chooses by the data")
+
+
 def _masked_select(call: Call) -> Iterator[Statement]:
     yield from pin_all(call, f"{call.op} lays in a row what a mask chooses by the data")
 
@@ -223,7 +237,8 @@ def _segments(call: Call) -> Iterator[Statement]:
 RULES: dict[str, Rule] = {
     **family("index _unsafe_index", _index, "SLICE"),
     **family("index_put _index_put_impl _unsafe_index_put", _index_put, "SLICE"),
-    **family("masked_select masked_scatter _unsafe_masked_index _unsafe_masked_index_put_accumulate", _masked_select, "SLICE"),
+    **family("masked_scatter", _masked_scatter, "SLICE"),
+    **family("masked_select _unsafe_masked_index _unsafe_masked_index_put_accumulate", _masked_select, "SLICE"),
     **family(
         "nonzero nonzero_static nonzero_numpy argwhere _unique _unique2 unique_dim unique_consecutive unique_dim_consecutive",
         _positions,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from depgraph.equations import Axis, Backwards, Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
+from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
 from depgraph.rules.common import broadcast, family, passed, pin_all, table
 
 
@@ -40,7 +40,8 @@ def _view(call: Call) -> Iterator[Statement]:
     yield from _runs(x.axes, out.axes)
     sizes = call["size"] if call["size"] is not None else call["shape"]
     if isinstance(call["other"], Value):
-        yield from broadcast(call["other"].axes, out.axes)
+        for axis, target in zip(call["other"].axes, out.axes, strict=True):
+            yield Balanced((target, axis), f"{call.op} takes the sizes of another tensor")
     elif isinstance(sizes, (list, tuple)):
         yield from _named(out.axes, sizes)
 
