@@ -154,7 +154,9 @@ def finished(record: Record, end: str, said: list[str]) -> Record:
         return record
     checks = record.setdefault("checks", {})
     why = end if not end.startswith("ended with status") or not said else f"{end}: {said[-1]}"
-    if stage == "timing":
+    if stage == "zero_channels" and end.startswith("over"):
+        checks[stage] = f"- {end}"  # nothing was refuted
+    elif stage == "timing":
         record.setdefault("seconds", {})["forward"] = why
     else:
         checks[stage if stage in checks else "trace"] = f"{why} (in {stage})"[:240]
@@ -199,7 +201,7 @@ class Store:
         with self.locked():
             records = self.load()
             key = zoo, made["model"]
-            before = records.get(key, {"zoo": zoo, "model": made["model"]})
+            before = records.get(key, {"zoo": zoo, "model": made["model"], "checks": {}})
             family = catalogue.family(zoo, made["model"])
             made = {**made, "versions": versions(zoo, peer)}
             if peer:

@@ -26,7 +26,7 @@ def make(name: str) -> Made:
     """One of torchvision's detection models on one small image.
 
     Nothing is suppressed and no score is too low, so that as many boxes come out as are asked for. The anchors of the models
-    with two stages are larger than the image and the regression of boxes is scaled down: every box is the whole image, and
+    with two stages are larger than the image and the regression of boxes is zero: every box is the whole image, and
     the sizes of pasted masks and of keypoint maps stay the same, too, whatever is pruned.
     """
     operators()
@@ -53,7 +53,7 @@ def make(name: str) -> Made:
         ]
         with torch.no_grad():
             for regression in (model.rpn.head.bbox_pred, model.roi_heads.box_predictor.bbox_pred):
-                regression.weight.mul_(1e-6)
+                regression.weight.zero_()
     side = 300 if name.startswith("ssd300") else 320 if "320" in name and "ssd" in name else SIDE
     return model, ([torch.rand(3, side, side)],), {}
 
