@@ -157,7 +157,7 @@ def finished(record: Record, end: str, said: list[str]) -> Record:
     if stage == "zero_channels" and end.startswith("over"):
         checks[stage] = f"- {end}"  # nothing was refuted
     elif stage == "timing":
-        record.setdefault("seconds", {})["forward"] = why
+        record.setdefault("seconds", {})["forward failed"] = why
     else:
         checks[stage if stage in checks else "trace"] = f"{why} (in {stage})"[:240]
     return record

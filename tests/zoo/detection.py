@@ -54,6 +54,7 @@ def make(name: str) -> Made:
         with torch.no_grad():
             for regression in (model.rpn.head.bbox_pred, model.roi_heads.box_predictor.bbox_pred):
                 regression.weight.zero_()
+                regression.bias.zero_()
     side = 300 if name.startswith("ssd300") else 320 if "320" in name and "ssd" in name else SIDE
     return model, ([torch.rand(3, side, side)],), {}
 

@@ -44,7 +44,7 @@ def _torchvision_maker(name: str) -> Maker:
 
 def _shape(name: str, videos: list[str]) -> tuple[int, ...]:
     if name in videos:
-        return (1, 3, 16, 224, 224) if name.startswith(("mvit", "swin")) else (1, 3, 16, 64, 64)
+        return (1, 3, 16, 224, 224) if name.startswith(("mvit", "swin", "s3d")) else (1, 3, 16, 64, 64)
     fixed = name.startswith(("vit", "swin", "maxvit", "inception"))
     size = 299 if name == "inception_v3" else 224 if fixed else 96
     return (1, 3, 128, 128) if name.startswith("raft") else (1, 3, size, size)
