@@ -265,8 +265,13 @@ def described(graph: dg.Graph) -> Record:
         "roles": dict(sorted(Counter(group.role for group in graph.groups).items())),
         "prunable": round(coverage.prunable / max(coverage.total, 1), 4),
         "pinned": [[reason, count] for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:3]],
-        "unknown": sorted({operation.op for operation in graph.operations if operation.type is dg.OpType.UNKNOWN}),
+        "unknown": sorted({operation.op for operation in graph.operations if _without_rule(operation)}),
     }
+
+
+def _without_rule(operation: Any) -> bool:
+    """Whether nothing is stated about an operator; rules that pin everything, with a reason of their own, are rules."""
+    return operation.type is dg.OpType.UNKNOWN and operation.op not in dg.RULES
 
 
 def timing(graph: dg.Graph, model: nn.Module, args: Any, kwargs: Any, budget: float = 12.0, most: int = 7) -> Record:
