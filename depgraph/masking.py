@@ -80,9 +80,9 @@ def mask_(plan: Plan, model: nn.Module) -> Masked:
         try:
             for parameter, positions in targets:
                 for dim, index in positions.items():
-                    held = _real(parameter)
-                    saved = held.index_select(dim, index.to(held.device))
-                    held.index_fill_(dim, index.to(held.device), 0)
+                    held, place = _real(parameter), index.to(parameter.device)
+                    saved = held.index_select(dim, place)
+                    held.index_copy_(dim, place, torch.zeros_like(saved))  # unlike index_fill_, refuses expanded tensors
                     masked._saved.append((parameter, dim, index, saved))
         except BaseException:
             masked._put_back()
