@@ -1,5 +1,6 @@
 """depgraph: exact structural pruning of PyTorch models as a pure, immutable graph library."""
 
+from depgraph.candidates import Candidate, Share, candidates, combine
 from depgraph.choose import plan
 from depgraph.equations import Rule
 from depgraph.errors import (
@@ -26,6 +27,7 @@ from depgraph.wrappers import name_of
 
 __all__ = [
     "RULES",
+    "Candidate",
     "Cut",
     "Dependency",
     "DepgraphError",
@@ -46,8 +48,11 @@ __all__ = [
     "Random",
     "Rule",
     "RuleError",
+    "Share",
     "TraceError",
     "UnknownNameError",
+    "candidates",
+    "combine",
     "cut",
     "execute",
     "execute_",
