@@ -2,6 +2,7 @@
 
 from depgraph.candidates import Candidate, Share, candidates, combine
 from depgraph.choose import plan
+from depgraph.criteria import FPGM, LAMP, BNScale, Elementwise, Magnitude, MemberScores, Random
 from depgraph.equations import Rule
 from depgraph.errors import (
     DepgraphError,
@@ -21,23 +22,28 @@ from depgraph.plans import Cut, Edit, Plan, cut
 from depgraph.records import Dependency, Group, Node, OpType, Pinned
 from depgraph.render import explain
 from depgraph.rules import RULES
-from depgraph.scoring import Magnitude, Random, score
+from depgraph.scoring import score
 from depgraph.tracing import trace
 from depgraph.wrappers import name_of
 
 __all__ = [
+    "FPGM",
+    "LAMP",
     "RULES",
+    "BNScale",
     "Candidate",
     "Cut",
     "Dependency",
     "DepgraphError",
     "DocumentError",
     "Edit",
+    "Elementwise",
     "Graph",
     "Group",
     "IndexSet",
     "Magnitude",
     "Masked",
+    "MemberScores",
     "MismatchError",
     "Node",
     "OpType",

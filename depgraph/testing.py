@@ -22,12 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depgraph import codec
 from depgraph.choose import plan as choose
+from depgraph.criteria import Random
 from depgraph.execution import execute, execute_
 from depgraph.graph import Graph, renumber
 from depgraph.indices import IndexSet
 from depgraph.plans import Plan, plan_of
 from depgraph.records import OpType
-from depgraph.scoring import Random, score
+from depgraph.scoring import score
 from depgraph.spaces import UNIT, Atom, Space, atoms, backwards, image, laid_end_to_end, product, substitute
 from depgraph.tracing import trace
 

@@ -1,0 +1,278 @@
+"""Which parameter axes of a group take part in its importance, and how a number per flat index becomes one per index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias, cast
+
+import torch
+from attrs import field, frozen
+
+from depgraph.criteria.reductions import (
+    REDUCTIONS,
+    Importances,
+    MemberScores,
+    Normaliser,
+    known_normaliser,
+    known_reduction,
+    normalised,
+)
+from depgraph.errors import PlanError
+from depgraph.graph import Graph
+from depgraph.records import Group, Operation, OpType
+from depgraph.spaces import Leaf, Space, leaves
+
+Member: TypeAlias = tuple[str, int]
+Members: TypeAlias = dict[str, tuple[Member, ...]]
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
+
+_NORMS = frozenset({OpType.BN, OpType.LN, OpType.GN, OpType.IN})
+_PASSING = frozenset(
+    {OpType.RESHAPE, OpType.PERMUTE, OpType.EXPAND, OpType.SLICE, OpType.SPLIT, OpType.UNBIND, OpType.ELEMENTWISE}
+)
+
+
+def op_types(value: Iterable[OpType] | OpType | None) -> frozenset[OpType] | None:
+    """The chosen types as a set; None for all. Refuses anything else."""
+    if value is None:
+        return None
+    try:
+        chosen = frozenset([value] if isinstance(value, OpType) else value)
+    except TypeError:
+        raise PlanError(f"expected types= to be a set of dg.OpType, met {value!r}.") from None
+    wrong = [item for item in chosen if not isinstance(item, OpType)]
+    if wrong or not chosen:
+        raise PlanError(f"expected types= to be a set of dg.OpType, such as {{dg.OpType.CONV}}, met {value!r}.")
+    return chosen
+
+
+def _is_flag(instance: object, attribute: Any, value: object) -> None:
+    if not isinstance(value, bool):
+        raise PlanError(f"expected {attribute.name}= to be True or False, met {value!r}.")
+
+
+@frozen(kw_only=True)
+class Options:
+    """What the criteria have in common: who takes part, and how the members of a group become one number per index.
+
+    A member of a group is an axis of a parameter. Its importance for index i sums over all flat places that i has in the
+    axis: the 49 columns of a channel behind a flatten, its place in each block of a grouped convolution.
+
+    Attributes:
+        reduction: over the members: ``sum``, ``mean``, ``max``, ``prod``; ``first`` and ``gate``, the first and the last
+            member in the order of ``group.members`` alone; ``none``, which gives `MemberScores`.
+        normaliser: ``none``; ``sum``, ``mean`` or ``max``, division by that of the group; ``standardisation``, to [0, 1];
+            ``gaussian``, to mean 0 and deviation 1; ``lamp``, s_i / sum of the s_j >= s_i; or a function of one vector.
+            Where a divisor would be 0, nothing is divided.
+        bias: whether biases take part. Where a group has nothing but biases, they do.
+        types: layers of these types take part; None for all. A group without any is left out of the scores.
+    """
+
+    reduction: str = field(default="mean", validator=known_reduction)
+    normaliser: Normaliser = field(default="mean", validator=known_normaliser)
+    bias: bool = field(default=False, validator=_is_flag)
+    types: frozenset[OpType] | None = field(default=None, converter=op_types)
+
+    def members(self, graph: Graph) -> Members:
+        """The parameter axes of each group that take part, without the groups that have none.
+
+        Raises:
+            PlanError: no group has any.
+        """
+        parameters = {tensor.name for tensor in graph.tensors if tensor.kind == "parameter"}
+        uses = None if self.bias and self.types is None else uses_of(graph)
+        offsets = frozenset() if self.bias or uses is None else biases_of(graph, uses)
+        found: Members = {}
+        for group in graph.groups:
+            held = [member for member in group.members if member[0] in parameters]
+            if self.types is not None and uses is not None:
+                held = [member for member in held if any(use.type in self.types for use, _ in uses.get(member[0], ()))]
+            chosen = tuple(member for member in held if member[0] not in offsets) or tuple(held)
+            if chosen:
+                found[group.name] = chosen
+        if graph.groups and not found:
+            wanted = ", ".join(sorted(kind.name for kind in self.types or ()))
+            raise PlanError(f"no group has a parameter in a layer of the types {wanted}; choose others with types=.")
+        return found
+
+    def assembled(self, graph: Graph, members: Members, vector: Callable[[Member, Group], torch.Tensor | None]) -> Importances:
+        """Reduce and normalise the vectors of the members of each group; a member without a vector is left out."""
+        scores: Importances = {}
+        apart: dict[str, tuple[tuple[float, ...], ...]] = {}
+        seen: Members = {}
+        for group in graph.groups:
+            found = [(member, part) for member in members.get(group.name, ()) if (part := vector(member, group)) is not None]
+            if not found:
+                continue
+            parts = [part.to(found[0][1].device) for _, part in found]
+            if self.reduction == "none":
+                seen[group.name] = tuple(member for member, _ in found)
+                apart[group.name] = tuple(normalised(group.name, part, self.normaliser) for part in parts)
+            else:
+                scores[group.name] = normalised(group.name, REDUCTIONS[self.reduction](parts), self.normaliser)
+        if self.reduction == "none":
+            return cast(Importances, MemberScores(seen, apart))  # no mapping, so that a plan refuses it
+        return scores
+
+    def summed(
+        self,
+        graph: Graph,
+        members: Members,
+        sums: Callable[[str, tuple[int, ...]], dict[int, torch.Tensor]],
+        after: Callable[[torch.Tensor], torch.Tensor] = lambda vector: vector,
+    ) -> Importances:
+        """The importances whose members are sums of one number per element.
+
+        Args:
+            graph: the graph.
+            members: what takes part.
+            sums: from a parameter's name and some of its dimensions to a vector along each of these.
+            after: applied to what `gathered` makes of each vector.
+        """
+        wanted: dict[str, dict[int, None]] = {}
+        for name, dim in (member for held in members.values() for member in held):
+            wanted.setdefault(name, {})[dim] = None
+        found = {name: sums(name, tuple(dims)) for name, dims in wanted.items()}
+
+        def vector(member: Member, group: Group) -> torch.Tensor | None:
+            name, dim = member
+            along = found[name].get(dim)
+            return None if along is None else after(gathered(along, graph.by_name[name].axes[dim], group))
+
+        return self.assembled(graph, members, vector)
+
+
+def uses_of(graph: Graph) -> dict[str, list[tuple[Operation, int]]]:
+    """In which operations each parameter is an operand, and at which place; views of a parameter count as the parameter."""
+    origin = {tensor.name: tensor.name for tensor in graph.tensors if tensor.kind == "parameter"}
+    uses: dict[str, list[tuple[Operation, int]]] = {}
+    for operation in graph.operations:
+        held = {origin.get(name) for name in operation.inputs}
+        (single,) = held if len(held) == 1 else (None,)
+        if single is not None and operation.type in _PASSING:
+            origin.update(dict.fromkeys(operation.outputs, single))
+            continue
+        for place, name in enumerate(operation.inputs):
+            if name in origin:
+                uses.setdefault(origin[name], []).append((operation, place))
+    return uses
+
+
+def biases_of(graph: Graph, uses: Mapping[str, list[tuple[Operation, int]]]) -> frozenset[str]:
+    """The parameters that are only ever added: offsets of layers and normalisations, and bare vectors in a sum."""
+    return frozenset(
+        name
+        for name, found in uses.items()
+        if sum(size > 1 for size in graph.by_name[name].shape) <= 1
+        and all(_adds(operation, place, graph.by_name[name].shape) for operation, place in found)
+    )
+
+
+def _adds(operation: Operation, place: int, shape: tuple[int, ...]) -> bool:
+    if operation.type in {OpType.CONV, OpType.DEPTHWISE_CONV, OpType.LINEAR} or operation.type in _NORMS:
+        return place > 1
+    if operation.type is OpType.LSTM:
+        return len(shape) == 1
+    name = operation.op.rpartition(".")[2].rstrip("_")
+    return name in {"add", "sub"} or (name in {"addmm", "addmv", "addbmm", "baddbmm"} and place == 0)
+
+
+def marginals(
+    name: str, tensor: torch.Tensor, dims: tuple[int, ...], element: Callable[[torch.Tensor, slice], torch.Tensor]
+) -> dict[int, torch.Tensor]:
+    """For each of some dimensions, the sum over the others of what `element` makes of a slab of rows at their place."""
+    values, rest, rows, start = readable(name, tensor), None, [], 0
+    for slab in slabs(values):
+        found = element(slab, slice(start, start + len(slab)))
+        rows.append(found.flatten(1).sum(1) if found.ndim > 1 else found)
+        if dims != (0,):
+            part = found.sum(0)
+            rest = part if rest is None else rest.add_(part)
+        start += len(slab)
+    return along(_joined(rows), rest, dims)
+
+
+def squares(name: str, tensor: torch.Tensor, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """`marginals` of the squared weights: each slab is read once for its rows and once for the other dimensions."""
+    values, rest, rows = readable(name, tensor), None, []
+    for slab in slabs(values):
+        slab = real(slab)
+        rows.append(torch.linalg.vector_norm(slab.flatten(1), dim=1).square_() if slab.ndim > 1 else slab.square())
+        if dims != (0,):
+            rest = slab.new_zeros(slab.shape) if rest is None else rest
+            rest[: len(slab)].addcmul_(slab, slab)
+    return along(_joined(rows), None if rest is None else rest.sum(0), dims)
+
+
+def along(rows: torch.Tensor, rest: torch.Tensor | None, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
+    """Vectors along some dimensions, from that along the first and the sum over the first."""
+    result = {0: rows} if 0 in dims else {}
+    for dim in dims:
+        if dim and rest is not None:
+            before = math.prod(rest.shape[: dim - 1])
+            result[dim] = rest.reshape(before, rest.shape[dim - 1], -1).sum((0, 2))
+    return result
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def slabs(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The rows of a tensor in parts that fit a processor's cache."""
+    count = values.numel()
+    return (values,) if count <= _SLAB else torch.split(values, max(1, _SLAB * values.shape[0] // count))
+
+
+_SLAB = 1 << 18
+"""How many elements are weighed at a time: 1 MiB of float32."""
+
+
+def readable(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor outside of autograd. Refuses one without data."""
+    if tensor.is_meta:
+        raise PlanError(f"{name!r} is on the meta device and has no weights to measure; use dg.Random(seed).")
+    return tensor.detach()
+
+
+def real(values: torch.Tensor) -> torch.Tensor:
+    """The values, or the absolute ones of complex numbers, in at least single precision."""
+    if values.is_complex():
+        return values.abs()
+    return values.float() if not values.is_floating_point() or values.dtype in _NARROW else values
+
+
+_NARROW = frozenset({torch.float16, torch.bfloat16})
+
+
+def gathered(vector: torch.Tensor, space: Space, group: Group) -> torch.Tensor:
+    """Sum a vector along an axis onto the indices of a group's atom, over all places that the atom has there."""
+    if space == group.atom:
+        return vector
+    parts = [_strided(vector, leaf) for leaf in leaves(space) if leaf.atom == group.atom]
+    return torch.stack(parts).sum(0)
+
+
+def _strided(vector: torch.Tensor, leaf: Leaf) -> torch.Tensor:
+    size = (*(count for count, _ in leaf.loops), leaf.atom.size, leaf.stride)
+    stride = (*(step for _, step in leaf.loops), leaf.stride, 1)
+    view = vector.contiguous().as_strided(size, stride, leaf.offset)
+    total = view.sum([d for d in range(len(size)) if d != len(leaf.loops)])
+    return total.flip(0) if leaf.backwards else total
+
+
+def slices(tensor: torch.Tensor, dim: int, space: Space, group: Group) -> torch.Tensor:
+    """A matrix with one row per index of the group: all elements of the tensor that go when the index goes."""
+    rows = tensor.movedim(dim, 0)
+    if space == group.atom:
+        return rows.reshape(group.size, -1)
+    parts = []
+    for leaf in leaves(space):
+        if leaf.atom == group.atom:
+            steps = torch.arange(leaf.stride, device=tensor.device)
+            blocks = torch.arange(group.size, device=tensor.device)[:, None] * leaf.stride
+            blocks = blocks.flip(0) if leaf.backwards else blocks
+            places = torch.cat([base + blocks + steps for base in leaf.bases()], 1)
+            parts.append(rows[places].reshape(group.size, -1))
+    return torch.cat(parts, 1)

@@ -1,0 +1,143 @@
+"""One importance per index of a group, from those of its members: reductions over the members, and normalisers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from attrs import frozen
+
+from depgraph.errors import PlanError
+
+Importances: TypeAlias = dict[str, tuple[float, ...]]
+"""Group name to one number per index."""
+
+Normaliser: TypeAlias = str | Callable[[torch.Tensor], torch.Tensor]
+
+
+def _sum(members: Sequence[torch.Tensor]) -> torch.Tensor:
+    total = members[0]
+    for member in members[1:]:
+        total = total + member
+    return total
+
+
+def _prod(members: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(tuple(members)).prod(0)
+
+
+def _max(members: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(tuple(members)).amax(0)
+
+
+REDUCTIONS: Mapping[str, Callable[[Sequence[torch.Tensor]], torch.Tensor]] = {
+    "sum": _sum,
+    "mean": lambda members: _sum(members) / len(members),
+    "max": _max,
+    "prod": _prod,
+    "first": lambda members: members[0],
+    "gate": lambda members: members[-1],
+}
+"""How the members' importances become one. ``none`` keeps them apart, as `MemberScores`."""
+
+
+def _over(importances: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+    """A quotient; where the divisor is 0, the dividend as it is."""
+    return importances / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
+
+
+def _standardised(importances: torch.Tensor) -> torch.Tensor:
+    low = importances.min()
+    return _over(importances - low, importances.max() - low)
+
+
+def _gaussian(importances: torch.Tensor) -> torch.Tensor:
+    spread = importances.std() if len(importances) > 1 else importances.new_zeros(())
+    return _over(importances - importances.mean(), spread)
+
+
+def _lamp(importances: torch.Tensor) -> torch.Tensor:
+    values, order = importances.sort(stable=True)
+    remaining = values.flip(0).cumsum(0).flip(0)
+    return torch.empty_like(values).index_copy_(0, order, _over(values, remaining))
+
+
+NORMALISERS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": lambda importances: importances,
+    "sum": lambda importances: _over(importances, importances.sum()),
+    "mean": lambda importances: _over(importances, importances.mean()),
+    "max": lambda importances: _over(importances, importances.max()),
+    "standardisation": _standardised,
+    "gaussian": _gaussian,
+    "lamp": _lamp,
+}
+"""How the importances of one group are put on a common scale with those of other groups."""
+
+
+def known_reduction(instance: object, attribute: Any, value: object) -> None:
+    """Refuse a reduction that does not exist."""
+    if not isinstance(value, str) or value not in {*REDUCTIONS, "none"}:
+        raise PlanError(f"expected {attribute.name}= to be one of {[*REDUCTIONS, 'none']}, met {value!r}.")
+
+
+def known_normaliser(instance: object, attribute: Any, value: object) -> None:
+    """Refuse a normaliser that does not exist."""
+    if not (callable(value) or (isinstance(value, str) and value in NORMALISERS)):
+        raise PlanError(
+            f"expected {attribute.name}= to be one of {list(NORMALISERS)}, or a function from a group's importances to as "
+            f"many, met {value!r}."
+        )
+
+
+def normalised(group: str, importances: torch.Tensor, normaliser: Normaliser) -> tuple[float, ...]:
+    """The importances of one group after a normaliser, as numbers."""
+    if isinstance(normaliser, str):
+        result = NORMALISERS[normaliser](importances)
+    else:
+        result = torch.as_tensor(normaliser(importances))
+        if result.shape != importances.shape:
+            raise PlanError(
+                f"the normaliser gave the shape {tuple(result.shape)} for group {group!r} of {len(importances)} indices; "
+                "it must return one number per index."
+            )
+    return tuple(result.tolist())
+
+
+@frozen
+class MemberScores:
+    """Importances before a reduction: what `score` returns for ``reduction="none"``.
+
+    It is no mapping of group names to numbers, so `dg.plan` refuses it; `reduce` makes one.
+
+    Attributes:
+        members: group name to its members that take part, as (tensor, dim).
+        scores: group name to one tuple of numbers for each of these members.
+
+    >>> apart = MemberScores({"a:0": (("a", 0), ("b", 1))}, {"a:0": ((1.0, 5.0), (3.0, 1.0))})
+    >>> apart.reduce("max", "none")
+    {'a:0': (3.0, 5.0)}
+    """
+
+    members: dict[str, tuple[tuple[str, int], ...]]
+    scores: dict[str, tuple[tuple[float, ...], ...]]
+
+    def reduce(self, reduction: str = "mean", normaliser: Normaliser = "mean") -> Importances:
+        """One number per index of each group.
+
+        Args:
+            reduction: how the members' numbers become one: a key of `REDUCTIONS`.
+            normaliser: how a group's numbers are scaled: a key of `NORMALISERS`, or a function.
+
+        Raises:
+            PlanError: an unknown reduction or normaliser.
+        """
+        if reduction not in REDUCTIONS:
+            raise PlanError(f"expected a reduction among {list(REDUCTIONS)}, met {reduction!r}.")
+        if not callable(normaliser) and normaliser not in NORMALISERS:
+            raise PlanError(f"expected a normaliser among {list(NORMALISERS)} or a function, met {normaliser!r}.")
+        made = REDUCTIONS[reduction]
+        return {
+            group: normalised(group, made([torch.tensor(values, dtype=torch.float64) for values in apart]), normaliser)
+            for group, apart in self.scores.items()
+        }
