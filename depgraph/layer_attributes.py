@@ -17,6 +17,7 @@ _READ: tuple[tuple[type | tuple[type, ...], frozenset[str]], ...] = (
     (nn.modules.instancenorm._InstanceNorm, frozenset({"num_features"})),
     (nn.LayerNorm, frozenset({"normalized_shape"})),
     (nn.RMSNorm, frozenset({"normalized_shape"})),
+    (nn.RNNCellBase, frozenset({"hidden_size", "input_size"})),
     (nn.RNNBase, frozenset({"hidden_size", "input_size", "proj_size"})),
     (nn.MultiheadAttention, frozenset({"embed_dim", "num_heads", "head_dim", "kdim", "vdim"})),
     (nn.Unflatten, frozenset({"unflattened_size"})),
@@ -57,6 +58,11 @@ def followed(module: nn.Module, find: Find) -> Iterator[tuple[str, Term]]:
         yield from _plain(module, weight, num_parameters=0)
     elif isinstance(module, nn.Bilinear) and weight is not None:
         yield from _plain(module, weight, out_features=0, in1_features=1, in2_features=2)
+    elif isinstance(module, nn.RNNCellBase):
+        recurrent, inputs = find("weight_hh"), find("weight_ih")
+        if recurrent is not None and inputs is not None:
+            yield from _plain(module, recurrent, hidden_size=1)
+            yield from _plain(module, inputs, input_size=1)
     elif isinstance(module, nn.RNNBase):
         recurrent, inputs = find("weight_hh_l0"), find("weight_ih_l0")
         if recurrent is not None and inputs is not None and not module.proj_size:

@@ -256,8 +256,26 @@ def _with_provenance(bound: dict[str, Any], session: Session) -> dict[str, Any]:
     if plain == [int(number) for number in sources]:
         queue = iter(sources)
         return {key: _replaced(item, lambda _: next(queue)) for key, item in bound.items()}
+    aligned = _aligned(plain, sources)
+    if aligned is not None:
+        queue = iter(aligned)
+        return {key: _replaced(item, lambda _: next(queue)) for key, item in bound.items()}
     by_size = {int(source): source for source in reversed(sources) if type(source) is Sized}
     return {key: _replaced(item, lambda number: by_size.get(number, number)) for key, item in bound.items()}
+
+
+def _aligned(plain: list[int], sources: list[int]) -> list[int] | None:
+    """The written numbers in their places among all that the dispatcher hands on, where the sizes alone are ambiguous.
+
+    Sizes that a tensor gave are not among the written ones. None where sizes suffice, or where the order differs.
+    """
+    sized = {int(source) for source in sources if type(source) is Sized}
+    if all(plain.count(size) <= sum(int(source) == size and type(source) is Sized for source in sources) for size in sized):
+        return None
+    found, waiting = [], list(sources)
+    for number in plain:
+        found.append(waiting.pop(0) if waiting and int(waiting[0]) == number else number)
+    return None if waiting else found
 
 
 def _owned(number: int, session: Session) -> bool:

@@ -55,10 +55,10 @@ def _beside(value: Value, axes: tuple[Axis, ...], call: Call) -> Iterator[Statem
 
 _COUNTED = {
     *("aten.scaled_dot_product_attention", "aten._scaled_dot_product_flash_attention"),
-    *("aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_efficient_attention"),
-    "aten._scaled_dot_product_cudnn_attention",
+    *("aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_cudnn_attention"),
+    "aten._scaled_dot_product_attention_math",
 }
-"""Those that PyTorch's counter of FLOPs knows; the others are made of products that it sees, or of nothing it sees."""
+"""Those that PyTorch's counter of FLOPs sees."""
 
 
 def _tokens_first(call: Call) -> Iterator[Statement]:
@@ -160,9 +160,11 @@ def _flex(call: Call) -> Iterator[Statement]:
     if any(getattr(function, "__name__", "") not in _PLAIN_MODIFIERS for function in functions):
         yield from pinned(heads, f"a function that is given to {call.op} may tell heads apart")
     yield from pinned((q[2], k[2]), f"{call.op} masks it in blocks")
-    others = [value for value in call.inputs if value not in (q, k, v)]
-    for value in (*others, *call.outputs[1:]):
-        yield from pinned(value.axes, f"{call.op} takes or keeps it beside the tokens")
+    for value in call.outputs[1:]:
+        yield from _beside(value, (*out.axes[:-1], k[2]), call)
+    for value in call.inputs:
+        if value not in (q, k, v):
+            yield from pinned(value.axes, f"{call.op} takes it beside the tokens")
 
 
 RULES: dict[str, Rule] = {

@@ -44,7 +44,7 @@ def _convolution(call: Call) -> Iterator[Statement]:
 
 _DEPTHWISE = {"aten._conv_depthwise2d", "aten.conv_depthwise3d"}
 _COUNTED = {
-    *("aten.convolution", "aten._convolution", "aten.cudnn_convolution", "aten._slow_conv2d_forward"),
+    *("aten.convolution", "aten._convolution", "aten.cudnn_convolution"),
     *(f"aten.conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)),
 }
 """Those that PyTorch's counter of FLOPs knows, or sees as one that it knows."""

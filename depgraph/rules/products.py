@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from depgraph.equations import Axis, Call, Equal, Pin, Rule, Statement, Value, Work
-from depgraph.rules.common import broadcast, family, named, pinned, table
+from depgraph.equations import Axis, Call, Equal, Fresh, Pin, Rule, Statement, Times, Value, Work
+from depgraph.rules.common import broadcast, elementwise, family, named, pinned, table
 
 
 def _matmul(call: Call) -> Iterator[Statement]:
@@ -40,7 +40,40 @@ def _factors(call: Call) -> tuple[Value, Value]:
     return a, b
 
 
-_COUNTED = {f"aten.{name}" for name in ("matmul", "mm", "bmm", "addmm", "baddbmm", "_int_mm", "dot", "vdot", "mv", "addmv")}
+_COUNTED = {f"aten.{name}" for name in ("matmul", "mm", "bmm", "addmm", "baddbmm", "dot", "vdot", "mv", "addmv")}
+
+
+def _tensordot(call: Call) -> Iterator[Statement]:
+    """Sums over pairs of axes; what is left of the first operand comes first."""
+    a, b, out = call["self"], call["other"], call.out
+    left, right = ([int(dim) % value.ndim for dim in call[name]] for value, name in ((a, "dims_self"), (b, "dims_other")))
+    summed = [(a[i], b[j]) for i, j in zip(left, right, strict=True)]
+    for one, other in summed:
+        yield from broadcast((one,), (other,))
+    free = [axis for d, axis in enumerate(a.axes) if d not in left] + [axis for d, axis in enumerate(b.axes) if d not in right]
+    for axis, target in zip(free, out.axes, strict=True):
+        yield Equal(axis, target)
+    yield Work((*free, *(one if one.size == other.size else Fresh(1) for one, other in summed)))
+
+
+def _inner(call: Call) -> Iterator[Statement]:
+    """Sums over the last axes; a number only scales."""
+    a, b, out = call["self"], call["other"], call.out
+    if not a.ndim or not b.ndim:
+        yield from elementwise(call)
+        return
+    yield Equal(a[-1], b[-1])
+    free = (*a.axes[:-1], *b.axes[:-1])
+    for axis, target in zip(free, out.axes, strict=True):
+        yield Equal(axis, target)
+    yield Work((*free, a[-1]))
+
+
+def _kron(call: Call) -> Iterator[Statement]:
+    """Every axis is a product: that of the first operand outside."""
+    a, b, out = call["self"], call["other"], call.out
+    for place, axis in enumerate(reversed(out.axes), start=1):
+        yield Equal(axis, Times(tuple(value[-place] for value in (a, b) if value.ndim >= place)))
 
 
 def _summed_batches(call: Call) -> Iterator[Statement]:
@@ -172,6 +205,9 @@ def _quantised_product(call: Call) -> Iterator[Statement]:
 RULES: dict[str, Rule] = {
     **family("matmul mm bmm mv dot addmm baddbmm addmv vdot _int_mm _addmm_activation", _matmul, "MATMUL"),
     **family("addbmm", _summed_batches, "MATMUL"),
+    **family("tensordot", _tensordot, "MATMUL"),
+    **family("inner", _inner, "MATMUL"),
+    **family("kron", _kron, "MATMUL"),
     **family("outer addr", _outer, "MATMUL"),
     **family("einsum", _einsum, "MATMUL"),
     **family("bilinear", _bilinear, "LINEAR"),

@@ -104,7 +104,11 @@ def _fused_cell(gates: int) -> Rule:
             yield Equal(call[name][0], before[0])
         for value in call.outputs[:-1]:
             yield from passed(before, value)
-        yield from pinned(call.outputs[-1].axes, f"it is what {call.op} keeps for its gradient")
+        kept = call.outputs[-1]
+        parts = Fresh(kept.shape[-1] // before.shape[-1])
+        yield Pin(parts, f"it counts what {call.op} keeps of every unit for its gradient")
+        yield Equal(kept[-1], Times((parts, before[-1])))
+        yield Equal(kept[0], before[0])
 
     return Rule(equations, "LSTM")
 
@@ -127,6 +131,10 @@ def _mkldnn_layer(call: Call) -> Iterator[Statement]:
     for value in (out, call["hx_"], call["cx_"], *call.outputs[1:3]):
         if value.shape[-1:] == (hidden.size,):
             yield Equal(value[-1], hidden)
+    for value in (call["hx_"], call["cx_"], *call.outputs[1:3]):
+        if value.ndim == 3:
+            yield Pin(value[0], "it counts the layers and directions of a recurrent network")
+            yield from broadcast((value[1],), (x[0] if call["batch_first"] else x[1],))
     yield from pinned(call.outputs[3].axes, f"it is what {call.op} keeps for its gradient")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
-from depgraph.rules.common import broadcast, family, passed, pin_all, table
+from depgraph.rules.common import broadcast, family, passed, pin_all, pinned, table
 
 
 def _runs(before: Sequence[Axis], after: Sequence[Axis]) -> Iterator[Statement]:
@@ -91,10 +91,18 @@ def _repeat(call: Call) -> Iterator[Statement]:
         yield Equal(axis, Times((copies, source)) if source else copies)
 
 
+_BY_DATA = "it is repeated by amounts that the data gives"
+
+
 def _repeat_interleave(call: Call) -> Iterator[Statement]:
     x, out, count = call["self"], call.out, call["repeats"]
+    if isinstance(count, Value) and x is not None and call["dim"] is not None:
+        dim = int(call["dim"]) % x.ndim
+        yield from passed(x, out, {dim})
+        yield from pinned((x[dim], out[dim], *count.axes), _BY_DATA)
+        return
     if not isinstance(count, int) or call["dim"] is None:
-        yield from pin_all(call, "it is repeated by amounts that the data gives")
+        yield from pin_all(call, _BY_DATA)
         return
     dim = int(call["dim"]) % x.ndim
     copies = Fresh(int(count))

@@ -18,6 +18,15 @@ def _transform(call: Call) -> Iterator[Statement]:
         yield from pinned((x[dim], out[dim]), _MIXED.format(call.op))
 
 
+def _shift(call: Call) -> Iterator[Statement]:
+    """Half of an axis changes places with the other half, and what half is depends on the size."""
+    x, out, given = call["self"], call.out, call["dim"]
+    dims = set(range(x.ndim)) if given is None else {int(dim) % x.ndim for dim in given}
+    yield from passed(x, out, dims)
+    for dim in dims:
+        yield from pinned((x[dim], out[dim]), f"{call.op} turns it by half of its size")
+
+
 def _short_time(call: Call) -> Iterator[Statement]:
     """`stft` and back: signals with or without a batch axis; frequencies, frames and samples stay."""
     x, out = call["self"], call.out
@@ -30,5 +39,6 @@ def _short_time(call: Call) -> Iterator[Statement]:
 
 RULES: dict[str, Rule] = {
     **family("_fft_c2c _fft_r2c _fft_c2r", _transform, "MATMUL"),
+    **family("fft_fftshift fft_ifftshift", _shift, "SLICE"),
     **family("stft istft", _short_time, "MATMUL"),
 }
