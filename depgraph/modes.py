@@ -52,12 +52,12 @@ class SizeMode(TorchFunctionMode):
                         return body(*args, **kwargs)
                 finally:
                     self.opened = before
-        written = self.session.written
-        self.session.written = [args, kwargs]
+        outer = self.session.written, self.session.assigning
+        self.session.written, self.session.assigning = [args, kwargs], func is torch.Tensor.__setitem__
         try:
             return func(*args, **kwargs)
         finally:
-            self.session.written = written
+            self.session.written, self.session.assigning = outer
 
     def _size(self, func: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
@@ -194,6 +194,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         path, kind, leaf = session.modules[-1]
         args = _with_provenance(bound, session)
+        if session.assigning and name == "aten.view":
+            args = {**args, "size": None}  # an assignment strips leading axes of size 1 by itself
         if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1 and leaf:
             transposed = "transpose" in name
             channels = (outputs[0] if transposed else bound["input"])[1 - bound["weight"].ndim]

@@ -60,6 +60,7 @@ class Session:
         self.modules: list[tuple[str, str, bool]] = [("", "", False)]
         self.written: list[Any] = []
         self.muted = False
+        self.assigning = False
 
     @property
     def module(self) -> str:

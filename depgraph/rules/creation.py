@@ -46,6 +46,7 @@ _POSITIONS = """
 """
 
 _QUESTIONS = """
+    _linalg_check_errors
     _assert_async _assert_tensor_metadata _assert_scalar _functional_assert_async _functional_assert_scalar sym_size
     is_nonzero sym_constrain_range sym_constrain_range_for_size _functional_sym_constrain_range
     _functional_sym_constrain_range_for_size _is_all_true _is_any_true _has_same_storage_numel is_same_size is_set_to

@@ -65,5 +65,4 @@ RULES: dict[str, Rule] = {
         "{} counts values in bins of many dimensions",
     ),
     **table("_triton_multi_head_attention _triton_scaled_dot_attention", "{} is a kernel that torch does not call by itself"),
-    **table("_linalg_check_errors", "{} looks at a matrix as a whole"),
 }

@@ -53,7 +53,8 @@ def _tensordot(call: Call) -> Iterator[Statement]:
     free = [axis for d, axis in enumerate(a.axes) if d not in left] + [axis for d, axis in enumerate(b.axes) if d not in right]
     for axis, target in zip(free, out.axes, strict=True):
         yield Equal(axis, target)
-    yield Work((*free, *(one if one.size == other.size else Fresh(1) for one, other in summed)))
+    if free:  # nothing but a number is left: PyTorch's counter sees no product
+        yield Work((*free, *(one if one.size == other.size else Fresh(1) for one, other in summed)))
 
 
 def _inner(call: Call) -> Iterator[Statement]:
@@ -66,7 +67,8 @@ def _inner(call: Call) -> Iterator[Statement]:
     free = (*a.axes[:-1], *b.axes[:-1])
     for axis, target in zip(free, out.axes, strict=True):
         yield Equal(axis, target)
-    yield Work((*free, a[-1]))
+    if free:
+        yield Work((*free, a[-1]))
 
 
 def _kron(call: Call) -> Iterator[Statement]:
