@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch._ops import HigherOrderOperator
-from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorException
+from torch._subclasses.fake_tensor import FakeTensor, UnsupportedFakeTensorException, UnsupportedOperatorException
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,7 +22,6 @@ from depgraph.provenance import AxisSize, Sized, origin
 from depgraph.session import DataRead, Session, where
 
 _SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten.is_pinned", "aten._local_scalar_dense"})
-_FAKED = frozenset({"aten", "prim", "prims"})
 _MOST = 16
 """So many arguments of a higher-order operator without a signature of its own are looked at."""
 
@@ -174,11 +173,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.call(func, args, kwargs)
         if func is torch.ops.aten._grouped_mm.default:
             return func(*pytree.tree_map(_as_bfloat16, args), **kwargs).to(args[0].dtype)
-        if func.namespace in _FAKED:
-            return self.call(func, args, kwargs)
         try:
             return self.call(func, args, kwargs)
-        except UnsupportedOperatorException as error:
+        except (UnsupportedOperatorException, UnsupportedFakeTensorException, NotImplementedError) as error:
             raise NoFakeKernel(func.name()) from error
         except RuntimeError as error:
             if str(error).startswith("There was no fake impl registered"):
