@@ -2,7 +2,20 @@
 
 from depgraph.candidates import Candidate, Share, candidates, combine
 from depgraph.choose import plan
-from depgraph.criteria import FPGM, LAMP, BNScale, Elementwise, Magnitude, MemberScores, Random
+from depgraph.criteria import (
+    FPGM,
+    LAMP,
+    OBDC,
+    Activation,
+    BNScale,
+    Elementwise,
+    Hessian,
+    Magnitude,
+    MemberScores,
+    Random,
+    Taylor,
+    Wanda,
+)
 from depgraph.equations import Rule
 from depgraph.errors import (
     DepgraphError,
@@ -29,7 +42,9 @@ from depgraph.wrappers import name_of
 __all__ = [
     "FPGM",
     "LAMP",
+    "OBDC",
     "RULES",
+    "Activation",
     "BNScale",
     "Candidate",
     "Cut",
@@ -40,6 +55,7 @@ __all__ = [
     "Elementwise",
     "Graph",
     "Group",
+    "Hessian",
     "IndexSet",
     "Magnitude",
     "Masked",
@@ -55,8 +71,10 @@ __all__ = [
     "Rule",
     "RuleError",
     "Share",
+    "Taylor",
     "TraceError",
     "UnknownNameError",
+    "Wanda",
     "candidates",
     "combine",
     "cut",

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from depgraph.criteria import Importances
+from depgraph.criteria import DataDriven, Importances
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph import Graph
 from depgraph.wrappers import unwrap
@@ -22,12 +22,12 @@ class Criterion(Protocol):
         ...
 
 
-def score(graph: Graph, model: nn.Module, criterion: Criterion) -> Importances:
+def score(graph: Graph, model: nn.Module, criterion: Criterion | DataDriven) -> Importances:
     """The importance of every index of every group.
 
     Args:
         graph: the trace of this model.
-        model: its weights are read, never written.
+        model: its weights are read, never written; criteria that read data run it, and leave it as it was.
         criterion: one of `depgraph.criteria`, such as `Magnitude`, or any callable of the same form.
 
     Returns:
@@ -38,9 +38,10 @@ def score(graph: Graph, model: nn.Module, criterion: Criterion) -> Importances:
         MismatchError: the model's parameters do not have the shapes that the graph says.
         PlanError: a criterion that reads weights meets a model on the `meta` device, or no layer takes part.
     """
-    if not callable(criterion) or isinstance(criterion, type):
+    if not (callable(criterion) or isinstance(criterion, DataDriven)) or isinstance(criterion, type):
         raise PlanError(f"expected a criterion such as dg.Magnitude(p=2), met {criterion!r}.")
-    tensors = dict(_named_tensors(unwrap(model)))
+    model = unwrap(model)
+    tensors = dict(_named_tensors(model))
     problems = []
     for tensor in graph.tensors:
         if tensor.kind != "value":
@@ -52,7 +53,7 @@ def score(graph: Graph, model: nn.Module, criterion: Criterion) -> Importances:
     if problems:
         raise MismatchError("the graph was traced from another model:", problems, "Trace this model and score that graph.")
     with torch.no_grad():
-        return criterion(graph, tensors)
+        return criterion.measure(graph, model, tensors) if isinstance(criterion, DataDriven) else criterion(graph, tensors)
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,6 +1,24 @@
 """What makes an index important: functions from a graph and its weights to plain numbers."""
 
+from depgraph.criteria.activations import Activation, Wanda
+from depgraph.criteria.collecting import DataDriven
+from depgraph.criteria.gradients import OBDC, Hessian, Taylor
 from depgraph.criteria.reductions import Importances, MemberScores
 from depgraph.criteria.weights import FPGM, LAMP, BNScale, Elementwise, Magnitude, Random
 
-__all__ = ["FPGM", "LAMP", "BNScale", "Elementwise", "Importances", "Magnitude", "MemberScores", "Random"]
+__all__ = [
+    "FPGM",
+    "LAMP",
+    "OBDC",
+    "Activation",
+    "BNScale",
+    "DataDriven",
+    "Elementwise",
+    "Hessian",
+    "Importances",
+    "Magnitude",
+    "MemberScores",
+    "Random",
+    "Taylor",
+    "Wanda",
+]

@@ -47,9 +47,16 @@ def op_types(value: Iterable[OpType] | OpType | None) -> frozenset[OpType] | Non
     return chosen
 
 
-def _is_flag(instance: object, attribute: Any, value: object) -> None:
+def is_flag(instance: object, attribute: Any, value: object) -> None:
+    """Refuse anything but a truth value."""
     if not isinstance(value, bool):
         raise PlanError(f"expected {attribute.name}= to be True or False, met {value!r}.")
+
+
+def is_positive(instance: object, attribute: Any, value: Any) -> None:
+    """Refuse anything but a positive number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise PlanError(f"expected {attribute.name}= to be a positive number, met {value!r}.")
 
 
 @frozen(kw_only=True)
@@ -71,7 +78,7 @@ class Options:
 
     reduction: str = field(default="mean", validator=known_reduction)
     normaliser: Normaliser = field(default="mean", validator=known_normaliser)
-    bias: bool = field(default=False, validator=_is_flag)
+    bias: bool = field(default=False, validator=is_flag)
     types: frozenset[OpType] | None = field(default=None, converter=op_types)
 
     def members(self, graph: Graph) -> Members:
@@ -176,6 +183,49 @@ def _adds(operation: Operation, place: int, shape: tuple[int, ...]) -> bool:
         return len(shape) == 1
     name = operation.op.rpartition(".")[2].rstrip("_")
     return name in {"add", "sub"} or (name in {"addmm", "addmv", "addbmm", "baddbmm"} and place == 0)
+
+
+@frozen
+class Layer:
+    """A convolution or product in which a parameter is the weight.
+
+    Attributes:
+        operation: the operation.
+        in_dim: the weight's dimension that meets what the layer reads.
+        out_dim: the weight's dimension that becomes what the layer makes.
+        read: the space of the channels that it reads.
+        made: the space of the channels that it makes.
+    """
+
+    operation: Operation
+    in_dim: int
+    out_dim: int
+    read: Space
+    made: Space
+
+
+def layers_of(graph: Graph) -> dict[str, list[Layer]]:
+    """The layers of which each parameter is the weight itself, not a view of it."""
+    found: dict[str, list[Layer]] = {}
+    for operation in graph.operations:
+        name = operation.op.rpartition(".")[2]
+        place = 2 if name == "addmm" else 1
+        if len(operation.inputs) <= place or not operation.outputs:
+            continue
+        x, weight = (graph.by_name[operation.inputs[at]] for at in (place - 1, place))
+        if weight.kind != "parameter" or x.kind != "value" or len(weight.axes) < 2:
+            continue
+        if operation.type in {OpType.CONV, OpType.DEPTHWISE_CONV}:
+            dims, channel = ((0, 1) if "transpose" in name else (1, 0)), 1 - len(weight.axes)
+        elif len(weight.axes) == 2 and operation.type is OpType.LINEAR:
+            dims, channel = (1, 0), -1
+        elif len(weight.axes) == 2 and name in {"mm", "matmul", "addmm"}:
+            dims, channel = (0, 1), -1
+        else:
+            continue
+        out = graph.by_name[operation.outputs[0]]
+        found.setdefault(weight.name, []).append(Layer(operation, *dims, x.axes[channel], out.axes[channel]))
+    return found
 
 
 def marginals(

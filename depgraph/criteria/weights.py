@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +9,22 @@ from typing import Any
 import torch
 from attrs import field, frozen, validators
 
-from depgraph.criteria.members import Member, Options, Tensors, marginals, op_types, readable, real, slices, squares
+from depgraph.criteria.members import (
+    Member,
+    Options,
+    Tensors,
+    is_positive,
+    marginals,
+    op_types,
+    readable,
+    real,
+    slices,
+    squares,
+)
 from depgraph.criteria.reductions import Importances, Normaliser, known_normaliser
 from depgraph.errors import PlanError
 from depgraph.graph import Graph
 from depgraph.records import Group, OpType
-
-
-def _positive(instance: object, attribute: Any, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise PlanError(f"expected {attribute.name}= to be a positive number, met {value!r}.")
 
 
 @frozen
@@ -41,7 +46,7 @@ class Magnitude(Options):
     {'0.weight:0': (2.5, 5.0)}
     """
 
-    p: float = field(default=2, validator=_positive)
+    p: float = field(default=2, validator=is_positive)
 
     def __call__(self, graph: Graph, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
@@ -118,7 +123,7 @@ class FPGM(Options):
     {'0.weight:0': (6.0, 5.0, 9.0)}
     """
 
-    p: float | None = field(default=None, validator=validators.optional(_positive))
+    p: float | None = field(default=None, validator=validators.optional(is_positive))
     types: frozenset[OpType] | None = field(
         default=frozenset({OpType.CONV, OpType.DEPTHWISE_CONV, OpType.LINEAR, OpType.MATMUL}),
         converter=op_types,

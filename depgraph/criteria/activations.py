@@ -1,0 +1,281 @@
+"""Criteria that read the activations between layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from depgraph.criteria.collecting import DataDriven, Forward, counted, is_function, is_iterable, refuse_meta, run, untouched
+from depgraph.criteria.members import Layer, Member, Members, Tensors, gathered, is_positive, layers_of, marginals, real
+from depgraph.criteria.reductions import Importances
+from depgraph.errors import PlanError
+from depgraph.graph import Graph
+from depgraph.records import Group
+from depgraph.spaces import Space, atoms
+
+_SAME = frozenset({"_to_copy", "detach", "alias", "clone", "expand", "view", "_unsafe_view", "unsqueeze", "lift_fresh"})
+_TURNED = frozenset({"t", "transpose", "permute", "numpy_T", "mT"})
+
+
+class Moments:
+    """Streaming sums of one axis of an activation: count, mean of the absolute values, mean, squared deviations, squares."""
+
+    count: torch.Tensor
+    absolute: torch.Tensor
+    sum: torch.Tensor
+    deviations: torch.Tensor
+    squares: torch.Tensor
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.count = torch.zeros((), dtype=exact, device=device)
+        self.absolute, self.sum, self.deviations, self.squares = torch.zeros(4, size, dtype=exact, device=device)
+
+    def add(self, values: torch.Tensor, dim: int) -> None:
+        """Read one activation, by all of its places but the axis."""
+        values = real(values.detach())
+        others = [other for other in range(values.ndim) if other != dim % values.ndim]
+        count = values.numel() // values.shape[dim] if values.shape[dim] else 0
+        if not count:
+            return
+        total = values.sum(others) if others else values
+        shape = [1] * values.ndim
+        shape[dim] = -1
+        deviations = (values - (total / count).view(shape)).square()
+        deviations = deviations.sum(others) if others else deviations
+        exact = total.to(self.sum.dtype)
+        if self.count:
+            gap = exact / count - self.sum / self.count
+            self.deviations += gap.square() * (self.count * count / (self.count + count))
+        self.deviations += deviations
+        self.absolute += values.abs().sum(others) if others else values.abs()
+        self.squares += values.square().sum(others) if others else values.square()
+        self.sum += exact
+        self.count += count
+
+    def combine(self, together: Any) -> None:
+        """Make the sums those of all ranks."""
+        own_mean, own_count = self.sum / self.count.clamp(min=1), self.count.clone()
+        together([self.count, self.absolute, self.sum, self.squares])
+        self.deviations += own_count * (own_mean - self.sum / self.count.clamp(min=1)).square()
+        together([self.deviations])
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes what layers read and make, by the parameter that they multiply with, under any way to call them."""
+
+    def __init__(self, parameters: Tensors, read: Mapping[str, Moments], made: Mapping[str, Moments]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names = {id(tensor): (tensor, name) for name, tensor in parameters.items()}
+        self.views: dict[int, tuple[torch.Tensor, str]] = {}
+        self.read, self.made = read, made
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in _SAME or name in _TURNED:
+            source = self.owner(args[0])
+            if source is not None:
+                self.views[id(result)] = (result, source)
+        elif name in {"convolution", "convolution_overrideable", "_convolution"}:
+            self.note(args[1], args[0], result, 1)
+        elif name in {"mm", "bmm", "matmul", "linear"}:
+            self.note(args[1], args[0], result, -1)
+        elif name in {"addmm", "baddbmm", "_addmm_activation"}:
+            self.note(args[2], args[1], result, -1)
+        return result
+
+    def owner(self, tensor: Any) -> str | None:
+        """The parameter that a tensor is, or is a view of."""
+        found = self.names.get(id(tensor)) or self.views.get(id(tensor))
+        return None if found is None else found[1]
+
+    def note(self, weight: torch.Tensor, x: torch.Tensor, out: torch.Tensor, dim: int) -> None:
+        """Add what a layer read and made."""
+        name = self.owner(weight)
+        if name is None:
+            return
+        for moments, values in ((self.read.get(name), x), (self.made.get(name), out)):
+            if moments is not None and len(moments.sum) == values.shape[dim]:
+                moments.add(values, dim)
+
+
+@frozen
+class _OnActivations(DataDriven):
+    batches: Iterable[Any] = field(validator=is_iterable, repr=False, eq=False)
+    forward: Forward = field(default=run, validator=is_function, repr=False, kw_only=True)
+
+    def watched(
+        self, model: nn.Module, tensors: Tensors, read: Mapping[str, int], made: Mapping[str, int]
+    ) -> tuple[dict[str, Moments], dict[str, Moments]]:
+        """The moments of what some layers read and make, by the parameter's name, from axes of the given sizes."""
+        weights = {name: tensors[name] for name in {**read, **made}}
+        refuse_meta(weights)
+        before = {name: Moments(size, tensors[name].device) for name, size in read.items()}
+        after = {name: Moments(size, tensors[name].device) for name, size in made.items()}
+        watch, number = _Watch(weights, before, after), 0
+        with untouched(model, self.training), torch.no_grad(), watch:
+            for batch in self.read(self.batches):
+                self.forward(model, batch)
+                watch.views.clear()
+                number += 1
+        count = torch.tensor(float(number), device=next((tensor.device for tensor in weights.values()), None))
+        self.together([count])
+        counted(float(count))
+        for moments in (*before.values(), *after.values()):
+            moments.combine(self.together)
+        return (
+            {name: moments for name, moments in before.items() if moments.count},
+            {name: moments for name, moments in after.items() if moments.count},
+        )
+
+
+_STATISTICS = ("absolute", "mean", "variance", "norm")
+
+
+@frozen
+class Activation(_OnActivations):
+    """How active an index is: a member's importance of index i is a statistic of what a layer reads at i.
+
+    The members are the inputs of the convolutions and linear layers that read the index; where none does (queries and keys of
+    attention), the outputs of those that make it. The statistic is over all samples and positions, summed over the places
+    of the index in that axis: ``absolute``, the mean of abs(x); ``mean``, abs of the mean; ``variance``, the mean of
+    (x - mean) ** 2; ``norm``, the root of the mean of x ** 2. Hu et al., "Network Trimming" (2016), use how often a unit is
+    not zero; Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference" (ICLR 2017), mean and
+    deviation; An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models" (AAAI 2024), the variance.
+
+    Attributes:
+        batches: an iterable of batches.
+        statistic: ``absolute``, ``mean``, ``variance`` or ``norm``.
+        forward: from (model, batch) to anything; by default the model is called with the batch: keywords from a mapping,
+            arguments from a tuple or list.
+
+    >>> import depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1))
+    >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [-3.0]]))
+    >>> graph = dg.trace(model, torch.randn(1, 1))
+    >>> dg.score(graph, model, dg.Activation([torch.tensor([[1.0]]), torch.tensor([[3.0]])], normaliser="none"))
+    {'0.weight:0': (2.0, 6.0)}
+    """
+
+    statistic: str = field(default="absolute", kw_only=True)
+
+    @statistic.validator
+    def _known(self, attribute: Any, value: object) -> None:
+        if value not in _STATISTICS:
+            raise PlanError(f"expected statistic= to be one of {_STATISTICS}, met {value!r}.")
+
+    def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
+        """Group name to one number per index."""
+        layers = {name: found[0] for name, found in layers_of(graph).items() if self._taken(found[0])}
+        inputs, outputs = _holding(layers, "read"), _holding(layers, "made")
+        members: Members = {}
+        spaces: dict[Member, Space] = {}
+        read: dict[str, int] = {}
+        made: dict[str, int] = {}
+        for group in graph.groups:
+            sides = [(name, layers[name].in_dim, layers[name].read, read) for name in inputs.get(group.atom, ())]
+            if not sides:
+                sides = [(name, layers[name].out_dim, layers[name].made, made) for name in outputs.get(group.atom, ())]
+            for name, dim, space, sizes in sides:
+                sizes[name] = space.size
+                spaces[name, dim] = space
+            if sides:
+                members[group.name] = tuple((name, dim) for name, dim, _, _ in sides)
+        if graph.groups and not members:
+            raise PlanError("no group reaches a convolution or linear layer whose activations could be read.")
+        before, after = self.watched(model, tensors, read, made)
+        if members and not before and not after:
+            raise PlanError("forward ran none of the layers that the graph knows; pass the model's own inputs.")
+
+        def vector(member: Member, group: Group) -> torch.Tensor | None:
+            name, dim = member
+            moments = (before if dim == layers[name].in_dim else after).get(name)
+            return None if moments is None else gathered(self._read_off(moments).float(), spaces[member], group)
+
+        return self.assembled(graph, members, vector)
+
+    def _taken(self, layer: Layer) -> bool:
+        return self.types is None or layer.operation.type in self.types
+
+    def _read_off(self, moments: Moments) -> torch.Tensor:
+        if self.statistic == "absolute":
+            return moments.absolute / moments.count
+        if self.statistic == "mean":
+            return (moments.sum / moments.count).abs()
+        if self.statistic == "variance":
+            return moments.deviations / moments.count
+        return (moments.squares / moments.count).sqrt()
+
+
+def _holding(layers: Mapping[str, Layer], side: str) -> dict[Any, list[str]]:
+    """The layers that read or make each atom."""
+    found: dict[Any, list[str]] = {}
+    for name, layer in layers.items():
+        for atom in atoms(getattr(layer, side)):
+            found.setdefault(atom, []).append(name)
+    return found
+
+
+@frozen
+class Wanda(_OnActivations):
+    """Weights and activations: a member's importance of index i is the sum of abs(w_oj) * ||x_j|| over the weights that i owns.
+
+    ||x_j|| is the Euclidean norm of what the layer reads at its input j, over all samples and positions. Sun et al., "A
+    Simple and Effective Pruning Approach for Large Language Models" (ICLR 2024), summed over whole indices. Only
+    convolutions and linear layers take part.
+
+    Attributes:
+        batches: an iterable of batches.
+        p: the exponent of the product, such as 2 for squares.
+        forward: as for `Activation`.
+
+    >>> import depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1))
+    >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [-3.0]])), model[1].weight.data.copy_(torch.tensor([[2.0, 1.0]]))
+    >>> graph = dg.trace(model, torch.randn(1, 1))
+    >>> inputs = [torch.tensor([[3.0]]), torch.tensor([[4.0]])]                    # ||x|| = 5; 5 and 15 after the first layer
+    >>> dg.score(graph, model, dg.Wanda(inputs, reduction="sum", normaliser="none"))        # 1*5 + 2*5, 3*5 + 1*15
+    {'0.weight:0': (15.0, 30.0)}
+    """
+
+    p: float = field(default=1, kw_only=True, validator=is_positive)
+
+    def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
+        """Group name to one number per index."""
+        layers = {name: found[0] for name, found in layers_of(graph).items()}
+        kept = {name: tuple(member for member in held if member[0] in layers) for name, held in self.members(graph).items()}
+        members = {name: held for name, held in kept.items() if held}
+        if graph.groups and not members:
+            raise PlanError("no group has a weight of a convolution or linear layer; Wanda measures nothing else.")
+        read = {name: layers[name].read.size for held in members.values() for name, _ in held}
+        before, _ = self.watched(model, tensors, read, {})
+        if members and not before:
+            raise PlanError("forward ran none of the layers that the graph knows; pass the model's own inputs.")
+
+        def sums(name: str, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
+            if name not in before:
+                return {}
+            weight, norms, layer = tensors[name], before[name].squares.sqrt().float(), layers[name]
+
+            def element(slab: torch.Tensor, rows: slice) -> torch.Tensor:
+                return (real(slab).abs() * _beside(norms, weight, layer.in_dim, rows)).pow(self.p)
+
+            return marginals(name, weight, dims, element)
+
+        return self.summed(graph, members, sums)
+
+
+def _beside(norms: torch.Tensor, weight: torch.Tensor, in_dim: int, rows: slice) -> torch.Tensor:
+    """The norms of a layer's inputs in the shape of some rows of its weight; each block of a convolution has its own."""
+    rest = (1,) * (weight.ndim - 2)
+    if in_dim == 0:
+        return norms[rows].view(-1, 1, *rest)
+    blocks = norms.view(-1, weight.shape[1])
+    numbers = torch.arange(rows.start, rows.stop, device=norms.device) // (weight.shape[0] // len(blocks))
+    return blocks[numbers].view(len(numbers), -1, *rest)

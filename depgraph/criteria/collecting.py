@@ -1,0 +1,167 @@
+"""Running batches through a model that is left as it was, and putting the ranks' sums together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from attrs import field, frozen
+from torch import nn
+
+from depgraph.criteria.members import Options, Tensors, is_flag, readable
+from depgraph.criteria.reductions import Importances
+from depgraph.errors import PlanError
+from depgraph.graph import Graph
+
+Loss = Callable[[nn.Module, Any], torch.Tensor]
+Forward = Callable[[nn.Module, Any], Any]
+
+
+def is_function(instance: object, attribute: Any, value: Any) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        raise PlanError(f"expected {attribute.name}= to be a function of (model, batch), met {value!r}.")
+
+
+def is_iterable(instance: object, attribute: Any, value: Any) -> None:
+    """Refuse what cannot be read batch by batch."""
+    if isinstance(value, (torch.Tensor, str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+        raise PlanError(
+            f"expected {attribute.name}= to be an iterable of batches, such as a DataLoader, met {type(value).__name__}; "
+            "put a single batch into a list."
+        )
+
+
+@frozen(kw_only=True)
+class DataDriven(Options):
+    """What the criteria that read data have in common, besides `Options`.
+
+    The batches are read once, one at a time, and what is kept does not grow with their number. The model is run in
+    evaluation mode and left as it was: parameters, their gradients and flags, buffers such as running statistics, training
+    flags, attributes, hooks, and torch's random state. Tensors of half precision are accumulated in single precision. Where
+    `torch.distributed` is initialised, each rank reads its own batches, and all get the scores of all of them.
+
+    Attributes:
+        progress: show a progress bar; needs the package tqdm.
+        training: run the model in training mode instead, with dropout and batch statistics.
+        combine: add up the ranks' sums; False where the ranks do not hold copies of one model.
+    """
+
+    progress: bool = field(default=False, validator=is_flag)
+    training: bool = field(default=False, validator=is_flag)
+    combine: bool = field(default=True, validator=is_flag)
+
+    def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
+        """Group name to one number per index."""
+        raise NotImplementedError
+
+    def read(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches, with a bar where one is wanted."""
+        if not self.progress:
+            return iter(batches)
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            raise PlanError("progress=True needs the package tqdm; install depgraph[progress], or leave it out.") from None
+        shown: Iterator[Any] = iter(tqdm(batches, desc=type(self).__name__, unit="batch"))
+        return shown
+
+    def together(self, sums: Iterable[torch.Tensor]) -> None:
+        """Add up tensors over all ranks, in place, where there are several."""
+        if self.combine and dist.is_available() and dist.is_initialized():
+            for tensor in sums:
+                dist.all_reduce(tensor)
+
+
+def refuse_meta(tensors: Tensors) -> None:
+    """Refuse a model without data before a batch is read."""
+    for name, tensor in tensors.items():
+        readable(name, tensor)
+
+
+def counted(count: float) -> float:
+    """The number of batches or samples. Refuses none."""
+    if not count:
+        raise PlanError("there was no batch: batches= is empty. A generator can be read only once; pass a list or a loader.")
+    return count
+
+
+@contextmanager
+def untouched(model: nn.Module, training: bool, differentiable: Iterable[torch.Tensor] = ()) -> Iterator[None]:
+    """Within it, forward may do what it likes to buffers, attributes and random states; afterwards the model is as it was.
+
+    Args:
+        model: the module.
+        training: the mode to run it in.
+        differentiable: parameters that are to require gradients meanwhile.
+    """
+    modules = list(model.modules())
+    plain = [dict(module.__dict__) for module in modules]
+    registries = [
+        (registry, dict(registry))
+        for module in modules
+        for registry in module.__dict__.values()
+        if isinstance(registry, dict) and registry is not module.__dict__
+    ]
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
+    flags = [(parameter, parameter.requires_grad) for parameter in differentiable]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
+        try:
+            copies: dict[int, torch.Tensor] = {}
+            for module in modules:
+                for name, buffer in module._buffers.items():
+                    if buffer is not None:
+                        module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
+            torch.backends.mha.set_fastpath_enabled(False)  # it computes several layers in one operator
+            model.train(training)
+            for parameter, _ in flags:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for registry, content in registries:
+                _put_back(registry, content)
+            for module, content in zip(modules, plain, strict=True):
+                _put_back(module.__dict__, content)
+
+
+def _put_back(target: dict[Any, Any], content: dict[Any, Any]) -> None:
+    """Give a dictionary its old content. One that still has it is not touched."""
+    if len(target) != len(content) or any(key not in target or target[key] is not content[key] for key in content):
+        target.clear()
+        target.update(content)
+
+
+def losses(loss: Loss, model: nn.Module, batch: Any, number: int) -> torch.Tensor:
+    """The losses of one batch as a vector: of one entry for a scalar, else one for each sample."""
+    found = loss(model, batch)
+    if not isinstance(found, torch.Tensor):
+        raise PlanError(f"expected the loss to be a tensor, met {type(found).__name__} for batch {number}.")
+    if found.ndim > 1 or not found.numel():
+        raise PlanError(
+            f"expected the loss to be a scalar, or a vector of one loss per sample, met the shape {tuple(found.shape)} "
+            f"for batch {number}."
+        )
+    if not found.requires_grad:
+        raise PlanError(
+            f"the loss of batch {number} has no gradient: compute it from the model that the function is given, without "
+            "torch.no_grad, detach or item."
+        )
+    total = float(found.detach().sum())
+    if not math.isfinite(total):
+        raise PlanError(f"the loss of batch {number} is {total}; leave that batch out, or check the model.")
+    return found.reshape(-1)
+
+
+def run(model: nn.Module, batch: Any) -> Any:
+    """A forward on a batch: a mapping as keywords, a tuple or list as arguments, else as the one argument."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
