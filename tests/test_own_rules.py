@@ -301,3 +301,22 @@ def test_a_compiled_function_inside_is_traced_through():
     """What forward compiles runs as the plain function while it is traced."""
     compiled = torch.compile(lambda x: torch.relu(x) * 2, fullgraph=True)
     pruned(Between(compiled), RULES)
+
+
+def test_higher_order_operators_are_pinned():
+    """Branches that torch runs as one operator are one node; what goes in and what they hold is pinned, with the reason."""
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.inner, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            y = self.first(x)
+            return self.last(torch.cond(y.sum() > 0, lambda y: self.inner(y), lambda y: 2 * y, (y,)))
+
+    graph = testing.assert_pure(Branches().eval(), X)
+    reasons = {pinned.tensor: pinned.reason for pinned in graph.pinned}
+    assert graph.groups == ()
+    assert reasons["first.bias"].startswith("there is no rule for higher_order.cond")
+    assert reasons["inner.weight"] == "inner.weight is not used in forward"

@@ -4,44 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Equal, Fresh, Pin, Plus, Rule, Statement, Term, Value
+from depgraph.equations import Axis, Call, Equal, Fresh, Pin, Plus, Rule, Statement, Term, Value
 from depgraph.rules.common import broadcast, family, named, passed, pinned
 
 _WHOLE = "{} works on a matrix as a whole"
 
 
+def _batched(value: Value, batch: tuple[Axis, ...], reason: str) -> Iterator[Statement]:
+    """The batch axes of a matrix, or of what comes with it, are those of the batch; the others stay."""
+    shared = len(batch) if value.shape[: len(batch)] == tuple(axis.size for axis in batch) else 0
+    yield from broadcast(value.axes[:shared], batch[:shared])
+    yield from pinned(value.axes[shared:], reason)
+
+
 def _matrix(call: Call) -> Iterator[Statement]:
     """A decomposition or a function of matrices: their axes stay, batches of matrices pass."""
-    reason = _WHOLE.format(call.op)
-    x = call.inputs[0]
-    batch = x.axes[:-2]
+    batch = call.inputs[0].axes[:-2]
     for value in (*call.inputs, *call.outputs):
-        shared = min(len(batch), value.ndim)
-        yield from broadcast(value.axes[:shared], batch[:shared])
-        yield from pinned(value.axes[shared:], reason)
+        yield from _batched(value, batch, _WHOLE.format(call.op))
 
 
 def _solve(call: Call) -> Iterator[Statement]:
-    """Systems of equations: the matrix stays; right-hand sides that stand side by side pass."""
+    """Systems of equations: the matrix stays; right-hand sides that stand side by side pass, if it is on their left."""
     reason = _WHOLE.format(call.op)
-    right = named(call, *(("B", "b") if call["self"] is None or call["B"] is not None or call["b"] is not None else ("self",)))
+    right, out = named(call, "B", "self"), call.out
     assert right is not None, "a system has a right-hand side"
-    out = call.out
-    columns = right.ndim == out.ndim > 1 and call["left"] is not False and right.shape[-1] == out.shape[-1]
-    matrices = [value for value in call.inputs if value is not right and value.ndim > 1]
-    columns = columns and all(value.ndim <= right.ndim for value in matrices)
     batch = out.axes[:-2]
+    side_by_side = right.shape == out.shape and out.ndim > 1 and call["left"] is not False
+    side_by_side = side_by_side and all(value.ndim <= out.ndim for value in call.inputs)
     for value in (*call.inputs, *call.outputs):
-        free = columns and value in (right, out)
-        if free:
+        if side_by_side and value in (right, out):
             yield from broadcast(value.axes[:-2], batch)
-            yield from pinned(value.axes[-2:-1], reason)
+            yield Pin(value[-2], reason)
         else:
-            yield from pinned(value.axes, reason)
-    if columns:
+            yield from _batched(value, batch, reason)
+    if side_by_side:
         yield Equal(right[-1], out[-1])
-    else:
-        yield from pinned((*right.axes, *out.axes), reason)
 
 
 def _trace(call: Call) -> Iterator[Statement]:
