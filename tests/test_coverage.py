@@ -92,13 +92,10 @@ def test_every_operator_of_aten():
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="another torch has another number of operators")
 def test_the_number_of_operators():
-    """Coverage is a number that is known: what it is now; a rule that is lost shows here."""
-    found = coverage()
-    assert {kind: len(names) for kind, names in found.items() if kind != "none"} == {
-        "ruled": 964,
-        "pinned": 180,
-        "decomposed": 293,
-    }
+    """Coverage is a number that is known: it grows, and no rule comes to pin what another one did not."""
+    found = {kind: len(names) for kind, names in coverage().items()}
+    assert found["ruled"] >= 964 and found["pinned"] <= 180
+    assert found["ruled"] + found["pinned"] + found["decomposed"] == 1437
 
 
 def test_a_lost_rule_shows(monkeypatch):
