@@ -39,6 +39,7 @@ class Recording:
         constants: other tensors that it met, with where they came from.
         layer_attributes: module attributes that follow a term, such as ``conv1.out_channels``.
         facts: expressions that forward compared and found equal, with the source line.
+        differences: those that it found different.
         mode: ``fake`` or ``real``, as the forward ran.
         escapes: expressions from which forward computed a plain number, with the source line.
     """
@@ -50,6 +51,7 @@ class Recording:
     constants: tuple[tuple[Value, str], ...] = ()
     layer_attributes: tuple[tuple[str, Term], ...] = ()
     facts: tuple[tuple[Expression, Expression, str], ...] = ()
+    differences: tuple[tuple[Expression, Expression, str], ...] = ()
     escapes: tuple[tuple[tuple[Expression, ...], str], ...] = ()
     mode: str = "fake"
 
@@ -93,6 +95,7 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
         if declared.value.id not in used:
             _pin_axes(solver, declared.value, f"{declared.name} is not used in forward")
     demands.extend(sizes.SizeFact(left, right, where) for left, right, where in recording.facts)
+    demands.extend(sizes.Unlike(left, right, where) for left, right, where in recording.differences)
     demands.extend(sizes.FollowingAttribute(Attribute(path), term) for path, term in recording.layer_attributes)
     demands.extend(sizes.Escape(sources, where) for sources, where in recording.escapes)
     held = [axis for declared in recording.declared if declared.kind == "parameter" for axis in declared.value.axes]

@@ -76,6 +76,9 @@ class Listener(Protocol):
     def fact(self, left: Expression, right: Expression, size: int, owner: object) -> None:
         """Two integers were compared and found equal."""
 
+    def unlike(self, left: Expression, right: Expression, size: int, owner: object) -> None:
+        """Two integers were compared and found different; `size` is the left one."""
+
     def escape(self, sources: tuple[Expression, ...], owner: object) -> None:
         """A number computed from these sizes became a plain integer, which nothing can follow."""
 
@@ -120,10 +123,11 @@ class Sized(int):
 
     def __eq__(self, other: object) -> bool:
         equal = int.__eq__(self, other) if isinstance(other, int) else NotImplemented
-        if equal is True and isinstance(other, int) and not isinstance(other, bool):
+        if isinstance(other, int) and not isinstance(other, bool):
             listener = _listener.get()
             if listener is not None:
-                listener.fact(self.expression, origin(other, self.owner), int(self), self.owner)
+                heard = listener.fact if equal is True else listener.unlike
+                heard(self.expression, origin(other, self.owner), int(self), self.owner)
         return equal
 
     def __ne__(self, other: object) -> bool:

@@ -57,6 +57,7 @@ class Session:
         self.convolutions: set[str] = set()
         self.escapes: dict[tuple[Expression, ...], str] = {}
         self.facts: dict[tuple[Expression, Expression], str] = {}
+        self.differences: dict[tuple[Expression, Expression], str] = {}
         self.modules: list[tuple[str, str, bool]] = [("", "", False)]
         self.written: list[Any] = []
         self.muted = False
@@ -109,6 +110,11 @@ class Session:
         if owner is self and size > 1 and left != right and (left, right) not in self.facts:
             self.facts[left, right] = where()
 
+    def unlike(self, left: Expression, right: Expression, size: int, owner: object) -> None:
+        """Note that forward found two sizes different."""
+        if owner is self and size > 1 and (left, right) not in self.differences:
+            self.differences[left, right] = where()
+
     def escape(self, sources: tuple[Expression, ...], owner: object) -> None:
         """Note that a number computed from sizes became a plain one."""
         if owner is self:
@@ -130,6 +136,7 @@ class Session:
             ),
             escapes=tuple(self.escapes.items()),
             facts=tuple((left, right, where) for (left, right), where in self.facts.items()),
+            differences=tuple((left, right, where) for (left, right), where in self.differences.items()),
         )
 
 

@@ -46,6 +46,15 @@ class SizeFact:
 
 
 @frozen
+class Unlike:
+    """Two expressions that forward found different: were they to become equal, it would take another branch."""
+
+    left: Expression
+    right: Expression
+    where: str
+
+
+@frozen
 class FollowingAttribute:
     """An attribute that describes a term; nothing reads it in forward."""
 
@@ -61,7 +70,7 @@ class Escape:
     where: str
 
 
-Demand: TypeAlias = NamedSize | EqualSizes | SizeFact | FollowingAttribute | Escape
+Demand: TypeAlias = NamedSize | EqualSizes | SizeFact | Unlike | FollowingAttribute | Escape
 
 
 @frozen
@@ -103,6 +112,7 @@ class _Settlement:
         self.copies = copies
         self.equations: list[_Equation] = []
         self.following: list[FollowingAttribute] = []
+        self.unlike: list[Unlike] = []
         self.known: dict[str, tuple[Polynomial, Term | None]] = {}
         self.balanced: dict[int, int] = {}
         self.reasons: dict[int, str] = {}
@@ -112,6 +122,8 @@ class _Settlement:
     def _take(self, demand: Demand) -> None:
         if isinstance(demand, FollowingAttribute):
             self.following.append(demand)
+        elif isinstance(demand, Unlike):
+            self.unlike.append(demand)
         elif isinstance(demand, EqualSizes):
             first, *others = demand.terms
             self.equations.extend(_Equation(first, other, demand.reason) for other in others)
@@ -154,7 +166,7 @@ class _Settlement:
 
     def run(self) -> Settled:
         """Go over the equations until nothing new is forced: each round pins or balances at least one atom."""
-        while self._round():
+        while self._round() or self._keep_unlike():
             pass
         attributes: dict[str, Term] = {}
         for path, (known, term) in self.known.items():
@@ -175,6 +187,36 @@ class _Settlement:
                 reason = next(self.reasons[leaf] for leaf in leaves if leaf in self.reasons)
                 balances.append((tuple(Known(self.solver.size(root), root) for root in members), reason))
         return Settled(tuple(attributes.items()), tuple(balances))
+
+    def _keep_unlike(self) -> bool:
+        """Pin what may become equal by losing indices, though forward goes another way where it is."""
+        changed = False
+        for pair in self.unlike:
+            left, right = self._settled_value(pair.left), self._settled_value(pair.right)
+            if left is not None and right is not None:
+                left, right = difference(*without_common_factor(left, right))
+                fixed = [side.get((), 0) for side in (left, right) if not any(side)]
+                if len(fixed) == 2 or (fixed and (fixed[0] <= 1 or self._size_of(right if any(right) else left) < fixed[0])):
+                    continue
+            for leaf in (*self._mentioned(pair.left), *self._mentioned(pair.right)):
+                if self.solver.reason(leaf) is None:
+                    self.solver.pin(leaf, f"forward takes another branch where it equals another size ({pair.where})")
+                    changed = True
+        return changed
+
+    def _settled_value(self, side: Expression) -> Polynomial | None:
+        """The value of an expression in which attributes that nothing has settled keep theirs."""
+        if isinstance(side, Attribute) and side.path not in self.known:
+            term = next((follower.term for follower in self.following if follower.attribute.path == side.path), None)
+            return self._constant(side.value) if term is None else self._polynomial(self.solver.term(term))
+        if isinstance(side, Arithmetic) and side.op in "+-*":
+            left, right = self._settled_value(side.left), self._settled_value(side.right)
+            return None if left is None or right is None else combine(side.op, left, right)
+        return self._value(side)
+
+    @staticmethod
+    def _constant(value: int) -> Polynomial:
+        return {(): value} if value else {}
 
     def _round(self) -> bool:
         """One pass over the open equations; true if something was pinned, balanced or solved, so that another may help."""
@@ -399,8 +441,15 @@ class _Settlement:
             if p and q:
                 self._balance(p[0], q[0], where)
             elif p or q:
-                self.solver.pin((p or q)[0], f"{_KEEPS} ({where})")
+                self._fix((p or q)[0], where)
         return True
+
+    def _fix(self, leaf: int, where: str) -> None:
+        """Let an atom keep its size: as single indices, which is what groups that are cut down to one leave of themselves."""
+        if leaf in self.balanced or self.solver.size(leaf) > _MANY:
+            self.solver.pin(leaf, f"{_KEEPS} ({where})")
+        else:
+            self.solver.unify(leaf, self.solver.term(Plus((Fresh(1),) * self.solver.size(leaf))), where)
 
     def _laid_out(self, polynomial: Polynomial) -> list[tuple[Monomial, int]]:
         """The atoms of a sum one by one in the order of their numbers, and its constant last."""

@@ -109,6 +109,8 @@ def record(
     except (*_NEEDS_DATA, NoFakeKernel, RuntimeError) as error:
         reader = _reader(error)
         if reader is None:
+            if mode == "auto" and not _is_meta(model):
+                return _on_examples(model, inputs, rules, error)
             raise
         if mode == "auto" and not _is_meta(model):
             return _recorded(model, inputs, rules, RealTensors())
@@ -123,6 +125,14 @@ def record(
             "Trace with mode='real' and a model that is not on the meta device, move that decision out of forward, or trace "
             "the submodule behind it."
         ) from error
+
+
+def _on_examples(model: nn.Module, inputs: Any, rules: RuleTable, error: BaseException) -> Recording:
+    """A forward that failed on fake tensors may ask whether it is traced, and go another way; its own failure counts."""
+    try:
+        return _recorded(model, inputs, rules, RealTensors())
+    except Exception:  # noqa: BLE001 - it fails either way: the first error is told
+        raise error from None
 
 
 def _reader(error: BaseException) -> str | None:

@@ -1,5 +1,6 @@
 """Small pieces of language models: what their forward code says about sizes, and what it only seems to say."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -136,3 +137,47 @@ def test_query_heads_of_a_parameter_are_a_kv_group():
     assert roles["sinks:0[0]"] == ("head", 2) and roles["sinks:0[1]"] == ("kv_group", 3)
     small = pruned(model, X, {"role:kv_group": 0.34})[1]
     assert (small.repeats, len(small.sinks), small.key.out_features) == (2, 4, 8)
+
+
+class Widened(nn.Module):
+    """A stage is projected where its width changes: forward compares two attributes."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        self.narrow, self.wide = 4, wide
+        self.stem, self.down = nn.Linear(8, 4), nn.Linear(wide, 3)
+        self.widen = nn.Linear(4, wide)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if self.narrow != self.wide:
+            x = self.widen(x)
+        return self.down(x.view(*x.shape[:-1], self.wide))
+
+
+def test_sizes_that_differ_stay_different():
+    """A width whose equality with another would skip a layer is pinned, and the reason says so; the other one is pruned."""
+    graph, small = pruned(Widened(8).eval(), X, 0.5)
+    assert (small.stem.out_features, small.widen.out_features) == (2, 8)
+    assert "takes another branch where it equals another size" in dg.explain(graph, "widen.weight", dim=0)
+
+
+def test_a_width_that_cannot_reach_the_other_is_free():
+    """A size that is smaller by now never grows to meet the other one."""
+    _, small = pruned(Widened(2).eval(), X, 0.5)
+    assert small.widen.out_features == 1 and small.wide == 1
+
+
+class AsksWhetherTraced(nn.Linear):
+    """Fake tensors are given a mask that does not fit, as by libraries that ask whether they are traced."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y + torch.ones(7) if type(x) is not torch.Tensor else y
+
+
+def test_a_forward_that_only_fails_on_fakes_runs_on_the_examples():
+    """Where the forward works on real tensors, it is that one which counts; where it does not, its error comes through."""
+    assert dg.trace(AsksWhetherTraced(8, 3), X).mode == "real"
+    with pytest.raises(RuntimeError, match="must have same reduction dim"):
+        dg.trace(AsksWhetherTraced(8, 3), torch.randn(2, 5))

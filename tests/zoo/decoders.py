@@ -101,7 +101,7 @@ DECODERS: dict[str, Row] = {
     ),
     "rwkv": (
         "RwkvForCausalLM", "RwkvConfig",
-        {**SPECIAL, "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100}, "tokens",
+        {**SPECIAL, "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100, "use_cache": False}, "tokens",
     ),
     "recurrent_gemma": (
         "RecurrentGemmaForCausalLM", "RecurrentGemmaConfig",

@@ -121,7 +121,7 @@ JOINT: dict[str, Row] = {
     "trocr": (
         "TrOCRForCausalLM", "TrOCRConfig",
         {**SPECIAL, "d_model": 64, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 128, "vocab_size": 100,
-         "max_position_embeddings": 40}, "tokens",
+         "max_position_embeddings": 40}, "attended",
     ),
     "pix2struct": (
         "Pix2StructVisionModel", "Pix2StructVisionConfig",

@@ -51,7 +51,7 @@ SIGHT: dict[str, Row] = {
     "hiera": (
         "HieraForImageClassification", "HieraConfig",
         {"image_size": [64, 64], "embed_dim": 16, "depths": [1, 1, 1], "num_heads": [1, 2, 4],
-         "num_query_pool": 2, "embed_dim_multiplier": 3.0,
+         "num_query_pool": 2,
          "masked_unit_size": [4, 4], "masked_unit_attention": [True, False, False]}, "pictures",
     ),
     "convnext": ("ConvNextForImageClassification", "ConvNextConfig", _STAGES, "pictures"),

@@ -75,13 +75,6 @@ SOUND: dict[str, Row] = {
          "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "sliding_window": 8, "frame_rate": 50},
         "mono",
     ),
-    "vits": (
-        "VitsModel", "VitsConfig",
-        {"vocab_size": 38, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 64, "flow_size": 32,
-         "spectrogram_bins": 9, "upsample_initial_channel": 32, "upsample_rates": [4, 2], "upsample_kernel_sizes": [8, 4],
-         "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "prior_encoder_num_flows": 2,
-         "prior_encoder_num_wavenet_layers": 1, "duration_predictor_num_flows": 2}, "phones",
-    ),
     "clap": (
         "ClapModel", "ClapConfig",
         {"text_config": {**CONV, **SPECIAL, "vocab_size": 100, "max_position_embeddings": 40, "projection_dim": 16},

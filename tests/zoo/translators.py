@@ -34,7 +34,7 @@ TRANSLATORS: dict[str, Row] = {
     "m2m_100": ("M2M100ForConditionalGeneration", "M2M100Config", TRANSLATOR, "pairs"),
     "nllb_moe": (
         "NllbMoeForConditionalGeneration", "NllbMoeConfig",
-        {**TRANSLATOR, "num_experts": 4, "encoder_sparse_step": 2, "decoder_sparse_step": 2}, "pairs",
+        {**TRANSLATOR, "num_experts": 2, "encoder_sparse_step": 2, "decoder_sparse_step": 2}, "pairs",
     ),
     "prophetnet": (
         "ProphetNetForConditionalGeneration", "ProphetNetConfig",
