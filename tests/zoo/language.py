@@ -24,7 +24,7 @@ LITTLE_PRUNABLE: dict[str, str] = {
     "longformer": "chunks of keys overlap in memory (as_strided), over which heads and head dims are laid out",
     "led": "its encoder is Longformer's; heads times head dims must be the width, an output (encoder's states)",
     "prophetnet": "heads times head dims must be the model's width, which is an output (the encoder's hidden states)",
-    "table_transformer": "heads times head dims must be the model's width, which is an output and is computed as sines in forward",
+    "table_transformer": "heads times head dims must be the width, an output that forward also computes as sines",
     "tapas": "seven vocabularies and an output of the model share the width, and hold most of a model as small as this",
 }
 """Models of which less than 60 % of the parameters lie in groups, and why."""
