@@ -47,7 +47,8 @@ key-value head is another branch of the forward code). What stands in the column
   removed indices' parameters are zero, removing them leaves the output, in double precision; groups across which something
   normalises are left out, and `-` says that no other group is there. *round trip*: graph and plan load as they were saved.
   *pure*: tracing leaves the model bit for bit, and tracing again gives the same bytes.
-- *sound*: groups that were pruned alone, to a model that ran, of those tried (twelve of a large model's, evenly spaced).
+- *sound*: groups that were pruned alone, to a model that ran, of those tried (twelve of a large model's, evenly spaced,
+  fewer where a forward takes long).
 - *prunable*: the share of the parameters that lie in groups; *remain*: the share that the plan leaves. Below 60 % prunable
   the last column has what pins the others.
 - *ratio*: median seconds of a trace over those of a plain forward on fake tensors; where forward reads data (mode *real*),
