@@ -43,7 +43,7 @@ LIMIT = 120.0
 STARTING = 120.0
 """Seconds that a process may take until it begins with its first model."""
 
-BATCH = 25
+BATCH = 60
 PACKAGES = {"torchvision": "torchvision", "timm": "timm", "timm-meta": "timm", "transformers": "transformers"}
 
 Record = dict[str, Any]
