@@ -31,11 +31,13 @@ from depgraph.execution import execute, execute_, parameter_map
 from depgraph.graph import Graph
 from depgraph.indices import IndexSet
 from depgraph.masking import Masked, mask, mask_
+from depgraph.penalties import group_l2, group_lasso, penalty_gradients, scale_l1
 from depgraph.plans import Cut, Edit, Plan, cut
 from depgraph.records import Dependency, Group, Node, OpType, Pinned
 from depgraph.render import explain
 from depgraph.rules import RULES
 from depgraph.scoring import score
+from depgraph.strengths import graded_strengths, grow, strengths_of
 from depgraph.tracing import trace
 from depgraph.wrappers import name_of
 
@@ -81,11 +83,18 @@ __all__ = [
     "execute",
     "execute_",
     "explain",
+    "graded_strengths",
+    "group_l2",
+    "group_lasso",
+    "grow",
     "mask",
     "mask_",
     "name_of",
     "parameter_map",
+    "penalty_gradients",
     "plan",
+    "scale_l1",
     "score",
+    "strengths_of",
     "trace",
 ]
