@@ -67,6 +67,16 @@ class _Line:
 
 def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
     """The graph of a recording under an operator table. Pure: equal recordings give equal graphs."""
+    return _written(recording, *settled(recording, rules), rules)
+
+
+def settled(
+    recording: Recording, rules: Mapping[str, Rule], boundary: bool = True
+) -> tuple[Solver, sizes.Settled, dict[int, list[Work]]]:
+    """The solver that took in every statement, the sizes that follow, and the work of each call by its id.
+
+    Without `boundary` the axes of the outputs are free as well.
+    """
     solver = Solver()
     demands: list[sizes.Demand] = []
     work: dict[int, list[Work]] = {}
@@ -86,11 +96,11 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
                 demands.append(sizes.EqualSizes(statement.terms, f"{statement.reason} ({place})"))
             else:
                 work.setdefault(id(call), []).append(statement)
-    for name, value in recording.outputs:
+    for name, value in recording.outputs if boundary else ():
         _pin_axes(solver, value, f"it is a dimension of the model's {name}")
     for value, reason in recording.constants:
         _pin_axes(solver, value, reason)
-    used = {value.id for call in recording.calls for value in call.inputs}
+    used = {value.id for call in recording.calls for value in (*call.inputs, *call.outputs)}
     for declared in recording.declared:
         if declared.value.id not in used:
             _pin_axes(solver, declared.value, f"{declared.name} is not used in forward")
@@ -100,8 +110,7 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
     demands.extend(sizes.Escape(sources, where) for sources, where in recording.escapes)
     held = [axis for declared in recording.declared if declared.kind == "parameter" for axis in declared.value.axes]
     copies = [axis for call in recording.calls if _repeats(call, rules) for value in call.outputs for axis in value.axes]
-    settled = sizes.settle(solver, demands, held, copies)
-    return _written(recording, solver, settled, rules, work)
+    return solver, sizes.settle(solver, demands, held, copies), work
 
 
 def _statements(call: Call, rules: Mapping[str, Rule]) -> list[Statement]:
@@ -169,17 +178,17 @@ def _pin_axes(solver: Solver, value: Value, reason: str) -> None:
 def _written(
     recording: Recording,
     solver: Solver,
-    settled: sizes.Settled,
-    rules: Mapping[str, Rule],
+    follow: sizes.Settled,
     work: Mapping[int, list[Work]],
+    rules: Mapping[str, Rule],
 ) -> Graph:
     lines = _lines(recording, rules, work)
     values = [value for line in lines if line.operation.type is not OpType.PARAMETER for value in line.outputs]
     asked: list[Term] = [axis for declared in recording.declared for axis in declared.value.axes]
     asked += [axis for value in values for axis in value.axes]
     asked += [axis for line in lines for item in line.work for axis in item.axes]
-    asked += [term for _, term in settled.attributes]
-    asked += [term for terms, _ in settled.balances for term in terms]
+    asked += [term for _, term in follow.attributes]
+    asked += [term for terms, _ in follow.balances for term in terms]
     solution = solver.solution(asked)
     spaces = iter(solution.spaces)
     tensors = [
@@ -190,8 +199,8 @@ def _written(
             for name, value in zip(line.operation.outputs, line.outputs, strict=True):
                 tensors.append(_tensor(name, "value", value, spaces))
     costs = [tuple(Cost(tuple(next(spaces) for _ in item.axes), item.scale) for item in line.work) for line in lines]
-    attributes = [SizeAttribute(path, next(spaces)) for path, _ in settled.attributes]
-    balances = [Balance(tuple(_atom(next(spaces)) for _ in terms), reason) for terms, reason in settled.balances]
+    attributes = [SizeAttribute(path, next(spaces)) for path, _ in follow.attributes]
+    balances = [Balance(tuple(_atom(next(spaces)) for _ in terms), reason) for terms, reason in follow.balances]
     by_name = {tensor.name: tensor for tensor in tensors}
     operations = tuple(
         retyped(

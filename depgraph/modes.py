@@ -152,10 +152,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return func.decompose(*args, **kwargs)
         bound: dict[str, Any] = {}
+        targets: list[Any] = []
         if name not in _SKIPPED:
             for position, (key, default, written_to) in enumerate(parameters):
-                if not written_to:  # what `out=` names is the result, and no operand
-                    bound[key] = self.session.data(args[position] if position < len(args) else kwargs.get(key, default))
+                given = args[position] if position < len(args) else kwargs.get(key, default)
+                if written_to:  # what `out=` names is the result, and no operand
+                    targets.append(given)
+                else:
+                    bound[key] = self.session.data(given)
         result = self._called(func, args, kwargs)
         if name == "aten.contiguous":
             # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
@@ -163,7 +167,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif name not in _SKIPPED:
             if name == "aten.masked_scatter":
                 bound["alike"] = tuple(dim - args[1].ndim for dim, step in enumerate(args[1].stride()) if step == 0)
-            self._note(name, bound, result)
+            self._note(name, bound, pytree.tree_leaves(targets) if targets else result)
         return result
 
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -248,19 +252,39 @@ def _integers(item: Any) -> Iterator[int]:
 
 def _with_provenance(bound: dict[str, Any], session: Session) -> dict[str, Any]:
     """Put the integers of the written call in place of the plain ones that the dispatcher hands on."""
-    sources = [number if _owned(number, session) else int(number) for number in _integers(session.written)]
-    if not any(type(source) is Sized for source in sources):
+    if not any(type(number) is Sized and _owned(number, session) for number in _integers(session.written)):
         return bound
-    plain = [int(number) for number in _integers(list(bound.values()))]
+    args, kwargs = session.written
+    named = {key: _spread(bound[key], item, session) for key, item in kwargs.items() if key in bound}
+    bound = bound | {key: item for key, item in named.items() if item is not None}
+    rest = [args, {key: item for key, item in kwargs.items() if named.get(key) is None}]
+    sources = [number if _owned(number, session) else int(number) for number in _integers(rest)]
+    unnamed = {key: item for key, item in bound.items() if named.get(key) is None}
+    plain = [int(number) for number in _integers(list(unnamed.values()))]
     if plain == [int(number) for number in sources]:
         queue = iter(sources)
-        return {key: _replaced(item, lambda _: next(queue)) for key, item in bound.items()}
+        return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
+    placed = {key: _spread(item, given, session) for (key, item), given in zip(bound.items(), args, strict=False)}
+    if len(args) <= len(bound) and all(item is not None or bound[key] is None for key, item in placed.items()):
+        return bound | placed
     aligned = _aligned(plain, sources)
     if aligned is not None:
         queue = iter(aligned)
-        return {key: _replaced(item, lambda _: next(queue)) for key, item in bound.items()}
+        return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
     by_size = {int(source): source for source in reversed(sources) if type(source) is Sized}
-    return {key: _replaced(item, lambda number: by_size.get(number, number)) for key, item in bound.items()}
+    return bound | {key: _replaced(item, lambda number: by_size.get(number, number)) for key, item in unnamed.items()}
+
+
+def _spread(item: Any, written: Any, session: Session) -> Any:
+    """The bound argument with the integers that were written for it, one for each or one for all; None if they differ."""
+    sources = [number if _owned(number, session) else int(number) for number in _integers(written)]
+    plain = [int(number) for number in _integers(item)]
+    if len(sources) == 1:
+        sources = sources * len(plain)
+    if plain != [int(number) for number in sources]:
+        return None
+    queue = iter(sources)
+    return _replaced(item, lambda _: next(queue))
 
 
 def _aligned(plain: list[int], sources: list[int]) -> list[int] | None:

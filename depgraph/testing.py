@@ -27,6 +27,10 @@ from depgraph.execution import execute, execute_
 from depgraph.graph import Graph, renumber
 from depgraph.indices import IndexSet
 from depgraph.plans import Plan, plan_of
+from depgraph.probing import Findings as Findings
+from depgraph.probing import Mixed as Mixed
+from depgraph.probing import assert_rule_sound as assert_rule_sound
+from depgraph.probing import probe as probe
 from depgraph.records import OpType
 from depgraph.scoring import score
 from depgraph.spaces import UNIT, Atom, Space, atoms, backwards, image, laid_end_to_end, product, substitute

@@ -35,6 +35,8 @@ def _attention(call: Call) -> Iterator[Statement]:
         yield from broadcast(value.axes[:leading], out.axes[:leading])
     if mask is not None:
         yield from broadcast(mask.axes, (*out.axes[:-1], k[-2]))
+    if call["is_causal"]:
+        yield from pinned((q[-2], k[-2]), f"{call.op} masks what comes later, so its order matters")
     for value in call.outputs[1:]:
         yield from _beside(value, (*out.axes[:-1], k[-2]), call)
     if call.op in _COUNTED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Named, Pin, Rule, Statement, Value
+from depgraph.equations import Call, Equal, Named, Pin, Rule, Statement, Value
 from depgraph.rules.common import broadcast, elementwise, family, table
 
 
@@ -24,6 +24,18 @@ def _positions(call: Call) -> Iterator[Statement]:
             yield Pin(axis, f"its values are the positions that {call.op} counts")
 
 
+def _eye(call: Call) -> Iterator[Statement]:
+    rows, columns = call.out.axes
+    yield Named(rows, call["n"])
+    if call["m"] is not None:
+        yield Named(columns, call["m"])
+    if rows.size == columns.size:
+        yield Equal(rows, columns)
+    else:
+        for axis in call.out.axes:
+            yield Pin(axis, f"{call.op} makes a matrix that is not square")
+
+
 def _drawn(call: Call) -> Iterator[Statement]:
     """Numbers drawn around tensors, or as many as sizes say."""
     yield from elementwise(call) if call.inputs else _created(call)
@@ -41,7 +53,7 @@ def _compared(call: Call) -> Iterator[Statement]:
 
 
 _POSITIONS = """
-    arange linspace logspace eye scalar_tensor range tril_indices triu_indices randperm fft_fftfreq fft_rfftfreq
+    arange linspace logspace scalar_tensor range tril_indices triu_indices randperm fft_fftfreq fft_rfftfreq
     bartlett_window blackman_window hamming_window hann_window kaiser_window
 """
 
@@ -61,6 +73,7 @@ RULES: dict[str, Rule] = {
         "CREATE",
     ),
     **family(_POSITIONS, _positions, "CREATE"),
+    **family("eye", _eye, "CREATE"),
     **family("normal", _drawn, "ELEMENTWISE"),
     **table("empty_strided new_empty_strided", "{} is told strides, which no other size follows"),
     **family(_QUESTIONS, _nothing, "ELEMENTWISE"),

@@ -65,14 +65,14 @@ def _lists(call: Call) -> Iterator[Statement]:
             yield from broadcast(value.axes, widest.axes)
 
 
-_POINTWISE = """
+POINTWISE = """
     abs acos acosh add _add_relu addcdiv addcmul alias alias_copy alpha_dropout angle asin asinh atan atan2 atanh
     bernoulli binomial bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor cauchy ceil
     celu clamp clamp_max clamp_min clone complex _conj conj _conj_copy _conj_physical conj_physical contiguous copy
     copysign cos cosh deg2rad dequantize detach detach_copy digamma div dropout elu empty_like eq erf erfc erfinv exp
     exp2 expm1 exponential _fake_quantize_learnable_per_tensor_affine fake_quantize_per_tensor_affine
     fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
-    feature_alpha_dropout feature_dropout fill float floor floor_divide fmax fmin fmod frac frexp full_like
+    feature_alpha_dropout feature_dropout fill floor floor_divide fmax fmin fmod frac frexp full_like
     _fused_dropout gcd ge gelu geometric greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh heaviside
     hypot i0 igamma igammac __ilshift__ imag int_repr __irshift__ isclose isfinite isinf isnan isneginf isposinf
     _lazy_clone lcm ldexp le leaky_relu lerp less less_equal lgamma lift lift_fresh lift_fresh_copy log log10 log1p log2
@@ -81,7 +81,7 @@ _POINTWISE = """
     multiply mvlgamma nan_to_num native_dropout ne neg _neg_view _neg_view_copy negative nextafter normal_functional
     not_equal ones_like _pin_memory poisson polar polygamma positive pow _prelu_kernel quantize_per_tensor
     quantize_per_tensor_dynamic rad2deg rand_like randint_like randn_like random real reciprocal relu relu6 remainder
-    renorm requires_grad_ resolve_conj resolve_neg round rrelu rrelu_with_noise rrelu_with_noise_functional __rshift__
+    renorm resolve_conj resolve_neg round rrelu rrelu_with_noise rrelu_with_noise_functional __rshift__
     rsqrt rsub _safe_softmax selu sgn sigmoid sign signbit silu sin sinc sinh _softmax softmax softplus softshrink
     special_airy_ai special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1
     special_chebyshev_polynomial_t special_chebyshev_polynomial_u special_chebyshev_polynomial_v
@@ -102,7 +102,7 @@ _FOREACH = """
 """
 
 RULES: dict[str, Rule] = {
-    **family(_POINTWISE, elementwise, "ELEMENTWISE"),
+    **family(POINTWISE, elementwise, "ELEMENTWISE"),
     **{f"aten._foreach_{name}": Rule(_lists) for name in _FOREACH.split()},
     **family("where", _chosen, "ELEMENTWISE"),
     **family(

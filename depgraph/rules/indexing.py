@@ -100,6 +100,8 @@ def _index_put(call: Call) -> Iterator[Statement]:
 
 def _index_select(call: Call) -> Iterator[Statement]:
     x, out, index = call["self"], call.out, call["index"]
+    if not x.ndim:
+        return
     dim = int(call["dim"]) % x.ndim
     yield Pin(x[dim], TAKEN.format(call.op))
     yield from passed(x, out, {dim})
@@ -110,13 +112,18 @@ def _index_select(call: Call) -> Iterator[Statement]:
 def _index_write(call: Call) -> Iterator[Statement]:
     """`index_add`, `index_copy`, `index_fill`: whole slices are written to positions of one dimension."""
     x, out, index, source = call["self"], call.out, call["index"], call["source"]
-    dim = int(call["dim"]) % max(x.ndim, 1)
     yield from passed(x, out)
+    if not x.ndim:
+        yield from pin_all(call, f"{call.op} writes to a tensor without axes")
+        return
+    dim = int(call["dim"]) % x.ndim
     yield Pin(x[dim], f"{call.op} writes to positions of it that are computed in forward")
-    if isinstance(source, Value):
+    if isinstance(source, Value) and source.ndim:
         yield from passed(x, source, {dim})
         if index.ndim:
             yield Equal(index[0], source[dim])
+    if call.op != "aten.index_add":
+        yield from pinned(index.axes, f"{call.op} writes to each of the positions that it holds")
 
 
 def _gather(call: Call) -> Iterator[Statement]:
@@ -126,9 +133,10 @@ def _gather(call: Call) -> Iterator[Statement]:
         yield from pin_all(call, f"{call.op} takes positions of all elements in a row")
         return
     dim = int(call["dim"]) % max(x.ndim, 1)
-    yield Pin(x[dim], TAKEN.format(call.op))
+    if x.ndim:
+        yield Pin(x[dim], TAKEN.format(call.op))
     yield from broadcast(index.axes, out.axes)
-    for position, (axis, target) in enumerate(zip(x.axes, out.axes, strict=True)):
+    for position, (axis, target) in enumerate(zip(x.axes, out.axes, strict=bool(x.ndim))):
         if position != dim and axis.size != 1:
             yield from matched(axis, target, TAKEN.format(call.op))
 
@@ -138,9 +146,13 @@ def _scatter(call: Call) -> Iterator[Statement]:
     dim = int(call["dim"]) % max(x.ndim, 1)
     reason = f"{call.op} writes to positions of it that are computed in forward"
     yield from passed(x, out)
-    yield Pin(x[dim], reason)
+    if x.ndim:
+        yield Pin(x[dim], reason)
     for position, axis in enumerate(index.axes):
-        if position != dim:
+        if position == dim:
+            if call.op != "aten.scatter_add":
+                yield Pin(axis, f"{call.op} writes to each of the positions that it holds")
+        elif x.ndim:
             yield from matched(axis, x[position], reason)
         if isinstance(source, Value):
             yield from matched(axis, source[position], reason)
@@ -148,7 +160,9 @@ def _scatter(call: Call) -> Iterator[Statement]:
 
 def _topk(call: Call) -> Iterator[Statement]:
     x = call["self"]
-    dim = int(call["dim"] if call["dim"] is not None else -1) % max(x.ndim, 1)
+    if not x.ndim:
+        return
+    dim = int(call["dim"] if call["dim"] is not None else -1) % x.ndim
     for out in call.outputs:
         yield from passed(x, out, {dim})
         for axis in (x[dim], out[dim]):

@@ -64,6 +64,10 @@ def _chunk(call: Call) -> Iterator[Statement]:
         yield from _cut_at(call, dim)
         return
     asked = call["chunks"] if call["chunks"] is not None else call["sections"]
+    if asked is None:
+        for axis in (x[dim], *(axis for value in call.inputs[1:] for axis in value.axes)):
+            yield Pin(axis, f"{call.op} cuts at positions that are computed in forward")
+        return
     count = Fresh(int(asked))
     yield Pin(count, f"it counts the parts that {call.op} makes")
     yield Named(count, asked)
@@ -118,18 +122,20 @@ def _sliced(x: Value, out: Value, dim: int, call: Call) -> Iterator[Statement]:
         yield from _strided(x[dim], out[dim], start, step, call)
     elif out.shape[dim] == size:
         yield Equal(x[dim], out[dim])
-        if call["end"] is not None and int(last) == size:
+        if call["length"] is not None:
+            yield Named(out[dim], call["length"])
+        elif call["end"] is not None and int(last) == size:
             yield Named(out[dim], last)
     else:
         before, after = Fresh(start), Fresh(size - stop)
         yield Equal(x[dim], Plus((before, out[dim], after)))
         if start:
             yield Named(before, first) if first > 0 else Named(Plus((out[dim], after)), -first)
-        if stop < size:
+        if call["length"] is not None:
+            yield Named(out[dim], call["length"])
+        elif stop < size:
             if last < 0:
                 yield Named(after, -last)
-            elif call["length"] is not None:
-                yield Named(out[dim], call["length"])
             else:
                 yield Named(Plus((before, out[dim])), last)
 

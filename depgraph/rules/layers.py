@@ -87,8 +87,12 @@ def _embedding_bag(call: Call) -> Iterator[Statement]:
     w, out = call["weight"], call.out
     yield Pin(w[0], "it is indexed by the data (a vocabulary)")
     yield Equal(out[-1], w[1])
-    for axis in (out[0], *(axis for value in call.outputs[1:] for axis in value.axes)):
-        yield Pin(axis, f"{call.op} counts bags and their elements")
+    for value in (*call.inputs[1:], *call.outputs):
+        for axis in value.axes:
+            if axis.dim == 0:
+                yield Pin(axis, f"{call.op} counts bags and their elements")
+            else:
+                yield Equal(axis, w[1] if value in call.outputs else call["indices"][1])
 
 
 def _prelu(call: Call) -> Iterator[Statement]:

@@ -50,7 +50,8 @@ def _recurrent(gates: int) -> Rule:
             yield Equal(value[-1], width)
         for value, width in zip_longest(reported, (visible, hidden)[: len(reported)]):
             yield Equal(value[-1], width)
-        batch = x[0] if call["batch_first"] else x[-2]
+        batch, time = (x[0], 1) if call["batch_first"] and x.ndim == 3 else (x[-2], 0)
+        yield from pinned((x[time], out[time]), f"{call.op} runs along it, so its order matters")
         for value in (*states, *reported):
             yield Pin(value[0], "it counts the layers and directions of a recurrent network")
             if packed:

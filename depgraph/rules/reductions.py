@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Equal, Pin, Rule, Statement, Value
-from depgraph.rules.common import elementwise, family
+from depgraph.equations import Call, Equal, Named, Pin, Rule, Statement, Value
+from depgraph.rules.common import broadcast, elementwise, family
 
 
 def _reduce(call: Call) -> Iterator[Statement]:
@@ -30,9 +30,15 @@ def _reduce(call: Call) -> Iterator[Statement]:
             yield Equal(axis, target)
 
 
+def _sum_to_size(call: Call) -> Iterator[Statement]:
+    yield from broadcast(call.out.axes, call["self"].axes)
+    for axis, size in zip(call.out.axes, call["size"], strict=True):
+        yield Named(axis, size)
+
+
 _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode", "aten.kthvalue"}
 
-RULES: dict[str, Rule] = family(
+RULES: dict[str, Rule] = family("sum_to_size", _sum_to_size, "REDUCE") | family(
     "mean sum amax amin aminmax max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm argmax argmin all any "
     "count_nonzero median nanmedian nansum nanmean mode kthvalue dist native_norm linalg__powsum _aminmax",
     _reduce,

@@ -64,6 +64,8 @@ def _channel_shuffle(call: Call) -> Iterator[Statement]:
 
 def _unfold(call: Call) -> Iterator[Statement]:
     x, out = call["self"], call.out
+    if not x.ndim:
+        return
     dim = int(call["dimension"]) % x.ndim
     for position, axis in enumerate(x.axes):
         if position != dim:
@@ -100,10 +102,11 @@ _OTHER_POOLS = {
     "quantized_max_pool3d": 3,
     "_upsample_lanczos2d_aa": 2,
 }
-_POOLS = [
-    *("max_pool", "avg_pool", "adaptive_avg_pool", "_adaptive_avg_pool", "adaptive_max_pool", "lp_pool"),
-    *("fractional_max_pool", "max_unpool", "upsample_nearest", "_upsample_nearest_exact"),
-]
+_POOLS = {
+    **dict.fromkeys(("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool"), (1, 2, 3)),
+    **dict.fromkeys(("upsample_nearest", "_upsample_nearest_exact"), (1, 2, 3)),
+    **dict.fromkeys(("_adaptive_avg_pool", "fractional_max_pool", "max_unpool"), (2, 3)),
+}
 _UPSAMPLINGS = {
     "upsample_linear1d": 1,
     "upsample_bilinear2d": 2,
@@ -114,7 +117,7 @@ _UPSAMPLINGS = {
 }
 
 RULES: dict[str, Rule] = {
-    **{f"aten.{name}{n}d": _window(n) for n in (1, 2, 3) for name in _POOLS},
+    **{f"aten.{name}{n}d": _window(n) for name, forms in _POOLS.items() for n in forms},
     **{f"aten.max_pool{n}d_with_indices": _window(n) for n in (1, 2, 3)},
     **{f"aten.{name}": _window(n) for name, n in _UPSAMPLINGS.items()},
     **family(
