@@ -296,9 +296,9 @@ def _aligned(plain: list[int], sources: list[int]) -> list[int] | None:
     if all(plain.count(size) <= sum(int(source) == size and type(source) is Sized for source in sources) for size in sized):
         return None
     found, waiting = [], list(sources)
-    for number in plain:
-        found.append(waiting.pop(0) if waiting and int(waiting[0]) == number else number)
-    return None if waiting else found
+    for number in reversed(plain):  # the dimension that indexing cuts is not written, and stands first
+        found.append(waiting.pop() if waiting and int(waiting[-1]) == number else number)
+    return None if waiting else found[::-1]
 
 
 def _owned(number: int, session: Session) -> bool:

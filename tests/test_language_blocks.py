@@ -181,3 +181,22 @@ def test_a_forward_that_only_fails_on_fakes_runs_on_the_examples():
     assert dg.trace(AsksWhetherTraced(8, 3), X).mode == "real"
     with pytest.raises(RuntimeError, match="must have same reduction dim"):
         dg.trace(AsksWhetherTraced(8, 3), torch.randn(2, 5))
+
+
+class FirstHalf(nn.Module):
+    """The first half is taken, of an axis whose number may be as large as the half."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, wide), nn.Linear(wide // 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.up(x)
+        return self.down(y[..., : y.shape[-1] // 2])
+
+
+@pytest.mark.parametrize("wide", [4, 8])
+def test_a_size_that_equals_the_number_of_a_dimension(wide):
+    """Two indices end the slice of dimension 2: the written number is the end, not the dimension."""
+    model = FirstHalf(wide).eval()
+    assert [(group.size, len(group.members)) for group in dg.trace(model, X).groups] == [(wide // 2, 3), (wide // 2, 2)]

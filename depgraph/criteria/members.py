@@ -261,7 +261,7 @@ def along(rows: torch.Tensor, rest: torch.Tensor | None, dims: tuple[int, ...]) 
     for dim in dims:
         if dim and rest is not None:
             before = math.prod(rest.shape[: dim - 1])
-            result[dim] = rest.reshape(before, rest.shape[dim - 1], -1).sum((0, 2))
+            result[dim] = rest.reshape(before, rest.shape[dim - 1], math.prod(rest.shape[dim:])).sum((0, 2))
     return result
 
 
