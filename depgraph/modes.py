@@ -277,6 +277,8 @@ def _with_provenance(bound: dict[str, Any], session: Session) -> dict[str, Any]:
 
 def _spread(item: Any, written: Any, session: Session) -> Any:
     """The bound argument with the integers that were written for it, one for each or one for all; None if they differ."""
+    if isinstance(written, slice) or (isinstance(written, tuple) and any(isinstance(part, slice) for part in written)):
+        return None  # an index, which is written in the place of a dimension
     sources = [number if _owned(number, session) else int(number) for number in _integers(written)]
     plain = [int(number) for number in _integers(item)]
     if len(sources) == 1:
