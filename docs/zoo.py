@@ -16,9 +16,9 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ import zoo_page  # noqa: E402
 from tests.zoo import catalogue, conformance  # noqa: E402
 
 LIMIT = 120.0
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Each process is forked from one that has imported the libraries, and has met no model."""
+
 STARTING = 120.0
 """Seconds that a process may take until it begins with its first model."""
 
@@ -97,21 +101,29 @@ def work(batch: Batch, into: Path) -> None:
                 report(conformance.examine(models[name], timed=catalogue.ZOOS[batch.zoo].timed, report=report))
 
 
+def work_apart(batch: Batch, into: Path, said: Path) -> None:
+    """`work` in a process group of its own, with what it says in a file."""
+    os.setsid()
+    with said.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    work(batch, into)
+
+
 def run(batch: Batch, limit: float) -> Iterator[Record]:
     """The records of a batch: its process is watched, ended at the limit, and begun anew with the models that are left."""
     while batch.names:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "records"
+            path, errors = Path(folder) / "records", Path(folder) / "errors"
             path.touch()
-            command = [sys.executable, __file__, "--work", json.dumps([batch.zoo, batch.names, batch.peer, str(path)])]
-            with (Path(folder) / "errors").open("w+b") as errors:
-                process = subprocess.Popen(command, cwd=ROOT, stdout=errors, stderr=errors, start_new_session=True)
-                try:
-                    end = watch(process, path, limit)
-                finally:
-                    stop(process)
-                errors.seek(0)
-                said = errors.read().decode(errors="replace").strip().splitlines()
+            errors.touch()
+            process = PROCESSES.Process(target=work_apart, args=(batch, path, errors))
+            process.start()
+            try:
+                end = watch(process, path, limit)
+            finally:
+                stop(process)
+            said = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             last = {record["model"]: record for record in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
         done = [name for name in batch.names if name in last]
         for name in done:
@@ -122,12 +134,12 @@ def run(batch: Batch, limit: float) -> Iterator[Record]:
         batch = evolve(batch, names=tuple(name for name in batch.names if name not in done))
 
 
-def watch(process: subprocess.Popen[bytes], path: Path, limit: float) -> str:
+def watch(process: BaseProcess, path: Path, limit: float) -> str:
     """Wait until the process ends or one of its models is over the limit; how it ended."""
     current, since = "", time.monotonic()
     seen = 0
-    while process.poll() is None:
-        time.sleep(0.05)
+    while process.is_alive():
+        process.join(0.05)
         if path.stat().st_size != seen:
             seen = path.stat().st_size
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -136,15 +148,15 @@ def watch(process: subprocess.Popen[bytes], path: Path, limit: float) -> str:
                 current, since = name, time.monotonic()
         if time.monotonic() - since > (limit if current else STARTING):
             return f"over the limit of {limit:.0f} s"
-    code = process.returncode
+    code = process.exitcode or 0
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: BaseProcess) -> None:
     """End a process that is still running, with its children."""
-    if process.poll() is None:
+    if process.is_alive():
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
 
 
 def finished(record: Record, end: str, said: list[str]) -> Record:
@@ -177,6 +189,7 @@ class Store:
         except ImportError:
             yield
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "zoo.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -265,17 +278,13 @@ def main() -> None:
     parser.add_argument(
         "--into", type=Path, default=ROOT / "docs", metavar="FOLDER", help="of zoo.json and zoo.md; docs/ unless given"
     )
-    parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.work:
-        zoo, names, peer, path = json.loads(options.work)
-        work(Batch(zoo, tuple(names), peer), Path(path))
-        return
     store = Store(options.into)
     if options.page:
         with store.locked():
             store.save(store.load())
         return
+    PROCESSES.set_forkserver_preload(["tests.zoo.libraries"])
     print_lock = threading.Lock()
 
     def job(batch: Batch) -> int:
