@@ -195,10 +195,10 @@ class _Bench:
     def differs(self, base: Invocation, lost: Lost, numbers: Mapping[str, int], compared: bool = True) -> str | None:
         """How the output of the smaller call differs from the smaller output; None if it does not."""
         try:
+            whole = self.whole if base is self.call else base.outputs()
             met = base.without(lost, numbers).outputs()
         except Exception as error:  # noqa: BLE001 - whatever the operator raises is a finding
             return f"the operator raises {type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        whole = self.whole if base is self.call else base.outputs()
         return _difference(met, {name: sliced(name, tensor, lost) for name, tensor in whole.items()}, compared)
 
     def _lost(self, cut: Cut) -> dict[Place, IndexSet]:

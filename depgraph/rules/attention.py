@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Axis, Call, Equal, Fresh, Named, Pin, Rule, Statement, Term, Times, Value, Work
+from depgraph.equations import Axis, Balanced, Call, Equal, Fresh, Named, Pin, Rule, Statement, Term, Times, Value, Work
 from depgraph.rules.common import broadcast, family, matched, named, pin_all, pinned
 
 _MASKS = ("attn_mask", "attn_bias")
@@ -35,6 +35,8 @@ def _attention(call: Call) -> Iterator[Statement]:
         yield from broadcast(value.axes[:leading], out.axes[:leading])
     if mask is not None:
         yield from broadcast(mask.axes, (*out.axes[:-1], k[-2]))
+    if "flash" in call.op:
+        yield Balanced((q[-1], v[-1]), f"{call.op} needs queries and values of the same width")
     if call["is_causal"]:
         yield from pinned((q[-2], k[-2]), f"{call.op} masks what comes later, so its order matters")
     for value in call.outputs[1:]:

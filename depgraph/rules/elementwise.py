@@ -95,7 +95,7 @@ POINTWISE = """
     uniform xlogy zero zeros_like
 """
 
-_FOREACH = """
+FOREACH = """
     abs acos add addcdiv addcmul asin atan ceil clamp_max clamp_min clone copy cos cosh div erf erfc exp expm1 floor
     frac lerp lgamma log log10 log1p log2 max maximum minimum mul neg norm pow powsum reciprocal round rsqrt sigmoid
     sign sin sinh sqrt sub tan tanh trunc zero
@@ -103,7 +103,7 @@ _FOREACH = """
 
 RULES: dict[str, Rule] = {
     **family(POINTWISE, elementwise, "ELEMENTWISE"),
-    **{f"aten._foreach_{name}": Rule(_lists) for name in _FOREACH.split()},
+    **{f"aten._foreach_{name}": Rule(_lists) for name in FOREACH.split()},
     **family("where", _chosen, "ELEMENTWISE"),
     **family(
         "quantize_per_channel fake_quantize_per_channel_affine_cachemask _fake_quantize_learnable_per_channel_affine",

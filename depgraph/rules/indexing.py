@@ -201,6 +201,7 @@ def _put(call: Call) -> Iterator[Statement]:
     yield from pinned(call["self"].axes, f"{call.op} writes to positions of all elements in a row")
     yield from passed(call["self"], call.out)
     yield from broadcast(call["source"].axes, call["index"].axes)
+    yield from pinned(call["index"].axes, f"{call.op} writes to each of the positions that it holds")
 
 
 def _looked_up(call: Call) -> Iterator[Statement]:

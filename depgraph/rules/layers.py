@@ -105,6 +105,8 @@ def _prelu(call: Call) -> Iterator[Statement]:
 def _renormalised(call: Call) -> Iterator[Statement]:
     yield from passed(call["self"], call.out)
     yield Pin(call["self"][0], "it is indexed by the data (a vocabulary)")
+    for axis in call["indices"].axes:
+        yield Pin(axis, f"{call.op} rescales each of the rows that it names")
 
 
 _CONVOLUTIONS = (

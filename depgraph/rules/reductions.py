@@ -30,6 +30,10 @@ def _reduce(call: Call) -> Iterator[Statement]:
             yield Equal(axis, target)
 
 
+def _distance(call: Call) -> Iterator[Statement]:
+    yield from broadcast(call["other"].axes, call["self"].axes)
+
+
 def _sum_to_size(call: Call) -> Iterator[Statement]:
     yield from broadcast(call.out.axes, call["self"].axes)
     for axis, size in zip(call.out.axes, call["size"], strict=True):
@@ -38,9 +42,13 @@ def _sum_to_size(call: Call) -> Iterator[Statement]:
 
 _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode", "aten.kthvalue"}
 
-RULES: dict[str, Rule] = family("sum_to_size", _sum_to_size, "REDUCE") | family(
-    "mean sum amax amin aminmax max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm argmax argmin all any "
-    "count_nonzero median nanmedian nansum nanmean mode kthvalue dist native_norm linalg__powsum _aminmax",
-    _reduce,
-    "REDUCE",
-)
+RULES: dict[str, Rule] = {
+    **family("sum_to_size", _sum_to_size, "REDUCE"),
+    **family("dist", _distance, "REDUCE"),
+    **family(
+        "mean sum amax amin aminmax max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm argmax argmin "
+        "all any count_nonzero median nanmedian nansum nanmean mode kthvalue native_norm linalg__powsum _aminmax",
+        _reduce,
+        "REDUCE",
+    ),
+}
