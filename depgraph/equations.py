@@ -156,6 +156,7 @@ class Call:
         leaf: whether that module has no modules in it.
         where: file and line of the forward code.
         whole: the call stands for a whole module or function, of which nothing is known but what its rule states.
+        unread: positions of outputs that nothing takes up, such as the indices of a maximum whose values count.
     """
 
     op: str
@@ -166,6 +167,7 @@ class Call:
     leaf: bool
     where: str
     whole: bool = False
+    unread: frozenset[int] = frozenset()
 
     def __getitem__(self, name: str) -> Any:
         return self.args.get(name)

@@ -168,6 +168,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if name == "aten.masked_scatter":
                 bound["alike"] = tuple(dim - args[1].ndim for dim, step in enumerate(args[1].stride()) if step == 0)
             self._note(name, bound, pytree.tree_leaves(targets) if targets else result)
+        elif name == "aten._local_scalar_dense" and self.session.known(args[0]):
+            self.session.read.add(self.session.values[id(args[0])][1].id)
         return result
 
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import torch
 from torch.utils import _pytree as pytree
 
@@ -60,6 +61,7 @@ class Session:
         self.differences: dict[tuple[Expression, Expression], str] = {}
         self.modules: list[tuple[str, str, bool]] = [("", "", False)]
         self.written: list[Any] = []
+        self.read: set[int] = set()
         self.muted = False
         self.assigning = False
 
@@ -123,9 +125,11 @@ class Session:
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
         """Everything gathered, with the outputs that forward returned."""
         named = tuple((name, self.value(tensor, tuple(map(int, tensor.shape)))) for name, tensor in outputs)
+        kept = [*(value for _, value in named), *(value for value, _ in self.constants)]
+        read = self.read.union(value.id for value in kept).union(value.id for call in self.calls for value in call.inputs)
         return Recording(
             mode=self.mode,
-            calls=tuple(self.calls),
+            calls=tuple(_with_unread(call, read) for call in self.calls),
             declared=tuple(self.declared),
             inputs=tuple(self.inputs),
             outputs=named,
@@ -138,6 +142,11 @@ class Session:
             facts=tuple((left, right, where) for (left, right), where in self.facts.items()),
             differences=tuple((left, right, where) for (left, right), where in self.differences.items()),
         )
+
+
+def _with_unread(call: Call, read: set[int]) -> Call:
+    unread = frozenset(position for position, value in enumerate(call.outputs) if value.id not in read)
+    return attrs.evolve(call, unread=unread) if unread and len(call.outputs) > 1 else call
 
 
 def where() -> str:

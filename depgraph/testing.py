@@ -33,6 +33,7 @@ from depgraph.probing import assert_rule_sound as assert_rule_sound
 from depgraph.probing import probe as probe
 from depgraph.records import OpType
 from depgraph.scoring import score
+from depgraph.session import named_leaves
 from depgraph.spaces import UNIT, Atom, Space, atoms, backwards, image, laid_end_to_end, product, substitute
 from depgraph.tracing import trace
 
@@ -322,7 +323,8 @@ def _runs(model: nn.Module, example_inputs: Inputs, kwargs: Mapping[str, Any]) -
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    """The tensors in what a forward returned, those in dataclasses too."""
+    return [tensor for _, tensor in named_leaves("output", result)]
 
 
 def _doubled(leaf: Any) -> Any:

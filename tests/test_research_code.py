@@ -122,3 +122,75 @@ def test_zero_channels_are_compared_in_single_precision_where_code_demands_it():
     wrong = dg.trace(model, x, rules=dg.RULES | {"aten.relu": dg.Rule(shifted)})
     with pytest.raises(AssertionError, match=r"law 6 \(zero channels\)"):
         testing.assert_zero_channels(wrong, dg.cut(wrong, "0.weight", [1, 4], dim=0), model, x)
+
+
+class Largest(nn.Module):
+    """Pools by the largest channel; its index may be used, or read as a number."""
+
+    def __init__(self, use: str = "") -> None:
+        super().__init__()
+        self.up, self.down, self.use = nn.Linear(4, 8), nn.Linear(8, 3), use
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.up(x))
+        values, index = h.max(1, keepdim=True)
+        if self.use == "tensor":
+            values = values + index
+        if self.use == "number":
+            values = values + index.sum().item()
+        if self.use == "one number":
+            values = values + index[:1].item()
+        if self.use == "list":
+            values = values + index.tolist()[0][0]
+        return self.down(h) * values
+
+
+def test_positions_that_nobody_reads_do_not_pin():
+    """`x.max(1)[0]` leaves the channels prunable, exactly."""
+    model = Largest().eval()
+    x = torch.randn(5, 4)
+    assert [group.name for group in dg.trace(model, x).groups] == ["up.weight:0"]
+    testing.assert_lawful(model, x)
+
+
+@pytest.mark.parametrize("use", ["tensor", "number", "one number", "list"])
+def test_positions_that_are_read_pin(use):
+    """As a tensor, as a number or as a list: then a channel's place matters."""
+    graph = dg.trace(Largest(use).eval(), torch.randn(5, 4))
+    assert not graph.groups
+    assert any("aten.max returns positions of it" in pinned.reason for pinned in graph.pinned)
+
+
+class Transformed(nn.Module):
+    """A predicted transform near the identity, and a symmetric weight from its upper triangle."""
+
+    def __init__(self, diagonal: int = 1) -> None:
+        super().__init__()
+        self.width, self.diagonal = 6, diagonal
+        self.up, self.predict = nn.Linear(4, 6), nn.Linear(4, 36)
+        self.square, self.down = nn.Parameter(torch.randn(6, 6)), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        near = self.predict(x).view(-1, self.width, self.width) + torch.eye(self.width)
+        h = torch.bmm(self.up(x).unsqueeze(1), near).squeeze(1)
+        upper = self.square.triu(self.diagonal) + torch.tril(self.square, -self.diagonal)
+        return self.down(torch.relu(h @ upper))
+
+
+def test_a_row_goes_with_its_column():
+    """Identities and triangles stay what they are when a row and its column go together; one group, and the laws hold."""
+    model, x = Transformed().eval(), torch.randn(5, 4)
+    graph = dg.trace(model, x)
+    (group,) = graph.groups
+    assert {("square", 0), ("square", 1), ("up.weight", 0), ("down.weight", 1), ("predict.weight", 0)} <= set(group.members)
+    testing.assert_lawful(model, x)
+    plan = dg.cut(graph, "up.weight", [1, 4], dim=0)
+    assert dg.execute(plan, model).width == 4 and plan.kept["predict.weight"][0].complement(36) == dg.IndexSet.of(
+        [k for k in range(36) if k // 6 in {1, 4} or k % 6 in {1, 4}]
+    )
+
+
+def test_a_triangle_off_the_diagonal_is_pinned():
+    """Which elements lie beyond the second diagonal depends on how many rows there are between."""
+    graph = dg.trace(Transformed(2).eval(), torch.randn(5, 4))
+    assert not graph.groups and any("triu depends on its positions" in pinned.reason for pinned in graph.pinned)

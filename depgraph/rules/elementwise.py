@@ -27,9 +27,14 @@ def _along(reason: str, *names: str) -> Rule:
 
 
 def _triangle(call: Call) -> Iterator[Statement]:
+    """What lies above or below the diagonal stays there when a row goes together with its column."""
     yield from elementwise(call)
-    for axis in call.out.axes[-2:]:
-        yield Pin(axis, f"{call.op} depends on its positions")
+    rows, columns = call.out.axes[-2:]
+    beside = 1 if call.op == "aten.triu" else -1
+    if rows.size == columns.size and call["diagonal"] in {None, 0, beside}:
+        yield Equal(rows, columns)
+    else:
+        yield from pinned((rows, columns), f"{call.op} depends on its positions")
 
 
 def _chosen(call: Call) -> Iterator[Statement]:
