@@ -461,7 +461,8 @@ def test_reductions(name, keepdim):
 @cases([
     ("prod", lambda x: x.prod(2).prod(2), "a8 -> a8"),
     ("max over space", lambda x: x.max(2).values.max(2)[0], "a8 -> a8"),
-    ("max over channels", lambda x: x + x.max(1, keepdim=True).values, "8 -> 8", why("aten.max returns positions of it")),
+    ("max over channels", lambda x: x + x.max(1, keepdim=True).values, "a8 -> a8"),
+    ("largest channel", lambda x: x + x.max(1, keepdim=True).indices, "8 -> 8", why("aten.max returns positions of it")),
     ("median over space", lambda x: x.median(2).values.median(2).values, "a8 -> a8"),
     ("argmax over space", lambda x: x + x.flatten(2).argmax(-1)[..., None, None], "a8 -> a8"),
     ("argmax over channels", lambda x: x + x.argmax(1, keepdim=True), "8 -> 8", why("aten.argmax returns positions of it")),

@@ -18,7 +18,8 @@ def _reduce(call: Call) -> Iterator[Statement]:
         dims = set(range(x.ndim))
     else:
         dims = {int(dim) % max(x.ndim, 1) for dim in (given if isinstance(given, (list, tuple)) else [given])}
-    if "arg" in call.op or (call.op in _WITH_POSITIONS and len(call.outputs) > 1 and 1 not in call.unread):
+    returned = len(call.outputs) > 1 and (1 not in call.unread or call.op == "aten.kthvalue")  # k counts along the axis
+    if "arg" in call.op or (call.op in _WITH_POSITIONS and returned):
         for dim in dims if x.ndim else ():
             yield Pin(x[dim], f"{call.op} returns positions of it")
     kept = [axis for position, axis in enumerate(x.axes) if position not in dims]
