@@ -42,6 +42,7 @@ from tests.zoo.vision import classifier  # noqa: E402
 PAGE = ROOT / "docs" / "benchmarks.md"
 RATIO = 0.5
 TRACE_TARGET, JOB_TARGET, SECONDS_TARGET, MEMORY_TARGET = 1.5, 5.0, 2.0, 2.0
+SCORE_TARGET = 1.5
 PROVENANCE_TARGET, SLOPE_TARGET, LENGTHS = 1.3, 1.1, (4, 8, 16, 32, 64)
 
 
@@ -397,6 +398,29 @@ def time_job(subject: Subject, runs: int) -> JobRow:
     )
 
 
+@frozen
+class ScoreRow:
+    """Scores by magnitude beside one pass over the parameters."""
+
+    name: str
+    score: Timing
+    one_pass: Timing
+
+
+def time_score(subject: Subject, runs: int) -> ScoreRow:
+    """`dg.score` with `Magnitude(p=2)`, beside the squares of every parameter, summed."""
+    model = subject.make()
+    graph = dg.trace(model, subject.args, subject.kwargs)
+    parameters = [parameter.detach() for parameter in model.parameters()]
+
+    def one_pass(_: Any) -> None:
+        for parameter in parameters:
+            parameter.pow(2).sum()
+
+    jobs = (Job(lambda: None, lambda _: dg.score(graph, model, dg.Magnitude(p=2))), Job(lambda: None, one_pass))
+    return ScoreRow(subject.name, *alternate(jobs, runs))
+
+
 def peak_memory() -> float:
     """The most memory that this process has held, in GiB."""
     status = Path("/proc/self/status")
@@ -520,6 +544,20 @@ Target: a slope of at most {SLOPE_TARGET}: {verdict(max(slopes) <= SLOPE_TARGET)
 """
 
 
+def score_section(rows: Sequence[ScoreRow]) -> str:
+    """Scoring by magnitude."""
+    ratios = [ratio for row in rows if (ratio := quotient(row.one_pass, row.score)) is not None]
+    cells = [(row.name, str(row.score), str(row.one_pass), factor(quotient(row.one_pass, row.score))) for row in rows]
+    return f"""## Scoring by magnitude
+
+`dg.score(graph, model, dg.Magnitude(p=2))` from the weights to plain numbers, beside `p.pow(2).sum()` of each parameter.
+
+{table(("model", "`dg.score`, s", "one pass, s", "ratio"), cells)}
+
+Target: at most {SCORE_TARGET}. Worst {max(ratios, default=0):.2f}: {verdict(max(ratios, default=0) <= SCORE_TARGET)}.
+"""
+
+
 def job_section(rows: Sequence[JobRow]) -> str:
     """The second table."""
     heads = ("model", "depgraph, s", "Torch-Pruning, s", "times faster", "parameters", "depgraph keeps", "Torch-Pruning keeps")
@@ -607,6 +645,7 @@ def main() -> None:
             trace_section([time_trace(subject, runs) for subject in (*traced, llama())]),
             provenance_section([time_provenance(subject, runs) for subject in (*traced, llama())]),
             chain_section([time_chain(kind, runs) for kind in ("residual blocks", "dense blocks", "Llama layers")]),
+            score_section([time_score(subject, runs) for subject in (vision("resnet50"), vision("vit_b_16"), llama(4, 1024))]),
             job_section([time_job(subject, runs) for subject in (*pruned, llama(width=1024), llama(extra=True))]),
             large_section(measure_large_model(runs)),
         )

@@ -248,11 +248,12 @@ def squares(name: str, tensor: torch.Tensor, dims: tuple[int, ...]) -> dict[int,
     values, rest, rows = readable(name, tensor), None, []
     for slab in slabs(values):
         slab = real(slab)
-        rows.append(torch.linalg.vector_norm(slab.flatten(1), dim=1).square_() if slab.ndim > 1 else slab.square())
+        if 0 in dims:
+            rows.append(torch.linalg.vector_norm(slab.flatten(1), dim=1).square_() if slab.ndim > 1 else slab.square())
         if dims != (0,):
             rest = slab.new_zeros(slab.shape) if rest is None else rest
             rest[: len(slab)].addcmul_(slab, slab)
-    return along(_joined(rows), None if rest is None else rest.sum(0), dims)
+    return along(_joined(rows) if rows else values.new_zeros(0), None if rest is None else rest.sum(0), dims)
 
 
 def along(rows: torch.Tensor, rest: torch.Tensor | None, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
