@@ -30,12 +30,15 @@ from depgraph.errors import (
 from depgraph.execution import execute, execute_, parameter_map
 from depgraph.graph import Graph
 from depgraph.indices import IndexSet
+from depgraph.iterating import Step, iterate
 from depgraph.masking import Masked, mask, mask_
+from depgraph.optimizers import carry_state
 from depgraph.penalties import group_l2, group_lasso, penalty_gradients, scale_l1
 from depgraph.plans import Cut, Edit, Plan, cut
 from depgraph.records import Dependency, Group, Node, OpType, Pinned
 from depgraph.render import explain
 from depgraph.rules import RULES
+from depgraph.schedules import lifted, remainder, schedule
 from depgraph.scoring import score
 from depgraph.strengths import graded_strengths, grow, strengths_of
 from depgraph.tracing import trace
@@ -73,11 +76,13 @@ __all__ = [
     "Rule",
     "RuleError",
     "Share",
+    "Step",
     "Taylor",
     "TraceError",
     "UnknownNameError",
     "Wanda",
     "candidates",
+    "carry_state",
     "combine",
     "cut",
     "execute",
@@ -87,13 +92,17 @@ __all__ = [
     "group_l2",
     "group_lasso",
     "grow",
+    "iterate",
+    "lifted",
     "mask",
     "mask_",
     "name_of",
     "parameter_map",
     "penalty_gradients",
     "plan",
+    "remainder",
     "scale_l1",
+    "schedule",
     "score",
     "strengths_of",
     "trace",

@@ -1,0 +1,118 @@
+"""Prune, train, prune: one step after another on the executed model, with plans in the coordinates of the original one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from attrs import frozen
+from torch import nn
+
+from depgraph.choose import plan as choose
+from depgraph.errors import PlanError
+from depgraph.execution import execute
+from depgraph.graph import Graph
+from depgraph.plans import Plan
+from depgraph.schedules import Shape, lifted, remainder, schedule
+from depgraph.tracing import trace
+
+Scoring: TypeAlias = Callable[[Graph, nn.Module], Mapping[str, Sequence[float]]]
+"""The scores of a model, given with its graph: for example ``lambda graph, model: dg.score(graph, model, criterion)``."""
+
+
+@frozen(eq=False)
+class Step:
+    """A step of `iterate`.
+
+    Attributes:
+        number: from 1 up.
+        target: what this step was to reach, in terms of the original graph.
+        plan: all that is removed by now, in original indices: execute it on the original model for this step's shapes.
+        delta: what this step alone removes, in the indices of the model before it. ``before.plan.then(delta) == plan``.
+        graph: the graph of `model`.
+        model: the model of the step before with `delta` executed: train it, and the next step goes on from it.
+    """
+
+    number: int
+    target: Mapping[str, Any]
+    plan: Plan
+    delta: Plan
+    graph: Graph
+    model: nn.Module
+
+
+def iterate(
+    model: nn.Module,
+    example_inputs: Any = (),
+    scores: Scoring | None = None,
+    *,
+    steps: int,
+    target: Mapping[str, Any],
+    shape: Shape = "linear",
+    kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Iterator[Step]:
+    """Prune in steps, scoring the model of each step anew. The given model is left as it was.
+
+    Args:
+        model: any traceable module.
+        example_inputs: as for `trace`.
+        scores: called before each step with the present graph and model.
+        steps: how many.
+        target: what is to be reached in the end, such as ``{"macs": 0.5}`` or ``{"ratio": 0.5}``.
+        shape: ``linear``, ``cubic``, or a function, as in `schedule`.
+        kwargs: keyword inputs, as for `trace`.
+        options: further arguments of `plan`. They are understood in terms of the original graph, as targets are.
+
+    Yields:
+        A `Step`. Where a step is too small for any group to lose an index, its `delta` is empty.
+
+    Raises:
+        PlanError: what `schedule` and `plan` raise; the last target is tried before the first step is made.
+
+    >>> import torch, depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> by_norm = lambda graph, model: dg.score(graph, model, dg.Magnitude(p=2))
+    >>> for step in dg.iterate(model, torch.randn(1, 4), by_norm, steps=3, target={"ratio": 0.75}, shape="cubic"):
+    ...     print(step.number, step.model[0].out_features, len(step.plan.removed["0.weight:0"]))
+    1 4 4
+    2 3 5
+    3 2 6
+    """
+    if not callable(scores):
+        raise PlanError("expected scores= as a function of graph and model, such as one that calls dg.score.")
+    graph = trace(model, example_inputs, kwargs)
+    targets = schedule(graph, target, steps, shape, clock=options.get("clock"))
+    return _steps(graph, model, scores, targets, options)
+
+
+def _steps(
+    graph: Graph, model: nn.Module, scores: Scoring, targets: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> Iterator[Step]:
+    now, done = graph, Plan.empty(graph)
+    for number, target in enumerate(targets, start=1):
+        values = lifted(graph, done, scores(now, model))
+        if number == 1:
+            choose(graph, values, **targets[-1], **options)
+        wanted = _planned(graph, values, target, options, done, last=number == len(targets))
+        delta = remainder(graph, done, wanted)
+        model, now, done = execute(delta, model), wanted.apply(graph), wanted
+        yield Step(number, target, wanted, delta, now, model)
+
+
+def _planned(
+    graph: Graph,
+    scores: Mapping[str, Sequence[float]],
+    target: Mapping[str, Any],
+    options: Mapping[str, Any],
+    done: Plan,
+    last: bool,
+) -> Plan:
+    try:
+        return choose(graph, scores, **target, **options)
+    except PlanError:
+        # The last target was found to be possible and the scores were checked: what is impossible about an earlier one is
+        # that it is too small to remove anything.
+        if last or done.cuts:
+            raise
+        return done
