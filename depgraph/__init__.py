@@ -34,7 +34,7 @@ from depgraph.iterating import Step, iterate
 from depgraph.masking import Masked, mask, mask_
 from depgraph.optimizers import carry_state
 from depgraph.penalties import group_l2, group_lasso, penalty_gradients, scale_l1
-from depgraph.plans import Cut, Edit, Plan, cut
+from depgraph.plans import Cut, Edit, Plan, Target, cut
 from depgraph.records import Dependency, Group, Node, OpType, Pinned
 from depgraph.render import explain
 from depgraph.rules import RULES
@@ -77,6 +77,7 @@ __all__ = [
     "RuleError",
     "Share",
     "Step",
+    "Target",
     "Taylor",
     "TraceError",
     "UnknownNameError",

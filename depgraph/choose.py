@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import fnmatch
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from depgraph.errors import PlanError, UnknownNameError
+from attrs import evolve
+
+from depgraph.budgets import Clock, Number, budget_of, cut_where_met
+from depgraph.bundles import Bundle, Limits, Scores, bundles_of
+from depgraph.errors import PlanError
 from depgraph.graph import Graph
-from depgraph.indices import IndexSet
 from depgraph.plans import Plan, plan_of
-from depgraph.records import Group
-from depgraph.spaces import Atom, Product, Reversed, Space
+from depgraph.policies import Scope, by_key, ranking, removal, scopes_of, sequence, units_up_to
+from depgraph.selection import chosen_groups, defaults, groups_at, values_by_group
 
-Scores: TypeAlias = Mapping[str, Sequence[float]]
-"""Group name to one importance per index; the lowest go first."""
-
-Ratio: TypeAlias = float | Mapping[str, float]
-
-INNER = frozenset({"channel", "head_dim"})
-"""Roles that are cut unless told otherwise."""
+Ratio: TypeAlias = float | Mapping[str | tuple[str, ...], float]
 
 
 def plan(
@@ -28,53 +23,110 @@ def plan(
     scores: Scores,
     *,
     ratio: Ratio | None = None,
-    params: float | None = None,
-    macs: float | None = None,
+    params: Number | None = None,
+    macs: Number | None = None,
+    latency: Number | None = None,
+    clock: Clock | None = None,
+    scope: Scope = "group",
+    max_ratio: float | Mapping[str, float] | None = None,
+    min_width: int | Mapping[str, int] | None = None,
+    round_to: int | Mapping[str, int] | None = None,
+    rounding: str = "up",
     ignore: Iterable[str] = (),
+    only: Iterable[str] | None = None,
 ) -> Plan:
     """A plan that removes the least important indices of each group.
 
-    Exactly one target is given. Groups that count blocks of another group (the roles ``head``, ``kv_group``,
-    ``conv_group`` and ``block``) are left unless a mapping `ratio` names them.
+    Either a `ratio` is given, or budgets: one or several of `params`, `macs` and `latency`. Groups that count blocks of
+    another group (the roles ``head``, ``kv_group``, ``conv_group`` and ``block``) are left unless `only` or a mapping
+    `ratio` names them.
+
+    Patterns, wherever a mapping or a list takes them: ``*`` for every group that a plain number would cut; a role such as
+    ``role:head``; a group's name; a layer or parameter by dotted path or glob, for every group that reaches into it, or,
+    with ``:in`` or ``:out`` behind it, for those along which the layer reads or returns. Where several match, the last counts.
 
     Args:
         graph: the traced model.
-        scores: what `score` returned, or any mapping of group name to importances.
+        scores: what `score` returned, or any mapping of group name to importances. The lowest go first; of equal ones the
+            first. Infinite ones never go. NaN is refused.
         ratio: the fraction of each group's indices to remove, in [0, 1); the number is rounded down. Or a mapping from
-            patterns to fractions, the last match counting: a group name, a glob over parameter names,
-            a role such as ``role:head``, or ``*`` for every group that a plain number would cut.
-        params: the fraction of the parameters that is to remain at most, in (0, 1].
-        macs: the fraction of the multiply-accumulates that is to remain at most, in (0, 1].
-        ignore: layers or parameters, by dotted path or glob; a group that reaches into one of them is left whole.
+            patterns to fractions; a tuple of patterns as a key makes their groups compete for one ratio.
+        params: what is to remain of the parameters at most: a fraction in (0, 1], or a whole number above 1.
+        macs: the same of the multiply-accumulates.
+        latency: the same of what `clock` says.
+        clock: a function of a graph that returns its cost, such as a `LatencyTable`.
+        scope: who competes. ``group``: each group for itself, all lose the same fraction. ``global``: all indices of all
+            groups, by importance. ``isomorphic``: those of groups with the same structure and role (Fang et al., "Isomorphic
+            Pruning for Vision Models", ECCV 2024). Or a list of tuples of patterns: the groups of each tuple compete.
+        max_ratio: the largest fraction that a group may lose, in [0, 1]; a number or a mapping from patterns.
+        min_width: the smallest number of indices that a group keeps; a number or a mapping.
+        round_to: what stays of a group that loses anything is a multiple of this, at least one; a number or a mapping.
+        rounding: ``up``: no more goes than the ratio says; ``down``: no less, where the limits allow it.
+        ignore: patterns of groups that are left whole.
+        only: patterns of the groups that take part; all others are left whole. Naming a role such as ``role:head`` or a group
+            by its name makes it take part even if it is left otherwise.
 
     Returns:
-        The plan. For `params` and `macs` one common ratio is used: the smallest that meets the target.
+        The plan. For budgets its `targets` hold what was requested and realised: every budget is kept, and with one unit
+        less removed one would not be. A smaller budget removes all that a larger one does.
 
     Raises:
-        PlanError: no target or several, a target out of range or out of reach, scores that do not fit, or nothing to prune.
+        PlanError: no target or both kinds, a number out of range or out of reach, scores that do not fit, or nothing to prune.
         UnknownNameError: a pattern that names nothing.
     """
     if not isinstance(graph, Graph):
         raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
     if not isinstance(scores, Mapping):
         raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use dg.score(graph, model, criterion).")
-    given = {name: value for name, value in (("ratio", ratio), ("params", params), ("macs", macs)) if value is not None}
-    if len(given) != 1:
-        raise PlanError(f"expected exactly one of ratio=, params= and macs=, met {sorted(given) or 'none'}.")
-    ignored = graph.select(ignore)
-    groups = [group for group in graph.groups if not any(tensor in ignored for tensor, _ in group.members)]
-    order = _orders(groups, scores)
+    given = {"params": params, "macs": macs, "latency": latency}
+    budgets = {name: value for name, value in given.items() if value is not None}
+    if (ratio is None) == (not budgets):
+        met = [*sorted(budgets), "ratio"] if ratio is not None else "none"
+        raise PlanError(f"expected either ratio= or budgets, which are params=, macs= and latency=, met {met}.")
+    if (clock is None) != (latency is None):
+        raise PlanError("latency= and clock= belong together: the budget, and the function that measures a graph.")
+    limits = limits_of(graph, max_ratio, min_width, round_to, rounding)
+    groups = chosen_groups(graph, ignore, only)
+    by_default = defaults(graph, only)
     if ratio is not None:
-        ratios = _ratios(graph, groups, ratio)
-        chosen = _lowest(graph, groups, order, ratios)
-        if not chosen and any(value > 0 for value in ratios.values()):
-            raise PlanError(
-                "nothing can be removed at this ratio: every group is too small, or balanced with one that is left."
-            )
-        if not groups:
-            raise PlanError(_nothing(graph))
-        return plan_of(graph, chosen)
-    return _within(graph, groups, order, "params" if params is not None else "macs", next(iter(given.values())))  # type: ignore[arg-type]
+        ratios, apart = _ratios(graph, ratio, by_default)
+        bundles = bundles_of(graph, groups, scores, limits)
+        return _at_ratio(graph, bundles, ratios, apart, scope, rounding == "down")
+    bundles = bundles_of(graph, [group for group in groups if group.name in by_default], scores, limits)
+    wanted = [budget_of(graph, bundles, name, value, clock if name == "latency" else None) for name, value in budgets.items()]
+    order = sequence(bundles, scopes_of(graph, bundles, scope))
+    if not order and any(budget.limit < budget.total for budget in wanted):
+        raise PlanError(_nothing(graph))
+    count, targets = cut_where_met(bundles, order, wanted)
+    return evolve(plan_of(graph, removal(bundles, order[:count])), targets=targets)
+
+
+def limits_of(
+    graph: Graph,
+    max_ratio: float | Mapping[str, float] | None,
+    min_width: int | Mapping[str, int] | None,
+    round_to: int | Mapping[str, int] | None,
+    rounding: str = "up",
+) -> Limits:
+    """The limits of each group, from numbers or mappings of patterns. Raises `PlanError` for a number out of range."""
+    if rounding not in ("up", "down"):
+        raise PlanError(f"expected rounding= 'up' or 'down', met {rounding!r}.")
+    for pattern, fraction in _pairs(max_ratio):
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
+            raise PlanError(f"expected max_ratio= in [0, 1], met {fraction!r} for {pattern!r}; it is the most that may go.")
+    for name, table in (("min_width", min_width), ("round_to", round_to)):
+        for pattern, count in _pairs(table):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise PlanError(f"expected {name}= to be a whole number of at least 1, met {count!r} for {pattern!r}.")
+    return Limits(
+        most={} if max_ratio is None else values_by_group(graph, max_ratio),
+        least={} if min_width is None else values_by_group(graph, min_width),
+        multiples={} if round_to is None else values_by_group(graph, round_to),
+    )
+
+
+def _pairs(table: object) -> Iterable[tuple[object, object]]:
+    return table.items() if isinstance(table, Mapping) else () if table is None else (("*", table),)
 
 
 def _nothing(graph: Graph) -> str:
@@ -84,111 +136,52 @@ def _nothing(graph: Graph) -> str:
     return f"the model has no group to prune. Pinned axes are listed in graph.pinned, such as: {reasons}"
 
 
-def _orders(groups: Iterable[Group], scores: Scores) -> dict[str, list[int]]:
-    orders = {}
-    for group in groups:
-        values = scores.get(group.name)
-        if values is None:
-            raise PlanError(f"there is no score for group {group.name!r}; use dg.score(graph, model, criterion) on this graph.")
-        if len(values) != group.size:
-            raise PlanError(
-                f"group {group.name!r} has {group.size} indices, its scores are {len(values)}; score this graph anew."
-            )
-        if math.isnan(sum(values)) and any(map(math.isnan, values)):
-            raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
-        orders[group.name] = sorted(range(group.size), key=values.__getitem__)
-    return orders
-
-
-def _ratios(graph: Graph, groups: Iterable[Group], ratio: Ratio) -> dict[str, float]:
-    table = ratio if isinstance(ratio, Mapping) else {"*": ratio}
+def _ratios(graph: Graph, ratio: Ratio, by_default: Iterable[str]) -> tuple[dict[str, float], dict[str, int]]:
+    """Group name to ratio, and, for the groups that a tuple of patterns names, to the position of that tuple."""
+    table: Mapping[str | tuple[str, ...], float] = ratio if isinstance(ratio, Mapping) else {"*": ratio}
     for pattern, value in table.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
             raise PlanError(f"expected a ratio in [0, 1), met {value!r} for {pattern!r}; it is the fraction to remove.")
-    chosen = {group.name: 0.0 for group in groups}
-    for pattern, value in table.items():
-        hits = [group for group in graph.groups if _fits(group, pattern)]
-        if not hits and isinstance(ratio, Mapping):
-            raise UnknownNameError(
-                "group or role", pattern, [*graph.groups_by_name, *(f"role:{group.role}" for group in graph.groups), "*"]
-            )
-        chosen.update({group.name: value for group in hits if group.name in chosen})
-    return chosen
+    if not isinstance(ratio, Mapping):
+        return dict.fromkeys(by_default, ratio), {}
+    ratios: dict[str, float] = {}
+    apart: dict[str, int] = {}
+    for position, (pattern, value) in enumerate(table.items()):
+        for part in (pattern,) if isinstance(pattern, str) else pattern:
+            for group in groups_at(graph, part):
+                ratios[group.name] = value
+                apart.pop(group.name, None)
+                if not isinstance(pattern, str):
+                    apart[group.name] = position
+    return ratios, apart
 
 
-def _fits(group: Group, pattern: str) -> bool:
-    if pattern.startswith("role:"):
-        return group.role == pattern.removeprefix("role:")
-    if pattern == "*":
-        return group.role in INNER
-    return group.name == pattern or any(fnmatch.fnmatchcase(tensor, pattern) for tensor, _ in group.members)
-
-
-def _lowest(
-    graph: Graph, groups: Sequence[Group], order: Mapping[str, list[int]], ratios: Mapping[str, float]
-) -> dict[Atom, IndexSet]:
-    """The lowest indices of each group; balanced groups lose as many as the one that loses least."""
-    counts = {group.atom: min(int(group.size * ratios[group.name] + 1e-9), group.size - 1) for group in groups}
-    for balance in graph.balances:
-        least = min(counts.get(atom, 0) for atom in balance.atoms)
-        counts.update({atom: least for atom in balance.atoms if atom in counts})
-    return {group.atom: IndexSet.of(order[group.name][: counts[group.atom]]) for group in groups if counts[group.atom]}
-
-
-def _within(graph: Graph, groups: Sequence[Group], order: Mapping[str, list[int]], what: str, remain: float) -> Plan:
-    if isinstance(remain, bool) or not isinstance(remain, (int, float)) or not 0 < remain <= 1:
-        raise PlanError(f"expected {what}= in (0, 1], the fraction that is to remain, met {remain!r}.")
-    total = graph.params if what == "params" else graph.macs
-    cost = _cost(graph, what)
-    pruned = [group for group in groups if group.role in INNER]
-    steps = sorted({k / group.size for group in pruned for k in range(group.size)})
-
-    def removal(step: int) -> dict[Atom, IndexSet]:
-        return _lowest(graph, pruned, order, {group.name: steps[step] for group in pruned})
-
-    def after(step: int) -> int:
-        return cost({atom: atom.size - len(indices) for atom, indices in removal(step).items()})
-
-    if remain == 1:
-        return Plan.empty(graph)
-    if not steps:
+def _at_ratio(
+    graph: Graph,
+    bundles: Sequence[Bundle],
+    ratios: Mapping[str, float],
+    apart: Mapping[str, int],
+    scope: Scope,
+    over: bool,
+) -> Plan:
+    """Each scope loses what its groups would lose, each at its own ratio; balanced groups at the smallest of theirs."""
+    if not bundles:
         raise PlanError(_nothing(graph))
-    if after(len(steps) - 1) > remain * total:
-        least = after(len(steps) - 1) / total
-        raise PlanError(
-            f"{what}={remain} is out of reach: with one index left in each group, {least:.4f} of the {what} remain."
-        )
-    low, high = 0, len(steps) - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if after(middle) <= remain * total else (middle + 1, high)
-    return plan_of(graph, removal(low))
-
-
-def _cost(graph: Graph, what: str) -> Callable[[Mapping[Atom, int]], int]:
-    """A function from atom sizes to the cost at these sizes."""
-    if what == "params":
-        terms = [(tensor.axes, 1) for tensor in graph.tensors if tensor.kind == "parameter"]
-    else:
-        terms = [(cost.axes, cost.scale) for operation in graph.operations for cost in operation.costs]
-
-    def evaluate(sizes: Mapping[Atom, int]) -> int:
-        memo: dict[Space, int] = {}
-
-        def size(space: Space) -> int:
-            found = memo.get(space)
-            if found is None:
-                if isinstance(space, Atom):
-                    found = sizes.get(space, space.size)
-                elif isinstance(space, Reversed):
-                    found = size(space.atom)
-                elif isinstance(space, Product):
-                    found = math.prod(map(size, space.factors))
-                else:
-                    found = sum(map(size, space.parts))
-                memo[space] = found
-            return found
-
-        return sum(scale * math.prod(map(size, axes)) for axes, scale in terms)
-
-    return evaluate
+    shares = [min(ratios.get(group.name, 0.0) for group in bundle.groups) for bundle in bundles]
+    keys: list[tuple[str, int]] = [("apart", -1)] * len(bundles)
+    for number, positions in enumerate(scopes_of(graph, bundles, scope)):
+        for position in positions:
+            keys[position] = ("scope", number)
+    for position, bundle in enumerate(bundles):
+        named = [apart[group.name] for group in bundle.groups if group.name in apart]
+        if named:
+            keys[position] = ("apart", named[0])
+    cut = [position for position, share in enumerate(shares) if share > 0]
+    chosen: list[int] = []
+    for members in by_key([keys[position] for position in cut]):
+        competing = [cut[member] for member in members]
+        quota = sum(shares[position] * bundles[position].size for position in competing)
+        chosen.extend(units_up_to(bundles, ranking(bundles, competing), quota, over))
+    if cut and not chosen:
+        raise PlanError("nothing can be removed at this ratio: every group is too small, or balanced with one that is left.")
+    return plan_of(graph, removal(bundles, chosen))

@@ -53,6 +53,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_func(_is_space, _space_in)
     for plain in (int, str):
         converter.register_structure_hook(plain, _strict(plain))
+    converter.register_structure_hook(float, _number)
     return converter
 
 
@@ -64,6 +65,12 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"expected a text such as '1-3,5', got {value!r}")
     return value
+
+
+def _number(value: Any, _: Any = None) -> int | float:
+    if type(value) not in (int, float):
+        raise ValueError(f"expected a number, got {value!r}")
+    return value  # type: ignore[no-any-return]
 
 
 def _strict(kind: type) -> Any:

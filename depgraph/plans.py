@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from depgraph import codec
 from depgraph.errors import MismatchError, PinnedError, PlanError
@@ -47,6 +47,21 @@ class Edit:
 
 
 @frozen
+class Target:
+    """A budget that a plan was made for.
+
+    Attributes:
+        name: ``params``, ``macs`` or ``latency``.
+        requested: the most that was to remain, as a number of parameters or MACs, or in the clock's unit.
+        realised: what the plan's result costs.
+    """
+
+    name: str
+    requested: float
+    realised: float
+
+
+@frozen
 class Plan:
     """An immutable pruning plan.
 
@@ -58,6 +73,7 @@ class Plan:
         edits: every integer attribute that changes.
         renumbered: (number in the result, number in the base) of atoms whose number changes because a size became 1.
         renamed: (name in the result, name in the base) of groups whose name changes for the same reason.
+        targets: the budgets that it was made for, with what it comes to. They say why, not what: equality leaves them out.
     """
 
     base: str
@@ -67,6 +83,7 @@ class Plan:
     edits: tuple[Edit, ...] = ()
     renumbered: tuple[tuple[int, int], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    targets: tuple[Target, ...] = field(default=(), eq=False)
 
     @classmethod
     def empty(cls, graph: Graph) -> Plan:
@@ -115,7 +132,7 @@ class Plan:
         return _shrunk(graph, {cut.atom: cut.removed for cut in self.cuts})[0]
 
     def then(self, other: Plan) -> Plan:
-        """One plan that does what this plan and then the other one do.
+        """One plan that does what this plan and then the other one do. Its targets are those of the last cut.
 
         Raises:
             MismatchError: the other plan was not made for this plan's result.
@@ -155,6 +172,7 @@ class Plan:
             edits=tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path]),
             renumbered=_composed(self.renumbered, other.renumbered),
             renamed=_composed(self.renamed, other.renamed),
+            targets=other.targets if other.cuts else self.targets,
         )
 
     def save(self, path: str | Path) -> None:
@@ -168,7 +186,8 @@ class Plan:
 
     def __str__(self) -> str:
         listed = "".join(f"\n  {cut.group}: {len(cut.removed)} of {cut.atom.size} indices go" for cut in self.cuts)
-        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes>{listed}"
+        met = "".join(f"\n  {item.name}: {item.realised:,} of at most {item.requested:,}" for item in self.targets)
+        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes>{listed}{met}"
 
 
 def cut(graph: Graph, name: str, indices: Iterable[int], dim: int) -> Plan:
@@ -309,6 +328,11 @@ def _composed(first: tuple[tuple[K, K], ...], second: tuple[tuple[K, K], ...]) -
         if middle not in moved:
             result[middle] = base
     return tuple(sorted((new, base) for new, base in result.items() if new != base))
+
+
+def shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Graph:
+    """The graph without the given indices. Nothing is checked; `plan_of` does."""
+    return _shrunk(graph, removed)[0]
 
 
 def _shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> tuple[Graph, dict[int, int]]:
