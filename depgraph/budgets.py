@@ -119,7 +119,7 @@ def _measured(clock: Clock, graph: Graph) -> Number:
 
 
 def _out_of_reach(bundles: Sequence[Bundle], least: Sequence[Number], budgets: Sequence[Budget]) -> str:
-    whole = all(group.size - bundle.steps[-1] == 1 for bundle in bundles if bundle.steps for group in bundle.groups)
+    whole = all(group.size - max((0, *bundle.steps)) == 1 for bundle in bundles for group in bundle.groups)
     state = "with one index left in each group" if whole else "with as little left in each group as its limits allow"
     missed = [
         f"{budget.name}={budget.asked} is out of reach: {state}, "

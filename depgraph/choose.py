@@ -13,6 +13,7 @@ from depgraph.errors import PlanError
 from depgraph.graph import Graph
 from depgraph.plans import Plan, plan_of
 from depgraph.policies import Scope, by_key, ranking, removal, scopes_of, sequence, units_up_to
+from depgraph.records import Group
 from depgraph.selection import chosen_groups, defaults, groups_at, values_by_group
 
 Ratio: TypeAlias = float | Mapping[str | tuple[str, ...], float]
@@ -91,12 +92,19 @@ def plan(
     if ratio is not None:
         ratios, apart = _ratios(graph, ratio, by_default)
         bundles = bundles_of(graph, groups, scores, limits)
-        return _at_ratio(graph, bundles, ratios, apart, scope, rounding == "down")
+        if not groups:
+            raise PlanError(_nothing(graph, groups))
+        chosen = _at_ratio(graph, bundles, ratios, apart, scope, rounding == "down")
+        if not chosen and any(ratios.get(group.name) for group in groups):
+            raise PlanError(
+                "nothing can be removed at this ratio: every group is too small, or balanced with one that is left."
+            )
+        return plan_of(graph, removal(bundles, chosen))
     bundles = bundles_of(graph, [group for group in groups if group.name in by_default], scores, limits)
     wanted = [budget_of(graph, bundles, name, value, clock if name == "latency" else None) for name, value in budgets.items()]
     order = sequence(bundles, scopes_of(graph, bundles, scope))
-    if not order and any(budget.limit < budget.total for budget in wanted):
-        raise PlanError(_nothing(graph))
+    if not bundles and any(budget.limit < budget.total for budget in wanted):
+        raise PlanError(_nothing(graph, groups))
     count, targets = cut_where_met(bundles, order, wanted)
     return evolve(plan_of(graph, removal(bundles, order[:count])), targets=targets)
 
@@ -129,7 +137,10 @@ def _pairs(table: object) -> Iterable[tuple[object, object]]:
     return table.items() if isinstance(table, Mapping) else () if table is None else (("*", table),)
 
 
-def _nothing(graph: Graph) -> str:
+def _nothing(graph: Graph, groups: Sequence[Group]) -> str:
+    if groups:
+        roles = ", ".join(sorted({f"role:{group.role}" for group in groups}))
+        return f"no group takes part, only such that are left unless named ({roles}) or that are balanced with one left out."
     if graph.groups:
         return "ignore= leaves no group to prune."
     reasons = "; ".join(str(pinned) for pinned in graph.pinned[:3])
@@ -163,10 +174,11 @@ def _at_ratio(
     apart: Mapping[str, int],
     scope: Scope,
     over: bool,
-) -> Plan:
-    """Each scope loses what its groups would lose, each at its own ratio; balanced groups at the smallest of theirs."""
-    if not bundles:
-        raise PlanError(_nothing(graph))
+) -> list[int]:
+    """The units that go, by the positions of their bundles.
+
+    Each scope loses what its groups would lose, each at its own ratio; balanced groups at the smallest of theirs.
+    """
     shares = [min(ratios.get(group.name, 0.0) for group in bundle.groups) for bundle in bundles]
     keys: list[tuple[str, int]] = [("apart", -1)] * len(bundles)
     for number, positions in enumerate(scopes_of(graph, bundles, scope)):
@@ -182,6 +194,4 @@ def _at_ratio(
         competing = [cut[member] for member in members]
         quota = sum(shares[position] * bundles[position].size for position in competing)
         chosen.extend(units_up_to(bundles, ranking(bundles, competing), quota, over))
-    if cut and not chosen:
-        raise PlanError("nothing can be removed at this ratio: every group is too small, or balanced with one that is left.")
-    return plan_of(graph, removal(bundles, chosen))
+    return chosen
