@@ -1,0 +1,199 @@
+"""What is left of a network's quality, beside Torch-Pruning at equal MACs; writes docs/quality.md, its numbers and its plots.
+
+Run it with ``tox run -e quality``, or ``python docs/quality.py``; with ``--quick`` on a small grid, with ``--only digits`` or
+``--only minilm`` on one network, with ``--page`` to write the page anew from the numbers.
+
+For each criterion and ratio Torch-Pruning prunes first. depgraph is then given the MACs that are left as its budget, so it
+never has more. Both are judged, fine-tuned in the same way from the same seeds, and judged again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE.parent)]
+
+import torch  # noqa: E402
+from quality_page import write_page  # noqa: E402
+from quality_subjects import Digits, MiniLM, copied  # noqa: E402
+from torch import nn  # noqa: E402
+
+import depgraph as dg  # noqa: E402
+
+Subject = Digits | MiniLM
+Row = dict[str, Any]
+
+OURS: dict[str, Callable[[Subject, int], Any]] = {
+    "Magnitude L2": lambda subject, seed: dg.Magnitude(p=2),
+    "Magnitude L1": lambda subject, seed: dg.Magnitude(p=1),
+    "BNScale": lambda subject, seed: dg.BNScale(),
+    "FPGM": lambda subject, seed: dg.FPGM(),
+    "Taylor": lambda subject, seed: dg.Taylor(*_batches(subject, seed)),
+    "Hessian": lambda subject, seed: dg.Hessian(*_batches(subject, seed)),
+    "Activation": lambda subject, seed: dg.Activation(_batches(subject, seed)[0], forward=subject.forward),
+    "Random": lambda subject, seed: dg.Random(seed),
+}
+THEIRS = {
+    "Magnitude L2": ("GroupMagnitudeImportance", {"p": 2}),
+    "Magnitude L1": ("GroupMagnitudeImportance", {"p": 1}),
+    "BNScale": ("BNScaleImportance", {}),
+    "FPGM": ("FPGMImportance", {}),
+    "Taylor": ("GroupTaylorImportance", {}),
+    "Hessian": ("GroupHessianImportance", {}),
+    "Activation": ("ActivationImportance", {}),
+    "Random": ("RandomImportance", {}),
+}
+
+
+def _batches(subject: Subject, seed: int) -> tuple[list[Any], Any]:
+    batch, loss = subject.calibration(seed)
+    return [batch], loss
+
+
+def peer_pruned(subject: Subject, criterion: str, setting: str, ratio: float, seed: int) -> nn.Module:
+    """A copy of the network as Torch-Pruning leaves it. Its default dicts are shared between pruners, so new ones are given."""
+    import torch_pruning as tp
+
+    model = copied(subject.model(seed)).eval()
+    kind, options = THEIRS[criterion]
+    importance = getattr(tp.importance, kind)(**options)
+    groups: dict[str, Any] = {"in_channel_groups": {}, "out_channel_groups": {}, "num_heads": {}}
+    example = subject.example if isinstance(subject, MiniLM) else subject.example["x"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        told = groups | subject.peer(model, setting, ratio)
+        pruner = tp.pruner.BasePruner(model, example, importance=importance, pruning_ratio=ratio, **told)
+        _calibrate(subject, model, importance, criterion, seed)
+        torch.manual_seed(seed)
+        pruner.step()
+    subject.repair(model, pruner)
+    model.zero_grad()
+    return model
+
+
+def _calibrate(subject: Subject, model: nn.Module, importance: Any, criterion: str, seed: int) -> None:
+    """What the docstrings of its data-driven criteria ask for."""
+    batch, loss = subject.calibration(seed)
+    if criterion == "Taylor":
+        loss(model, batch).mean().backward()
+    elif criterion == "Hessian":
+        importance.zero_grad()
+        for each in loss(model, batch):
+            model.zero_grad()
+            each.backward(retain_graph=True)
+            importance.accumulate_grad(model)
+    elif criterion == "Activation":
+        with importance.compute_importance(model), torch.no_grad():
+            subject.forward(model, batch)
+
+
+def counts(subject: Subject, model: nn.Module) -> tuple[int, int]:
+    """MACs on the example, and parameters."""
+    graph = dg.trace(model, kwargs=subject.example)
+    return graph.macs, graph.params
+
+
+def measure(subject: Subject, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Every criterion at every ratio in every setting, by both libraries."""
+    ratios = subject.ratios[1::2] if quick else subject.ratios
+    rows: list[Row] = []
+    before = {seed: subject.judge(subject.model(seed), (seed,))[0] for seed in subject.seeds}
+    graphs = {seed: dg.trace(subject.model(seed), kwargs=subject.example) for seed in subject.seeds}
+    for criterion in subject.criteria:
+        for seeds in subject.seeds_together(criterion):
+            seed, graph = seeds[0], graphs[seeds[0]]
+            scores = dg.score(graph, subject.model(seed), OURS[criterion](subject, seed))
+            for ratio in ratios:
+
+                def note(library: str, setting: str, model: nn.Module, ratio: float = ratio) -> int:
+                    macs, params = counts(subject, model)
+                    found = subject.judge(model, seeds)  # noqa: B023 - called before the next turn
+                    tuned: list[float | None] = [None] * len(found)
+                    if subject.is_tuned(criterion, setting, ratio):  # noqa: B023
+                        subject.tune(model, seeds[0])  # noqa: B023
+                        tuned = [*subject.judge(model, seeds)]  # noqa: B023
+                    for each, value, after in zip(seeds, found, tuned, strict=True):  # noqa: B023
+                        rows.append(
+                            {"library": library, "setting": setting, "criterion": criterion, "ratio": ratio, "seed": each,  # noqa: B023
+                             "macs": macs, "params": params, "value": value, "tuned": after}
+                        )  # fmt: skip
+                    return macs
+
+                limits = {}
+                for setting in subject.settings:
+                    peer = peer_pruned(subject, criterion, setting, ratio, seed)
+                    limits[setting] = note("theirs", setting, peer)
+                    note("ours", setting, ours_pruned(subject, seed, graph, scores, limits[setting], subject.ours(setting)))
+                for setting, options in subject.best:
+                    limit = limits[subject.settings[0]]
+                    note("ours", setting, ours_pruned(subject, seed, graph, scores, limit, options))
+            say(f"{subject.name}: {criterion}, seeds {seeds}")
+    graph = graphs[subject.seeds[0]]
+    return {"macs": graph.macs, "params": graph.params, "before": list(before.values()), "rows": rows}
+
+
+def ours_pruned(
+    subject: Subject, seed: int, graph: dg.Graph, scores: dict[str, Any], limit: int, options: dict[str, Any]
+) -> nn.Module:
+    """The network as depgraph leaves it within a limit of MACs. Groups that the criterion does not rank are left."""
+    unranked = [group.name for group in graph.groups if group.name not in scores]
+    plan = dg.plan(graph, scores, macs=limit, ignore=unranked, **options)
+    return dg.execute(plan, copied(subject.model(seed)).eval())
+
+
+def main() -> None:
+    """Measure, then write the numbers, the plots and the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small grid on little data: to see that it runs")
+    parser.add_argument("--only", choices=["digits", "minilm"], help="one of the two networks")
+    parser.add_argument("--page", action="store_true", help="write the page from the numbers of an earlier run")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    store = options.out / "quality.json"
+    if not options.page:
+        start = time.perf_counter()
+
+        def say(line: str) -> None:
+            print(f"{time.perf_counter() - start:6.0f} s  {line}", flush=True)
+
+        kinds = [kind for kind in (Digits, MiniLM) if options.only in (None, kind.name)]
+        found: dict[str, Any] = {kind.name: measure(kind(options.quick), options.quick, say) for kind in kinds}
+        found["quick"] = options.quick
+        found["versions"] = {
+            "Python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "torch-pruning", "scikit-learn")},
+        }
+        if options.only and store.exists():
+            found = {**json.loads(store.read_text()), **found}
+        store.write_text(_readable(found))
+    write_page(json.loads(store.read_text()), options.out)
+
+
+def _readable(found: dict[str, Any]) -> str:
+    """JSON with one line for each row."""
+    parts = []
+    for name, value in found.items():
+        if isinstance(value, dict) and "rows" in value:
+            rows = ",\n   ".join(json.dumps(row) for row in value["rows"])
+            rest = {key: held for key, held in value.items() if key != "rows"}
+            parts.append(f'"{name}": {json.dumps(rest)[:-1]}, "rows": [\n   {rows}]}}')
+        else:
+            parts.append(f"{json.dumps(name)}: {json.dumps(value)}")
+    return "{" + ",\n ".join(parts) + "}\n"
+
+
+if __name__ == "__main__":
+    main()
