@@ -26,11 +26,11 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent)]
 
 import torch  # noqa: E402
-from quality_page import write_page  # noqa: E402
-from quality_subjects import Digits, MiniLM, copied  # noqa: E402
 from torch import nn  # noqa: E402
 
 import depgraph as dg  # noqa: E402
+from quality_page import write_page  # noqa: E402
+from quality_subjects import Digits, MiniLM, copied  # noqa: E402
 
 Subject = Digits | MiniLM
 Row = dict[str, Any]
@@ -159,8 +159,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small grid on little data: to see that it runs")
     parser.add_argument("--only", choices=["digits", "minilm"], help="one of the two networks")
     parser.add_argument("--page", action="store_true", help="write the page from the numbers of an earlier run")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / "quality.json"
     if not options.page:

