@@ -216,7 +216,7 @@ JOINING_ROWS = {
 
 def _indexed(d):
     x = d.tensor(5, d.size(), d.size())
-    return x, d.below(5, d.integers(3, 4))
+    return x, d.distinct(5, d.integers(3, 4))
 
 
 def _written(d):

@@ -176,7 +176,10 @@ def test_rules_hold(name, d):
         findings = found(name, sample)
         assert f"aten.{name}" in findings.ops or name == "copy", f"{sample} called {findings.ops}"
         assert not findings.refuted, f"{sample}: " + "; ".join(findings.refuted)
-        assert not findings.needless or name in PINS_BY_CHOICE, f"{sample}: " + "; ".join(findings.needless)
+        if findings.needless and name not in PINS_BY_CHOICE:
+            # one draw may happen to allow what others do not: a maximum that comes first, a mask that holds everywhere
+            by_chance = any(not found(name, form(Draw.seeded(seed))).needless for seed in range(8))
+            assert by_chance, f"{sample}: " + "; ".join(findings.needless)
 
 
 def test_every_rule_is_probed_or_left_out():
@@ -189,13 +192,13 @@ def test_every_rule_is_probed_or_left_out():
 @pytest.mark.parametrize("name", TREATMENTS)
 def test_treatments_are_needed(name):
     """An operator with a treatment does mix positions: what is left changes when one goes."""
-    assert any(findings.mixed for findings in seeded(name, 3))
+    assert any(findings.mixed for findings in seeded(name, 40))
 
 
 @pytest.mark.parametrize("name", PINS_BY_CHOICE)
 def test_pins_by_choice_are_chosen(name):
     """An operator listed as pinning more than it must does so."""
-    assert any(findings.needless for findings in seeded(name, 3))
+    assert any(findings.needless for findings in seeded(name, 40))
 
 
 @pytest.mark.parametrize("name", _ELSEWHERE.split())
