@@ -288,7 +288,9 @@ def test_half_precision_is_summed_in_single_precision(dtype):
     assert only(dg.score(graph, model, raw(reduction="first"))) == (20000.0, 20000.0)
 
 
-@pytest.mark.parametrize("criterion", WEIGHTS, ids=str)
+@pytest.mark.parametrize(
+    "criterion", WEIGHTS, ids=[f"{number}-{type(criterion).__name__}" for number, criterion in enumerate(WEIGHTS)]
+)
 def test_scores_are_plain_numbers_and_the_model_is_left_alone(criterion):
     """Python floats, one for each index, and the same bytes in the model."""
     model, graph = net()
