@@ -285,7 +285,7 @@ def _without_rule(operation: Any) -> bool:
     return operation.type is dg.OpType.UNKNOWN and operation.op not in dg.RULES
 
 
-def timing(graph: dg.Graph, model: nn.Module, args: Any, kwargs: Any, budget: float = 12.0, most: int = 7) -> Record:
+def timing(graph: dg.Graph, model: nn.Module, args: Any, kwargs: Any, budget: float = 6.0, most: int = 5) -> Record:
     """Median seconds of a trace and of a plain forward, in turns, after one of each that does not count.
 
     The forward is that on fake tensors, under `no_grad`. Where it needs data, it is that as far as it comes, and then the
