@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import mul
+from collections.abc import Mapping
+from math import prod
 
 from depgraph.graph import Graph
 from depgraph.spaces import Atom, Product, Reversed, Space, Sum
@@ -25,7 +24,8 @@ class CostPolynomial:
 
     def __init__(self, terms: Mapping[tuple[Space, ...], int]) -> None:
         self._slots: dict[Space, int] = {}
-        self._atoms: list[tuple[int, Atom]] = []
+        self._atoms: dict[int, int] = {}
+        self._present: list[int] = []
         self._steps: list[tuple[int, bool, tuple[int, ...]]] = []
         counted: dict[tuple[int, ...], int] = {}
         for axes, scale in terms.items():
@@ -49,15 +49,14 @@ class CostPolynomial:
 
     def __call__(self, sizes: Mapping[Atom, int]) -> int:
         """The cost where the given atoms have these sizes, and all others their own."""
-        values = [0] * len(self._slots)
-        for slot, atom in self._atoms:
-            values[slot] = sizes.get(atom, atom.size)
+        values = list(self._present)
+        for atom, size in sizes.items():
+            if atom.id in self._atoms:
+                values[self._atoms[atom.id]] = size
+        value = values.__getitem__
         for slot, adds, parts in self._steps:
-            if adds:
-                values[slot] = sum(values[part] for part in parts)
-            else:
-                values[slot] = _product(values, parts)
-        return sum(scale * _product(values, slots) for slots, scale in self._terms)
+            values[slot] = sum(map(value, parts)) if adds else prod(map(value, parts))
+        return sum([scale * prod(map(value, slots)) for slots, scale in self._terms])
 
     def _slot(self, space: Space) -> int:
         if isinstance(space, Reversed):
@@ -70,12 +69,9 @@ class CostPolynomial:
         else:
             parts = tuple(self._slot(child) for child in (space.factors if isinstance(space, Product) else space.parts))
         slot = self._slots[space] = len(self._slots)
+        self._present.append(space.size)
         if isinstance(space, Atom):
-            self._atoms.append((slot, space))
+            self._atoms[space.id] = slot
         else:
             self._steps.append((slot, isinstance(space, Sum), parts))
         return slot
-
-
-def _product(values: Sequence[int], slots: tuple[int, ...]) -> int:
-    return reduce(mul, [values[slot] for slot in slots], 1)

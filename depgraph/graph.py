@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import chain
 from itertools import product as all_choices
+from operator import is_
 from pathlib import Path
 
 from attrs import frozen
@@ -65,12 +66,12 @@ class Graph:
     def fingerprint(self) -> str:
         """SHA-256 over structure and sizes; equal graphs have equal ones. Reasons and source lines do not count."""
         digest = hashlib.sha256()
-        known: dict[Space, str] = {}
+        known: dict[int, str] = {}  # by identity: the graph holds its spaces while this runs
 
         def text(space: Space) -> str:
-            found = known.get(space)
+            found = known.get(id(space))
             if found is None:
-                found = known[space] = str(space)
+                found = known[id(space)] = str(space)
             return found
 
         for operation in self.operations:
@@ -214,6 +215,13 @@ class Graph:
         return codec.read(path, "graph", cls)
 
 
+def tensor_with(tensor: Tensor, axes: tuple[Space, ...]) -> Tensor:
+    """The tensor with other axes; the same object where they are the same objects."""
+    if all(map(is_, axes, tensor.axes)):
+        return tensor
+    return Tensor(tensor.name, tensor.kind, axes, tensor.aliases)
+
+
 def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     """The graph with atoms numbered in reading order, and for each new number the old one.
 
@@ -226,27 +234,32 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         *(axis for operation in graph.operations for cost in operation.costs for axis in cost.axes),
         *(attribute.space for attribute in attributes),
     ]
-    old = list(dict.fromkeys(atom for space in dict.fromkeys(spaces) for atom in atoms(space)))
-    new = {atom: Atom(number, atom.size) for number, atom in enumerate(old)}
+    objects = {id(space): space for space in spaces}  # many axes share few spaces
+    distinct = list(dict.fromkeys(objects.values()))
+    old = list(dict.fromkeys(atom for space in distinct for atom in atoms(space)))
+    new = {atom: atom if atom.id == number else Atom(number, atom.size) for number, atom in enumerate(old)}
     turned: dict[Atom, Space] = {}
-    for space in dict.fromkeys(spaces):
+    for space in distinct:
         for leaf in leaves(space):
             turned.setdefault(leaf.atom, backwards(new[leaf.atom]) if leaf.backwards else new[leaf.atom])
-    memo = {space: substitute(space, turned.__getitem__) for space in dict.fromkeys(spaces)}
+    moved = {atom for atom, space in turned.items() if space is not atom}
+    changed = {
+        space: substitute(space, turned.__getitem__) if any(atom in moved for atom in atoms(space)) else space
+        for space in distinct
+    }
+    memo = {key: changed[space] for key, space in objects.items()}
     balances = [
         Balance(tuple(sorted((new[atom] for atom in balance.atoms), key=lambda atom: atom.id)), balance.reason)
         for balance in graph.balances
     ]
     result = Graph(
         operations=tuple(
-            item.costing(_cost_in_order([memo[axis] for axis in cost.axes], cost.scale) for cost in item.costs)
+            item.costing(_cost_in_order([memo[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs)
             for item in graph.operations
         ),
-        tensors=tuple(
-            Tensor(item.name, item.kind, tuple(memo[axis] for axis in item.axes), item.aliases) for item in graph.tensors
-        ),
+        tensors=tuple(tensor_with(item, tuple([memo[id(axis)] for axis in item.axes])) for item in graph.tensors),
         attributes=tuple(
-            SizeAttribute(item.path, _in_order(memo[item.space])) for item in sorted(attributes, key=lambda item: item.path)
+            SizeAttribute(item.path, _in_order(memo[id(item.space)])) for item in sorted(attributes, key=lambda item: item.path)
         ),
         pinned_atoms=tuple(
             PinnedAtom(new[atom], reason)

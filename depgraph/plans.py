@@ -11,9 +11,9 @@ from attrs import evolve, field, frozen
 
 from depgraph import codec
 from depgraph.errors import MismatchError, PinnedError, PlanError
-from depgraph.graph import Graph, renumber
+from depgraph.graph import Graph, renumber, tensor_with
 from depgraph.indices import IndexSet
-from depgraph.records import Balance, Cost, SizeAttribute, Tensor, retyped
+from depgraph.records import Balance, Cost, SizeAttribute, retyped
 from depgraph.spaces import UNIT, Atom, Space, atoms, image, leaves, preimage, substitute
 
 K = TypeVar("K", int, str)
@@ -284,11 +284,14 @@ def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
             )
     result, numbers = _shrunk(graph, removed)
     axes: list[PrunedAxis] = []
+    touched: dict[int, bool] = {}
     for tensor in graph.tensors:
         if tensor.kind == "value":
             continue
         for dim, space in enumerate(tensor.axes):
-            if any(atom in removed for atom in atoms(space)):
+            if id(space) not in touched:
+                touched[id(space)] = any(atom in removed for atom in atoms(space))
+            if touched[id(space)]:
                 axes.extend(PrunedAxis(name, dim, space) for name in (tensor.name, *tensor.aliases))
     edits = []
     gone: dict[Space, int] = {}
@@ -298,8 +301,10 @@ def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
             gone[space] = len(image(space, removed))
         if gone[space]:
             edits.append(Edit(attribute.path, space.size, space.size - gone[space]))
-    names = {group.atom.id: group.name for group in graph.groups}
-    renamed = [(group.name, names[numbers[group.atom.id]]) for group in result.groups]
+    renamed: list[tuple[str, str]] = []
+    if any(atom.size - len(indices) == 1 for atom, indices in removed.items()):  # names follow the structure, not the sizes
+        names = {group.atom.id: group.name for group in graph.groups}
+        renamed = [(group.name, names[numbers[group.atom.id]]) for group in result.groups]
     return Plan(
         base=graph.fingerprint,
         result=result.fingerprint,
@@ -338,18 +343,25 @@ def shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Graph:
 def _shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> tuple[Graph, dict[int, int]]:
     """The graph with smaller atoms; and for each atom number in it the number in the given graph."""
     memo: dict[Space, Space] = {}
+    known: dict[int, Space] = {}  # by identity: the spaces of a graph are few objects, held by it while this runs
 
     def smaller(atom: Atom) -> Space:
-        size = atom.size - len(removed.get(atom, ()))
+        gone = removed.get(atom)
+        if not gone:
+            return atom
+        size = atom.size - len(gone)
         return UNIT if size == 1 else Atom(atom.id, size)
 
     def after(space: Space) -> Space:
-        found = memo.get(space)
+        found = known.get(id(space))
         if found is None:
-            found = memo[space] = substitute(space, smaller)
+            found = memo.get(space)
+            if found is None:
+                found = memo[space] = substitute(space, smaller) if any(atom in removed for atom in atoms(space)) else space
+            known[id(space)] = found
         return found
 
-    tensors = tuple(Tensor(item.name, item.kind, tuple(map(after, item.axes)), item.aliases) for item in graph.tensors)
+    tensors = tuple(tensor_with(item, tuple(map(after, item.axes))) for item in graph.tensors)
     by_name = {tensor.name: tensor for tensor in tensors}
     operations = tuple(
         retyped(item.costing(Cost(tuple(map(after, cost.axes)), cost.scale) for cost in item.costs), by_name)

@@ -91,6 +91,12 @@ def sequence(bundles: Sequence[Bundle], scopes: Iterable[Sequence[int]]) -> list
     owners: list[int] = []
     fractions: list[float] = []
     for scope in scopes:
+        if len(scope) == 1:
+            (position,) = scope
+            steps, size = bundles[position].steps, bundles[position].groups[0].size
+            owners.extend([position] * len(steps))
+            fractions.extend([step / size for step in steps])
+            continue
         order = ranking(bundles, scope)
         total = sum(bundles[position].size for position in scope)
         owners.extend(order)
