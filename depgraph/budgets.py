@@ -41,15 +41,15 @@ class Budget:
 
 
 def budget_of(graph: Graph, bundles: Sequence[Bundle], name: str, asked: Number, clock: Clock | None = None) -> Budget:
-    """The budget of `params`, `macs` or a clock: a fraction in (0, 1] of the graph's cost, or a whole number above 1.
+    """The budget of `params`, `macs` or a clock: a fraction in (0, 1] of the graph's cost, or the cost itself, above 1.
 
     Raises:
         PlanError: the number is no budget, or the clock gives no cost.
     """
-    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not _is_budget(asked):
+    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not _is_budget(asked, whole=clock is None):
+        number = "a whole number" if clock is None else "a number"
         raise PlanError(
-            f"expected {name}= in (0, 1], the fraction that is to remain, or a whole number above 1, the cost itself; "
-            f"met {asked!r}."
+            f"expected {name}= in (0, 1], the fraction that is to remain, or {number} above 1, the cost itself; met {asked!r}."
         )
     cost: Callable[[Mapping[int, int]], Number]
     if clock is None:
@@ -99,8 +99,8 @@ def cut_where_met(bundles: Sequence[Bundle], order: Sequence[int], budgets: Sequ
     return enough, tuple(Target(budget.name, budget.limit, cost) for budget, cost in realised)
 
 
-def _is_budget(asked: Number) -> bool:
-    return 0 < asked <= 1 or (1 < asked < float("inf") and asked == int(asked))
+def _is_budget(asked: Number, whole: bool) -> bool:
+    return 0 < asked <= 1 or (1 < asked < float("inf") and (not whole or asked == int(asked)))
 
 
 def _sizes(bundles: Sequence[Bundle], units: Mapping[int, int]) -> dict[Atom, int]:

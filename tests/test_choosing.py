@@ -244,6 +244,7 @@ def test_latency_is_met_by_any_function_of_a_graph(layers):
     (target,) = plan.targets
     assert target.name == "latency" and target.realised == clock(plan.apply(graph)) <= target.requested == 0.6 * 176
     assert len(calls) <= 10  # a bisection over 21 units
+    assert dg.plan(graph, scores, latency=0.6 * 176, clock=clock) == plan  # 105.6, in the unit of the clock
     both = dg.plan(graph, scores, latency=0.6, clock=clock, params=0.3)
     assert both.apply(graph).params <= 0.3 * 202 and [item.name for item in both.targets] == ["params", "latency"]
 
