@@ -228,7 +228,9 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     Where an atom is read first, it is read forwards. Attributes that count nothing prunable are dropped: they never change.
     """
     reasons = graph.reasons
-    attributes = [item for item in graph.attributes if any(atom not in reasons for atom in atoms(item.space))]
+    counted = {id(item.space): item.space for item in graph.attributes}
+    free = {key: any(atom not in reasons for atom in atoms(space)) for key, space in counted.items()}
+    attributes = [item for item in graph.attributes if free[id(item.space)]]
     spaces = [
         *(axis for tensor in graph.tensors for axis in tensor.axes),
         *(axis for operation in graph.operations for cost in operation.costs for axis in cost.axes),
@@ -248,6 +250,13 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         for space in distinct
     }
     memo = {key: changed[space] for key, space in objects.items()}
+    in_order: dict[int, Space] = {}
+
+    def ordered(space: Space) -> Space:
+        if id(space) not in in_order:
+            in_order[id(space)] = _in_order(memo[id(space)])
+        return in_order[id(space)]
+
     balances = [
         Balance(tuple(sorted((new[atom] for atom in balance.atoms), key=lambda atom: atom.id)), balance.reason)
         for balance in graph.balances
@@ -259,7 +268,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         ),
         tensors=tuple(tensor_with(item, tuple([memo[id(axis)] for axis in item.axes])) for item in graph.tensors),
         attributes=tuple(
-            SizeAttribute(item.path, _in_order(memo[id(item.space)])) for item in sorted(attributes, key=lambda item: item.path)
+            SizeAttribute(item.path, ordered(item.space)) for item in sorted(attributes, key=lambda item: item.path)
         ),
         pinned_atoms=tuple(
             PinnedAtom(new[atom], reason)

@@ -294,13 +294,13 @@ def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
             if touched[id(space)]:
                 axes.extend(PrunedAxis(name, dim, space) for name in (tensor.name, *tensor.aliases))
     edits = []
-    gone: dict[Space, int] = {}
+    gone: dict[int, int] = {}
     for attribute in graph.attributes:
         space = attribute.space
-        if space not in gone:
-            gone[space] = len(image(space, removed))
-        if gone[space]:
-            edits.append(Edit(attribute.path, space.size, space.size - gone[space]))
+        if id(space) not in gone:
+            gone[id(space)] = len(image(space, removed))
+        if gone[id(space)]:
+            edits.append(Edit(attribute.path, space.size, space.size - gone[id(space)]))
     renamed: list[tuple[str, str]] = []
     if any(atom.size - len(indices) == 1 for atom, indices in removed.items()):  # names follow the structure, not the sizes
         names = {group.atom.id: group.name for group in graph.groups}

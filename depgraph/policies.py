@@ -88,6 +88,9 @@ def sequence(bundles: Sequence[Bundle], scopes: Iterable[Sequence[int]]) -> list
 
     Every prefix is a valid removal, and prefixes are nested: a plan that removes more removes whatever the smaller one did.
     """
+    scopes = tuple(scopes)
+    if len(scopes) == 1:
+        return ranking(bundles, scopes[0])
     owners: list[int] = []
     fractions: list[float] = []
     for scope in scopes:
