@@ -2,6 +2,7 @@
 
 from depgraph.candidates import Candidate, Share, candidates, combine
 from depgraph.choose import plan
+from depgraph.clocks import OperationForm, latency_table
 from depgraph.criteria import (
     FPGM,
     LAMP,
@@ -68,6 +69,7 @@ __all__ = [
     "MismatchError",
     "Node",
     "OpType",
+    "OperationForm",
     "Pinned",
     "PinnedError",
     "Plan",
@@ -94,6 +96,7 @@ __all__ = [
     "group_lasso",
     "grow",
     "iterate",
+    "latency_table",
     "lifted",
     "mask",
     "mask_",

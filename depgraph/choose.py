@@ -55,7 +55,7 @@ def plan(
         params: what is to remain of the parameters at most: a fraction in (0, 1], or a whole number above 1.
         macs: the same of the multiply-accumulates.
         latency: the same of what `clock` says, where the number above 1 need not be whole.
-        clock: a function of a graph that returns its cost in any unit, such as the milliseconds of its layers in a table.
+        clock: a function of a graph that returns its cost in any unit, such as what `latency_table` makes.
         scope: who competes. ``group``: each group for itself, all lose the same fraction. ``global``: all indices of all
             groups, by importance. ``isomorphic``: those of groups with the same structure and role (Fang et al., "Isomorphic
             Pruning for Vision Models", ECCV 2024). Or a list of tuples of patterns: the groups of each tuple compete.

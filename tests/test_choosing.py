@@ -249,6 +249,28 @@ def test_latency_is_met_by_any_function_of_a_graph(layers):
     assert both.apply(graph).params <= 0.3 * 202 and [item.name for item in both.targets] == ["params", "latency"]
 
 
+def test_a_latency_table_measures_each_form_once(layers):
+    """Equal operations are measured once, a table of what was measured gives the same plan, and what it lacks is refused."""
+    graph, scores = layers
+    seen = []
+
+    def measure(form):
+        seen.append(form)
+        return 1e-3 + 1e-6 * math.prod(form.inputs[1]) if "linear" in form.op else 1e-4
+
+    clock = dg.latency_table(measure)
+    assert clock(graph) == pytest.approx(4e-3 + 176e-6 + (len(graph.operations) - 4) * 1e-4)
+    plan = dg.plan(graph, scores, latency=0.99, clock=clock)
+    assert plan.targets[0].realised <= plan.targets[0].requested and len(seen) == len(set(seen)) < 60
+    table = {form: measure(form) for form in set(seen)}
+    assert dg.plan(graph, scores, latency=0.99, clock=dg.latency_table(table)) == plan
+    table.pop(next(form for form in table if form.inputs == ((1, 4), (8, 4), (8,))))
+    with pytest.raises(dg.PlanError, match=r"the table has no OperationForm\(op='aten.linear', inputs=\(\(1, 4\), \(8, 4\)"):
+        dg.plan(graph, scores, latency=0.99, clock=dg.latency_table(table))
+    with pytest.raises(dg.PlanError, match=r"expected costs by OperationForm, or a function .* met float"):
+        dg.latency_table(1.0)
+
+
 def test_targets_travel_with_the_plan(layers, tmp_path):
     """They are saved, take no part in equality, and of two plans in a row those of the last cut stay."""
     graph, scores = layers
