@@ -70,7 +70,6 @@ PINS_BY_CHOICE = {
     **dict.fromkeys(("tensor_split",), "parts of unequal size, or outside of the axis"),
     **dict.fromkeys(("slice", "slice_copy"), "an empty slice, or one of every k positions with a remainder"),
     **dict.fromkeys(("index",), "a mask, of which only the data tells what it takes"),
-    **dict.fromkeys(("tril", "triu"), "rows and columns are positions, even where they could go together"),
     **dict.fromkeys(
         ("masked_select", "masked_scatter", "unique_dim", "unique_dim_consecutive"), "what is chosen, the data tell"
     ),
