@@ -30,6 +30,7 @@ from depgraph.rules import RULES
 from depgraph.session import DataRead, Session, named_leaves, raised_at
 from depgraph.shadow import given_tensors, held_tensors, shadow
 from depgraph.stand_ins import FakeTensors, RealTensors, same_draws, same_draws_elsewhere
+from depgraph.uncached import uncached
 from depgraph.wrappers import unwrap
 
 Mode = Literal["auto", "fake", "real"]
@@ -146,6 +147,7 @@ def _recorded(model: nn.Module, inputs: Any, rules: RuleTable, tensors: FakeTens
     session = Session(tensors.mode, tensors.keep)
     device = _only_device(model)
     with ExitStack() as stack:
+        stack.enter_context(uncached(model))
         held = held_tensors(model, tensors, session)
         tree = shadow(model, held, tensors, session, rules.modules)
         args, kwargs = given_tensors(inputs, tensors, session, device)
