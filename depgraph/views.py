@@ -9,7 +9,7 @@ from depgraph.spaces import Atom, IndexMap, Leaf, Space, atoms, leaves
 
 
 def groups_of(tensors: Iterable[Tensor], operations: Iterable[Operation], pinned: Mapping[Atom, str]) -> tuple[Group, ...]:
-    """The atoms that occur in a parameter and are not pinned, in the order of the parameters."""
+    """The atoms with indices that occur in a parameter and are not pinned, in the order of the parameters."""
     tensors = tuple(tensors)
     members: dict[Atom, list[tuple[str, int]]] = {}
     names: dict[Atom, str] = {}
@@ -19,7 +19,7 @@ def groups_of(tensors: Iterable[Tensor], operations: Iterable[Operation], pinned
         for dim, space in enumerate(tensor.axes):
             here = atoms(space)
             for position, atom in enumerate(here):
-                if atom in pinned:
+                if atom in pinned or not atom.size:
                     continue
                 members.setdefault(atom, []).append((tensor.name, dim))
                 if tensor.kind == "parameter" and atom not in names:

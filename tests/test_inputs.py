@@ -257,3 +257,19 @@ def test_caches_are_left_alone():
     assert _table.cache_info().currsize == Tabled.ones.cache_info().currsize == 1
     assert dg.trace(model, x) == before
     assert {"aten.arange", "aten.ones"} <= {operation.op for operation in before.operations}
+
+
+def test_an_axis_without_indices_is_no_group():
+    """A model may hold a parameter of no rows, such as register tokens of which there are none."""
+
+    class Registers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.registers = nn.Parameter(torch.zeros(1, 0, 4))
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.last(self.first(torch.cat([self.registers.expand(len(x), -1, -1), x], 1)).mean(1))
+
+    graph = dg.trace(Registers(), torch.randn(2, 3, 4))
+    assert [group.name for group in graph.groups] == ["first.weight:0"]
