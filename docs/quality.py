@@ -16,7 +16,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from quality_subjects import Digits, MiniLM, copied  # noqa: E402
 
 Subject = Digits | MiniLM
 Row = dict[str, Any]
+LAYERS = {dg.OpType.CONV, dg.OpType.LINEAR}
 
 OURS: dict[str, Callable[[Subject, int], Any]] = {
     "Magnitude L2": lambda subject, seed: dg.Magnitude(p=2),
@@ -45,6 +46,16 @@ OURS: dict[str, Callable[[Subject, int], Any]] = {
     "Activation": lambda subject, seed: dg.Activation(_batches(subject, seed)[0], forward=subject.forward),
     "Random": lambda subject, seed: dg.Random(seed),
 }
+MATCHED: dict[str, dict[str, Callable[[Subject, int], Any]]] = {
+    "digits": {
+        "FPGM": lambda subject, seed: dg.FPGM(p=2),
+        "Taylor": lambda subject, seed: dg.Taylor(*_batches(subject, seed), normaliser="mean", types=LAYERS),
+        "Hessian": lambda subject, seed: dg.Hessian(*_batches(subject, seed), normaliser="mean"),
+    },
+    "minilm": {"FPGM": lambda subject, seed: dg.FPGM(p=2)},
+}
+"""Where the defaults differ in a way that counts: ours with the options that Torch-Pruning's have."""
+
 THEIRS = {
     "Magnitude L2": ("GroupMagnitudeImportance", {"p": 2}),
     "Magnitude L1": ("GroupMagnitudeImportance", {"p": 1}),
@@ -105,16 +116,18 @@ def counts(subject: Subject, model: nn.Module) -> tuple[int, int]:
     return graph.macs, graph.params
 
 
-def measure(subject: Subject, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Every criterion at every ratio in every setting, by both libraries."""
+def measure(subject: Subject, criteria: Sequence[str], quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """These criteria at every ratio in every setting, by both libraries."""
     ratios = subject.ratios[1::2] if quick else subject.ratios
     rows: list[Row] = []
     before = {seed: subject.judge(subject.model(seed), (seed,))[0] for seed in subject.seeds}
     graphs = {seed: dg.trace(subject.model(seed), kwargs=subject.example) for seed in subject.seeds}
-    for criterion in subject.criteria:
+    for criterion in (name for name in subject.criteria if name in criteria):
         for seeds in subject.seeds_together(criterion):
             seed, graph = seeds[0], graphs[seeds[0]]
             scores = dg.score(graph, subject.model(seed), OURS[criterion](subject, seed))
+            matched = MATCHED[subject.name].get(criterion)
+            alike = None if matched is None else dg.score(graph, subject.model(seed), matched(subject, seed))
             for ratio in ratios:
 
                 def note(library: str, setting: str, model: nn.Module, ratio: float = ratio) -> int:
@@ -135,8 +148,11 @@ def measure(subject: Subject, quick: bool, say: Callable[[str], None]) -> dict[s
                 for setting in subject.settings:
                     peer = peer_pruned(subject, criterion, setting, ratio, seed)
                     limits[setting] = note("theirs", setting, peer)
-                    note("ours", setting, ours_pruned(subject, seed, graph, scores, limits[setting], subject.ours(setting)))
-                for setting, options in subject.best:
+                    for library, held in (("ours", scores), ("matched", alike)):
+                        if held is not None:
+                            model = ours_pruned(subject, seed, graph, held, limits[setting], subject.ours(setting))
+                            note(library, setting, model)
+                for setting, options in subject.best if criterion != "Random" else ():
                     limit = limits[subject.settings[0]]
                     note("ours", setting, ours_pruned(subject, seed, graph, scores, limit, options))
             say(f"{subject.name}: {criterion}, seeds {seeds}")
@@ -159,6 +175,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small grid on little data: to see that it runs")
     parser.add_argument("--only", choices=["digits", "minilm"], help="one of the two networks")
     parser.add_argument("--page", action="store_true", help="write the page from the numbers of an earlier run")
+    parser.add_argument("--criteria", nargs="+", choices=list(OURS), help="only these; the others' numbers are kept")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
     options = parser.parse_args()
@@ -171,15 +188,22 @@ def main() -> None:
         def say(line: str) -> None:
             print(f"{time.perf_counter() - start:6.0f} s  {line}", flush=True)
 
-        kinds = [kind for kind in (Digits, MiniLM) if options.only in (None, kind.name)]
-        found: dict[str, Any] = {kind.name: measure(kind(options.quick), options.quick, say) for kind in kinds}
+        earlier = json.loads(store.read_text()) if (options.only or options.criteria) and store.exists() else {}
+        found: dict[str, Any] = dict(earlier)
+        for kind in (Digits, MiniLM):
+            if options.only in (None, kind.name):
+                criteria = options.criteria or kind.criteria
+                kept = [row for row in earlier.get(kind.name, {}).get("rows", ()) if row["criterion"] not in criteria]
+                found[kind.name] = measure(kind(options.quick), criteria, options.quick, say)
+                found[kind.name]["rows"] = sorted(
+                    [*kept, *found[kind.name]["rows"]],
+                    key=lambda row: kind.criteria.index(row["criterion"]),
+                )
         found["quick"] = options.quick
         found["versions"] = {
             "Python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "torch-pruning", "scikit-learn")},
         }
-        if options.only and store.exists():
-            found = {**json.loads(store.read_text()), **found}
         store.write_text(_readable(found))
     write_page(json.loads(store.read_text()), options.out)
 

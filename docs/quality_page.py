@@ -38,7 +38,7 @@ of Python's standard library. Judged are 200 sentences: Spearman's correlation o
 with those of the unpruned model. A seed is a sample of pairs and, for criteria that read data, a calibration set of 32
 other sentences. Taylor and Hessian take the cross entropy of telling a sentence's own embedding by the unpruned model
 among those of the set: the plain distance to it has no gradient there. Fine-tuning is a distillation of 40 steps of 16
-sentences that are not judged, for two criteria at two ratios. Torch-Pruning is given `num_heads` for queries, keys and
+sentences that are not judged, for two criteria at one ratio. Torch-Pruning is given `num_heads` for queries, keys and
 values as in its BERT example, and the sizes of heads are set by hand after its step; the hidden width, which is the
 network's output, is left by both.
 """
@@ -86,17 +86,19 @@ def shown(found: Sequence[float]) -> str:
     return f"{mean(found):.3f} ({min(found):.3f} to {max(found):.3f})"
 
 
-def _compared(subject: dict[str, Any], field: str) -> list[tuple[tuple[str, str, float], list[float], list[float]]]:
+def _compared(
+    subject: dict[str, Any], field: str, library: str = "ours"
+) -> list[tuple[tuple[str, str, float], list[float], list[float]]]:
     return [
-        (key, values(cell["ours"], field), values(cell["theirs"], field))
+        (key, values(cell[library], field), values(cell["theirs"], field))
         for key, cell in cells(subject["rows"], field).items()
-        if len(cell) == 2 and key[1] != "Random"
+        if library in cell and "theirs" in cell and key[1] != "Random"
     ]
 
 
-def summary(subject: dict[str, Any], field: str, when: str) -> list[str]:
+def summary(subject: dict[str, Any], field: str, when: str, library: str = "ours") -> list[str]:
     """How many cells are better, level and worse, and all that are not level."""
-    found = _compared(subject, field)
+    found = _compared(subject, field, library)
     if not found:
         return []
     verdicts = [(verdict(ours, theirs), key, ours, theirs) for key, ours, theirs in found]
@@ -120,13 +122,14 @@ def summary(subject: dict[str, Any], field: str, when: str) -> list[str]:
 
 
 def by_criterion(subject: dict[str, Any], settings: Sequence[str]) -> list[str]:
-    """The mean difference of each criterion in each setting, with the reason where there is one."""
+    """The mean difference of each criterion in each setting."""
     lines = ["| setting | criterion | mean difference | largest spread | better / level / worse |", "|---|---|---|---|---|"]
     for setting in settings:
         found: dict[str, list[tuple[list[float], list[float]]]] = {}
-        for key, ours, theirs in _compared(subject, "value"):
-            if key[0] == setting:
-                found.setdefault(key[1], []).append((ours, theirs))
+        for library, suffix in (("ours", ""), ("matched", ", its options")):
+            for key, ours, theirs in _compared(subject, "value", library):
+                if key[0] == setting:
+                    found.setdefault(key[1] + suffix, []).append((ours, theirs))
         for criterion, pairs in found.items():
             gap = mean(mean(ours) - mean(theirs) for ours, theirs in pairs)
             words = [verdict(ours, theirs) for ours, theirs in pairs]
@@ -141,31 +144,33 @@ def table(subject: dict[str, Any], setting: str) -> list[str]:
     lines = [
         "| criterion | ratio | MACs removed, ours / theirs % | parameters removed, ours / theirs % | ours | theirs | | "
         "fine-tuned: ours | theirs | |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---" * 10 + "|",
     ]
     for key, cell in cells(subject["rows"], "value").items():
-        if key[0] != setting or len(cell) != 2:
-            continue
-        sides = [cell["ours"], cell["theirs"]]
-        macs, params = (
-            " / ".join(percent(subject[cost] - mean(values(side, cost)), subject[cost]) for side in sides)
-            for cost in ("macs", "params")
-        )
-        found = [values(side, "value") for side in sides]
-        line = f"| {key[1]} | {key[2]} | {macs} | {params} | {shown(found[0])} | {shown(found[1])} | {verdict(*found)} |"
-        if key in tuned:
-            after = [values(tuned[key][library], "tuned") for library in ("ours", "theirs")]
-            line += f" {shown(after[0])} | {shown(after[1])} | {verdict(*after)} |"
-        else:
-            line += " | | |"
-        lines.append(line)
+        for library in ("ours", "matched"):
+            if key[0] == setting and library in cell and "theirs" in cell:
+                sides = [cell[library], cell["theirs"]]
+                macs, params = (
+                    " / ".join(percent(subject[cost] - mean(values(side, cost)), subject[cost]) for side in sides)
+                    for cost in ("macs", "params")
+                )
+                name = key[1] if library == "ours" else f"{key[1]}, its options"
+                line = f"| {name} | {key[2]} | {macs} | {params} | {_pair(cell, library, 'value')} |"
+                lines.append(line + (f" {_pair(tuned[key], library, 'tuned')} |" if key in tuned else " | | |"))
     return [*lines, ""]
+
+
+def _pair(cell: dict[str, list[Row]], library: str, field: str) -> str:
+    ours, theirs = values(cell[library], field), values(cell["theirs"], field)
+    return f"{shown(ours)} | {shown(theirs)} | {verdict(ours, theirs)}"
 
 
 def best(subject: dict[str, Any], names: Sequence[str], field: str = "value") -> list[str]:
     """What our own policies reach at the same MACs, beside Torch-Pruning's settings."""
     found = cells(subject["rows"], field)
     settings = [setting for setting in dict.fromkeys(key[0] for key in found) if setting not in names]
+    names = [name for name in names if any(key[0] == name for key in found)]
+    found = {key: cell for key, cell in found.items() if key[1] != "Random"} if names else {}
     columns = [*(f"Torch-Pruning, {setting}" for setting in settings), *names]
     lines = [f"| criterion | ratio | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for criterion, ratio in dict.fromkeys(key[1:] for key in found):
@@ -178,8 +183,8 @@ def best(subject: dict[str, Any], names: Sequence[str], field: str = "value") ->
 def curves(subject: dict[str, Any], setting: str, field: str, others: Sequence[str] = ()) -> dict[str, dict[str, list[Band]]]:
     """For each criterion the lines of a plot, over the MACs removed."""
     found = cells(subject["rows"], field)
-    panels: dict[str, dict[str, list[Band]]] = {}
-    wanted = [("ours", setting, "depgraph"), ("theirs", setting, "Torch-Pruning")]
+    panels: dict[str, dict[str, list[Band]]] = {}  # what comes first is drawn last
+    wanted = [("theirs", setting, "Torch-Pruning"), ("ours", setting, "depgraph")]
     wanted += [("ours", other, f"depgraph: {other.removeprefix('ours, ')}") for other in others]
     for (held, criterion, _), cell in found.items():
         for library, name, label in wanted:
@@ -240,6 +245,8 @@ def _section(name: str, subject: dict[str, Any], folder: Path) -> list[str]:
         "",
         *summary(subject, "value", "Pruned"),
         *summary(subject, "tuned", "Fine-tuned"),
+        *summary(subject, "value", "Pruned, ours with the options of Torch-Pruning's criterion where they differ", "matched"),
+        *summary(subject, "tuned", "The same, fine-tuned", "matched"),
         WHY[name],
         *by_criterion(subject, settings),
     ]

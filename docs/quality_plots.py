@@ -9,8 +9,9 @@ Band = tuple[float, float, float, float]
 """x, and of y the mean, the least and the most."""
 
 WIDTH, HEIGHT, LEFT, TOP, GAP_X, GAP_Y, COLUMNS = 250, 170, 66, 86, 34, 62, 3
-COLOURS = ("#0b62a4", "#d1601b", "#8a8a8a", "#2f8f4e", "#7a4fa3")
-DASHES = ("", "6 3", "2 3", "", "8 2 2 2")
+LOOKS = {"depgraph": ("#0b62a4", ""), "Torch-Pruning": ("#d1601b", "6 3"), "random choice": ("#8a8a8a", "2 3")}
+OTHERS = (("#2f8f4e", ""), ("#7a4fa3", "8 2 2 2"))
+"""Colours and dashes: of names that recur, and of the others in turn."""
 
 
 def small_multiples(
@@ -27,8 +28,10 @@ def small_multiples(
         high: the most y that is shown.
     """
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    looks = _looks(names)
     points = [point for lines in panels.values() for line in lines.values() for point in line]
-    right = max(10.0, -(-max(point[0] for point in points) // 10) * 10)
+    most = max(point[0] for point in points)
+    right = max(20.0, -(-most // 10) * 10 if most <= 60 else -(-most // 20) * 20)
     rows = -(-len(panels) // COLUMNS)
     width = LEFT + min(COLUMNS, len(panels)) * (WIDTH + GAP_X)
     height = TOP + rows * (HEIGHT + GAP_Y)
@@ -37,31 +40,33 @@ def small_multiples(
         'font-family="Helvetica, Arial, sans-serif" font-size="11" fill="#222222">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="24" font-size="15" font-weight="bold">{escape(title)}</text>',
-        *_legend(names),
+        *_legend(names, looks),
     ]
     for number, (name, lines) in enumerate(panels.items()):
         left = LEFT + number % COLUMNS * (WIDTH + GAP_X)
         top = TOP + number // COLUMNS * (HEIGHT + GAP_Y)
         labels = (x_label, y_label if number % COLUMNS == 0 else "")
         parts += _axes(name, left, top, right, (low, high), labels)
-        for line, found in lines.items():
-            parts += _line(found, names.index(line), left, top, right, low, high)
+        for line, found in reversed(lines.items()):
+            parts += _line(found, looks[line], left, top, right, low, high)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _legend(names: Sequence[str]) -> list[str]:
+def _legend(names: Sequence[str], looks: Mapping[str, tuple[str, str]]) -> list[str]:
     parts, x = [], float(LEFT)
-    for number, name in enumerate(names):
-        colour, dash = _look(number)
+    for name in names:
+        colour, dash = looks[name]
         parts.append(f'<line x1="{x}" y1="46" x2="{x + 26}" y2="46" stroke="{colour}" stroke-width="2.2"{dash}/>')
         parts.append(f'<text x="{x + 32}" y="50">{escape(name)}</text>')
         x += 58 + 6.0 * len(name)
     return parts
 
 
-def _look(number: int) -> tuple[str, str]:
-    dash = DASHES[number % len(DASHES)]
-    return COLOURS[number % len(COLOURS)], f' stroke-dasharray="{dash}"' if dash else ""
+def _looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The colour of each name, and its dashes as an attribute."""
+    others = [name for name in names if name not in LOOKS]
+    looks = LOOKS | {name: OTHERS[number % len(OTHERS)] for number, name in enumerate(others)}
+    return {name: (colour, f' stroke-dasharray="{dash}"' if dash else "") for name, (colour, dash) in looks.items()}
 
 
 def _axes(name: str, left: float, top: float, right: float, shown: tuple[float, float], labels: tuple[str, str]) -> list[str]:
@@ -84,12 +89,14 @@ def _axes(name: str, left: float, top: float, right: float, shown: tuple[float, 
     return parts
 
 
-def _line(found: Sequence[Band], number: int, left: float, top: float, right: float, low: float, high: float) -> list[str]:
+def _line(
+    found: Sequence[Band], look: tuple[str, str], left: float, top: float, right: float, low: float, high: float
+) -> list[str]:
     def place(x: float, y: float) -> str:
         inside = min(max(y, low), high)
         return f"{left + WIDTH * x / right:.1f},{top + HEIGHT * (high - inside) / (high - low):.1f}"
 
-    colour, dash = _look(number)
+    colour, dash = look
     ordered = sorted(found)
     band = [place(x, most) for x, _, _, most in ordered] + [place(x, least) for x, _, least, _ in reversed(ordered)]
     line = [place(x, mean) for x, mean, _, _ in ordered]
