@@ -60,7 +60,7 @@ the square closed, without weights in memory.
 """
 
 PEER_NOTE = """
-Torch-Pruning 1.6.1 over the same models, each within the limit of its run, `GroupMagnitudeImportance(p=2)`, half of every group, the
+Torch-Pruning 1.6.1, same models, within the limit of each run, `GroupMagnitudeImportance(p=2)`, half of every group, the
 last linear layer that makes the classes ignored, and `num_heads` given where attention modules have it. *Pruned*: `step()`
 returns. *Forward*: the pruned model runs, its output shapes kept. *Zero channels*: the parameters of the removed channels are
 zeroed in a copy of the original, which must give what the pruned model gives, in evaluation mode and double precision; left
