@@ -240,6 +240,8 @@ def write_page(found: dict[str, Any], folder: Path) -> None:
     for name in TITLES:
         if name in found:
             lines += _section(name, found[name], folder)
+        else:
+            lines += [f"## {TITLES[name]}", "", "Not measured in this run.", ""]
     (folder / "quality.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
