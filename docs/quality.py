@@ -52,7 +52,13 @@ MATCHED: dict[str, dict[str, Callable[[Subject, int], Any]]] = {
         "Taylor": lambda subject, seed: dg.Taylor(*_batches(subject, seed), normaliser="mean", types=LAYERS),
         "Hessian": lambda subject, seed: dg.Hessian(*_batches(subject, seed), normaliser="mean"),
     },
-    "minilm": {"FPGM": lambda subject, seed: dg.FPGM(p=2)},
+    "minilm": {
+        "Magnitude L2": lambda subject, seed: dg.Magnitude(p=2, normaliser="none"),
+        "Magnitude L1": lambda subject, seed: dg.Magnitude(p=1, normaliser="none"),
+        "FPGM": lambda subject, seed: dg.FPGM(p=2, normaliser="none"),
+        "Taylor": lambda subject, seed: dg.Taylor(*_batches(subject, seed), normaliser="none"),
+        "Hessian": lambda subject, seed: dg.Hessian(*_batches(subject, seed), normaliser="none"),
+    },
 }
 """Where the defaults differ in a way that counts: ours with the options that Torch-Pruning's have."""
 
@@ -127,7 +133,9 @@ def measure(subject: Subject, criteria: Sequence[str], quick: bool, say: Callabl
             seed, graph = seeds[0], graphs[seeds[0]]
             scores = dg.score(graph, subject.model(seed), OURS[criterion](subject, seed))
             matched = MATCHED[subject.name].get(criterion)
-            alike = None if matched is None else dg.score(graph, subject.model(seed), matched(subject, seed))
+            alike = None
+            if matched is not None:
+                alike = subject.joined(graph, dg.score(graph, subject.model(seed), matched(subject, seed)))
             for ratio in ratios:
 
                 def note(library: str, setting: str, model: nn.Module, ratio: float = ratio) -> int:

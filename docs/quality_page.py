@@ -42,7 +42,7 @@ of Python's standard library. Judged are 200 sentences: Spearman's correlation o
 with those of the unpruned model. A seed is a sample of pairs and, for criteria that read data, a calibration set of 32
 other sentences. Taylor and Hessian take the cross entropy of telling a sentence's own embedding by the unpruned model
 among those of the set: the plain distance to it has no gradient there. Fine-tuning is a distillation of 40 steps of 16
-sentences that are not judged, for two criteria at one ratio. Torch-Pruning is given `num_heads` for queries, keys and
+sentences that are not judged, for two criteria at two ratios. Torch-Pruning is given `num_heads` for queries, keys and
 values as in its BERT example, and the sizes of heads are set by hand after its step; the hidden width, which is the
 network's output, is left by both.
 """,
@@ -223,10 +223,14 @@ no such difference) it gives Torch-Pruning's choice. Its options, as the tables 
 for FPGM and `normaliser="mean"` for Hessian. Hessian is better without, here.
 """,
     "minilm": """\
-Why: Torch-Pruning sees queries, keys and values of a head as one group, and removes the same dims of all three. depgraph
-knows that queries and keys meet in one product, values and the output projection in another, and ranks the two apart.
-FPGM, Taylor and Hessian differ as for the digits. Of whole heads both rank the same things, up to the members that take
-part.
+Why: Torch-Pruning sees the queries, keys and values of a head as one group, and removes the same dims of all three.
+depgraph knows that queries and keys meet in one product, values and the output projection in another, and ranks the two
+apart. That is a freedom, and no gain by itself: what the weights say about either is weak. Whoever wants the same dims
+gives both groups the mean of their scores, as `joined` in [quality_subjects.py](quality_subjects.py) does; the tables
+call that its options, with `p=2` for FPGM. Of whole heads both rank the same things; there the two differ in how many
+heads and how much width make up the same MACs, since Torch-Pruning rounds the number of heads up. Hessian differs as for
+the digits. Activation reads what a layer reads; of queries and keys, which no layer reads, ours takes what is made, where
+Torch-Pruning lets the values decide.
 """,
 }
 

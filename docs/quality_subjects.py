@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import depgraph as dg
 from quickstart import DigitNet, accuracy, digits, train
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
@@ -81,6 +82,10 @@ class Digits:
     def peer(self, model: Any, setting: str, ratio: float) -> dict[str, Any]:
         """What Torch-Pruning is told, besides the ratio."""
         return {"ignored_layers": [model.head], "global_pruning": setting == "global"}
+
+    def joined(self, graph: dg.Graph, scores: dict[str, Any]) -> dict[str, Any]:
+        """The scores as they are: both libraries see the same groups."""
+        return scores
 
     def repair(self, model: nn.Module, pruner: Any) -> None:
         """Nothing is to be set by hand after its step."""
@@ -208,6 +213,18 @@ class MiniLM:
         if setting.startswith("heads"):
             options |= {"prune_num_heads": True, "prune_head_dims": False, "head_pruning_ratio": ratio}
         return options
+
+    def joined(self, graph: dg.Graph, scores: dict[str, Any]) -> dict[str, Any]:
+        """The dims of queries and keys and those of values scored as one: the mean over what either holds."""
+        dims: dict[str, list[str]] = {}
+        for group in graph.groups:
+            if group.role == "head_dim":
+                dims.setdefault(group.name.partition(".attention.")[0], []).append(group.name)
+        result = dict(scores)
+        for names in dims.values():
+            together = tuple(sum(each) / len(names) for each in zip(*(scores[name] for name in names), strict=True))
+            result.update(dict.fromkeys(names, together))
+        return result
 
     def repair(self, model: Any, pruner: Any) -> None:
         """Its example sets these three by hand."""
