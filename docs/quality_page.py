@@ -227,10 +227,10 @@ Why: Torch-Pruning sees the queries, keys and values of a head as one group, and
 depgraph knows that queries and keys meet in one product, values and the output projection in another, and ranks the two
 apart. That is a freedom, and no gain by itself: what the weights say about either is weak. Whoever wants the same dims
 gives both groups the mean of their scores, as `joined` in [quality_subjects.py](quality_subjects.py) does; the tables
-call that its options, with `p=2` for FPGM. Of whole heads both rank the same things; there the two differ in how many
-heads and how much width make up the same MACs, since Torch-Pruning rounds the number of heads up. Hessian differs as for
-the digits. Activation reads what a layer reads; of queries and keys, which no layer reads, ours takes what is made, where
-Torch-Pruning lets the values decide.
+call that its options, with `p=2` for FPGM. Of whole heads both rank the same things. What then differs is how many heads
+or dims and how much width make up the same MACs, since Torch-Pruning rounds each number to remove up. Hessian differs as
+for the digits. Activation reads what a layer reads; of queries and keys, which no layer reads, ours takes what is made,
+where Torch-Pruning lets the values decide.
 """,
 }
 
