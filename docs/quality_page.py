@@ -12,7 +12,6 @@ Row = dict[str, Any]
 
 TITLES = {"digits": "Digits", "minilm": "MiniLM"}
 METRICS = {"digits": "accuracy", "minilm": "rank correlation"}
-FLOORS = {"digits": 0.0, "minilm": 0.0}
 
 HEAD = """# Quality
 
@@ -185,6 +184,25 @@ def best(subject: dict[str, Any], names: Sequence[str], field: str = "value") ->
     return [*lines, ""]
 
 
+def _policies(subject: dict[str, Any], setting: str, names: Sequence[str]) -> list[str]:
+    """How each of our policies stands against one setting of Torch-Pruning."""
+    found = cells(subject["rows"], "value")
+    lines = ["| policy | mean difference | better / level / worse | better in |", "|---" * 4 + "|"]
+    for name in names:
+        pairs = {
+            key[1:]: (values(cell["ours"], "value"), values(found[setting, *key[1:]]["theirs"], "value"))
+            for key, cell in found.items()
+            if key[0] == name
+        }
+        words = {key: verdict(*pair) for key, pair in pairs.items()}
+        gap = mean(mean(mine) - mean(theirs) for mine, theirs in pairs.values())
+        held = list(words.values())
+        counted = " / ".join(str(held.count(word)) for word in ("better", "level", "worse"))
+        better = list(dict.fromkeys(criterion for (criterion, _), word in words.items() if word == "better"))
+        lines.append(f"| {name} | {gap:+.4f} | {counted} | {', '.join(better)} |")
+    return [*lines, ""]
+
+
 def curves(subject: dict[str, Any], setting: str, field: str, others: Sequence[str] = ()) -> dict[str, dict[str, list[Band]]]:
     """For each criterion the lines of a plot, over the MACs removed."""
     found = cells(subject["rows"], field)
@@ -274,13 +292,14 @@ def _section(name: str, subject: dict[str, Any], folder: Path) -> list[str]:
             if not panels or (field == "tuned" and few):
                 continue
             file = f"quality_{name}_{setting.replace(' ', '_')}_{stage.replace('-', '_')}.svg"
-            low = FLOORS[name] if field == "value" else _floor(panels)
+            low = _floor(panels)
             title = f"{TITLES[name]}, {setting}, {stage}"
             (folder / file).write_text(small_multiples(title, panels, "MACs removed, %", METRICS[name], low))
             lines += [f"![{title}: {METRICS[name]} against MACs removed]({file})", ""]
         lines += table(subject, setting)
     lines += [f"### {TITLES[name]}: other policies at the same MACs", ""]
-    lines += [f"Each has the MACs that Torch-Pruning leaves in its setting '{settings[0]}'.", "", *best(subject, ours)]
+    lines += [f"Each has the MACs that Torch-Pruning leaves in its setting '{settings[0]}'. Against that setting:", ""]
+    lines += [*_policies(subject, settings[0], ours), *best(subject, ours)]
     tuned = best(subject, ours, "tuned")
     if len(tuned) > 3:
         lines += ["Fine-tuned:", "", *tuned]

