@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from itertools import product as all_choices
@@ -29,7 +29,7 @@ from depgraph.records import (
     Tensor,
 )
 from depgraph.spaces import UNIT, Atom, Reversed, Space, Sum, atoms, backwards, laid_end_to_end, leaves, product, substitute
-from depgraph.views import coverage_of, groups_of, nodes_of
+from depgraph.views import coverage_of, groups_of, nodes_of, offsets_of, uses_of
 
 
 @frozen
@@ -66,20 +66,20 @@ class Graph:
     def fingerprint(self) -> str:
         """SHA-256 over structure and sizes; equal graphs have equal ones. Reasons and source lines do not count."""
         digest = hashlib.sha256()
-        known: dict[int, str] = {}  # by identity: the graph holds its spaces while this runs
+        objects = {id(space): space for tensor in self.tensors for space in tensor.axes}  # the graph holds them meanwhile
+        objects.update((id(space), space) for item in self.operations for cost in item.costs for space in cost.axes)
+        known = {key: str(space) for key, space in objects.items()}
 
         def text(space: Space) -> str:
-            found = known.get(id(space))
-            if found is None:
-                found = known[id(space)] = str(space)
-            return found
+            return known.get(id(space)) or str(space)
 
         for operation in self.operations:
-            costs = ";".join(f"{cost.scale}*{'*'.join(map(text, cost.axes))}" for cost in operation.costs)
+            costs = ";".join(f"{cost.scale}*{'*'.join([known[id(axis)] for axis in cost.axes])}" for cost in operation.costs)
             line = (operation.name, operation.type.value, operation.op, operation.module_class)
             digest.update(repr((*line, operation.inputs, operation.outputs, costs)).encode())
         for tensor in self.tensors:
-            digest.update(repr((tensor.name, tensor.kind, tensor.aliases, tuple(map(text, tensor.axes)))).encode())
+            axes = tuple([known[id(axis)] for axis in tensor.axes])
+            digest.update(repr((tensor.name, tensor.kind, tensor.aliases, axes)).encode())
         for attribute in self.attributes:
             digest.update(repr((attribute.path, text(attribute.space))).encode())
         digest.update(repr([text(pinned.atom) for pinned in self.pinned_atoms]).encode())
@@ -127,6 +127,16 @@ class Graph:
     def coverage(self) -> Coverage:
         """How many parameters lie in prunable groups, and by what the others are pinned."""
         return coverage_of(self.tensors, self.group_of, self.reasons)
+
+    @cached_property
+    def uses(self) -> Mapping[str, Sequence[tuple[Operation, int]]]:
+        """The operations in which each parameter, or a view of it, is an operand, and at which place."""
+        return uses_of(self.tensors, self.operations)
+
+    @cached_property
+    def offsets(self) -> frozenset[str]:
+        """The parameters that are only ever added: biases."""
+        return offsets_of(self.by_name, self.uses)
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -263,7 +273,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     ]
     result = Graph(
         operations=tuple(
-            item.costing(_cost_in_order([memo[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs)
+            item.costing(cost_of([memo[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs)
             for item in graph.operations
         ),
         tensors=tuple(tensor_with(item, tuple([memo[id(axis)] for axis in item.axes])) for item in graph.tensors),
@@ -281,7 +291,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     return result, {new[atom].id: atom.id for atom in old}
 
 
-def _cost_in_order(axes: Iterable[Space], scale: int) -> Cost:
+def cost_of(axes: Iterable[Space], scale: int) -> Cost:
     """A cost without factors of 1, the others in one order; only their product counts."""
     return Cost(tuple(sorted((axis for axis in axes if axis != UNIT), key=str)), scale)
 

@@ -11,9 +11,9 @@ from attrs import evolve, field, frozen
 
 from depgraph import codec
 from depgraph.errors import MismatchError, PinnedError, PlanError
-from depgraph.graph import Graph, renumber, tensor_with
+from depgraph.graph import Graph, cost_of, renumber, tensor_with
 from depgraph.indices import IndexSet
-from depgraph.records import Balance, Cost, SizeAttribute, retyped
+from depgraph.records import Balance, SizeAttribute, retyped
 from depgraph.spaces import UNIT, Atom, Space, atoms, image, leaves, preimage, substitute
 
 K = TypeVar("K", int, str)
@@ -342,8 +342,6 @@ def shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Graph:
 
 def _shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> tuple[Graph, dict[int, int]]:
     """The graph with smaller atoms; and for each atom number in it the number in the given graph."""
-    memo: dict[Space, Space] = {}
-    known: dict[int, Space] = {}  # by identity: the spaces of a graph are few objects, held by it while this runs
 
     def smaller(atom: Atom) -> Space:
         gone = removed.get(atom)
@@ -352,19 +350,21 @@ def _shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> tuple[Graph, dict
         size = atom.size - len(gone)
         return UNIT if size == 1 else Atom(atom.id, size)
 
-    def after(space: Space) -> Space:
-        found = known.get(id(space))
-        if found is None:
-            found = memo.get(space)
-            if found is None:
-                found = memo[space] = substitute(space, smaller) if any(atom in removed for atom in atoms(space)) else space
-            known[id(space)] = found
-        return found
+    objects = {id(space): space for tensor in graph.tensors for space in tensor.axes}  # many axes share few spaces
+    objects.update((id(space), space) for item in graph.operations for cost in item.costs for space in cost.axes)
+    memo = {
+        space: substitute(space, smaller) if any(atom in removed for atom in atoms(space)) else space
+        for space in dict.fromkeys(objects.values())
+    }
+    known = {key: memo[space] for key, space in objects.items()}
 
-    tensors = tuple(tensor_with(item, tuple(map(after, item.axes))) for item in graph.tensors)
+    def after(space: Space) -> Space:
+        return memo[space] if space in memo else substitute(space, smaller)
+
+    tensors = tuple(tensor_with(item, tuple([known[id(axis)] for axis in item.axes])) for item in graph.tensors)
     by_name = {tensor.name: tensor for tensor in tensors}
     operations = tuple(
-        retyped(item.costing(Cost(tuple(map(after, cost.axes)), cost.scale) for cost in item.costs), by_name)
+        retyped(item.costing(cost_of([known[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs), by_name)
         for item in graph.operations
     )
     attributes = tuple(SizeAttribute(attribute.path, after(attribute.space)) for attribute in graph.attributes)
@@ -373,4 +373,7 @@ def _shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> tuple[Graph, dict
         members = [after(atom) for atom in balance.atoms]
         if all(isinstance(member, Atom) for member in members):
             balances.append(Balance(tuple(member for member in members if isinstance(member, Atom)), balance.reason))
-    return renumber(evolve(graph, operations=operations, tensors=tensors, attributes=attributes, balances=tuple(balances)))
+    result = evolve(graph, operations=operations, tensors=tensors, attributes=attributes, balances=tuple(balances))
+    if all(atom.size - len(gone) > 1 for atom, gone in removed.items()):
+        return result, {atom.id: atom.id for space in memo for atom in atoms(space)}  # what is left is read in the same order
+    return renumber(result)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from itertools import chain
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import accumulate, chain, pairwise
 from typing import TypeAlias
 
 from depgraph.bundles import Bundle
@@ -109,21 +111,21 @@ def sequence(bundles: Sequence[Bundle], scopes: Iterable[Sequence[int]]) -> list
 
 def losses(bundles: Sequence[Bundle], order: Iterable[int]) -> list[int]:
     """How many indices have gone after each unit of an order."""
-    taken: dict[int, int] = {}
-    total, found = 0, []
-    for position in order:
-        steps = bundles[position].steps
-        done = taken.get(position, 0)
-        total += (steps[done] - (steps[done - 1] if done else 0)) * len(bundles[position].groups)
-        taken[position] = done + 1
-        found.append(total)
-    return found
+    order = tuple(order)
+    gains = {position: _gains(bundles[position]) for position in dict.fromkeys(order)}
+    return list(accumulate(next(gains[position]) for position in order))
+
+
+def _gains(bundle: Bundle) -> Iterator[int]:
+    """How many indices go with each unit of a bundle, one after the other."""
+    count = len(bundle.groups)
+    return ((step - before) * count for before, step in pairwise((0, *bundle.steps)))
 
 
 def units_up_to(bundles: Sequence[Bundle], order: Sequence[int], quota: float, over: bool) -> list[int]:
     """The longest beginning of an order that removes no more than a quota; with `over`, the shortest that removes no less."""
     lost = losses(bundles, order)
-    within = next((k for k, gone in enumerate(lost) if gone > quota + 1e-9), len(lost))
+    within = bisect_right(lost, quota + 1e-9)
     if over and within < len(lost) and (lost[within - 1] if within else 0) < int(quota + 1e-9):
         within += 1
     return list(order[:within])
@@ -131,9 +133,7 @@ def units_up_to(bundles: Sequence[Bundle], order: Sequence[int], quota: float, o
 
 def removal(bundles: Sequence[Bundle], order: Iterable[int]) -> dict[Atom, IndexSet]:
     """What goes with the units of an order."""
-    counts: dict[int, int] = {}
-    for position in order:
-        counts[position] = counts.get(position, 0) + 1
+    counts = Counter(order)
     merged: dict[Atom, IndexSet] = {}
     for position in sorted(counts):
         merged.update(bundles[position].removed(counts[position]))

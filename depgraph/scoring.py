@@ -57,5 +57,8 @@ def score(graph: Graph, model: nn.Module, criterion: Criterion | DataDriven) -> 
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
+    for path, module in model.named_modules(remove_duplicate=False):
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    yield f"{path}.{name}" if path else name, tensor

@@ -1,4 +1,4 @@
-"""What follows from a graph's tensors and operations: its groups with their roles, its nodes and dependencies."""
+"""What follows from a graph's tensors and operations: its groups with their roles, its nodes and dependencies, its uses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from depgraph.records import FEATURE_LAYERS, LAYERS, Coverage, Dependency, Group, Node, Operation, OpType, Tensor
 from depgraph.spaces import Atom, IndexMap, Leaf, Space, atoms, leaves
+
+_NORMS = frozenset({OpType.BN, OpType.LN, OpType.GN, OpType.IN})
+_PASSING = frozenset(
+    {OpType.RESHAPE, OpType.PERMUTE, OpType.EXPAND, OpType.SLICE, OpType.SPLIT, OpType.UNBIND, OpType.ELEMENTWISE}
+)
 
 
 def groups_of(tensors: Iterable[Tensor], operations: Iterable[Operation], pinned: Mapping[Atom, str]) -> tuple[Group, ...]:
@@ -174,3 +179,38 @@ def _sides(source: OpType, target: OpType) -> tuple[str, str]:
     first = "outputs" if source in LAYERS else "features" if source in FEATURE_LAYERS else "channels"
     second = "inputs" if target in LAYERS else "features" if target in FEATURE_LAYERS else "channels"
     return first, second
+
+
+def uses_of(tensors: Iterable[Tensor], operations: Iterable[Operation]) -> dict[str, list[tuple[Operation, int]]]:
+    """In which operations each parameter is an operand, and at which place; views of a parameter count as the parameter."""
+    origin = {tensor.name: tensor.name for tensor in tensors if tensor.kind == "parameter"}
+    uses: dict[str, list[tuple[Operation, int]]] = {}
+    for operation in operations:
+        held = {origin.get(name) for name in operation.inputs}
+        (single,) = held if len(held) == 1 else (None,)
+        if single is not None and operation.type in _PASSING:
+            origin.update(dict.fromkeys(operation.outputs, single))
+            continue
+        for place, name in enumerate(operation.inputs):
+            if name in origin:
+                uses.setdefault(origin[name], []).append((operation, place))
+    return uses
+
+
+def offsets_of(by_name: Mapping[str, Tensor], uses: Mapping[str, Sequence[tuple[Operation, int]]]) -> frozenset[str]:
+    """The parameters that are only ever added: offsets of layers and normalisations, and bare vectors in a sum."""
+    return frozenset(
+        name
+        for name, found in uses.items()
+        if sum(size > 1 for size in by_name[name].shape) <= 1
+        and all(_adds(operation, place, by_name[name].shape) for operation, place in found)
+    )
+
+
+def _adds(operation: Operation, place: int, shape: tuple[int, ...]) -> bool:
+    if operation.type in {OpType.CONV, OpType.DEPTHWISE_CONV, OpType.LINEAR} or operation.type in _NORMS:
+        return place > 1
+    if operation.type is OpType.LSTM:
+        return len(shape) == 1
+    name = operation.op.rpartition(".")[2].rstrip("_")
+    return name in {"add", "sub"} or (name in {"addmm", "addmv", "addbmm", "baddbmm"} and place == 0)

@@ -27,11 +27,6 @@ Member: TypeAlias = tuple[str, int]
 Members: TypeAlias = dict[str, tuple[Member, ...]]
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
-_NORMS = frozenset({OpType.BN, OpType.LN, OpType.GN, OpType.IN})
-_PASSING = frozenset(
-    {OpType.RESHAPE, OpType.PERMUTE, OpType.EXPAND, OpType.SLICE, OpType.SPLIT, OpType.UNBIND, OpType.ELEMENTWISE}
-)
-
 
 def op_types(value: Iterable[OpType] | OpType | None) -> frozenset[OpType] | None:
     """The chosen types as a set; None for all. Refuses anything else."""
@@ -88,12 +83,12 @@ class Options:
             PlanError: no group has any.
         """
         parameters = {tensor.name for tensor in graph.tensors if tensor.kind == "parameter"}
-        uses = None if self.bias and self.types is None else uses_of(graph)
-        offsets = frozenset() if self.bias or uses is None else biases_of(graph, uses)
+        uses = graph.uses
+        offsets = frozenset() if self.bias else graph.offsets
         found: Members = {}
         for group in graph.groups:
             held = [member for member in group.members if member[0] in parameters]
-            if self.types is not None and uses is not None:
+            if self.types is not None:
                 held = [member for member in held if any(use.type in self.types for use, _ in uses.get(member[0], ()))]
             chosen = tuple(member for member in held if member[0] not in offsets) or tuple(held)
             if chosen:
@@ -148,41 +143,6 @@ class Options:
             return None if along is None else after(gathered(along, graph.by_name[name].axes[dim], group))
 
         return self.assembled(graph, members, vector)
-
-
-def uses_of(graph: Graph) -> dict[str, list[tuple[Operation, int]]]:
-    """In which operations each parameter is an operand, and at which place; views of a parameter count as the parameter."""
-    origin = {tensor.name: tensor.name for tensor in graph.tensors if tensor.kind == "parameter"}
-    uses: dict[str, list[tuple[Operation, int]]] = {}
-    for operation in graph.operations:
-        held = {origin.get(name) for name in operation.inputs}
-        (single,) = held if len(held) == 1 else (None,)
-        if single is not None and operation.type in _PASSING:
-            origin.update(dict.fromkeys(operation.outputs, single))
-            continue
-        for place, name in enumerate(operation.inputs):
-            if name in origin:
-                uses.setdefault(origin[name], []).append((operation, place))
-    return uses
-
-
-def biases_of(graph: Graph, uses: Mapping[str, list[tuple[Operation, int]]]) -> frozenset[str]:
-    """The parameters that are only ever added: offsets of layers and normalisations, and bare vectors in a sum."""
-    return frozenset(
-        name
-        for name, found in uses.items()
-        if sum(size > 1 for size in graph.by_name[name].shape) <= 1
-        and all(_adds(operation, place, graph.by_name[name].shape) for operation, place in found)
-    )
-
-
-def _adds(operation: Operation, place: int, shape: tuple[int, ...]) -> bool:
-    if operation.type in {OpType.CONV, OpType.DEPTHWISE_CONV, OpType.LINEAR} or operation.type in _NORMS:
-        return place > 1
-    if operation.type is OpType.LSTM:
-        return len(shape) == 1
-    name = operation.op.rpartition(".")[2].rstrip("_")
-    return name in {"add", "sub"} or (name in {"addmm", "addmv", "addbmm", "baddbmm"} and place == 0)
 
 
 @frozen
@@ -244,16 +204,27 @@ def marginals(
 
 
 def squares(name: str, tensor: torch.Tensor, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
-    """`marginals` of the squared weights: each slab is read once for its rows and once for the other dimensions."""
-    values, rest, rows = readable(name, tensor), None, []
-    for slab in slabs(values):
-        slab = real(slab)
+    """`marginals` of the squared weights: a small tensor is squared once, a slab of a large one is read twice."""
+    values = readable(name, tensor)
+    if values.ndim == 1:
+        return {0: real(values).square()}
+    if values.numel() <= 3 * _SLAB and dims != (0,):
+        squared = real(values).square()
+        rows = squared.flatten(1).sum(1) if 0 in dims else values.new_zeros(0)
+        return along(rows, squared.sum(0), dims)
+    rest: torch.Tensor | None = None
+    norms = []
+    for slab in map(real, slabs(values)):
         if 0 in dims:
-            rows.append(torch.linalg.vector_norm(slab.flatten(1), dim=1).square_() if slab.ndim > 1 else slab.square())
-        if dims != (0,):
-            rest = slab.new_zeros(slab.shape) if rest is None else rest
-            rest[: len(slab)].addcmul_(slab, slab)
-    return along(_joined(rows) if rows else values.new_zeros(0), None if rest is None else rest.sum(0), dims)
+            norms.append(torch.linalg.vector_norm(slab.flatten(1), dim=1))
+        if dims == (0,):
+            continue
+        if rest is None:
+            rest = slab.square()
+        else:
+            (rest if len(slab) == len(rest) else rest[: len(slab)]).addcmul_(slab, slab)
+    rows = _joined(norms).square() if norms else values.new_zeros(0)
+    return along(rows, None if rest is None else rest.sum(0), dims)
 
 
 def along(rows: torch.Tensor, rest: torch.Tensor | None, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
@@ -261,8 +232,12 @@ def along(rows: torch.Tensor, rest: torch.Tensor | None, dims: tuple[int, ...]) 
     result = {0: rows} if 0 in dims else {}
     for dim in dims:
         if dim and rest is not None:
-            before = math.prod(rest.shape[: dim - 1])
-            result[dim] = rest.reshape(before, rest.shape[dim - 1], math.prod(rest.shape[dim:])).sum((0, 2))
+            before, size = math.prod(rest.shape[: dim - 1]), rest.shape[dim - 1]
+            result[dim] = (
+                rest.reshape(size)
+                if rest.numel() == size
+                else rest.reshape(before, size, math.prod(rest.shape[dim:])).sum((0, 2))
+            )
     return result
 
 
@@ -299,7 +274,7 @@ _NARROW = frozenset({torch.float16, torch.bfloat16})
 
 def gathered(vector: torch.Tensor, space: Space, group: Group) -> torch.Tensor:
     """Sum a vector along an axis onto the indices of a group's atom, over all places that the atom has there."""
-    if space == group.atom:
+    if space is group.atom or space == group.atom:
         return vector
     parts = [_strided(vector, leaf) for leaf in leaves(space) if leaf.atom == group.atom]
     return torch.stack(parts).sum(0)

@@ -47,14 +47,20 @@ def _over(importances: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
     return importances / torch.where(divisor == 0, torch.ones_like(divisor), divisor)
 
 
+def _divided(importances: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+    """A quotient by one number; by 0 nothing is divided."""
+    number = divisor.item()
+    return importances / number if number else importances
+
+
 def _standardised(importances: torch.Tensor) -> torch.Tensor:
     low = importances.min()
-    return _over(importances - low, importances.max() - low)
+    return _divided(importances - low, importances.max() - low)
 
 
 def _gaussian(importances: torch.Tensor) -> torch.Tensor:
     spread = importances.std() if len(importances) > 1 else importances.new_zeros(())
-    return _over(importances - importances.mean(), spread)
+    return _divided(importances - importances.mean(), spread)
 
 
 def _lamp(importances: torch.Tensor) -> torch.Tensor:
@@ -65,9 +71,9 @@ def _lamp(importances: torch.Tensor) -> torch.Tensor:
 
 NORMALISERS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda importances: importances,
-    "sum": lambda importances: _over(importances, importances.sum()),
-    "mean": lambda importances: _over(importances, importances.mean()),
-    "max": lambda importances: _over(importances, importances.max()),
+    "sum": lambda importances: _divided(importances, importances.sum()),
+    "mean": lambda importances: _divided(importances, importances.mean()),
+    "max": lambda importances: _divided(importances, importances.max()),
     "standardisation": _standardised,
     "gaussian": _gaussian,
     "lamp": _lamp,
