@@ -78,7 +78,8 @@ def plan(
     if not isinstance(graph, Graph):
         raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
     if not isinstance(scores, Mapping):
-        raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use dg.score(graph, model, criterion).")
+        way = 'scores.reduce("mean")' if hasattr(scores, "reduce") else "dg.score(graph, model, criterion)"
+        raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use {way}.")
     given = {"params": params, "macs": macs, "latency": latency}
     budgets = {name: value for name, value in given.items() if value is not None}
     if (ratio is None) == (not budgets):

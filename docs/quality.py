@@ -49,7 +49,7 @@ OURS: dict[str, Callable[[Subject, int], Any]] = {
 MATCHED: dict[str, dict[str, Callable[[Subject, int], Any]]] = {
     "digits": {
         "FPGM": lambda subject, seed: dg.FPGM(p=2),
-        "Taylor": lambda subject, seed: dg.Taylor(*_batches(subject, seed), normaliser="mean", types=LAYERS),
+        "Taylor": lambda subject, seed: dg.Taylor(*_batches(subject, seed), types=LAYERS),
         "Hessian": lambda subject, seed: dg.Hessian(*_batches(subject, seed), normaliser="mean"),
     },
     "minilm": {

@@ -69,7 +69,9 @@ class Taylor(_OnLoss):
 
     w are the weights that i owns in the member, g = dL/dw, averaged over the batches; with ``multivariable=True`` it is
     abs(sum(w * g)), the expansion along the whole vector, in which opposite changes cancel. Molchanov et al., "Importance
-    Estimation for Neural Network Pruning" (CVPR 2019). Its unit is that of the loss, so groups compare without a normaliser.
+    Estimation for Neural Network Pruning" (CVPR 2019). The unit is that of the loss, so groups compare with
+    ``normaliser="none"``, too; but wide late layers have the smallest numbers, and where groups compete, quality is better with
+    each group divided by its mean (docs/quality.md).
 
     Attributes:
         batches: an iterable of batches, such as a DataLoader.
@@ -80,11 +82,12 @@ class Taylor(_OnLoss):
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1, bias=False))
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [3.0]])), model[1].weight.data.copy_(torch.tensor([[2.0, -1.0]]))
     >>> graph = dg.trace(model, torch.randn(1, 1))
-    >>> output = dg.Taylor([torch.ones(1, 1)], lambda model, batch: model(batch).sum())
+    >>> output = dg.Taylor([torch.ones(1, 1)], lambda model, batch: model(batch).sum(), normaliser="none")
     >>> dg.score(graph, model, output)                    # |1 * 2|, |3 * -1|, on both sides
     {'0.weight:0': (2.0, 3.0)}
     """
 
+    normaliser: Normaliser = field(default="mean", validator=known_normaliser, kw_only=True)
     multivariable: bool = field(default=False, validator=is_flag)
 
     def accumulate(self, sums: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], found: torch.Tensor) -> int:
