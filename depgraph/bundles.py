@@ -143,5 +143,10 @@ def _most(group: Group, order: Sequence[int], values: Sequence[float], limits: L
 
 
 def _mean(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
+    if not all(map(math.isfinite, values)):
+        mean = sum(values) / len(values)
+    elif max(map(abs, values)) * len(values) < math.inf:
+        mean = math.fsum(values) / len(values)
+    else:
+        mean = math.fsum(value / len(values) for value in values)
     return max(values) if math.isnan(mean) else mean

@@ -78,8 +78,7 @@ def plan(
     if not isinstance(graph, Graph):
         raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
     if not isinstance(scores, Mapping):
-        way = 'scores.reduce("mean")' if hasattr(scores, "reduce") else "dg.score(graph, model, criterion)"
-        raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use {way}.")
+        raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use {_way(scores)}.")
     given = {"params": params, "macs": macs, "latency": latency}
     budgets = {name: value for name, value in given.items() if value is not None}
     if (ratio is None) == (not budgets):
@@ -108,6 +107,10 @@ def plan(
         raise PlanError(_nothing(graph, groups))
     count, targets = cut_where_met(bundles, order, wanted)
     return evolve(plan_of(graph, removal(bundles, order[:count])), targets=targets)
+
+
+def _way(scores: object) -> str:
+    return 'scores.reduce("mean")' if hasattr(scores, "reduce") else "dg.score(graph, model, criterion)"
 
 
 def limits_of(

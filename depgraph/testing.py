@@ -26,6 +26,8 @@ from depgraph.criteria import Random
 from depgraph.execution import execute, execute_
 from depgraph.graph import Graph, renumber
 from depgraph.indices import IndexSet
+from depgraph.networks import KINDS as KINDS
+from depgraph.networks import network as network
 from depgraph.plans import Plan, plan_of
 from depgraph.probing import Findings as Findings
 from depgraph.probing import Mixed as Mixed
@@ -366,59 +368,9 @@ def plans(draw: st.DrawFn, graph: Graph) -> Plan:
     return plan_of(graph, removed)
 
 
-class Block(nn.Module):
-    """One random piece of a network on (batch, channels, height, width)."""
-
-    def __init__(self, kind: str, channels: int, width: int, factor: int) -> None:
-        super().__init__()
-        self.kind, self.factor, self.width = kind, factor, width
-        wide = width * factor
-        grouped = factor if kind == "grouped" else wide if kind == "depthwise" else 1
-        self.first = nn.Conv2d(channels, wide, 1)
-        self.norm = nn.BatchNorm2d(wide)
-        self.middle = nn.Conv2d(wide, wide, 3, padding=1, groups=grouped)
-        inner = {"concat": wide + channels, "split": wide // factor}.get(kind, wide)
-        self.last = nn.Conv2d(inner, channels, 1)
-        self.gate = nn.Linear(wide, wide)
-        self.qkv = nn.Linear(wide, 3 * wide)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return a tensor of the shape of `x`."""
-        y = torch.relu(self.norm(self.first(x)))
-        batch, _, height, wide = y.shape
-        if self.kind == "concat":
-            return self.last(torch.cat([torch.relu(self.middle(y)), x], 1))  # type: ignore[no-any-return]
-        if self.kind == "split":
-            return self.last(sum(self.middle(y).chunk(self.factor, 1)))  # type: ignore[no-any-return]
-        if self.kind == "reshape":
-            mixed = y.view(batch, self.factor, -1, height, wide).transpose(1, 2).flatten(1, 2)
-            return self.last(mixed) + x  # type: ignore[no-any-return]
-        if self.kind == "gate":
-            return self.last(y * torch.sigmoid(self.gate(y.mean((2, 3))))[:, :, None, None]) + x  # type: ignore[no-any-return]
-        if self.kind == "attention":
-            q, k, v = self.qkv(y.flatten(2).transpose(1, 2)).view(batch, -1, 3, self.factor, self.width).permute(2, 0, 3, 1, 4)
-            weights = torch.softmax(q @ k.transpose(-1, -2), -1)
-            return self.last((weights @ v).permute(0, 1, 3, 2).reshape(batch, -1, height, wide)) + x  # type: ignore[no-any-return]
-        return self.last(torch.relu(self.middle(y))) + x  # type: ignore[no-any-return]
-
-
-KINDS = ("residual", "concat", "split", "grouped", "depthwise", "reshape", "gate", "attention")
-
-
-def network(kinds: list[str], channels: int, width: int, factor: int, flatten: bool) -> nn.Module:
-    """A small classifier of blocks; inputs have the shape (batch, 3, 4, 4)."""
-    blocks = [Block(kind, channels, width, factor) for kind in kinds]
-    tail = (
-        [nn.Flatten(1), nn.Linear(channels * 16, 5)]
-        if flatten
-        else [nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(channels, 5)]
-    )
-    return nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), *blocks, nn.BatchNorm2d(channels), nn.ReLU(), *tail).eval()
-
-
 @st.composite
 def modules(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> nn.Module:
-    """Random small classifiers with residuals, concats, splits, reshapes, grouped convolutions and attention.
+    """Random small classifiers of blocks: residuals, concats, shuffles, recurrence, attention and more (`KINDS`).
 
     They take inputs of the shape (batch, 3, 4, 4), and are in evaluation mode.
     """

@@ -182,6 +182,14 @@ def test_balanced_groups_lose_the_least_of_their_ratios_and_limits():
         dg.plan(graph, scores, ratio={first.name: 0.5})
 
 
+def test_scores_near_the_largest_number_are_averaged(layers):
+    """Units of several indices whose sum no number holds are still ranked by their mean."""
+    graph, _ = layers
+    scores = {group.name: tuple(1e308 + index * 1e306 for index in range(group.size)) for group in graph.groups}
+    plan = dg.plan(graph, scores, ratio=0.5, round_to=2, scope="global")
+    assert plan.removed["0.weight:0"] == dg.IndexSet.range(0, len(plan.removed["0.weight:0"]))
+
+
 def test_an_infinite_score_keeps_its_index(layers):
     """Whatever the target, an index of infinite importance stays; one of minus infinity goes first."""
     graph, scores = layers
