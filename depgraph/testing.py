@@ -223,7 +223,8 @@ def _run(model: nn.Module, example_inputs: Inputs, kwargs: Mapping[str, Any] | N
 def normalised_atoms(graph: Graph) -> frozenset[Atom]:
     """Atoms over which something is averaged, normalised or drawn: masking them is not the same as removing them.
 
-    The head dims of queries and keys are among them: their products are divided by the root of their number.
+    The head dims of queries and keys are among them, and whatever else two computed values are multiplied along: such
+    products are divided by the root of their number.
     """
     found: set[Atom] = set()
     widths = {group.atom for group in graph.groups if group.role == "head_dim"}
@@ -242,7 +243,8 @@ def normalised_atoms(graph: Graph) -> frozenset[Atom]:
             found |= set(atoms(tensors[0].axes[-1]))
         elif operation.type is OpType.MATMUL:
             outputs = {atom for name in operation.outputs for space in graph.tensor(name).axes for atom in atoms(space)}
-            found |= (first - outputs) & widths
+            computed = all(tensor.kind == "value" for tensor in tensors)  # such as the channels of a correlation volume
+            found |= (first - outputs) & (first if computed else widths)
         elif operation.type is OpType.REDUCE:
             found |= first - {atom for name in operation.outputs for space in graph.tensor(name).axes for atom in atoms(space)}
         elif "softmax" in operation.op:

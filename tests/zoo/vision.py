@@ -34,8 +34,10 @@ def _torchvision_maker(name: str) -> Maker:
         options: dict[str, Any] = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
         if name in models.list_models(models.segmentation):
             options = {"weights_backbone": None}
-        with torch.device("meta" if any(part in name for part in LARGE) else "cpu"):
-            model: nn.Module = models.get_model(name, weights=None, **options).eval()
+        device = torch.device("meta" if any(part in name for part in LARGE) else "cpu")
+        with torch.device("cpu") if name.startswith("regnet") else device:  # RegNet reads widths off tensors when it is made
+            model: nn.Module = models.get_model(name, weights=None, **options).eval().to(device)
+        with device:
             shape = _shape(name, models.list_models(models.video))
             return model, tuple(torch.randn(shape) for _ in range(2 if name.startswith("raft") else 1)), {}
 
