@@ -134,7 +134,7 @@ class _Settlement:
             self._equate(demand.left, demand.right, f"a comparison at {demand.where}")
         elif demand.term.size != demand.size:
             self.solver.state(Pin(demand.term, f"a size beyond its own names it ({demand.where})"), demand.where)
-        elif demand.term.size > 1:
+        elif demand.term.size > 1 or isinstance(origin(demand.size), Arithmetic):
             self._equate(origin(demand.size), demand.term, demand.where)
 
     def _equate(self, left: Expression | Term, right: Expression | Term, where: str) -> None:

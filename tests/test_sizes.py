@@ -543,3 +543,30 @@ def test_storage_that_is_exchanged_pins(change, reason):
     graph = dg.trace(Model(), X)
     assert not graph.groups
     assert reason in dg.explain(graph, "first.weight", dim=0)
+
+
+class Conditional(nn.Module):
+    """A depthwise convolution whose kernels are mixed for each sample, as in CondConv: the view divides two attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.route, self.after = nn.Conv2d(3, 8, 1), nn.Linear(8, 4), nn.Conv2d(8, 2, 1)
+        self.in_channels = self.out_channels = self.groups = 8
+        self.weight = nn.Parameter(torch.randn(4, 8 * 9))
+
+    def forward(self, x):
+        x = torch.relu(self.before(x))
+        batch, _, height, width = x.shape
+        mixed = torch.sigmoid(self.route(x.mean((2, 3)))) @ self.weight
+        kernels = mixed.view(batch * self.out_channels, self.in_channels // self.groups, 3, 3)
+        y = torch.conv2d(x.reshape(1, -1, height, width), kernels, padding=1, groups=batch * self.groups)
+        return self.after(y.view(batch, self.out_channels, height, width))
+
+
+def test_a_quotient_of_one_keeps_its_attributes_together():
+    """Where forward names a size of 1 as one attribute over another, both follow the axis that one of them counts."""
+    model, x = Conditional().eval(), torch.randn(2, 3, 5, 5)
+    graph = dg.trace(model, x)
+    followed = {attribute.path: attribute.space for attribute in graph.attributes}
+    assert followed["in_channels"] == followed["groups"] == followed["out_channels"] == followed["before.out_channels"]
+    testing.assert_lawful(model, x)
