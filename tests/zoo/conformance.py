@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 import depgraph as dg
 from depgraph import testing
+from depgraph.execution import copied
 from depgraph.session import named_leaves
 from tests.zoo import Maker
 
@@ -169,7 +170,7 @@ def run(model: nn.Module, args: Any, kwargs: Any) -> list[torch.Tensor]:
 
 def unused(model: nn.Module) -> nn.Module:
     """A copy to run: some models keep what their first forward computed, and what they keep is no part of a graph."""
-    return copy.deepcopy(model)
+    return copied(model, {})
 
 
 def tensors(result: Any) -> list[torch.Tensor]:
@@ -331,7 +332,7 @@ def failures(record: Record) -> list[str]:
 def in_double(model: nn.Module, args: Any, kwargs: Any) -> list[torch.Tensor] | None:
     """What a copy of the model returns in double precision; None if it cannot run so."""
     try:
-        return run(copy.deepcopy(model).double(), doubled(args), doubled(kwargs))
+        return run(unused(model).double(), doubled(args), doubled(kwargs))
     except Exception:  # noqa: BLE001 - forwards that make tensors of a type of their own
         return None
 
