@@ -18,6 +18,7 @@ from torch import nn
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.graph import Graph
 from depgraph.records import Group, OpType
+from depgraph.selection import INNER
 from depgraph.spaces import Leaf, leaves
 from depgraph.wrappers import unwrap
 
@@ -178,7 +179,7 @@ def _gathered(powers: torch.Tensor, dim: int, group: Group, places: Sequence[Lea
 def _factors(graph: Graph, strength: Strength) -> dict[Group, float | torch.Tensor]:
     """Each group that takes part with its strength."""
     if not isinstance(strength, Mapping):
-        return {group: float(strength) for group in graph.groups if group.role in {"channel", "head_dim"}}
+        return {group: float(strength) for group in graph.groups if group.role in INNER}
     found: dict[Group, float | torch.Tensor] = {}
     for name, value in strength.items():
         if name not in graph.groups_by_name:
