@@ -88,8 +88,10 @@ def settled(
         for statement in _statements(call, rules):
             if isinstance(statement, Pin) and _is_idle(call, read):
                 continue
-            if isinstance(statement, (Equal, Pin)):
-                solver.state(_located(statement, place), place)
+            if isinstance(statement, Equal):
+                solver.state(statement, place)
+            elif isinstance(statement, Pin):
+                solver.pin(solver.term(statement.term), f"{statement.reason} ({place})")
             elif isinstance(statement, Named):
                 demands.append(sizes.NamedSize(statement.term, statement.size, place))
             elif isinstance(statement, Balanced):
@@ -166,13 +168,9 @@ def _place(call: Call) -> str:
     return f"{call.op} in {call.module or 'the model'} at {call.where}"
 
 
-def _located(statement: Equal | Pin, place: str) -> Equal | Pin:
-    return Pin(statement.term, f"{statement.reason} ({place})") if isinstance(statement, Pin) else statement
-
-
 def _pin_axes(solver: Solver, value: Value, reason: str) -> None:
     for axis in value.axes:
-        solver.state(Pin(axis, reason), reason)
+        solver.pin(solver.term(axis), reason)
 
 
 def _written(

@@ -1,18 +1,20 @@
 """The vocabulary in which operators state what they know about the spaces of their operands.
 
-A traced model is a list of `Call`s over `Value`s. A rule reads one call and yields statements about its axes.
+A traced model is a list of `Call`s over `Value`s. A rule reads one call and yields statements about its axes. The classes
+have no slots: a trace makes many thousands of them, and frozen ones with slots take twice as long to make.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
 
-@frozen
+@frozen(slots=False)
 class Axis:
     """A dimension of a recorded value."""
 
@@ -28,7 +30,7 @@ class Fresh:
     size: int
 
 
-@frozen
+@frozen(slots=False)
 class Times:
     """A row-major product of terms."""
 
@@ -43,7 +45,7 @@ class Times:
         return size
 
 
-@frozen
+@frozen(slots=False)
 class Plus:
     """Terms laid end to end."""
 
@@ -55,7 +57,7 @@ class Plus:
         return sum(part.size for part in self.parts)
 
 
-@frozen
+@frozen(slots=False)
 class Backwards:
     """A term read from its last index to its first."""
 
@@ -67,7 +69,7 @@ class Backwards:
         return self.term.size
 
 
-@frozen
+@frozen(slots=False)
 class Known:
     """A space that a solver already holds, by its number there."""
 
@@ -78,7 +80,7 @@ class Known:
 Term: TypeAlias = Axis | Fresh | Times | Plus | Backwards | Known
 
 
-@frozen
+@frozen(slots=False)
 class Equal:
     """Both terms range over the same space."""
 
@@ -86,7 +88,7 @@ class Equal:
     right: Term
 
 
-@frozen
+@frozen(slots=False)
 class Pin:
     """Nothing may be removed from the term."""
 
@@ -94,7 +96,7 @@ class Pin:
     reason: str
 
 
-@frozen
+@frozen(slots=False)
 class Named:
     """The call names the size of the term with an integer argument, which has a provenance."""
 
@@ -102,7 +104,7 @@ class Named:
     size: int
 
 
-@frozen
+@frozen(slots=False)
 class Balanced:
     """The terms must keep equal sizes, without being index by index the same."""
 
@@ -110,7 +112,7 @@ class Balanced:
     reason: str
 
 
-@frozen
+@frozen(slots=False)
 class Work:
     """Multiply-accumulates: `scale` times the product of the sizes of the axes."""
 
@@ -121,7 +123,7 @@ class Work:
 Statement: TypeAlias = Equal | Pin | Named | Balanced | Work
 
 
-@frozen
+@frozen(slots=False)
 class Value:
     """A tensor that the traced forward met: a number and a shape, no data; and whether it holds truth values."""
 
@@ -130,12 +132,12 @@ class Value:
     boolean: bool = False
 
     def __getitem__(self, dim: int) -> Axis:
-        return Axis(self.id, dim % len(self.shape), self.shape[dim])
+        return self.axes[dim]
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
         """All dimensions, in order."""
-        return tuple(Axis(self.id, dim, size) for dim, size in enumerate(self.shape))
+        return tuple([Axis(self.id, dim, size) for dim, size in enumerate(self.shape)])
 
     @property
     def ndim(self) -> int:
@@ -143,7 +145,7 @@ class Value:
         return len(self.shape)
 
 
-@frozen(eq=False)
+@frozen(eq=False, slots=False)
 class Call:
     """One operator call of the traced forward.
 
@@ -180,17 +182,19 @@ class Call:
     @cached_property
     def inputs(self) -> tuple[Value, ...]:
         """Every value among the arguments, in order."""
-        return tuple(_values(self.args.values()))
+        found: list[Value] = []
+        _gather(self.args.values(), found)
+        return tuple(found)
 
 
-def _values(args: Iterable[Any]) -> Iterable[Value]:
+def _gather(args: Iterable[Any], found: list[Value]) -> None:
     for arg in args:
         if isinstance(arg, Value):
-            yield arg
+            found.append(arg)
         elif isinstance(arg, (list, tuple)):
-            yield from _values(arg)
-        elif isinstance(arg, Mapping):
-            yield from _values(arg.values())
+            _gather(arg, found)
+        elif isinstance(arg, (dict, MappingProxyType)):
+            _gather(arg.values(), found)
 
 
 RuleFunction: TypeAlias = Callable[[Call], Iterable[Statement]]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from math import prod
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor, UnsupportedFakeTensorException, UnsupportedOperatorException
 from torch.overrides import TorchFunctionMode
@@ -19,9 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.equations import Call, Rule, Value
 from depgraph.provenance import AxisSize, Sized, origin
-from depgraph.session import DataRead, Session, where
+from depgraph.session import PLAIN, DataRead, Session, where
+from depgraph.written import with_provenance
 
 _SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten.is_pinned", "aten._local_scalar_dense"})
+_DETACH, _GROUPED = torch.ops.aten.detach_.default, torch.ops.aten._grouped_mm.default
 _MOST = 16
 """So many arguments of a higher-order operator without a signature of its own are looked at."""
 
@@ -36,12 +39,9 @@ class SizeMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _SIZE_QUERIES:
-            return self._size(func, args, kwargs)
-        if func in _COUNTS:
-            return self._count(func, args, kwargs)
-        if func in _HANDED_OVER:
-            return self._hand_over(func, args, kwargs)
+        answer = _ANSWERS.get(func)
+        if answer is not None:
+            return answer(self, func, args, kwargs)
         if isinstance(func, _PYTHON_FUNCTION) and func is not self.opened:
             body = _without_override_check(func)
             if body is not None:
@@ -51,12 +51,13 @@ class SizeMode(TorchFunctionMode):
                         return body(*args, **kwargs)
                 finally:
                     self.opened = before
-        outer = self.session.written, self.session.assigning
-        self.session.written, self.session.assigning = [args, kwargs], func is torch.Tensor.__setitem__
+        session = self.session
+        outer = session.written, session.assigning
+        session.written, session.assigning = (args, kwargs), func is _ASSIGN
         try:
             return func(*args, **kwargs)
         finally:
-            self.session.written, self.session.assigning = outer
+            session.written, session.assigning = outer
 
     def _size(self, func: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
@@ -95,9 +96,14 @@ class SizeMode(TorchFunctionMode):
         return Sized(size, AxisSize(value.id, dim, size), self.session) if size > 1 else size
 
 
-_SIZE_QUERIES = frozenset({torch.Tensor.shape.__get__, torch.Tensor.size})  # type: ignore[attr-defined]
-_COUNTS = frozenset({torch.Tensor.__len__, torch.Tensor.numel, torch.Tensor.nelement, torch.numel})
-_HANDED_OVER = frozenset({torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__dlpack__})
+_ANSWERS: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys((torch.Tensor.shape.__get__, torch.Tensor.size), SizeMode._size),  # type: ignore[attr-defined]
+    **dict.fromkeys((torch.Tensor.__len__, torch.Tensor.numel, torch.Tensor.nelement, torch.numel), SizeMode._count),
+    **dict.fromkeys((torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__dlpack__), SizeMode._hand_over),
+}
+"""Functions that the mode answers by itself."""
+
+_ASSIGN = torch.Tensor.__setitem__
 _PYTHON_FUNCTION = types.FunctionType
 _OVERRIDE_CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
@@ -135,6 +141,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch is to keep its compiler away from each call: a trace runs eagerly, and does that once."""
+        return False
+
     def __init__(self, session: Session, rules: Mapping[str, Rule], call: Callable[..., Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.session = session
@@ -143,33 +154,38 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.session.muted:
+        session = self.session
+        if session.muted:
             return self._called(func, args, kwargs)
-        if func is torch.ops.aten.detach_.default and not isinstance(args[0], FakeTensor):
+        if func is _DETACH and not isinstance(args[0], FakeTensor):
             return args[0]  # torch.tensor(..., device='meta') detaches what it has just made; fake tensors refuse that
-        name, parameters = _signature(func)
-        if name not in self.rules and name not in _SKIPPED and _decomposes(func):
+        operator = _operator(func)
+        name = operator.name
+        if name in _SKIPPED:
+            result = self._called(func, args, kwargs)
+            if name == "aten._local_scalar_dense" and session.known(args[0]):
+                session.read.add(session.values[id(args[0])][1].id)
+            return result
+        if operator.decomposes and name not in self.rules:
             with self:
                 return func.decompose(*args, **kwargs)
         bound: dict[str, Any] = {}
         targets: list[Any] = []
-        if name not in _SKIPPED:
-            for position, (key, default, written_to) in enumerate(parameters):
-                given = args[position] if position < len(args) else kwargs.get(key, default)
-                if written_to:  # what `out=` names is the result, and no operand
-                    targets.append(given)
-                else:
-                    bound[key] = self.session.data(given)
+        count = len(args)
+        for position, (key, default, written_to) in enumerate(operator.parameters):
+            given = args[position] if position < count else kwargs.get(key, default)
+            if written_to:  # what `out=` names is the result, and no operand
+                targets.append(given)
+            else:
+                bound[key] = given if type(given) in PLAIN else session.data(given)
         result = self._called(func, args, kwargs)
         if name == "aten.contiguous":
             # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
-            self.session.values[id(result)] = (result, bound["self"])
-        elif name not in _SKIPPED:
-            if name == "aten.masked_scatter":
-                bound["alike"] = tuple(dim - args[1].ndim for dim, step in enumerate(args[1].stride()) if step == 0)
-            self._note(name, bound, pytree.tree_leaves(targets) if targets else result)
-        elif name == "aten._local_scalar_dense" and self.session.known(args[0]):
-            self.session.read.add(self.session.values[id(args[0])][1].id)
+            session.values[id(result)] = (result, bound["self"])
+            return result
+        if name == "aten.masked_scatter":
+            bound["alike"] = tuple(dim - args[1].ndim for dim, step in enumerate(args[1].stride()) if step == 0)
+        self._note(name, bound, pytree.tree_leaves(targets) if targets else result)
         return result
 
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -177,7 +193,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if self.session.mode == "real":
             return self.call(func, args, kwargs)
-        if func is torch.ops.aten._grouped_mm.default:
+        if func is _GROUPED:
             return func(*pytree.tree_map(_as_bfloat16, args), **kwargs).to(args[0].dtype)
         try:
             return self.call(func, args, kwargs)
@@ -191,12 +207,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(self, name: str, bound: dict[str, Any], result: Any) -> None:
         session = self.session
         outputs = tuple(
-            session.value(tensor, tuple(map(int, tensor.shape)))
-            for tensor in (result if isinstance(result, (tuple, list)) else (result,))
-            if isinstance(tensor, torch.Tensor)
+            [
+                session.value(tensor, tuple(map(int, tensor.shape)))
+                for tensor in (result if isinstance(result, (tuple, list)) else (result,))
+                if isinstance(tensor, torch.Tensor)
+            ]
         )
         path, kind, leaf = session.modules[-1]
-        args = _with_provenance(bound, session)
+        args = with_provenance(bound, session.written, session)
         if session.assigning and name == "aten.view":
             args = {**args, "size": None}  # an assignment strips leading axes of size 1 by itself
         if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1 and leaf:
@@ -215,13 +233,28 @@ class NoFakeKernel(Exception):
     """An operator that runs on real tensors only; its name is the argument."""
 
 
+@frozen(eq=False)
+class _Operator:
+    """What is asked of an operator at each of its calls.
+
+    Attributes:
+        name: ``aten.name`` without overload and trailing underscore.
+        parameters: their names, defaults, and whether `out=` names them.
+        decomposes: whether PyTorch writes it in terms of other operators.
+    """
+
+    name: str
+    parameters: tuple[tuple[str, Any, bool], ...]
+    decomposes: bool
+
+
 @cache
-def _signature(func: Any) -> tuple[str, tuple[tuple[str, Any, bool], ...]]:
-    """``aten.name`` without overload and trailing underscore; parameters with defaults, and whether `out=` names them."""
+def _operator(func: Any) -> _Operator:
     if isinstance(func, HigherOrderOperator):
         written = [p for p in inspect.signature(func.__call__).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
         known = tuple((p.name, None if p.default is p.empty else p.default, False) for p in written)
-        return f"{func.namespace}.{func.__name__}", known or tuple((f"argument_{k}", None, False) for k in range(_MOST))
+        unknown = tuple((f"argument_{k}", None, False) for k in range(_MOST))
+        return _Operator(f"{func.namespace}.{func.__name__}", known or unknown, False)
     schema = func._schema
     namespace, _, name = schema.name.partition("::")
     if name.endswith("_") and not name.endswith("__"):
@@ -229,89 +262,8 @@ def _signature(func: Any) -> tuple[str, tuple[tuple[str, Any, bool], ...]]:
     parameters = tuple(
         (arg.name, arg.default_value if arg.has_default_value() else None, arg.is_out) for arg in schema.arguments
     )
-    return f"{namespace}.{name}", parameters
-
-
-@cache
-def _decomposes(func: Any) -> bool:
-    if isinstance(func, HigherOrderOperator):
-        return False
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
-
-
-def _integers(item: Any) -> Iterator[int]:
-    if isinstance(item, int) and not isinstance(item, bool):
-        yield item
-    elif isinstance(item, (tuple, list)):
-        for part in item:
-            yield from _integers(part)
-    elif isinstance(item, dict):
-        for part in item.values():
-            yield from _integers(part)
-    elif isinstance(item, slice):
-        yield from _integers((item.start, item.stop, item.step))
-
-
-def _with_provenance(bound: dict[str, Any], session: Session) -> dict[str, Any]:
-    """Put the integers of the written call in place of the plain ones that the dispatcher hands on."""
-    if not any(type(number) is Sized and _owned(number, session) for number in _integers(session.written)):
-        return bound
-    args, kwargs = session.written
-    named = {key: _spread(bound[key], item, session) for key, item in kwargs.items() if key in bound}
-    bound = bound | {key: item for key, item in named.items() if item is not None}
-    rest = [args, {key: item for key, item in kwargs.items() if named.get(key) is None}]
-    sources = [number if _owned(number, session) else int(number) for number in _integers(rest)]
-    unnamed = {key: item for key, item in bound.items() if named.get(key) is None}
-    plain = [int(number) for number in _integers(list(unnamed.values()))]
-    if plain == [int(number) for number in sources]:
-        queue = iter(sources)
-        return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
-    placed = {key: _spread(item, given, session) for (key, item), given in zip(bound.items(), args, strict=False)}
-    if len(args) <= len(bound) and all(item is not None or bound[key] is None for key, item in placed.items()):
-        return bound | placed
-    aligned = _aligned(plain, sources)
-    if aligned is not None:
-        queue = iter(aligned)
-        return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
-    by_size = {int(source): source for source in reversed(sources) if type(source) is Sized}
-    return bound | {key: _replaced(item, lambda number: by_size.get(number, number)) for key, item in unnamed.items()}
-
-
-def _spread(item: Any, written: Any, session: Session) -> Any:
-    """The bound argument with the integers that were written for it, one for each or one for all; None if they differ."""
-    if isinstance(written, slice) or (isinstance(written, tuple) and any(isinstance(part, slice) for part in written)):
-        return None  # an index, which is written in the place of a dimension
-    sources = [number if _owned(number, session) else int(number) for number in _integers(written)]
-    plain = [int(number) for number in _integers(item)]
-    if len(sources) == 1:
-        sources = sources * len(plain)
-    if plain != [int(number) for number in sources]:
-        return None
-    queue = iter(sources)
-    return _replaced(item, lambda _: next(queue))
-
-
-def _aligned(plain: list[int], sources: list[int]) -> list[int] | None:
-    """The written numbers in their places among all that the dispatcher hands on, where the sizes alone are ambiguous.
-
-    Sizes that a tensor gave are not among the written ones. None where sizes suffice, or where the order differs.
-    """
-    sized = {int(source) for source in sources if type(source) is Sized}
-    if all(plain.count(size) <= sum(int(source) == size and type(source) is Sized for source in sources) for size in sized):
-        return None
-    found, waiting = [], list(sources)
-    for number in reversed(plain):  # the dimension that indexing cuts is not written, and stands first
-        found.append(waiting.pop() if waiting and int(waiting[-1]) == number else number)
-    return None if waiting else found[::-1]
-
-
-def _owned(number: int, session: Session) -> bool:
-    return type(number) is Sized and number.owner is session
-
-
-def _replaced(item: Any, change: Callable[[int], int]) -> Any:
-    if isinstance(item, int) and not isinstance(item, bool):
-        return change(item)
-    if isinstance(item, tuple):
-        return tuple(_replaced(part, change) for part in item)
-    return item
+    full = f"{namespace}.{name}"
+    decomposes = full not in _SKIPPED and torch._C._dispatch_has_kernel_for_dispatch_key(
+        func.name(), "CompositeImplicitAutograd"
+    )
+    return _Operator(full, parameters, bool(decomposes))

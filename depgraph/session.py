@@ -7,6 +7,7 @@ import os
 import sys
 import types
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import attrs
@@ -18,6 +19,9 @@ from depgraph.equations import Axis, Call, Term, Value
 from depgraph.provenance import Expression
 
 _TRUTH = (torch.bool, torch.uint8)
+PLAIN = frozenset({int, bool, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
+"""Types of arguments in which there is no tensor."""
+
 _LIBRARY = (torch.__path__[0] + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
 
 
@@ -60,7 +64,7 @@ class Session:
         self.facts: dict[tuple[Expression, Expression], str] = {}
         self.differences: dict[tuple[Expression, Expression], str] = {}
         self.modules: list[tuple[str, str, bool]] = [("", "", False)]
-        self.written: list[Any] = []
+        self.written: Any = ()
         self.read: set[int] = set()
         self.muted = False
         self.assigning = False
@@ -82,14 +86,16 @@ class Session:
 
     def data(self, item: Any) -> Any:
         """An argument without tensors: values in their place. A tensor that the trace has not met is a constant."""
+        if type(item) in PLAIN:
+            return item
         if isinstance(item, torch.Tensor):
-            fresh = not self.known(item)
+            fresh = id(item) not in self.values
             value = self.value(item, tuple(map(int, item.shape)))
             if fresh:
                 self.constants.append((value, f"it is a constant that forward reads in {self.module or 'the model'}"))
             return value
         if isinstance(item, (list, tuple)):
-            return tuple(self.data(part) for part in item)
+            return tuple([self.data(part) for part in item])
         if isinstance(item, dict):
             return types.MappingProxyType({key: self.data(part) for key, part in item.items()})
         return item
@@ -145,27 +151,37 @@ class Session:
 
 
 def _with_unread(call: Call, read: set[int]) -> Call:
+    if len(call.outputs) < 2:
+        return call
     unread = frozenset(position for position, value in enumerate(call.outputs) if value.id not in read)
-    return attrs.evolve(call, unread=unread) if unread and len(call.outputs) > 1 else call
+    return attrs.evolve(call, unread=unread) if unread else call
 
 
 def where() -> str:
     """File and line of the forward code that is running: the innermost frame outside of torch and this package."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_LIBRARY) and not name.startswith("<"):
-            return f"{'/'.join(name.replace(chr(92), '/').split('/')[-2:])}:{frame.f_lineno}"
+        name = _short(frame.f_code.co_filename)
+        if name is not None:
+            return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return "a layer of torch"
+
+
+@cache
+def _short(name: str) -> str | None:
+    """A file by its name and directory; None for one of torch, of this package, and for what is no file."""
+    if name.startswith(_LIBRARY) or name.startswith("<"):
+        return None
+    return "/".join(name.replace(chr(92), "/").split("/")[-2:])
 
 
 def raised_at(error: BaseException) -> str:
     """File and line of the forward code in which an error arose."""
     found, step = "an unknown line", error.__traceback__
     while step is not None:
-        name = step.tb_frame.f_code.co_filename
-        if not name.startswith(_LIBRARY):
-            found = f"{'/'.join(name.replace(chr(92), '/').split('/')[-2:])}:{step.tb_lineno}"
+        name = _short(step.tb_frame.f_code.co_filename)
+        if name is not None:
+            found = f"{name}:{step.tb_lineno}"
         step = step.tb_next
     return found

@@ -510,10 +510,15 @@ class _Settlement:
         return leaf
 
     def _polynomial(self, root: int) -> Polynomial:
-        leaves = self.solver.leaves(root)
-        if len(leaves) == 1 and self.solver.size(leaves[0]) == self.solver.size(root):
-            leaf = leaves[0]
-            return {(): self.solver.size(leaf)} if self.solver.reason(leaf) else {(self._class(leaf),): 1}
+        size = self.solver.size(root)
+        if size == 1:
+            return {(): 1}
+        leaf = self.solver.variable(root)
+        if leaf is None:
+            leaves = self.solver.leaves(root)
+            leaf = leaves[0] if len(leaves) == 1 and self.solver.size(leaves[0]) == size else None
+        if leaf is not None:
+            return {(): size} if self.solver.reason(leaf) else {(self._class(leaf),): 1}
         parts = self.solver.parts(root)
         if len(parts) > 1:
             total: Polynomial = {}

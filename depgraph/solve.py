@@ -10,7 +10,7 @@ A number stands for a variable or structure, read forwards if it is even, backwa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import gcd
+from math import gcd, prod
 
 from attrs import frozen
 
@@ -45,6 +45,8 @@ class Solver:
         """Take in one statement; `where` completes the reason if it cannot be expressed."""
         if isinstance(statement, Equal):
             left, right = self.term(statement.left), self.term(statement.right)
+            if left == right:
+                return
             if self.size(left) != self.size(right):
                 raise RuleError(
                     f"{where}: the rule equates sizes {self.size(left)} and {self.size(right)}; correct the operator's rule."
@@ -87,11 +89,16 @@ class Solver:
     def leaves(self, root: int) -> list[int]:
         """The variables of which a term is made, read forwards, in reading order, without those of size 1."""
         root = self._find(root)
-        if self.size(root) == 1:
+        if self._size[root >> 1] == 1:
             return []
         if self._kind[root >> 1] == _VARIABLE:
             return [root & ~1]
         return [leaf for child in self._inside(root) for leaf in self.leaves(child)]
+
+    def variable(self, root: int) -> int | None:
+        """The variable that a term is, read forwards; None for a structure."""
+        root = self._find(root)
+        return root & ~1 if self._kind[root >> 1] == _VARIABLE else None
 
     def reason(self, leaf: int) -> str | None:
         """Why a variable is pinned."""
@@ -165,13 +172,12 @@ class Solver:
 
     def _structure(self, kind: int, children: list[int]) -> int:
         neutral = 1 if kind == _PRODUCT else 0
-        used = [child for child in children if self.size(child) != neutral]
+        sizes = self._size
+        used = [child for child in children if sizes[child >> 1] != neutral]
         if len(used) == 1:
             return used[0]
-        size = neutral
-        for child in used:
-            size = size * self.size(child) if kind == _PRODUCT else size + self.size(child)
-        return self._node(kind, size, tuple(used))
+        each = [sizes[child >> 1] for child in used]
+        return self._node(kind, prod(each) if kind == _PRODUCT else sum(each), tuple(used))
 
     def _find(self, root: int) -> int:
         parent = self._parent
@@ -196,7 +202,7 @@ class Solver:
     def unify(self, left: int, right: int, where: str) -> None:
         """Make two terms of equal size range over the same space."""
         left, right = self._find(left), self._find(right)
-        if left == right or self.size(left) <= 1:
+        if left == right or self._size[left >> 1] <= 1:
             return
         kinds = self._kind[left >> 1], self._kind[right >> 1]
         if left == right ^ 1 and kinds[0] == _VARIABLE:

@@ -97,24 +97,25 @@ def record(
     _refuse_untraceable(model)
     rules = rules or rule_table(RULES)
     inputs = _positional(example_inputs), dict(kwargs or {})
-    _check_devices(model, inputs)
+    device, meta = _devices(model)
+    _check_devices(device, inputs)
     if mode == "real":
-        if _is_meta(model):
+        if meta:
             raise TraceError(
                 "expected weights in memory, met a model on the meta device: mode='real' runs forward on data. "
                 "Load the weights first, or trace with mode='fake'."
             )
-        return _recorded(model, inputs, rules, RealTensors())
+        return _recorded(model, inputs, rules, RealTensors(), device)
     try:
-        return _recorded(model, inputs, rules, FakeTensors())
+        return _recorded(model, inputs, rules, FakeTensors(), device)
     except (*_NEEDS_DATA, NoFakeKernel, RuntimeError) as error:
         reader = _reader(error)
         if reader is None:
-            if mode == "auto" and not _is_meta(model):
-                return _on_examples(model, inputs, rules, error)
+            if mode == "auto" and not meta:
+                return _on_examples(model, inputs, rules, device, error)
             raise
-        if mode == "auto" and not _is_meta(model):
-            return _recorded(model, inputs, rules, RealTensors())
+        if mode == "auto" and not meta:
+            return _recorded(model, inputs, rules, RealTensors(), device)
         if isinstance(error, NoFakeKernel):
             raise TraceError(
                 f"the operator {error} has no kernel for fake tensors, and forward calls it at {raised_at(error)}. "
@@ -128,10 +129,12 @@ def record(
         ) from error
 
 
-def _on_examples(model: nn.Module, inputs: Any, rules: RuleTable, error: BaseException) -> Recording:
+def _on_examples(
+    model: nn.Module, inputs: Any, rules: RuleTable, device: torch.device | None, error: BaseException
+) -> Recording:
     """A forward that failed on fake tensors may ask whether it is traced, and go another way; its own failure counts."""
     try:
-        return _recorded(model, inputs, rules, RealTensors())
+        return _recorded(model, inputs, rules, RealTensors(), device)
     except Exception:  # noqa: BLE001 - it fails either way: the first error is told
         raise error from None
 
@@ -143,9 +146,10 @@ def _reader(error: BaseException) -> str | None:
     return "by its address" if any(words in str(error) for words in _WITHOUT_DATA) else None
 
 
-def _recorded(model: nn.Module, inputs: Any, rules: RuleTable, tensors: FakeTensors | RealTensors) -> Recording:
+def _recorded(
+    model: nn.Module, inputs: Any, rules: RuleTable, tensors: FakeTensors | RealTensors, device: torch.device | None
+) -> Recording:
     session = Session(tensors.mode, tensors.keep)
-    device = _only_device(model)
     with ExitStack() as stack:
         stack.enter_context(uncached(model))
         held = held_tensors(model, tensors, session)
@@ -168,10 +172,6 @@ def _recorded(model: nn.Module, inputs: Any, rules: RuleTable, tensors: FakeTens
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
         result = tree(*args, **kwargs)
     return session.recording(named_leaves("output", result))
-
-
-def _is_meta(model: nn.Module) -> bool:
-    return any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _positional(example_inputs: Any) -> tuple[Any, ...]:
@@ -197,13 +197,13 @@ def _is_uninitialised(module: nn.Module) -> bool:
     return any(tensor is not None and nn.parameter.is_lazy(tensor) for tensor in tensors)
 
 
-def _only_device(model: nn.Module) -> torch.device | None:
+def _devices(model: nn.Module) -> tuple[torch.device | None, bool]:
+    """The one device of the parameters and buffers, if it is one, and whether any of them is on the meta device."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    return next(iter(devices)) if len(devices) == 1 else None
+    return next(iter(devices)) if len(devices) == 1 else None, any(device.type == "meta" for device in devices)
 
 
-def _check_devices(model: nn.Module, inputs: Any) -> None:
-    device = _only_device(model)
+def _check_devices(device: torch.device | None, inputs: Any) -> None:
     if device is None or device.type == "meta":
         return
     for name, tensor in named_leaves("input", inputs[0]) + named_leaves("kwargs", inputs[1]):
