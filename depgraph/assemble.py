@@ -170,7 +170,8 @@ def _place(call: Call) -> str:
 
 def _pin_axes(solver: Solver, value: Value, reason: str) -> None:
     for axis in value.axes:
-        solver.pin(solver.term(axis), reason)
+        if axis.size != 1:
+            solver.pin(solver.term(axis), reason)
 
 
 def _written(
@@ -218,7 +219,7 @@ def _atom(space: Space) -> Atom:
 
 
 def _tensor(name: str, kind: str, value: Value, spaces: Iterator[Space], aliases: tuple[str, ...] = ()) -> Tensor:
-    return Tensor(name, kind, tuple(next(spaces) for _ in value.axes), aliases)
+    return Tensor(name, kind, tuple([next(spaces) for _ in value.shape]), aliases)
 
 
 def _lines(recording: Recording, rules: Mapping[str, Rule], work: Mapping[int, list[Work]]) -> list[_Line]:

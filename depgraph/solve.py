@@ -44,6 +44,8 @@ class Solver:
     def state(self, statement: Equal | Pin, where: str) -> None:
         """Take in one statement; `where` completes the reason if it cannot be expressed."""
         if isinstance(statement, Equal):
+            if type(statement.left) is Axis and statement.left.size == statement.right.size == 1:
+                return
             left, right = self.term(statement.left), self.term(statement.right)
             if left == right:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from depgraph.errors import TraceError
 from depgraph.replay import Replay
+
+_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
 
 class FakeTensors:
@@ -45,9 +48,13 @@ class FakeTensors:
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Under which the forward runs."""
-        with self._fake_mode:
-            yield
+        """Under which the forward runs; torch's log of what fails there is off, for the exception tells it."""
+        before, _LOG.disabled = _LOG.disabled, True
+        try:
+            with self._fake_mode:
+                yield
+        finally:
+            _LOG.disabled = before
 
     def caller(self) -> Callable[..., Any]:
         """How an operator is called."""

@@ -51,7 +51,7 @@ key-value head is another branch of the forward code). What stands in the column
   fewer where a forward takes long).
 - *prunable*: the share of the parameters that lie in groups; *remain*: the share that the plan leaves. Below 60 % prunable
   the last column has what pins the others.
-- *ratio*: median seconds of a trace over those of a plain forward on fake tensors; where forward reads data (mode *real*),
+- *ratio*: median seconds of a trace over those of a plain forward on fake inputs; where forward reads data (mode *real*),
   of that as far as it comes, and then of a forward on data, as the trace does.
 - *groups*: how many of the roles channel / head dim / head / KV group / conv group / block.
 

@@ -1,8 +1,11 @@
 """Forwards that read data: they run on the example inputs, the graph says so, and the laws hold as ever."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import depgraph as dg
 from depgraph import testing
@@ -96,3 +99,30 @@ def test_a_number_read_from_data_is_no_size():
 
     assert dg.trace(Scaled(), X).mode == "real"
     testing.assert_lawful(Scaled(), X)
+
+
+class Fitted(nn.Module):
+    """Adds what has no shape in common, but on real tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.line(x)
+        return y + torch.ones(5, 8) if isinstance(y, FakeTensor) else y
+
+
+def test_a_failed_attempt_on_fake_tensors_logs_nothing(caplog):
+    """What fails on fake tensors and runs on real ones is no error, and torch's log has none, but has outside of a trace."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    log.addHandler(caplog.handler)
+    try:
+        assert dg.trace(Fitted(), X).mode == "real"
+        assert not caplog.records
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, pytest.raises(RuntimeError):
+            Fitted()(fake.from_tensor(X))
+        assert caplog.records
+        assert not log.disabled
+    finally:
+        log.removeHandler(caplog.handler)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 import depgraph as dg
@@ -289,15 +289,18 @@ def _without_rule(operation: Any) -> bool:
 def timing(graph: dg.Graph, model: nn.Module, args: Any, kwargs: Any, budget: float = 6.0, most: int = 5) -> Record:
     """Median seconds of a trace and of a plain forward, in turns, after one of each that does not count.
 
-    The forward is that on fake tensors, under `no_grad`. Where it needs data, it is that as far as it comes, and then the
-    forward on the example inputs: the trace does both, too.
+    The forward is that on fake inputs, under `no_grad`. Where it needs data, it is that as far as it comes, and then the
+    forward on the example inputs: the trace does both, too. Inputs are made fake because forwards look at that: on fake ones
+    some go further before they read data.
     """
 
     def forward() -> None:
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        given = pytree.tree_map(lambda leaf: fake.from_tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-                model(*args, **kwargs)
-        except (DataDependentOutputException, DynamicOutputShapeException):
+            with fake, torch.no_grad():
+                model(*given[0], **given[1])
+        except Exception:
             if graph.mode == "fake":
                 raise
             run(model, args, kwargs)
