@@ -17,6 +17,7 @@ from depgraph.criteria import (
     Taylor,
     Wanda,
 )
+from depgraph.cutting import cut, cut_each
 from depgraph.equations import Rule
 from depgraph.errors import (
     DepgraphError,
@@ -35,7 +36,8 @@ from depgraph.iterating import Step, iterate
 from depgraph.masking import Masked, mask, mask_
 from depgraph.optimizers import carry_state
 from depgraph.penalties import group_l2, group_lasso, penalty_gradients, scale_l1
-from depgraph.plans import Cut, Edit, Plan, Target, cut
+from depgraph.plans import Cut, Edit, Plan, Target
+from depgraph.ragged import ragged_groups, why_uniform
 from depgraph.records import Dependency, Group, Node, OpType, Pinned
 from depgraph.render import explain
 from depgraph.rules import RULES
@@ -88,6 +90,7 @@ __all__ = [
     "carry_state",
     "combine",
     "cut",
+    "cut_each",
     "execute",
     "execute_",
     "explain",
@@ -104,10 +107,12 @@ __all__ = [
     "parameter_map",
     "penalty_gradients",
     "plan",
+    "ragged_groups",
     "remainder",
     "scale_l1",
     "schedule",
     "score",
     "strengths_of",
     "trace",
+    "why_uniform",
 ]

@@ -5,18 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from attrs import frozen
 
 from depgraph.errors import PlanError
 from depgraph.graph import Graph
 from depgraph.indices import IndexSet
+from depgraph.ragged import bases_of, why_uniform
 from depgraph.records import Group
+from depgraph.removals import Removal
+from depgraph.rows import Rows, is_table
 from depgraph.spaces import Atom
 
-Scores: TypeAlias = Mapping[str, Sequence[float]]
-"""Group name to one importance per index; the lowest go first."""
+Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
+"""Group name to one importance per index; the lowest go first. Or a table, one row for each index of the group's base: then
+each row loses its own lowest."""
+
+
+@frozen
+class Ranking:
+    """In which order the indices of a group go.
+
+    Attributes:
+        base: the atom whose indices are the rows; None where one order holds everywhere.
+        orders: for each row the indices, the least important first; of equal ones the first.
+        importances: of what goes first, second, and so on: over all rows together.
+        finite: how many may go, so that nothing of infinite importance does.
+    """
+
+    base: Atom | None
+    orders: tuple[tuple[int, ...], ...]
+    importances: tuple[float, ...]
+    finite: int
+
+    def first(self, count: int) -> Removal:
+        """The `count` least important indices."""
+        sets = tuple(IndexSet.of(order[:count]) for order in self.orders)
+        return sets[0] if self.base is None else Rows(self.base, sets)
 
 
 @frozen
@@ -25,13 +51,13 @@ class Bundle:
 
     Attributes:
         groups: in the graph's order.
-        orders: for each group its indices, the least important first; of equal ones the first.
+        rankings: for each group in which order its indices go.
         steps: how many indices each group has lost after the first unit, the second one, ...; rising.
         importances: of each unit, the mean importance of the indices that go with it; never falling.
     """
 
     groups: tuple[Group, ...]
-    orders: tuple[tuple[int, ...], ...]
+    rankings: tuple[Ranking, ...]
     steps: tuple[int, ...]
     importances: tuple[float, ...]
 
@@ -40,12 +66,12 @@ class Bundle:
         """Number of indices of all groups together."""
         return sum(group.size for group in self.groups)
 
-    def removed(self, units: int) -> dict[Atom, IndexSet]:
+    def removed(self, units: int) -> dict[Atom, Removal]:
         """What goes with the first `units` units."""
         if not units:
             return {}
         count = self.steps[units - 1]
-        return {group.atom: IndexSet.of(order[:count]) for group, order in zip(self.groups, self.orders, strict=True)}
+        return {group.atom: ranking.first(count) for group, ranking in zip(self.groups, self.rankings, strict=True)}
 
 
 @frozen
@@ -67,26 +93,54 @@ def bundles_of(graph: Graph, groups: Iterable[Group], scores: Scores, limits: Li
     """The bundles of some groups, in the graph's order. A bundle of which a member is missing is left out whole.
 
     Raises:
-        PlanError: a group has no scores, too few or too many, or NaN among them.
+        PlanError: a group has no scores, too few or too many, or NaN among them; or it has a table of them, but must lose the
+            same indices everywhere.
     """
     free = {group.name: group for group in groups}
-    orders = {name: _order(group, scores) for name, group in free.items()}
+    tables = any(name in scores and is_table(scores[name]) for name in free)
+    bases = bases_of(graph) if tables else {}
+    rankings = {name: _ranking(graph, group, scores, bases) for name, group in free.items()}
     bundles = []
     for members in _tied(graph):
         if all(group.name in free for group in members):
-            bundles.append(_bundle(members, [orders[group.name] for group in members], scores, limits))
+            bundles.append(_bundle(members, tuple(rankings[group.name] for group in members), limits))
     return tuple(bundles)
 
 
-def _order(group: Group, scores: Scores) -> tuple[int, ...]:
-    values = scores.get(group.name)
+def _ranking(graph: Graph, group: Group, scores: Scores, bases: Mapping[Atom, Atom]) -> Ranking:
+    values: Any = scores.get(group.name)
     if values is None:
         raise PlanError(f"there is no score for group {group.name!r}; use dg.score(graph, model, criterion) on this graph.")
+    if not is_table(values):
+        order = _order(group, values)
+        return Ranking(None, (order,), tuple(values[index] for index in order), _finite(values, order))
+    base = bases.get(group.atom)
+    if base is None:
+        raise PlanError(
+            f"the scores of group {group.name!r} are a table, but it must lose the same indices everywhere: "
+            f"{why_uniform(graph, group)}. Give one number per index."
+        )
+    if len(values) != base.size:
+        raise PlanError(f"group {group.name!r} has {base.size} rows, its scores have {len(values)}; score this graph anew.")
+    orders = tuple(_order(group, row) for row in values)
+    lanes = [[row[index] for index in order] for row, order in zip(values, orders, strict=True)]
+    finite = min(_finite(row, order) for row, order in zip(values, orders, strict=True))
+    return Ranking(base, orders, tuple(_total(together) for together in zip(*lanes, strict=True)), finite)
+
+
+def _order(group: Group, values: Sequence[float]) -> tuple[int, ...]:
     if len(values) != group.size:
         raise PlanError(f"group {group.name!r} has {group.size} indices, its scores are {len(values)}; score this graph anew.")
     if math.isnan(sum(values)) and any(map(math.isnan, values)):
         raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
     return tuple(sorted(range(group.size), key=values.__getitem__))
+
+
+def _finite(values: Sequence[float], order: Sequence[int]) -> int:
+    finite = len(order)
+    while finite and values[order[finite - 1]] == math.inf:
+        finite -= 1
+    return finite
 
 
 def _tied(graph: Graph) -> list[tuple[Group, ...]]:
@@ -108,23 +162,22 @@ def _tied(graph: Graph) -> list[tuple[Group, ...]]:
     return [tuple(groups) for groups in tied.values()]
 
 
-def _bundle(groups: tuple[Group, ...], orders: Sequence[tuple[int, ...]], scores: Scores, limits: Limits) -> Bundle:
-    steps = _steps(groups, orders, scores, limits)
-    ranked = [[scores[group.name][index] for index in order] for group, order in zip(groups, orders, strict=True)]
+def _bundle(groups: tuple[Group, ...], rankings: tuple[Ranking, ...], limits: Limits) -> Bundle:
+    steps = _steps(groups, rankings, limits)
     importances: Iterable[float]
-    if steps == tuple(range(1, len(steps) + 1)) and len(ranked) == 1:
-        importances = ranked[0][: len(steps)]
+    if steps == tuple(range(1, len(steps) + 1)) and len(rankings) == 1:
+        importances = rankings[0].importances[: len(steps)]
     else:
         importances = [
-            _mean([value for values in ranked for value in values[start:stop]])
+            _mean([value for ranking in rankings for value in ranking.importances[start:stop]])
             for start, stop in zip((0, *steps), steps, strict=False)
         ]
         importances = accumulate(importances, max)  # a mean may be rounded below the one before it
-    return Bundle(groups, tuple(orders), steps, tuple(importances))
+    return Bundle(groups, rankings, steps, tuple(importances))
 
 
-def _steps(groups: Sequence[Group], orders: Sequence[tuple[int, ...]], scores: Scores, limits: Limits) -> tuple[int, ...]:
-    most = min(_most(group, order, scores[group.name], limits) for group, order in zip(groups, orders, strict=True))
+def _steps(groups: Sequence[Group], rankings: Sequence[Ranking], limits: Limits) -> tuple[int, ...]:
+    most = min(_most(group, ranking, limits) for group, ranking in zip(groups, rankings, strict=True))
     multiple = math.lcm(*(limits.multiples.get(group.name, 1) for group in groups))
     counts = range(1, most + 1)
     if multiple == 1:
@@ -132,14 +185,11 @@ def _steps(groups: Sequence[Group], orders: Sequence[tuple[int, ...]], scores: S
     return tuple(count for count in counts if all((group.size - count) % multiple == 0 for group in groups))
 
 
-def _most(group: Group, order: Sequence[int], values: Sequence[float], limits: Limits) -> int:
+def _most(group: Group, ranking: Ranking, limits: Limits) -> int:
     """How many indices of a group may go: not the last one, and none whose importance is infinite."""
     least = max(1, limits.least.get(group.name, 1))
     allowed = math.floor(group.size * limits.most.get(group.name, 1.0) + 1e-9)
-    finite = group.size
-    while finite and values[order[finite - 1]] == math.inf:
-        finite -= 1
-    return max(0, min(group.size - least, allowed, finite))
+    return max(0, min(group.size - least, allowed, ranking.finite))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -150,3 +200,8 @@ def _mean(values: Sequence[float]) -> float:
     else:
         mean = math.fsum(value / len(values) for value in values)
     return max(values) if math.isnan(mean) else mean
+
+
+def _total(values: Sequence[float]) -> float:
+    exact = all(map(math.isfinite, values)) and max(map(abs, values)) * len(values) < math.inf
+    return math.fsum(values) if exact else sum(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from attrs import frozen
 
@@ -13,9 +13,10 @@ from depgraph.graph import Graph
 from depgraph.indices import IndexSet
 from depgraph.plans import Plan, plan_of
 from depgraph.records import Group
+from depgraph.rows import is_table
 from depgraph.spaces import Atom, Space, atoms, image
 
-Scores: TypeAlias = Mapping[str, Sequence[float]]
+Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
 
 
 @frozen
@@ -167,6 +168,9 @@ def _lowest_first(bundle: Sequence[Group], scores: Scores, step: int) -> Iterato
 
 def _planned(bundle: Sequence[Group], plan: Plan) -> dict[Group, IndexSet]:
     """What a plan takes of the groups of a bundle."""
+    ragged = [cut.group for cut in plan.cuts if cut.base is not None]
+    if ragged:
+        raise PlanError(f"the plan cuts {ragged[0]!r} row by row; candidates take the same indices in each row.")
     taken = {cut.atom: cut.removed for cut in plan.cuts}
     return {group: taken[group.atom] for group in bundle if group.atom in taken}
 
@@ -191,14 +195,18 @@ def _bundles(graph: Graph) -> list[list[Group]]:
 
 
 def _fitting(group: Group, scores: Scores) -> Sequence[float]:
-    values = scores.get(group.name)
+    values: Any = scores.get(group.name)
+    if values is not None and is_table(values):
+        raise PlanError(
+            f"the scores of group {group.name!r} are a table; candidates take the same indices in each of its rows."
+        )
     if values is None:
         raise PlanError(f"there is no score for group {group.name!r}; use dg.score(graph, model, criterion) on this graph.")
     if len(values) != group.size:
         raise PlanError(f"group {group.name!r} has {group.size} indices, its scores are {len(values)}; score this graph anew.")
     if any(map(math.isnan, values)):
         raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
-    return values
+    return cast(Sequence[float], values)
 
 
 def _candidate(graph: Graph, costs: _Costs, cut: Mapping[Group, IndexSet], scores: Scores) -> Candidate:

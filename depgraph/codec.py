@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
 import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.v import transform_error
 
 from depgraph.errors import DocumentError
@@ -54,7 +56,22 @@ def _converter() -> cattrs.Converter:
     for plain in (int, str):
         converter.register_structure_hook(plain, _strict(plain))
     converter.register_structure_hook(float, _number)
+    converter.register_unstructure_hook_factory(_has_late_fields, lambda cls: _without_unused(cls, converter))
     return converter
+
+
+LATE = {"late": True}
+"""Metadata of a field that came after version 1: it is written where it is used, so that other files stay as they were."""
+
+
+def _has_late_fields(kind: Any) -> bool:
+    return attrs.has(kind) and any(LATE.items() <= item.metadata.items() for item in attrs.fields(kind))
+
+
+def _without_unused(cls: type, converter: cattrs.Converter) -> Any:
+    late = [item.name for item in attrs.fields(cls) if LATE.items() <= item.metadata.items()]
+    overrides: dict[str, Any] = {name: override(omit_if_default=True) for name in late}
+    return make_dict_unstructure_fn(cls, converter, **overrides)
 
 
 def _is_space(kind: Any) -> bool:

@@ -16,7 +16,8 @@ from depgraph.plans import Plan
 from depgraph.schedules import Shape, lifted, remainder, schedule
 from depgraph.tracing import trace
 
-Scoring: TypeAlias = Callable[[Graph, nn.Module], Mapping[str, Sequence[float]]]
+Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
+Scoring: TypeAlias = Callable[[Graph, nn.Module], Scores]
 """The scores of a model, given with its graph: for example ``lambda graph, model: dg.score(graph, model, criterion)``."""
 
 
@@ -102,7 +103,7 @@ def _steps(
 
 def _planned(
     graph: Graph,
-    scores: Mapping[str, Sequence[float]],
+    scores: Scores,
     target: Mapping[str, Any],
     options: Mapping[str, Any],
     done: Plan,

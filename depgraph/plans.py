@@ -10,22 +10,44 @@ from typing import TypeVar
 from attrs import evolve, field, frozen
 
 from depgraph import codec
-from depgraph.errors import MismatchError, PinnedError, PlanError
+from depgraph.errors import MismatchError, PlanError
 from depgraph.graph import Graph, cost_of, renumber, tensor_with
 from depgraph.indices import IndexSet
+from depgraph.ragged import require_rows
 from depgraph.records import Balance, SizeAttribute, retyped
-from depgraph.spaces import UNIT, Atom, Space, atoms, image, leaves, preimage, substitute
+from depgraph.removals import Removal, canonical, check_rows, joined
+from depgraph.rows import Rows, rows_image
+from depgraph.spaces import UNIT, Atom, Space, atoms, image, substitute
 
 K = TypeVar("K", int, str)
 
 
 @frozen
 class Cut:
-    """The indices that one group loses, counted as in the base graph."""
+    """The indices that one group loses, counted as in the base graph.
+
+    Attributes:
+        group: name of the group.
+        atom: its identity in the graph's spaces.
+        removed: the indices that go. Where each index of a base loses its own, such as each head its own dims: flat indices
+            of the product of the base and the atom, row * size + index.
+        base: the atom whose indices are the rows; None where the same indices go everywhere.
+    """
 
     group: str
     atom: Atom
     removed: IndexSet
+    base: Atom | None = field(default=None, metadata=codec.LATE)
+
+    @property
+    def lost(self) -> Removal:
+        """What goes: the indices, or, where each row loses its own, the rows."""
+        return self.removed if self.base is None else Rows.of_flat(self.base, self.atom.size, self.removed)
+
+    @property
+    def count(self) -> int:
+        """By how many indices the group becomes smaller."""
+        return len(self.lost)
 
 
 @frozen
@@ -93,12 +115,17 @@ class Plan:
     @cached_property
     def kept(self) -> dict[str, dict[int, IndexSet]]:
         """Parameter or buffer name to dimension to the original indices that stay."""
-        removed = {cut.atom: cut.removed for cut in self.cuts}
+        removed = {cut.atom: cut.removed for cut in self.cuts if cut.base is None}
+        ragged = {cut.atom: cut.lost for cut in self.cuts if cut.base is not None}
         result: dict[str, dict[int, IndexSet]] = {}
         seen: dict[Space, IndexSet] = {}
         for axis in self.axes:
             if axis.space not in seen:
-                seen[axis.space] = image(axis.space, removed).complement(axis.space.size)
+                gone = image(axis.space, removed)
+                for atom in atoms(axis.space):
+                    if isinstance(rows := ragged.get(atom), Rows):
+                        gone = gone | rows_image(axis.space, atom, rows)
+                seen[axis.space] = gone.complement(axis.space.size)
             result.setdefault(axis.tensor, {})[axis.dim] = seen[axis.space]
         return result
 
@@ -112,7 +139,7 @@ class Plan:
 
     @property
     def removed(self) -> dict[str, IndexSet]:
-        """Group name to the original indices that go."""
+        """Group name to the original indices that go; where each row loses its own, flat ones, as in `Cut`."""
         return {cut.group: cut.removed for cut in self.cuts}
 
     def apply(self, graph: Graph) -> Graph:
@@ -129,7 +156,7 @@ class Plan:
                 [f"expected fingerprint {self.base[:12]}, met {graph.fingerprint[:12]}"],
                 "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan.",
             )
-        return _shrunk(graph, {cut.atom: cut.removed for cut in self.cuts})[0]
+        return _shrunk(graph, {cut.atom: cut.lost for cut in self.cuts})[0]
 
     def then(self, other: Plan) -> Plan:
         """One plan that does what this plan and then the other one do. Its targets are those of the last cut.
@@ -152,12 +179,15 @@ class Plan:
             number = numbers.get(atom.id, atom.id)
             return base_sizes.get(number, Atom(number, atom.size))
 
-        first = {cut.atom: cut for cut in self.cuts}
-        cuts = dict(first)
+        lost: dict[Atom, Removal] = {cut.atom: cut.lost for cut in self.cuts}
+        groups = {cut.atom: cut.group for cut in self.cuts}
+        second: dict[Atom, Removal] = {}
         for cut in other.cuts:
             atom = lifted(cut.atom)
-            gone = first[atom].removed if atom in first else IndexSet()
-            cuts[atom] = Cut(names.get(cut.group, cut.group), atom, gone | cut.removed.lift(gone))
+            groups.setdefault(atom, names.get(cut.group, cut.group))
+            gone = cut.lost
+            second[atom] = Rows(lifted(gone.base), gone.sets) if isinstance(gone, Rows) else gone
+        cuts = _cuts(joined(lost, second), groups)
         axes = {(axis.tensor, axis.dim): axis for axis in self.axes}
         for axis in other.axes:
             lift = PrunedAxis(axis.tensor, axis.dim, substitute(axis.space, lifted))
@@ -167,7 +197,7 @@ class Plan:
         return Plan(
             base=self.base,
             result=other.result,
-            cuts=_ordered_cuts(cuts.values()),
+            cuts=cuts,
             axes=_ordered_axes(axes.values()),
             edits=tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path]),
             renumbered=_composed(self.renumbered, other.renumbered),
@@ -185,97 +215,37 @@ class Plan:
         return codec.read(path, "plan", cls)
 
     def __str__(self) -> str:
-        listed = "".join(f"\n  {cut.group}: {len(cut.removed)} of {cut.atom.size} indices go" for cut in self.cuts)
+        listed = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
         met = "".join(f"\n  {item.name}: {item.realised:,} of at most {item.requested:,}" for item in self.targets)
         return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes>{listed}{met}"
 
 
-def cut(graph: Graph, name: str, indices: Iterable[int], dim: int) -> Plan:
-    """The plan that removes the given indices from one axis, and from everything that depends on it.
-
-    Args:
-        graph: the traced model.
-        name: a parameter or buffer, by dotted name.
-        indices: positions along the axis; each once.
-        dim: the dimension.
-
-    Raises:
-        UnknownNameError, PinnedError, PlanError: the request is impossible; nothing is changed.
-
-    >>> import torch, depgraph as dg
-    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> plan = dg.cut(dg.trace(model, torch.randn(1, 4)), "0.weight", [2, 6], dim=0)
-    >>> plan.kept["2.weight"]
-    {1: IndexSet('0-1,3-5,7')}
-    """
-    space = graph.axis(name, dim)
-    if not isinstance(indices, Iterable):
-        raise PlanError(f"expected a list of indices of {name!r}, met {indices!r}; pass [{indices!r}].")
-    asked = list(indices)
-    strange = [index for index in asked if isinstance(index, bool) or not isinstance(index, int)]
-    if strange:
-        raise PlanError(f"expected integers as indices of {name!r}, met {strange[0]!r}; pass a list such as [2, 6, 9].")
-    outside = sorted({index for index in asked if not 0 <= index < space.size})
-    if outside:
-        raise PlanError(f"axis {dim} of {name!r} has the indices 0 to {space.size - 1}, met {outside}; nothing was changed.")
-    repeated = sorted({index for index in asked if asked.count(index) > 1}) if len(set(asked)) < len(asked) else []
-    if repeated:
-        raise PlanError(f"indices of {name!r} are given more than once: {repeated}; give each once. Nothing was changed.")
-    wanted = IndexSet.of(asked)
-    if not wanted:
-        return Plan.empty(graph)
-    if len(wanted) == space.size:
-        raise PlanError(
-            f"all {space.size} indices of axis {dim} of {name!r} would go; leave at least one. Nothing was changed."
-        )
-    chosen = {atom: removed for atom, removed in preimage(space, wanted).items() if atom in graph.group_of}
-    missed = wanted - image(space, chosen)
-    if missed:
-        if not any(atom in graph.group_of for atom in atoms(space)):
-            raise PinnedError(name, dim, graph.why_pinned(space))
-        raise PlanError(_unaligned(graph, name, dim, space, missed))
-    return plan_of(graph, chosen)
-
-
-def _unaligned(graph: Graph, name: str, dim: int, space: Space, missed: IndexSet) -> str:
-    index = next(iter(missed))
-    ways = []
-    for leaf in leaves(space):
-        if leaf.atom not in graph.group_of:
-            continue
-        for base in leaf.bases():
-            if base <= index < base + leaf.atom.size * leaf.stride:
-                whole = image(space, {leaf.atom: IndexSet.of([(index - base) // leaf.stride])})
-                ways.append(f"[{whole}] (one index of {graph.group_of[leaf.atom].name})")
-    if not ways:
-        return f"index {index} of axis {dim} of {name!r} is pinned: {graph.why_pinned(space)}. Nothing was changed."
-    return (
-        f"axis {dim} of {name!r} is laid out as {space}: index {index} cannot go alone. "
-        f"Remove {' or '.join(ways)} with it. Nothing was changed."
-    )
-
-
-def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
+def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
     """The plan that removes the given indices of each group's atom.
 
     Raises:
-        PlanError: a group would lose its last index, or balanced groups would lose unequally many.
+        PlanError: a group would lose its last index, balanced groups would lose unequally many, or a group would lose other
+            indices in each row where nothing but the same is right.
     """
-    removed = {atom: indices for atom, indices in removed.items() if indices}
+    removed = canonical({atom: lost for atom, lost in removed.items() if lost})
     if not removed:
         return Plan.empty(graph)
-    for atom, indices in removed.items():
+    for atom, lost in removed.items():
         group = graph.group_of[atom]
-        if indices.intervals[-1][1] > atom.size:
-            raise PlanError(
-                f"group {group.name} has the indices 0 to {atom.size - 1}, met {max(indices)}; nothing was changed."
-            )
-        if len(indices) == atom.size:
+        if isinstance(lost, Rows):
+            require_rows(graph, atom, lost.base)
+            check_rows(group.name, lost, removed.get(lost.base))
+        for indices in lost.sets if isinstance(lost, Rows) else (lost,):
+            if indices and indices.intervals[-1][1] > atom.size:
+                raise PlanError(
+                    f"group {group.name} has the indices 0 to {atom.size - 1}, met {max(indices)}; nothing was changed."
+                )
+        if len(lost) == atom.size:
             raise PlanError(
                 f"group {group.name} would lose its last index; leave at least one of {atom.size}. Nothing was changed."
             )
     for balance in graph.balances:
-        counts = {graph.group_of[atom].name: len(removed.get(atom, IndexSet())) for atom in balance.atoms}
+        counts = {graph.group_of[atom].name: len(removed.get(atom, ())) for atom in balance.atoms}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
             raise PlanError(
@@ -295,20 +265,21 @@ def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
                 axes.extend(PrunedAxis(name, dim, space) for name in (tensor.name, *tensor.aliases))
     edits = []
     gone: dict[int, int] = {}
+    sizes = {atom: IndexSet.range(0, len(lost)) for atom, lost in removed.items()}
     for attribute in graph.attributes:
         space = attribute.space
         if id(space) not in gone:
-            gone[id(space)] = len(image(space, removed))
+            gone[id(space)] = len(image(space, sizes))
         if gone[id(space)]:
             edits.append(Edit(attribute.path, space.size, space.size - gone[id(space)]))
     renamed: list[tuple[str, str]] = []
-    if any(atom.size - len(indices) == 1 for atom, indices in removed.items()):  # names follow the structure, not the sizes
+    if any(atom.size - len(lost) == 1 for atom, lost in removed.items()):  # names follow the structure, not the sizes
         names = {group.atom.id: group.name for group in graph.groups}
         renamed = [(group.name, names[numbers[group.atom.id]]) for group in result.groups]
     return Plan(
         base=graph.fingerprint,
         result=result.fingerprint,
-        cuts=_ordered_cuts(Cut(graph.group_of[atom].name, atom, indices) for atom, indices in removed.items()),
+        cuts=_cuts(removed, {atom: graph.group_of[atom].name for atom in removed}),
         axes=_ordered_axes(axes),
         edits=tuple(sorted(edits, key=lambda edit: edit.path)),
         renumbered=tuple((new, old) for new, old in numbers.items() if new != old),
@@ -316,8 +287,16 @@ def plan_of(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Plan:
     )
 
 
-def _ordered_cuts(cuts: Iterable[Cut]) -> tuple[Cut, ...]:
+def _cuts(lost: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tuple[Cut, ...]:
+    cuts = []
+    for atom, gone in lost.items():
+        flat, base = (gone.flat(atom.size), gone.base) if isinstance(gone, Rows) else (gone, None)
+        cuts.append(Cut(groups[atom], atom, flat, base))
     return tuple(sorted(cuts, key=lambda cut: cut.atom.id))
+
+
+def _of_each(cut: Cut) -> str:
+    return f", of each of {cut.base.size} rows its own" if cut.base is not None else ""
 
 
 def _ordered_axes(axes: Iterable[PrunedAxis]) -> tuple[PrunedAxis, ...]:
@@ -335,12 +314,12 @@ def _composed(first: tuple[tuple[K, K], ...], second: tuple[tuple[K, K], ...]) -
     return tuple(sorted((new, base) for new, base in result.items() if new != base))
 
 
-def shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> Graph:
+def shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> Graph:
     """The graph without the given indices. Nothing is checked; `plan_of` does."""
     return _shrunk(graph, removed)[0]
 
 
-def _shrunk(graph: Graph, removed: Mapping[Atom, IndexSet]) -> tuple[Graph, dict[int, int]]:
+def _shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[Graph, dict[int, int]]:
     """The graph with smaller atoms; and for each atom number in it the number in the given graph."""
 
     def smaller(atom: Atom) -> Space:

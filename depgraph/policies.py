@@ -11,7 +11,7 @@ from typing import TypeAlias
 from depgraph.bundles import Bundle
 from depgraph.errors import PlanError
 from depgraph.graph import Graph
-from depgraph.indices import IndexSet
+from depgraph.removals import Removal
 from depgraph.selection import groups_at
 from depgraph.signatures import signatures
 from depgraph.spaces import Atom
@@ -131,10 +131,10 @@ def units_up_to(bundles: Sequence[Bundle], order: Sequence[int], quota: float, o
     return list(order[:within])
 
 
-def removal(bundles: Sequence[Bundle], order: Iterable[int]) -> dict[Atom, IndexSet]:
+def removal(bundles: Sequence[Bundle], order: Iterable[int]) -> dict[Atom, Removal]:
     """What goes with the units of an order."""
     counts = Counter(order)
-    merged: dict[Atom, IndexSet] = {}
+    merged: dict[Atom, Removal] = {}
     for position in sorted(counts):
         merged.update(bundles[position].removed(counts[position]))
     return merged

@@ -11,6 +11,11 @@ from depgraph.errors import MismatchError, PlanError
 from depgraph.graph import Graph
 from depgraph.indices import IndexSet
 from depgraph.plans import Plan, plan_of
+from depgraph.ragged import bases_of, why_uniform
+from depgraph.records import Group
+from depgraph.removals import kept_by, left_over
+from depgraph.rows import Rows, is_table
+from depgraph.spaces import Atom
 
 Shape: TypeAlias = str | Callable[[float], float]
 """A name from `SHAPES`, or a function from the fraction of the steps to the fraction of the way."""
@@ -19,6 +24,9 @@ SHAPES: Mapping[str, Callable[[float], float]] = MappingProxyType(
     {"linear": lambda done: done, "cubic": lambda done: 1 - (1 - done) ** 3}
 )
 """``linear``; ``cubic``, which removes much at first (Zhu and Gupta, To prune, or not to prune, 2017)."""
+
+Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
+Numbers: TypeAlias = tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 BUDGETS = ("params", "macs", "latency")
 
@@ -79,34 +87,56 @@ def _at(name: str, value: Any, share: float, total: float | None) -> Any:
     return reached if name == "latency" else math.floor(reached)
 
 
-def lifted(graph: Graph, done: Plan, scores: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+def lifted(graph: Graph, done: Plan, scores: Scores) -> dict[str, Numbers]:
     """Scores of ``done.apply(graph)`` as scores of `graph`: what is gone already goes first.
 
     Groups of which one index is left have no scores any more; that index is given an infinite one. Groups without scores are
-    left out.
+    left out. Where `done` took other indices in each row, one score per index counts in every row.
 
     Raises:
         PlanError: scores of another length than the groups have by now, or NaN among them.
     """
     names = {base: name for name, base in done.renamed}
-    found = {}
+    lost = {cut.atom: cut.lost for cut in done.cuts}
+    tables = any(is_table(values) for values in scores.values()) or any(cut.base is not None for cut in done.cuts)
+    bases = bases_of(graph) if tables else {}
+    found: dict[str, Numbers] = {}
     for group in graph.groups:
-        removed = done.removed.get(group.name, IndexSet())
-        left = removed.complement(group.size)
-        values = scores.get(names.get(group.name, group.name))
-        if values is None and len(left) == 1:
+        gone = lost.get(group.atom, IndexSet())
+        size = group.size - len(gone)
+        values: Any = scores.get(names.get(group.name, group.name))
+        if values is None and size == 1:
             values = (math.inf,)
         if values is None:
             continue
-        if len(values) != len(left):
-            raise PlanError(f"group {group.name!r} has {len(left)} indices by now, its scores are {len(values)}; score anew.")
-        if any(map(math.isnan, values)):
-            raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
-        numbers = [-math.inf] * group.size
-        for index, value in zip(left, values, strict=True):
-            numbers[index] = float(value)
-        found[group.name] = tuple(numbers)
+        if not is_table(values) and isinstance(gone, IndexSet):
+            found[group.name] = _lifted(group, gone, values)
+            continue
+        base = gone.base if isinstance(gone, Rows) else bases.get(group.atom)
+        if base is None:
+            raise PlanError(f"the scores of group {group.name!r} are a table, but {why_uniform(graph, group)}; score anew.")
+        whole = lost.get(base, IndexSet())
+        left = [row for row in range(base.size) if not isinstance(whole, IndexSet) or row not in whole]
+        rows = list(values) if is_table(values) else [[value / len(left) for value in values]] * len(left)
+        if len(rows) != len(left):
+            raise PlanError(f"group {group.name!r} has {len(left)} rows by now, its scores have {len(rows)}; score anew.")
+        table = [(0.0,) * group.size] * base.size
+        for row, numbers in zip(left, rows, strict=True):
+            table[row] = _lifted(group, gone.sets[row] if isinstance(gone, Rows) else gone, numbers)
+        found[group.name] = tuple(table)
     return found
+
+
+def _lifted(group: Group, removed: IndexSet, values: Sequence[float]) -> tuple[float, ...]:
+    left = removed.complement(group.size)
+    if len(values) != len(left):
+        raise PlanError(f"group {group.name!r} has {len(left)} indices by now, its scores are {len(values)}; score anew.")
+    if any(map(math.isnan, values)):
+        raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
+    numbers = [-math.inf] * group.size
+    for index, value in zip(left, values, strict=True):
+        numbers[index] = float(value)
+    return tuple(numbers)
 
 
 def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
@@ -122,17 +152,17 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
     >>> left.removed, done.then(left) == wanted
     ({'0.weight:0': IndexSet('3,6')}, True)
     """
-    gone = {cut.atom: cut.removed for cut in done.cuts}
-    asked = {cut.atom: cut.removed for cut in wanted.cuts}
+    gone = {cut.atom: cut.lost for cut in done.cuts}
+    asked = {cut.atom: cut.lost for cut in wanted.cuts}
     problems = [
         f"the {name} plan is for the graph {plan.base[:12]}, not for {graph.fingerprint[:12]}"
         for name, plan in (("first", done), ("second", wanted))
         if plan.base != graph.fingerprint
     ]
     problems += [
-        f"group {graph.group_of[atom].name} has lost {removed - asked.get(atom, IndexSet())}, which the second plan keeps"
-        for atom, removed in gone.items()
-        if atom in graph.group_of and not removed <= asked.get(atom, IndexSet())
+        f"group {graph.group_of[atom].name} has lost {kept}, which the second plan keeps"
+        for atom, kept in kept_by(gone, asked).items()
+        if atom in graph.group_of
     ]
     if problems:
         raise MismatchError(
@@ -141,10 +171,16 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
             "Make both on one graph, the second one from lifted scores.",
         )
     after, names = done.apply(graph), {base: name for name, base in done.renamed}
-    removed = {}
-    for atom, indices in asked.items():
-        before = gone.get(atom, IndexSet())
-        if indices != before:
-            name = graph.group_of[atom].name
-            removed[after.groups_by_name[names.get(name, name)].atom] = (indices - before).renumber(before)
-    return plan_of(after, removed)
+
+    def now(atom: Atom) -> Atom:
+        name = graph.group_of[atom].name
+        return after.groups_by_name[names.get(name, name)].atom
+
+    by_id = {atom.id: atom for atom in graph.group_of}
+    return plan_of(
+        after,
+        {
+            now(atom): Rows(now(by_id[lost.base.id]), lost.sets) if isinstance(lost, Rows) else lost
+            for atom, lost in left_over(gone, asked).items()
+        },
+    )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from depgraph.errors import PlanError
 from depgraph.graph import Graph
 from depgraph.plans import Plan
+from depgraph.rows import is_table
 
 Numbers: TypeAlias = Mapping[str, Sequence[float]]
 """Group name to one number per index."""
+
+Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
 
 Strengths: TypeAlias = dict[str, tuple[float, ...]]
 
@@ -27,7 +30,7 @@ def strengths_of(graph: Graph, strength: float = 0.0) -> Strengths:
     return {group.name: (float(strength),) * group.size for group in graph.groups}
 
 
-def grow(strengths: Numbers, toward: Numbers | Plan, *, delta: float, ceiling: float = math.inf) -> Strengths:
+def grow(strengths: Numbers, toward: Scores | Plan, *, delta: float, ceiling: float = math.inf) -> Strengths:
     """One step of growing regularisation (Wang et al., Neural Pruning via Growing Regularization, ICLR 2021).
 
     Given a plan, the indices that it removes grow by `delta` and the others stay: GReg-1 of the paper. Given scores, an index
@@ -55,6 +58,9 @@ def grow(strengths: Numbers, toward: Numbers | Plan, *, delta: float, ceiling: f
         raise PlanError(f"expected delta= as what is added to a strength, 0 or more, met {delta!r}.")
     if isinstance(toward, Plan):
         removed = toward.removed
+        ragged = [cut.group for cut in toward.cuts if cut.base is not None]
+        if ragged:
+            raise PlanError(f"the plan cuts {ragged[0]!r} row by row; a strength is one of an index in every row.")
         shares = {name: [float(index in removed.get(name, ())) for index in range(len(old))] for name, old in strengths.items()}
         if missing := sorted(removed.keys() - strengths.keys()):
             raise PlanError(f"the plan cuts {missing[0]!r}, which has no strength; begin with dg.strengths_of(graph).")
@@ -66,7 +72,7 @@ def grow(strengths: Numbers, toward: Numbers | Plan, *, delta: float, ceiling: f
     }
 
 
-def graded_strengths(scores: Numbers, strength: float, *, alpha: float = 4.0) -> Strengths:
+def graded_strengths(scores: Scores, strength: float, *, alpha: float = 4.0) -> Strengths:
     """Strengths of DepGraph's sparse training (Fang et al., CVPR 2023, section 3.4): ``strength * 2 ** (alpha * u)``.
 
     u is ``(max - s) / (max - min)`` within a group: 0 for its most important index and 1 for its least important one. Use them
@@ -84,8 +90,10 @@ def graded_strengths(scores: Numbers, strength: float, *, alpha: float = 4.0) ->
     }
 
 
-def _unimportance(name: str, values: Sequence[float] | None, size: int) -> list[float]:
+def _unimportance(name: str, values: Any, size: int) -> list[float]:
     """For each score, where it lies between the highest (0) and the lowest (1) of its group."""
+    if values is not None and is_table(values):
+        raise PlanError(f"the scores of group {name!r} are a table; a strength is one of an index in every row.")
     if values is None or len(values) != size:
         met = "none" if values is None else len(values)
         raise PlanError(f"group {name!r} has {size} indices, its scores are {met}; score the graph of these strengths.")

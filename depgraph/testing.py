@@ -36,7 +36,7 @@ from depgraph.probing import probe as probe
 from depgraph.records import OpType
 from depgraph.scoring import score
 from depgraph.session import named_leaves
-from depgraph.spaces import UNIT, Atom, Space, atoms, backwards, image, laid_end_to_end, product, substitute
+from depgraph.spaces import UNIT, Atom, Space, atoms, backwards, laid_end_to_end, product, substitute
 from depgraph.tracing import trace
 
 Inputs = Any
@@ -286,9 +286,10 @@ def assert_zero_channels(
     normalised = normalised_atoms(graph)
     beside = {atom for balance in graph.balances if normalised.intersection(balance.atoms) for atom in balance.atoms}
     left_out = normalised | beside
-    removed = {cut.atom: cut.removed for cut in plan.cuts if cut.atom not in left_out}
+    removed = {cut.atom: cut.lost for cut in plan.cuts if cut.atom not in left_out}
     if not removed:
         return 0
+    compared = plan_of(graph, removed)
     masked, scaled = execute(Plan.empty(graph), model).eval().double(), _scaled_dims(graph)
     inputs, named = pytree.tree_map(_doubled, (example_inputs, dict(kwargs or {})))
     tolerance = 1e-6
@@ -297,11 +298,10 @@ def assert_zero_channels(
             masked, tolerance = execute(Plan.empty(graph), model).eval(), 1e-4
             inputs, named = example_inputs, dict(kwargs or {})
         for name, parameter in masked.named_parameters():
-            for dim, space in enumerate(graph.tensor(name).axes):
-                gone = image(space, removed)
-                if gone and (graph.tensor(name).name, dim) not in scaled:
-                    parameter.index_fill_(dim, torch.tensor(list(gone)), 0.0)
-        small = execute(plan_of(graph, removed), masked)
+            for dim, kept in compared.kept.get(name, {}).items():
+                if (graph.tensor(name).name, dim) not in scaled:
+                    parameter.index_fill_(dim, torch.tensor(list(kept.complement(parameter.shape[dim]))), 0.0)
+        small = execute(compared, masked)
         torch.manual_seed(0)
         expected = _run(masked, inputs, named)
         torch.manual_seed(0)

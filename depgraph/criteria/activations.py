@@ -11,11 +11,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.criteria.collecting import DataDriven, Forward, counted, is_function, is_iterable, refuse_meta, run, untouched
-from depgraph.criteria.members import Layer, Member, Members, Tensors, gathered, is_positive, layers_of, marginals, real
+from depgraph.criteria.members import Lanes, Layer, Member, Members, Tensors, gathered, is_positive, layers_of, marginals, real
 from depgraph.criteria.reductions import Importances
 from depgraph.errors import PlanError
 from depgraph.graph import Graph
-from depgraph.records import Group
 from depgraph.spaces import Space, atoms
 
 _SAME = frozenset({"_to_copy", "detach", "alias", "clone", "expand", "view", "_unsafe_view", "unsqueeze", "lift_fresh"})
@@ -193,10 +192,10 @@ class Activation(_OnActivations):
         if members and not before and not after:
             raise PlanError("forward ran none of the layers that the graph knows; pass the model's own inputs.")
 
-        def vector(member: Member, group: Group) -> torch.Tensor | None:
+        def vector(member: Member, lanes: Lanes) -> torch.Tensor | None:
             name, dim = member
             moments = (before if dim == layers[name].in_dim else after).get(name)
-            return None if moments is None else gathered(self._read_off(moments).float(), spaces[member], group)
+            return None if moments is None else gathered(self._read_off(moments).float(), spaces[member], lanes)
 
         return self.assembled(graph, members, vector)
 

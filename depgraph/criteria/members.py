@@ -14,14 +14,17 @@ from depgraph.criteria.reductions import (
     Importances,
     MemberScores,
     Normaliser,
+    Numbers,
     known_normaliser,
     known_reduction,
     normalised,
 )
 from depgraph.errors import PlanError
 from depgraph.graph import Graph
-from depgraph.records import Group, Operation, OpType
-from depgraph.spaces import Leaf, Space, leaves
+from depgraph.ragged import bases_of
+from depgraph.records import Operation, OpType
+from depgraph.rows import terms
+from depgraph.spaces import Atom, Leaf, Space, leaves
 
 Member: TypeAlias = tuple[str, int]
 Members: TypeAlias = dict[str, tuple[Member, ...]]
@@ -54,6 +57,14 @@ def is_positive(instance: object, attribute: Any, value: Any) -> None:
         raise PlanError(f"expected {attribute.name}= to be a positive number, met {value!r}.")
 
 
+@frozen
+class Lanes:
+    """For what numbers are wanted: each index of an atom, or each of them in each row of a base."""
+
+    atom: Atom
+    base: Atom | None = None
+
+
 @frozen(kw_only=True)
 class Options:
     """What the criteria have in common: who takes part, and how the members of a group become one number per index.
@@ -69,12 +80,15 @@ class Options:
             Where a divisor would be 0, nothing is divided.
         bias: whether biases take part. Where a group has nothing but biases, they do.
         types: layers of these types take part; None for all. A group without any is left out of the scores.
+        ragged: groups that may be cut row by row (`depgraph.ragged_groups`) get a table, with one row of numbers for each
+            index of their base, such as for each head; `plan` then cuts each row's own lowest.
     """
 
     reduction: str = field(default="mean", validator=known_reduction)
     normaliser: Normaliser = field(default="mean", validator=known_normaliser)
     bias: bool = field(default=False, validator=is_flag)
     types: frozenset[OpType] | None = field(default=None, converter=op_types)
+    ragged: bool = field(default=False, validator=is_flag)
 
     def members(self, graph: Graph) -> Members:
         """The parameter axes of each group that take part, without the groups that have none.
@@ -98,13 +112,15 @@ class Options:
             raise PlanError(f"no group has a parameter in a layer of the types {wanted}; choose others with types=.")
         return found
 
-    def assembled(self, graph: Graph, members: Members, vector: Callable[[Member, Group], torch.Tensor | None]) -> Importances:
-        """Reduce and normalise the vectors of the members of each group; a member without a vector is left out."""
+    def assembled(self, graph: Graph, members: Members, vector: Callable[[Member, Lanes], torch.Tensor | None]) -> Importances:
+        """Reduce and normalise the vectors, or tables, of the members of each group; a member without one is left out."""
+        bases = bases_of(graph) if self.ragged else {}
         scores: Importances = {}
-        apart: dict[str, tuple[tuple[float, ...], ...]] = {}
+        apart: dict[str, tuple[Numbers, ...]] = {}
         seen: Members = {}
         for group in graph.groups:
-            found = [(member, part) for member in members.get(group.name, ()) if (part := vector(member, group)) is not None]
+            lanes = Lanes(group.atom, bases.get(group.atom))
+            found = [(member, part) for member in members.get(group.name, ()) if (part := vector(member, lanes)) is not None]
             if not found:
                 continue
             parts = [part.to(found[0][1].device) for _, part in found]
@@ -137,10 +153,10 @@ class Options:
             wanted.setdefault(name, {})[dim] = None
         found = {name: sums(name, tuple(dims)) for name, dims in wanted.items()}
 
-        def vector(member: Member, group: Group) -> torch.Tensor | None:
+        def vector(member: Member, lanes: Lanes) -> torch.Tensor | None:
             name, dim = member
             along = found[name].get(dim)
-            return None if along is None else after(gathered(along, graph.by_name[name].axes[dim], group))
+            return None if along is None else after(gathered(along, graph.by_name[name].axes[dim], lanes))
 
         return self.assembled(graph, members, vector)
 
@@ -272,12 +288,29 @@ def real(values: torch.Tensor) -> torch.Tensor:
 _NARROW = frozenset({torch.float16, torch.bfloat16})
 
 
-def gathered(vector: torch.Tensor, space: Space, group: Group) -> torch.Tensor:
-    """Sum a vector along an axis onto the indices of a group's atom, over all places that the atom has there."""
-    if space is group.atom or space == group.atom:
+def gathered(vector: torch.Tensor, space: Space, lanes: Lanes) -> torch.Tensor:
+    """Sum a vector along an axis onto the indices of an atom, over all places that it has there; row by row with a base."""
+    if space is lanes.atom or space == lanes.atom:
         return vector
-    parts = [_strided(vector, leaf) for leaf in leaves(space) if leaf.atom == group.atom]
+    if lanes.base is not None:
+        blocks = [vector.contiguous().as_strided(*place) for place in _blocks(space, lanes)]
+        return torch.stack([block.flatten(2).sum(2) for block in blocks]).sum(0)
+    parts = [_strided(vector, leaf) for leaf in leaves(space) if leaf.atom == lanes.atom]
     return torch.stack(parts).sum(0)
+
+
+def _blocks(space: Space, lanes: Lanes) -> list[tuple[tuple[int, ...], tuple[int, ...], int]]:
+    """Sizes, strides and offset of the places of an atom in an axis: rows, indices, and one dimension for each other factor."""
+    found = []
+    for term in terms(space):
+        rows = [place for place in term.places if place.atom == lanes.base]
+        own = [place for place in term.places if place.atom == lanes.atom]
+        if own:
+            others = [place for place in term.places if place.atom not in (lanes.base, lanes.atom)]
+            ordered = [*rows, *own, *others]
+            sizes = (*(place.atom.size for place in ordered), 1)
+            found.append((sizes, (*(place.stride for place in ordered), 1), term.offset))
+    return found
 
 
 def _strided(vector: torch.Tensor, leaf: Leaf) -> torch.Tensor:
@@ -288,17 +321,24 @@ def _strided(vector: torch.Tensor, leaf: Leaf) -> torch.Tensor:
     return total.flip(0) if leaf.backwards else total
 
 
-def slices(tensor: torch.Tensor, dim: int, space: Space, group: Group) -> torch.Tensor:
-    """A matrix with one row per index of the group: all elements of the tensor that go when the index goes."""
-    rows = tensor.movedim(dim, 0)
-    if space == group.atom:
-        return rows.reshape(group.size, -1)
+def slices(tensor: torch.Tensor, dim: int, space: Space, lanes: Lanes) -> torch.Tensor:
+    """A matrix with one row per index of an atom: all elements of the tensor that go when the index goes.
+
+    With a base a matrix for each of its indices.
+    """
+    rows, size = tensor.movedim(dim, 0), lanes.atom.size
+    if space == lanes.atom:
+        return rows.reshape(size, -1)
+    if lanes.base is not None:
+        numbers = torch.arange(space.size, device=tensor.device)
+        places = torch.cat([numbers.as_strided(*place).flatten(2) for place in _blocks(space, lanes)], 2)
+        return rows[places].reshape(lanes.base.size, size, -1)
     parts = []
     for leaf in leaves(space):
-        if leaf.atom == group.atom:
+        if leaf.atom == lanes.atom:
             steps = torch.arange(leaf.stride, device=tensor.device)
-            blocks = torch.arange(group.size, device=tensor.device)[:, None] * leaf.stride
+            blocks = torch.arange(size, device=tensor.device)[:, None] * leaf.stride
             blocks = blocks.flip(0) if leaf.backwards else blocks
             places = torch.cat([base + blocks + steps for base in leaf.bases()], 1)
-            parts.append(rows[places].reshape(group.size, -1))
+            parts.append(rows[places].reshape(size, -1))
     return torch.cat(parts, 1)

@@ -10,8 +10,11 @@ from attrs import frozen
 
 from depgraph.errors import PlanError
 
-Importances: TypeAlias = dict[str, tuple[float, ...]]
-"""Group name to one number per index."""
+Numbers: TypeAlias = tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""One number per index; or a table, with one row for each index of the group's base."""
+
+Importances: TypeAlias = dict[str, Numbers]
+"""Group name to one number per index, or to a table where rows are told apart."""
 
 Normaliser: TypeAlias = str | Callable[[torch.Tensor], torch.Tensor]
 
@@ -96,8 +99,29 @@ def known_normaliser(instance: object, attribute: Any, value: object) -> None:
         )
 
 
-def normalised(group: str, importances: torch.Tensor, normaliser: Normaliser) -> tuple[float, ...]:
-    """The importances of one group after a normaliser, as numbers."""
+SCALING = frozenset({"none", "sum", "mean", "max"})
+"""Normalisers that multiply all importances of a group by one number."""
+
+
+def normalised(group: str, importances: torch.Tensor, normaliser: Normaliser) -> Numbers:
+    """The importances of one group after a normaliser, as numbers.
+
+    Of a table the k-th lowest numbers of all rows go together, so their sums are what is normalised. A scale that this gives
+    is that of the whole table; else the rows share the result equally.
+    """
+    if importances.ndim == 1:
+        return tuple(_normalised(group, importances, normaliser).tolist())
+    lanes, order = importances.sort(dim=1, stable=True)
+    together = lanes.sum(0)
+    result = _normalised(group, together, normaliser)
+    if isinstance(normaliser, str) and normaliser in SCALING:
+        table = importances * _over(result.sum(), together.sum())
+    else:
+        table = torch.empty_like(importances).scatter_(1, order, (result / len(lanes)).to(importances.dtype).expand_as(lanes))
+    return tuple(map(tuple, table.tolist()))
+
+
+def _normalised(group: str, importances: torch.Tensor, normaliser: Normaliser) -> torch.Tensor:
     if isinstance(normaliser, str):
         result = NORMALISERS[normaliser](importances)
     else:
@@ -107,7 +131,7 @@ def normalised(group: str, importances: torch.Tensor, normaliser: Normaliser) ->
                 f"the normaliser gave the shape {tuple(result.shape)} for group {group!r} of {len(importances)} indices; "
                 "it must return one number per index."
             )
-    return tuple(result.tolist())
+    return result
 
 
 @frozen
@@ -118,7 +142,7 @@ class MemberScores:
 
     Attributes:
         members: group name to its members that take part, as (tensor, dim).
-        scores: group name to one tuple of numbers for each of these members.
+        scores: group name to one tuple of numbers, or a table, for each of these members.
 
     >>> apart = MemberScores({"a:0": (("a", 0), ("b", 1))}, {"a:0": ((1.0, 5.0), (3.0, 1.0))})
     >>> apart.reduce("max", "none")
@@ -126,7 +150,7 @@ class MemberScores:
     """
 
     members: dict[str, tuple[tuple[str, int], ...]]
-    scores: dict[str, tuple[tuple[float, ...], ...]]
+    scores: dict[str, tuple[Numbers, ...]]
 
     def reduce(self, reduction: str = "mean", normaliser: Normaliser = "mean") -> Importances:
         """One number per index of each group.

@@ -10,9 +10,11 @@ import torch
 from attrs import field, frozen, validators
 
 from depgraph.criteria.members import (
+    Lanes,
     Member,
     Options,
     Tensors,
+    is_flag,
     is_positive,
     marginals,
     op_types,
@@ -24,7 +26,8 @@ from depgraph.criteria.members import (
 from depgraph.criteria.reductions import Importances, Normaliser, known_normaliser
 from depgraph.errors import PlanError
 from depgraph.graph import Graph
-from depgraph.records import Group, OpType
+from depgraph.ragged import bases_of
+from depgraph.records import OpType
 
 
 @frozen
@@ -133,12 +136,13 @@ class FPGM(Options):
     def __call__(self, graph: Graph, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
 
-        def vector(member: Member, group: Group) -> torch.Tensor:
+        def vector(member: Member, lanes: Lanes) -> torch.Tensor:
             name, dim = member
-            rows = slices(readable(name, tensors[name]), dim, graph.by_name[name].axes[dim], group)
-            rows = torch.view_as_real(rows).flatten(1) if rows.is_complex() else real(rows)
+            rows = slices(readable(name, tensors[name]), dim, graph.by_name[name].axes[dim], lanes)
+            rows = torch.view_as_real(rows).flatten(-2) if rows.is_complex() else real(rows)
             rows = rows if self.p is None else _powers(rows, self.p)
-            return torch.cdist(rows[None], rows[None])[0].sum(0)
+            batches = rows if rows.ndim == 3 else rows[None]
+            return torch.cdist(batches, batches).sum(1).view(rows.shape[:-1])
 
         return self.assembled(graph, self.members(graph), vector)
 
@@ -189,11 +193,21 @@ class Random:
 
     Attributes:
         seed: equal seeds give equal scores, whatever the global random state.
+        ragged: tables for groups that may be cut row by row, as for `Magnitude`.
     """
 
     seed: int
+    ragged: bool = field(default=False, validator=is_flag, kw_only=True)
 
     def __call__(self, graph: Graph, tensors: Tensors) -> Importances:
         """Group name to one number in [0, 1) per index; the tensors are not read."""
-        generator = random.Random(self.seed)
-        return {group.name: tuple(generator.random() for _ in range(group.size)) for group in graph.groups}
+        generator, bases = random.Random(self.seed), bases_of(graph) if self.ragged else {}
+
+        def numbers(count: int) -> tuple[float, ...]:
+            return tuple(generator.random() for _ in range(count))
+
+        found: Importances = {}
+        for group in graph.groups:
+            base = bases.get(group.atom)
+            found[group.name] = numbers(group.size) if base is None else tuple(numbers(group.size) for _ in range(base.size))
+        return found

@@ -118,6 +118,9 @@ def _einsum(call: Call) -> Iterator[Statement]:
     wide = [{letter for letter in letters if axis_of[letter].size > 1} for letters in lettered]
     for product in _contractions(wide, set(out)):
         yield Work(tuple(axis_of[letter] for letter in sorted(product)))
+    together = set().union(*wide)
+    if any(sum(letter in letters for letters in wide) == 1 and letter not in out for letter in together):
+        yield Work(tuple(axis_of[letter] for letter in sorted(together)), 0)  # a sum before the product counts no work
 
 
 def _contractions(operands: Sequence[set[str]], out: set[str]) -> Iterator[set[str]]:
