@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.equations import Call, Rule, Value
 from depgraph.provenance import AxisSize, Sized, origin
-from depgraph.session import PLAIN, DataRead, Session, where
+from depgraph.session import PLAIN, DataRead, Session, memory_order, where
 from depgraph.written import with_provenance
 
 _SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten.is_pinned", "aten._local_scalar_dense"})
@@ -84,6 +84,23 @@ class SizeMode(TorchFunctionMode):
             return plain
         return prod(sizes) if prod(value.shape) == plain else plain
 
+    def _stride(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Where a tensor lies in memory without gaps, a stride is the product of the sizes of what lies further inside."""
+        plain, tensor = func(*args, **kwargs), args[0]
+        order = memory_order(tensor) if self.session.known(tensor) else None
+        if order is None:
+            return plain
+        value = self.session.values[id(tensor)][1]
+        if tuple(tensor.shape) != value.shape:
+            return plain
+        rows = {
+            dim: prod(self._sized(value, inner, value.shape[inner]) for inner in order[place + 1 :])
+            for place, dim in enumerate(order)
+        }
+        if isinstance(plain, tuple):
+            return tuple(rows.get(dim, stride) for dim, stride in enumerate(plain))
+        return rows.get((args[1] if len(args) > 1 else kwargs["dim"]) % value.ndim, plain)
+
     def _hand_over(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = f"Tensor.{func.__name__}"
         if self.session.mode == "fake" and func is not torch.Tensor.tolist:
@@ -99,6 +116,7 @@ class SizeMode(TorchFunctionMode):
 _ANSWERS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.Tensor.shape.__get__, torch.Tensor.size), SizeMode._size),  # type: ignore[attr-defined]
     **dict.fromkeys((torch.Tensor.__len__, torch.Tensor.numel, torch.Tensor.nelement, torch.numel), SizeMode._count),
+    torch.Tensor.stride: SizeMode._stride,
     **dict.fromkeys((torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__dlpack__), SizeMode._hand_over),
 }
 """Functions that the mode answers by itself."""
@@ -178,14 +196,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 targets.append(given)
             else:
                 bound[key] = given if type(given) in PLAIN else session.data(given)
+        seen = _MEMORY[name](*args) if name in _MEMORY else {}
         result = self._called(func, args, kwargs)
         if name == "aten.contiguous":
             # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
             session.values[id(result)] = (result, bound["self"])
             return result
-        if name == "aten.masked_scatter":
-            bound["alike"] = tuple(dim - args[1].ndim for dim, step in enumerate(args[1].stride()) if step == 0)
-        self._note(name, bound, pytree.tree_leaves(targets) if targets else result)
+        self._note(name, bound, seen, pytree.tree_leaves(targets) if targets else result)
         return result
 
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -204,7 +221,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise NoFakeKernel(func.name()) from error
             raise
 
-    def _note(self, name: str, bound: dict[str, Any], result: Any) -> None:
+    def _note(self, name: str, bound: dict[str, Any], seen: dict[str, Any], result: Any) -> None:
         session = self.session
         outputs = tuple(
             [
@@ -214,7 +231,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             ]
         )
         path, kind, leaf = session.modules[-1]
-        args = with_provenance(bound, session.written, session)
+        args = with_provenance(bound, session.written, session) | seen
         if session.assigning and name == "aten.view":
             args = {**args, "size": None}  # an assignment strips leading axes of size 1 by itself
         if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1 and leaf:
@@ -222,6 +239,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             channels = (outputs[0] if transposed else bound["input"])[1 - bound["weight"].ndim]
             session.grouped.setdefault(path, ("out_channels" if transposed else "in_channels", channels))
         session.calls.append(Call(name, types.MappingProxyType(args), outputs, path, kind, leaf, where()))
+
+
+def _rows(tensor: torch.Tensor, *_: Any) -> dict[str, Any]:
+    """How a tensor that is read by strides lies in memory, and where it begins."""
+    return {"order": memory_order(tensor), "begins": tensor.storage_offset()}
+
+
+def _repeated(_: Any, mask: torch.Tensor, *__: Any) -> dict[str, Any]:
+    """Which dimensions of a mask hold the same everywhere."""
+    return {"alike": tuple(dim - mask.ndim for dim, step in enumerate(mask.stride()) if step == 0)}
+
+
+_MEMORY: dict[str, Callable[..., dict[str, Any]]] = {
+    **dict.fromkeys(("aten.as_strided", "aten.as_strided_copy"), _rows),
+    "aten.masked_scatter": _repeated,
+}
+"""What a rule is told of how operands lie in memory, before the operator runs."""
 
 
 def _as_bfloat16(item: Any) -> Any:

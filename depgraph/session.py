@@ -38,6 +38,18 @@ def named_leaves(root: str, tree: Any) -> list[tuple[str, torch.Tensor]]:
     return found
 
 
+def memory_order(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The dimensions of more than one index as they lie in memory, outermost first; None where it has gaps or repetitions."""
+    shape, strides = tensor.size(), tensor.stride()
+    order = sorted((dim for dim, size in enumerate(shape) if size != 1), key=lambda dim: -strides[dim])
+    row = 1
+    for dim in reversed(order):
+        if strides[dim] != row:
+            return None
+        row *= int(shape[dim])
+    return tuple(order)
+
+
 class DataRead(Exception):
     """Forward hands the data of a fake tensor to something other than torch."""
 

@@ -29,6 +29,10 @@ def with_provenance(bound: dict[str, Any], written: Any, owner: object) -> dict[
     if plain == list(map(int, sources)):
         queue = iter(sources)
         return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
+    for key, item in bound.items():
+        spread = _beside_others(item, args[1:], owner)  # sizes one by one, as in x.view(2, count, 4)
+        if spread is not None:
+            return bound | {key: spread}
     placed = {key: _spread(item, given, owner) for (key, item), given in zip(bound.items(), args, strict=False)}
     if len(args) <= len(bound) and all(item is not None or bound[key] is None for key, item in placed.items()):
         return bound | placed
@@ -93,9 +97,19 @@ def _spread(item: Any, written: Any, owner: object) -> Any:
     if len(sources) == 1:
         sources = sources * len(plain)
     if plain != list(map(int, sources)):
-        return None
+        return _beside_others(item, written, owner)
     queue = iter(sources)
     return _replaced(item, lambda _: next(queue)) if plain else item
+
+
+def _beside_others(item: Any, written: Any, owner: object) -> Any:
+    """Numbers of which some were written as something else, such as a tensor of one element; None if the others differ."""
+    if not isinstance(item, tuple) or not isinstance(written, (tuple, list)) or not item or len(item) != len(written):
+        return None
+    pairs = list(zip(item, written, strict=True))
+    if not all(type(number) is int and (not isinstance(given, int) or int(given) == number) for number, given in pairs):
+        return None
+    return tuple([_sources(given, owner)[0] if isinstance(given, int) else number for number, given in pairs])
 
 
 def _aligned(plain: list[int], sources: list[int]) -> list[int] | None:

@@ -27,12 +27,13 @@ from depgraph.rules import (
     reductions,
     shape,
     spectral,
+    strides,
     windows,
 )
 
 _FAMILIES = (
     *(elementwise, creation, layers, products, norms, attention, recurrent, shape, joining, indexing, windows, reductions),
-    *(spectral, linalg, losses, detection, opaque),
+    *(spectral, strides, linalg, losses, detection, opaque),
 )
 
 RULES: Mapping[str, Rule] = MappingProxyType({name: rule for family in _FAMILIES for name, rule in family.RULES.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Times, Value
-from depgraph.rules.common import family, passed, pin_all
+from depgraph.rules.common import family, passed, pin_all, pinned
 
 
 def _cat(call: Call) -> Iterator[Statement]:
@@ -107,6 +107,10 @@ def _slice(call: Call) -> Iterator[Statement]:
 
 def _sliced(x: Value, out: Value, dim: int, call: Call) -> Iterator[Statement]:
     """What a call's `start`, `end` and `step` say about a tensor and its slice."""
+    if any(isinstance(call[name], Value) for name in ("start", "end", "length")):
+        yield from passed(x, out, {dim})
+        yield from pinned((x[dim], out[dim]), f"{call.op} cuts it where the data say")
+        return
     size, step = x.shape[dim], int(call["step"] or 1)
     first = call["start"] if call["start"] is not None else 0
     end = call["end"] if call["end"] is not None else size

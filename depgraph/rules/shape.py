@@ -9,7 +9,7 @@ from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Na
 from depgraph.rules.common import broadcast, family, passed, pin_all, pinned, table
 
 
-def _runs(before: Sequence[Axis], after: Sequence[Axis]) -> Iterator[Statement]:
+def matched_runs(before: Sequence[Axis], after: Sequence[Axis]) -> Iterator[Statement]:
     """Products of matched runs of axes are equal: the shortest runs of the same number of elements."""
     a = [axis for axis in before if axis.size != 1]
     b = [axis for axis in after if axis.size != 1]
@@ -37,7 +37,7 @@ def _view(call: Call) -> Iterator[Statement]:
     if 0 in x.shape or prod(x.shape) != prod(out.shape):
         yield from pin_all(call, "its elements are read as others")
         return
-    yield from _runs(x.axes, out.axes)
+    yield from matched_runs(x.axes, out.axes)
     sizes = call["size"] if call["size"] is not None else call["shape"]
     if isinstance(call["other"], Value):
         for axis, target in zip(call["other"].axes, out.axes, strict=True):
@@ -49,7 +49,7 @@ def _view(call: Call) -> Iterator[Statement]:
 def _unflatten(call: Call) -> Iterator[Statement]:
     x, out, sizes = call["self"], call.out, call["sizes"]
     dim = call["dim"] % x.ndim
-    yield from _runs(x.axes, out.axes)
+    yield from matched_runs(x.axes, out.axes)
     yield from _named(out.axes[dim : dim + len(sizes)], sizes)
 
 
@@ -143,7 +143,6 @@ def _meshgrid(call: Call) -> Iterator[Statement]:
 RULES: dict[str, Rule] = {
     **family("rot90", _rot90, "SLICE"),
     **family("meshgrid", _meshgrid, "EXPAND"),
-    **table("as_strided as_strided_copy as_strided_scatter", "{} reads memory by strides, which no other size follows"),
     **table("resize resize_as set _resize_output", "{} lays the same memory out anew"),
     **family(
         "view reshape _unsafe_view flatten squeeze unsqueeze view_as reshape_as ravel _reshape_alias view_copy "

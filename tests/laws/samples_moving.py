@@ -45,7 +45,36 @@ def _interleaved(d):
     return call("repeat_interleave.self_int", x, d.integers(2, 3), d.dim(x.ndim))
 
 
+def strided(name):
+    """Forms of reading by strides: blocks, joins, exchanges, slices, offsets, repetitions, windows, diagonals, overruns."""
+
+    def of(read, least=3):
+        def form(d):
+            x = d.tensor(*(size + least - 2 for size in d.shape(2, 2)))
+            return call(name, x, *read(*x.shape))
+
+        return form
+
+    def blocks(d):
+        a, b, c = d.shape(3, 3)
+        return call(name, d.tensor(a, b * c), [b, a, c], [c, b * c, 1])
+
+    def windows(d):
+        a, b, c = d.shape(3, 3)
+        return call(name, d.tensor(a, 2 * b, c), [a, 2 * b - 1, 2, c], [2 * b * c, c, c, 1])
+
+    return [
+        blocks, windows, of(lambda a, b: ([a * b], [1])), of(lambda a, b: ([b, 1, a], [1, 5, b])),
+        of(lambda a, b: ([a - 1, b], [b, 1])), of(lambda a, b: ([a, b - 1], [b, 1])),
+        of(lambda a, b: ([a - 1, b], [b, 1], b)), of(lambda a, b: ([a, b - 1], [b, 1], 1)),
+        of(lambda a, b: ([2, a, b], [0, b, 1])), of(lambda a, b: ([b], [1])), of(lambda a, b: ([a - 1, 2], [b + 1, 1])),
+        of(lambda a, b: ([a * b - 1], [1])), of(lambda a, b: ([a, b], [b, 1], 0)), lambda d: call(name, d.tensor(), [], []),
+    ]  # fmt: skip
+
+
 SHAPE_ROWS = {
+    "as_strided": strided("as_strided"),
+    "as_strided_copy": strided("as_strided_copy"),
     "view": [*viewed("view"), lambda d: call("view.dtype", d.tensor(*d.shape(1, 2)), torch.int64)],
     "reshape": viewed("reshape"),
     "_unsafe_view": viewed("_unsafe_view"),
@@ -194,6 +223,7 @@ JOINING_ROWS = {
         _sliced(None, None, 3), _sliced(1, None, 4), _sliced(1, 11, 4), _sliced(12), _sliced(4, 4), _sliced(0, 20),
     ],
     "narrow": [
+        lambda d: call("narrow.Tensor", d.tensor(d.size(), 9), 1, torch.tensor(3), 4),
         lambda d: call("narrow", d.tensor(d.size(), 9), 1, 0, 4), lambda d: call("narrow", d.tensor(9, d.size()), -2, 3, 4),
         lambda d: call("narrow", d.tensor(d.size(), 9), 1, 5, 4), lambda d: call("narrow", d.tensor(d.size(), 9), 1, 0, 9),
     ],

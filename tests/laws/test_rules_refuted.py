@@ -71,6 +71,18 @@ def unnamed_groups(call):
     yield from passed(x, out, {1})
 
 
+def sizes_only(call):
+    """`as_strided` as if axes of equal size were the same, whatever the strides."""
+    for axis, other in zip(call["self"].axes, call.out.axes, strict=True):
+        yield Equal(axis, other)
+
+
+def strideless(call):
+    """`as_strided` whose strides do not follow the sizes."""
+    yield from (Equal(axis, other) for axis, other in zip(call["self"].axes, call.out.axes, strict=True))
+    yield from (Named(axis, size) for axis, size in zip(call.out.axes, call["size"], strict=True))
+
+
 def silent(call):
     """A rule that says nothing."""
     yield from ()
@@ -96,6 +108,8 @@ WRONG = [
     ("aten.add", pinned, torch.add, (data(4), data(4)), NEEDLESS),
     ("aten.split_with_sizes", sizeless_split, torch.split_with_sizes, (data(7), [3, 4]), TOO_LITTLE),
     ("aten.channel_shuffle", unnamed_groups, torch.channel_shuffle, (data(3, 9, 4), 3), TOO_LITTLE),
+    ("aten.as_strided", sizes_only, torch.as_strided, (data(4, 4), (4, 4), (1, 4)), TOO_LITTLE),
+    ("aten.as_strided", strideless, torch.as_strided, (data(4, 5), (4, 5), (5, 1)), TOO_LITTLE),
     ("aten.relu", silent, torch.relu, (data(4),), TOO_LITTLE),
     ("aten.sum", silent, torch.sum, (data(3, 4), [1]), TOO_LITTLE),
     ("aten.relu", of_another_size, torch.relu, (data(3, 4),), "equates sizes 3 and 4"),
