@@ -230,10 +230,10 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
     removed = canonical({atom: lost for atom, lost in removed.items() if lost})
     if not removed:
         return Plan.empty(graph)
+    require_rows(graph, {atom: lost.base for atom, lost in removed.items() if isinstance(lost, Rows)})
     for atom, lost in removed.items():
         group = graph.group_of[atom]
         if isinstance(lost, Rows):
-            require_rows(graph, atom, lost.base)
             check_rows(group.name, lost, removed.get(lost.base))
         for indices in lost.sets if isinstance(lost, Rows) else (lost,):
             if indices and indices.intervals[-1][1] > atom.size:

@@ -13,7 +13,7 @@ All of this is read off the graph. What is not known to be so keeps one choice f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product as all_choices
 
 from depgraph.errors import PlanError, UnknownNameError
@@ -118,15 +118,18 @@ def bases_of(graph: Graph) -> dict[Atom, Atom]:
     return found
 
 
-def require_rows(graph: Graph, atom: Atom, base: Atom) -> None:
-    """Raise `PlanError`, with the reason, if an atom may not be cut row by row along a base."""
-    group = graph.group_of[atom]
-    reason = _Facts(graph).why_not(atom, base) if base in graph.group_of else f"{base} is no group"
-    if reason is not None:
-        raise PlanError(
-            f"group {group.name} must lose the same indices everywhere: {reason}. "
-            "Cut the same indices in each block. Nothing was changed."
-        )
+def require_rows(graph: Graph, bases: Mapping[Atom, Atom]) -> None:
+    """Raise `PlanError`, with the reason, if an atom may not be cut row by row along the base that is given with it."""
+    if not bases:
+        return
+    facts = _Facts(graph)
+    for atom, base in bases.items():
+        reason = facts.why_not(atom, base) if base in graph.group_of else f"{base} is no group"
+        if reason is not None:
+            raise PlanError(
+                f"group {graph.group_of[atom].name} must lose the same indices everywhere: {reason}. "
+                "Cut the same indices in each block. Nothing was changed."
+            )
 
 
 class _Facts:
