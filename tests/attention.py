@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from depgraph.rows import terms
 
 
 class Attention(nn.Module):
@@ -72,3 +76,28 @@ class Heads(nn.Module):
         batch, tokens, _ = x.shape
         a, b = (layer(x).view(batch, tokens, self.heads, self.width) for layer in (self.a, self.b))
         return self.o(self.function(self, a, b).reshape(batch, tokens, self.heads * self.width))
+
+
+def shuffled(graph, model, atom, base, seed=0):
+    """The model with an atom's indices in another order in each row: the same function, if nothing ties the rows.
+
+    A cut row by row is such a shuffle, a plain cut, and the shuffle back.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    orders = torch.stack([torch.randperm(atom.size, generator=generator) for _ in range(base.size)])
+    model = copy.deepcopy(model)
+    held = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, tensor in held.items():
+        for dim, space in enumerate(graph.tensor(name).axes):
+            numbers = torch.arange(space.size)
+            moved = numbers.clone()
+            for term in terms(space):
+                places = {place.atom: (place.atom.size, place.stride) for place in term.places}
+                if atom in places:
+                    ordered = (places.pop(base), places.pop(atom), *places.values())
+                    block = numbers.as_strided([size for size, _ in ordered], [step for _, step in ordered], term.offset)
+                    order = orders.view(*orders.shape, *(1,) * (block.ndim - 2)).expand_as(block)
+                    moved[block.flatten()] = block.gather(1, order).flatten()
+            if not torch.equal(moved, numbers):
+                tensor.data = tensor.data.index_select(dim, moved)
+    return model
