@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from depgraph.graph import Graph
+from depgraph.ragged import bases_of
 from depgraph.spaces import atoms
 
 LONGEST = 24
@@ -28,6 +29,7 @@ def explain(graph: Graph, name: str, dim: int) -> str:
     lines = [f"{name} dim {dim} (size {space.size}) ranges over {space}"]
     if not atoms(space):
         lines.append("  size 1: the last index is never removed")
+    bases = bases_of(graph)
     for atom in atoms(space):
         group = graph.group_of.get(atom)
         if group is None:
@@ -48,6 +50,8 @@ def explain(graph: Graph, name: str, dim: int) -> str:
             lines.extend(sentences[:LONGEST])
             if len(sentences) > LONGEST:
                 lines.append(f"    ... and {len(sentences) - LONGEST} more, in graph.dependencies")
+        if atom in bases:
+            lines.append(f"  each index of {graph.group_of[bases[atom]].name} may lose its own of it (dg.cut_each)")
         for balance in graph.balances:
             if atom in balance.atoms:
                 others = ", ".join(graph.group_of[other].name for other in balance.atoms if other != atom)

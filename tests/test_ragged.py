@@ -6,6 +6,8 @@ import torch
 
 import depgraph as dg
 from depgraph.indices import IndexSet
+from depgraph.ragged import BY_ITSELF
+from depgraph.spaces import atoms
 from tests.attention import Attention, Stream
 from tests.zoo import transformers
 
@@ -297,3 +299,65 @@ def test_heads_of_transformers(name):
         with torch.no_grad():
             masked, met = dg.mask(plan, model)(**inputs)[0], small(**inputs)[0]
         torch.testing.assert_close(met, masked, atol=1e-5, rtol=1e-5)
+
+
+def test_explain_tells_rows():
+    """The explanation of an axis says which of its groups may be cut row by row, and along what."""
+    _, graph = model_and_graph()
+    text = dg.explain(graph, "inner.v.weight", 0)
+    assert text.count("each index of inner.q.weight:0[0] may lose its own of it") == 1
+    assert "may lose its own" not in dg.explain(graph, "enter.weight", 0)
+
+
+def test_one_key_head_for_all_is_shared():
+    """With one key-value head for all queries its dims are those of every query head: all of them lose the same."""
+    _, graph = model_and_graph(shared=4)
+    for name in ("inner.q.weight", "inner.o.weight"):
+        axis = graph.axis(name, 0 if name == "inner.q.weight" else 1)
+        width = graph.group_of[atoms(axis)[-1]]
+        assert "weight holds it without any of its blocks" in dg.why_uniform(graph, width)
+    assert not dg.ragged_groups(graph)
+
+
+def test_known_operators_have_rules_that_couple_rows():
+    """Every operator that may be met row by row is one of ATen's, in the table under this name or one that decomposes."""
+    missing = {name for name in BY_ITSELF if f"aten.{name}" not in dg.RULES}
+    assert missing <= DECOMPOSED, missing
+
+
+DECOMPOSED = frozenset({"movedim", "negative", "unsafe_split", "unsafe_chunk", "pad", "split_with_sizes", "tensor_split"})
+
+
+def _by_itself():
+    """Calls of one or two operands of (3, 4) in which each row must be what the call makes of that row alone."""
+    skipped = {"bernoulli", "dropout", "native_dropout", "rand_like", "randn_like", "empty_like", "new_empty", "empty"}
+    for name in sorted(BY_ITSELF - skipped):
+        packet = getattr(torch.ops.aten, name, None)
+        for count in (1, 2):
+            operands = [torch.rand(3, 4, dtype=torch.float64) + 0.5 for _ in range(count)]
+            try:
+                result = packet(*operands) if packet is not None else None
+            except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
+                continue
+            if isinstance(result, torch.Tensor) and result.shape == (3, 4):
+                yield name, operands
+
+
+def test_known_operators_leave_rows_alone():
+    """Of every known operator that takes one or two tensors of one shape, a row of the result is made of that row alone."""
+    seen = set()
+    for name, operands in _by_itself():
+        packet = getattr(torch.ops.aten, name)
+        expected = packet(*[operand.clone() for operand in operands])
+        for row in range(3):
+            alone = packet(*[operand[row : row + 1].clone() for operand in operands])
+            torch.testing.assert_close(alone.reshape(1, 4), expected[row : row + 1], equal_nan=True, msg=name)
+        seen.add(name)
+    assert len(seen) > 80, sorted(seen)
+
+
+def test_that_law_refutes_a_softmax_over_rows():
+    """A softmax over the rows is not known, for it fails the same law."""
+    x = torch.rand(3, 4)
+    assert not {"softmax", "_softmax", "log_softmax", "cumsum", "renorm"} & BY_ITSELF
+    assert not torch.allclose(torch.softmax(x[:1], 0), torch.softmax(x, 0)[:1])
