@@ -6,10 +6,12 @@ import torch
 
 import depgraph as dg
 from depgraph.indices import IndexSet
-from depgraph.ragged import BY_ITSELF
+from depgraph.ragged import BY_ITSELF, bases_of
 from depgraph.spaces import atoms
-from tests.attention import Attention, Stream
+from tests.attention import Attention, Stream, shuffled
 from tests.zoo import transformers
+from tests.zoo.conformance import tensors
+from tests.zoo.language import models
 
 X = torch.randn(2, 3, 3)
 WIDTH, VALUES = "inner.q.weight:0[1]", "inner.v.weight:0[1]"
@@ -361,3 +363,25 @@ def test_that_law_refutes_a_softmax_over_rows():
     x = torch.rand(3, 4)
     assert not {"softmax", "_softmax", "log_softmax", "cumsum", "renorm"} & BY_ITSELF
     assert not torch.allclose(torch.softmax(x[:1], 0), torch.softmax(x, 0)[:1])
+
+
+ARCHITECTURES = ("gpt_neo", "t5", "bart", "deit", "swin2sr", "detr", "hubert", "clip_vision", "qwen3", "diffllama")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_order_in_each_row_is_free_in_transformers(name):
+    """Whatever the graph calls ragged may stand in another order in each row, all groups at once: the outputs are the same."""
+    torch.manual_seed(0)
+    model, args, kwargs = models()[name]()
+    graph = dg.trace(model.eval(), args, kwargs)
+    bases = bases_of(graph)
+    assert bases
+    moved = model
+    for number, (atom, base) in enumerate(bases.items()):
+        moved = shuffled(graph, moved, atom, base, seed=number)
+    changed = [key for key, value in model.state_dict().items() if not torch.equal(value, moved.state_dict()[key])]
+    assert changed
+    with torch.no_grad():
+        for before, after in zip(tensors(model(*args, **kwargs)), tensors(moved(*args, **kwargs)), strict=True):
+            if before.is_floating_point():
+                torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
