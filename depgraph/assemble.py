@@ -6,12 +6,28 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 
 from attrs import field, frozen
 
-from depgraph import sizes
-from depgraph.equations import Backwards, Balanced, Call, Equal, Named, Pin, Plus, Rule, Statement, Term, Times, Value, Work
+from depgraph.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, Settled, SizeFact, Unlike
+from depgraph.equations import (
+    Backwards,
+    Balanced,
+    Call,
+    Equal,
+    Larger,
+    Named,
+    Pin,
+    Plus,
+    Rule,
+    Statement,
+    Term,
+    Times,
+    Value,
+    Work,
+)
 from depgraph.graph import Graph, renumber
-from depgraph.provenance import Attribute, Expression
-from depgraph.records import Balance, Cost, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, retyped
+from depgraph.provenance import Attribute, Expression, Literal
+from depgraph.records import Balance, Cost, Least, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, retyped
 from depgraph.rules.common import pin_all
+from depgraph.sizes import settle
 from depgraph.solve import Solver
 from depgraph.spaces import Atom, Space, atoms
 
@@ -40,6 +56,7 @@ class Recording:
         layer_attributes: module attributes that follow a term, such as ``conv1.out_channels``.
         facts: expressions that forward compared and found equal, with the source line.
         differences: those that it found different.
+        orders: those of which it found the first one smaller.
         mode: ``fake`` or ``real``, as the forward ran.
         escapes: expressions from which forward computed a plain number, with the source line.
     """
@@ -52,6 +69,7 @@ class Recording:
     layer_attributes: tuple[tuple[str, Term], ...] = ()
     facts: tuple[tuple[Expression, Expression, str], ...] = ()
     differences: tuple[tuple[Expression, Expression, str], ...] = ()
+    orders: tuple[tuple[Expression, Expression, str], ...] = ()
     escapes: tuple[tuple[tuple[Expression, ...], str], ...] = ()
     mode: str = "fake"
 
@@ -72,13 +90,13 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
 
 def settled(
     recording: Recording, rules: Mapping[str, Rule], boundary: bool = True
-) -> tuple[Solver, sizes.Settled, dict[int, list[Work]]]:
+) -> tuple[Solver, Settled, dict[int, list[Work]]]:
     """The solver that took in every statement, the sizes that follow, and the work of each call by its id.
 
     Without `boundary` the axes of the outputs are free as well.
     """
     solver = Solver()
-    demands: list[sizes.Demand] = []
+    demands: list[Demand] = []
     work: dict[int, list[Work]] = {}
     for name, value in recording.inputs:
         _pin_axes(solver, value, f"it is a dimension of the model's {name}")
@@ -93,9 +111,12 @@ def settled(
             elif isinstance(statement, Pin):
                 solver.pin(solver.term(statement.term), f"{statement.reason} ({place})")
             elif isinstance(statement, Named):
-                demands.append(sizes.NamedSize(statement.term, statement.size, place))
+                demands.append(NamedSize(statement.term, statement.size, place))
             elif isinstance(statement, Balanced):
-                demands.append(sizes.EqualSizes(statement.terms, f"{statement.reason} ({place})"))
+                demands.append(EqualSizes(statement.terms, f"{statement.reason} ({place})"))
+            elif isinstance(statement, Larger):
+                smaller = Literal(statement.than) if isinstance(statement.than, int) else statement.than
+                demands.append(Below(smaller, statement.term, f"{statement.reason} ({place})"))
             else:
                 work.setdefault(id(call), []).append(statement)
     for name, value in recording.outputs if boundary else ():
@@ -106,13 +127,18 @@ def settled(
     for declared in recording.declared:
         if declared.value.id not in used:
             _pin_axes(solver, declared.value, f"{declared.name} is not used in forward")
-    demands.extend(sizes.SizeFact(left, right, where) for left, right, where in recording.facts)
-    demands.extend(sizes.Unlike(left, right, where) for left, right, where in recording.differences)
-    demands.extend(sizes.FollowingAttribute(Attribute(path), term) for path, term in recording.layer_attributes)
-    demands.extend(sizes.Escape(sources, where) for sources, where in recording.escapes)
+    demands.extend(SizeFact(left, right, where) for left, right, where in recording.facts)
+    demands.extend(Unlike(left, right, _compared(left, right, where)) for left, right, where in recording.differences)
+    demands.extend(Below(left, right, _compared(left, right, where)) for left, right, where in recording.orders)
+    demands.extend(FollowingAttribute(Attribute(path), term) for path, term in recording.layer_attributes)
+    demands.extend(Escape(sources, where) for sources, where in recording.escapes)
     held = [axis for declared in recording.declared if declared.kind == "parameter" for axis in declared.value.axes]
     copies = [axis for call in recording.calls if _repeats(call, rules) for value in call.outputs for axis in value.axes]
-    return solver, sizes.settle(solver, demands, held, copies), work
+    return solver, settle(solver, demands, held, copies), work
+
+
+def _compared(left: Expression, right: Expression, where: str) -> str:
+    return f"forward compares {left} with {right} at {where}"
 
 
 def _statements(call: Call, rules: Mapping[str, Rule]) -> list[Statement]:
@@ -177,7 +203,7 @@ def _pin_axes(solver: Solver, value: Value, reason: str) -> None:
 def _written(
     recording: Recording,
     solver: Solver,
-    follow: sizes.Settled,
+    follow: Settled,
     work: Mapping[int, list[Work]],
     rules: Mapping[str, Rule],
 ) -> Graph:
@@ -188,6 +214,7 @@ def _written(
     asked += [axis for line in lines for item in line.work for axis in item.axes]
     asked += [term for _, term in follow.attributes]
     asked += [term for terms, _ in follow.balances for term in terms]
+    asked += [term for term, _, _ in follow.leasts]
     solution = solver.solution(asked)
     spaces = iter(solution.spaces)
     tensors = [
@@ -200,6 +227,7 @@ def _written(
     costs = [tuple(Cost(tuple(next(spaces) for _ in item.axes), item.scale) for item in line.work) for line in lines]
     attributes = [SizeAttribute(path, next(spaces)) for path, _ in follow.attributes]
     balances = [Balance(tuple(_atom(next(spaces)) for _ in terms), reason) for terms, reason in follow.balances]
+    leasts = [Least(_atom(next(spaces)), size, reason) for _, size, reason in follow.leasts]
     by_name = {tensor.name: tensor for tensor in tensors}
     operations = tuple(
         retyped(
@@ -209,7 +237,7 @@ def _written(
         for o, cost in zip((line.operation for line in lines), costs, strict=True)
     )
     pinned = tuple(PinnedAtom(atom, reason) for atom, reason in solution.pins.items())
-    graph = Graph(operations, tuple(tensors), tuple(attributes), pinned, tuple(balances), recording.mode)
+    graph = Graph(operations, tuple(tensors), tuple(attributes), pinned, tuple(balances), recording.mode, tuple(leasts))
     return renumber(graph)[0]
 
 

@@ -186,8 +186,8 @@ def _steps(groups: Sequence[Group], rankings: Sequence[Ranking], limits: Limits)
 
 
 def _most(group: Group, ranking: Ranking, limits: Limits) -> int:
-    """How many indices of a group may go: not the last one, and none whose importance is infinite."""
-    least = max(1, limits.least.get(group.name, 1))
+    """How many indices of a group may go: none below its least size, and none whose importance is infinite."""
+    least = max(group.least, limits.least.get(group.name, 1))
     allowed = math.floor(group.size * limits.most.get(group.name, 1.0) + 1e-9)
     return max(0, min(group.size - least, allowed, ranking.finite))
 

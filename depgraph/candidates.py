@@ -69,7 +69,7 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
         graph: the traced model.
         scores: group name to one importance per index.
         plan: a plan for this graph: each of its groups, with the groups balanced with it, is one candidate. Without a plan
-            every group offers all its indices but one, `step` at a time and the lowest first.
+            every group offers all its indices but one (or its least size), `step` at a time and the lowest first.
         step: how many indices of a group each candidate without a plan takes.
 
     Yields:
@@ -159,9 +159,9 @@ def _index_set(name: str, indices: Iterable[int]) -> IndexSet:
 
 
 def _lowest_first(bundle: Sequence[Group], scores: Scores, step: int) -> Iterator[dict[Group, IndexSet]]:
-    """All indices of a bundle but one of each group, the lowest of each group side by side."""
+    """All indices of a bundle but the least number of each group, the lowest of each group side by side."""
     orders = {group: sorted(range(group.size), key=_fitting(group, scores).__getitem__) for group in bundle}
-    most = min(group.size for group in bundle) - 1
+    most = min(group.size - group.least for group in bundle)
     for start in range(0, most, step):
         yield {group: IndexSet.of(order[start : min(start + step, most)]) for group, order in orders.items()}
 

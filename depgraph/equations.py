@@ -113,6 +113,15 @@ class Balanced:
 
 
 @frozen(slots=False)
+class Larger:
+    """The term is larger than a number or than another term; were it not any more, the operator would do something else."""
+
+    term: Term
+    than: Term | int
+    reason: str
+
+
+@frozen(slots=False)
 class Work:
     """Multiply-accumulates: `scale` times the product of the sizes of the axes."""
 
@@ -120,7 +129,7 @@ class Work:
     scale: int = 1
 
 
-Statement: TypeAlias = Equal | Pin | Named | Balanced | Work
+Statement: TypeAlias = Equal | Pin | Named | Balanced | Larger | Work
 
 
 @frozen(slots=False)

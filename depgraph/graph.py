@@ -11,7 +11,7 @@ from itertools import product as all_choices
 from operator import is_
 from pathlib import Path
 
-from attrs import frozen
+from attrs import field, frozen
 
 from depgraph import codec
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
@@ -21,6 +21,7 @@ from depgraph.records import (
     Coverage,
     Dependency,
     Group,
+    Least,
     Node,
     Operation,
     Pinned,
@@ -43,6 +44,7 @@ class Graph:
         pinned_atoms: what must not be touched.
         balances: groups that must lose equally many indices.
         mode: ``fake``, or ``real`` where forward ran on the example inputs because it reads data.
+        leasts: groups that keep more than one index. They say what may go, not what is there: equality leaves them out.
     """
 
     operations: tuple[Operation, ...]
@@ -51,6 +53,7 @@ class Graph:
     pinned_atoms: tuple[PinnedAtom, ...] = ()
     balances: tuple[Balance, ...] = ()
     mode: str = "fake"
+    leasts: tuple[Least, ...] = field(default=(), eq=False, metadata=codec.LATE)
 
     @cached_property
     def params(self) -> int:
@@ -99,7 +102,7 @@ class Graph:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Everything that can be pruned, in the order of the parameters."""
-        return groups_of(self.tensors, self.operations, self.reasons)
+        return groups_of(self.tensors, self.operations, self.reasons, {item.atom: item.size for item in self.leasts})
 
     @cached_property
     def group_of(self) -> Mapping[Atom, Group]:
@@ -195,6 +198,10 @@ class Graph:
         reasons = dict.fromkeys(self.reasons[atom] for atom in atoms(space) if atom in self.reasons)
         return "; ".join(reasons) or "its size is 1, and the last index is never removed"
 
+    def why_kept(self, atom: Atom) -> str:
+        """Why more than one index of a group must stay."""
+        return next((item.reason for item in self.leasts if item.atom == atom), "the last index is never removed")
+
     def select(self, patterns: Iterable[str]) -> frozenset[str]:
         """The parameters and buffers of the layers that the dotted paths or globs name.
 
@@ -287,6 +294,12 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         ),
         balances=tuple(sorted(balances, key=lambda balance: balance.atoms[0].id)),
         mode=graph.mode,
+        leasts=tuple(
+            sorted(
+                (Least(new[item.atom], item.size, item.reason) for item in graph.leasts if item.atom in new),
+                key=lambda item: item.atom.id,
+            )
+        ),
     )
     return result, {new[atom].id: atom.id for atom in old}
 

@@ -14,7 +14,7 @@ from depgraph.errors import MismatchError, PlanError
 from depgraph.graph import Graph, cost_of, renumber, tensor_with
 from depgraph.indices import IndexSet
 from depgraph.ragged import require_rows
-from depgraph.records import Balance, SizeAttribute, retyped
+from depgraph.records import Balance, Least, SizeAttribute, retyped
 from depgraph.removals import Removal, canonical, check_rows, joined
 from depgraph.rows import Rows, rows_image
 from depgraph.spaces import UNIT, Atom, Space, atoms, image, substitute
@@ -224,8 +224,8 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
     """The plan that removes the given indices of each group's atom.
 
     Raises:
-        PlanError: a group would lose its last index, balanced groups would lose unequally many, or a group would lose other
-            indices in each row where nothing but the same is right.
+        PlanError: a group would keep less than its least size, balanced groups would lose unequally many, or a group would
+            lose other indices in each row where nothing but the same is right.
     """
     removed = canonical({atom: lost for atom, lost in removed.items() if lost})
     if not removed:
@@ -243,6 +243,11 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
         if len(lost) == atom.size:
             raise PlanError(
                 f"group {group.name} would lose its last index; leave at least one of {atom.size}. Nothing was changed."
+            )
+        if atom.size - len(lost) < group.least:
+            raise PlanError(
+                f"group {group.name} must keep at least {group.least} of its {atom.size} indices, because "
+                f"{graph.why_kept(atom)}; asked to remove {len(lost)}. Nothing was changed."
             )
     for balance in graph.balances:
         counts = {graph.group_of[atom].name: len(removed.get(atom, ())) for atom in balance.atoms}
@@ -352,7 +357,11 @@ def _shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[Graph, dict[
         members = [after(atom) for atom in balance.atoms]
         if all(isinstance(member, Atom) for member in members):
             balances.append(Balance(tuple(member for member in members if isinstance(member, Atom)), balance.reason))
-    result = evolve(graph, operations=operations, tensors=tensors, attributes=attributes, balances=tuple(balances))
+    kept = [(after(item.atom), item) for item in graph.leasts]
+    leasts = tuple(Least(atom, item.size, item.reason) for atom, item in kept if isinstance(atom, Atom))
+    result = evolve(
+        graph, operations=operations, tensors=tensors, attributes=attributes, balances=tuple(balances), leasts=leasts
+    )
     if all(atom.size - len(gone) > 1 for atom, gone in removed.items()):
         return result, {atom.id: atom.id for space in memo for atom in atoms(space)}  # what is left is read in the same order
     return renumber(result)

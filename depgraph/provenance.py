@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias
 
@@ -41,7 +41,7 @@ class AxisSize:
     size: int
 
     def __str__(self) -> str:
-        return "the size of another axis"
+        return "the size of an axis"
 
 
 @frozen
@@ -53,7 +53,8 @@ class Arithmetic:
     right: Expression
 
     def __str__(self) -> str:
-        return f"{self.left} {self.op} {self.right}"
+        left, right = (f"({side})" if isinstance(side, Arithmetic) else str(side) for side in (self.left, self.right))
+        return f"{left} {self.op} {right}"
 
 
 @frozen
@@ -78,6 +79,9 @@ class Listener(Protocol):
 
     def unlike(self, left: Expression, right: Expression, size: int, owner: object) -> None:
         """Two integers were compared and found different; `size` is the left one."""
+
+    def below(self, left: Expression, right: Expression, owner: object) -> None:
+        """An integer was compared with another one, and found to be smaller."""
 
     def escape(self, sources: tuple[Expression, ...], owner: object) -> None:
         """A number computed from these sizes became a plain integer, which nothing can follow."""
@@ -135,6 +139,9 @@ class Sized(int):
         return equal if equal is NotImplemented else not equal
 
     __hash__ = int.__hash__
+
+    def __bool__(self) -> bool:
+        return self != 0 if isinstance(self.expression, Arithmetic) else int(self) != 0
 
     def __neg__(self) -> Sized:
         return Sized(-int(self), Arithmetic("-", Literal(0), self.expression), self.owner)
@@ -201,15 +208,20 @@ class SizedFloat(float):
 
 def _computed(value: Any, owner: object, *operands: Any) -> Any:
     """A number that remembers the sizes among its operands, where it can."""
+    if type(value) is int and value > 1:
+        return Sized(value, Computed(value, _sources(owner, operands)), owner)
+    return SizedFloat(value, _sources(owner, operands), owner) if type(value) is float else value
+
+
+def _sources(owner: object, operands: Iterable[object]) -> tuple[Expression, ...]:
+    """What the sizes and floats of one trace among some operands were made from."""
     sources: list[Expression] = []
     for operand in operands:
         if isinstance(operand, SizedFloat) and operand.owner is owner:
             sources.extend(operand.sources)
         elif isinstance(operand, Sized) and operand.owner is owner:
             sources.append(operand.expression)
-    if type(value) is int and value > 1:
-        return Sized(value, Computed(value, tuple(dict.fromkeys(sources))), owner)
-    return SizedFloat(value, tuple(dict.fromkeys(sources)), owner) if type(value) is float else value
+    return tuple(dict.fromkeys(sources))
 
 
 def origin(value: int, owner: object = None) -> Expression:
@@ -240,6 +252,46 @@ for _symbol, _function in (("+", operator.add), ("-", operator.sub), ("*", opera
     setattr(Sized, f"__r{_function.__name__}__", _binary(_symbol, _function, True))
 
 
+def _ordering(function: Callable[[Any, Any], bool], strict: bool, swapped: bool) -> Callable[[Sized, object], Any]:
+    """A comparison by order, which a listener hears as ``low < high``."""
+
+    def method(self: Sized, other: object) -> Any:
+        if isinstance(other, SizedFloat):
+            _let_escape(self.owner, self, other)
+        elif isinstance(other, (int, float)) and _listener.get() is not None:
+            low, high = (other, self) if swapped else (self, other)
+            if function(int(self), float(other) if isinstance(other, float) else int(other)):
+                _hear_order(low, high, strict, self.owner)
+            else:
+                _hear_order(high, low, not strict, self.owner)
+        elif not isinstance(other, (int, float)):
+            return NotImplemented
+        return function(int(self), float.__float__(other) if isinstance(other, float) else int(other))
+
+    return method
+
+
+def _hear_order(low: float, high: float, strict: bool, owner: object) -> None:
+    """Tell of ``low < high`` or ``low <= high``; a number that is no integer is rounded to one that says the same."""
+    listener = _listener.get()
+    if listener is None or not (math.isfinite(low) and math.isfinite(high)):
+        return
+    left = origin(low if isinstance(low, int) else math.floor(low) if strict else math.ceil(low), owner)
+    right = origin(high if isinstance(high, int) else math.ceil(high) if strict else math.floor(high), owner)
+    if not strict and isinstance(left, Literal):
+        left = Literal(left.value - 1)
+    elif not strict:
+        right = Literal(right.value + 1) if isinstance(right, Literal) else Arithmetic("+", right, Literal(1))
+    listener.below(left, right, owner)
+
+
+def _let_escape(owner: object, *operands: object) -> None:
+    """Tell of sizes from which forward computed something that is not followed."""
+    listener = _listener.get()
+    if listener is not None:
+        listener.escape(_sources(owner, operands), owner)
+
+
 def _float_method(function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[SizedFloat, object], Any]:
     def method(self: SizedFloat, other: object) -> Any:
         if not isinstance(other, (int, float)):
@@ -254,3 +306,19 @@ def _float_method(function: Callable[[Any, Any], Any], swapped: bool) -> Callabl
 for _function in (operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow):
     setattr(SizedFloat, f"__{_function.__name__}__", _float_method(_function, False))
     setattr(SizedFloat, f"__r{_function.__name__}__", _float_method(_function, True))
+
+
+def _float_ordering(function: Callable[[Any, Any], bool]) -> Callable[[SizedFloat, object], Any]:
+    def method(self: SizedFloat, other: object) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        _let_escape(self.owner, self, other)
+        return function(float.__float__(self), float.__float__(other) if isinstance(other, float) else int(other))
+
+    return method
+
+
+for _name in ("lt", "le", "gt", "ge"):
+    _compare = getattr(operator, _name)
+    setattr(Sized, f"__{_name}__", _ordering(_compare, strict=_name in {"lt", "gt"}, swapped=_name in {"gt", "ge"}))
+    setattr(SizedFloat, f"__{_name}__", _float_ordering(_compare))

@@ -140,6 +140,15 @@ class Balance:
 
 
 @frozen
+class Least:
+    """An atom of which so many indices stay, and why forward would do something else with fewer."""
+
+    atom: Atom
+    size: int
+    reason: str
+
+
+@frozen
 class PinnedAtom:
     """An atom from which nothing may be removed."""
 
@@ -191,12 +200,14 @@ class Group:
         role: read off the structure. ``channel``; ``head_dim``, the width of attention heads; ``head``, which counts them;
             ``kv_group``, which counts the query heads of one key-value head; ``conv_group``, the blocks of a grouped
             convolution; ``block``, any other count of blocks of another group.
+        least: how many indices stay at least: with fewer, forward would take another branch.
     """
 
     name: str
     atom: Atom
     members: tuple[tuple[str, int], ...]
     role: str
+    least: int = 1
 
     @property
     def size(self) -> int:
@@ -204,7 +215,8 @@ class Group:
         return self.atom.size
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.size} indices, {len(self.members)} axes)"
+        kept = f", at least {self.least} stay" if self.least > 1 else ""
+        return f"{self.name} ({self.size} indices{kept}, {len(self.members)} axes)"
 
 
 @frozen

@@ -37,6 +37,8 @@ def explain(graph: Graph, name: str, dim: int) -> str:
             continue
         lines.append(f"  group {group.name}: {group.size} indices, role {group.role}; removed together from")
         lines.extend(f"    {tensor} dim {d}" for tensor, d in group.members)
+        if group.least > 1:
+            lines.append(f"  it must keep at least {group.least} indices: {graph.why_kept(atom)}")
         forward = [
             dependency
             for node in graph.nodes

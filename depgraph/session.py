@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from depgraph.assemble import Declared, Recording
 from depgraph.equations import Axis, Call, Term, Value
-from depgraph.provenance import Expression
+from depgraph.provenance import Attribute, AxisSize, Expression, Literal
 
 _TRUTH = (torch.bool, torch.uint8)
 PLAIN = frozenset({int, bool, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
@@ -75,6 +75,7 @@ class Session:
         self.escapes: dict[tuple[Expression, ...], str] = {}
         self.facts: dict[tuple[Expression, Expression], str] = {}
         self.differences: dict[tuple[Expression, Expression], str] = {}
+        self.orders: dict[tuple[Expression, Expression], str] = {}
         self.modules: list[tuple[str, str, bool]] = [("", "", False)]
         self.written: Any = ()
         self.read: set[int] = set()
@@ -127,13 +128,18 @@ class Session:
 
     def fact(self, left: Expression, right: Expression, size: int, owner: object) -> None:
         """Note that forward found two sizes equal."""
-        if owner is self and size > 1 and left != right and (left, right) not in self.facts:
+        if owner is self and left != right and (left, right) not in self.facts:
             self.facts[left, right] = where()
 
     def unlike(self, left: Expression, right: Expression, size: int, owner: object) -> None:
         """Note that forward found two sizes different."""
-        if owner is self and size > 1 and (left, right) not in self.differences:
+        if owner is self and (left, right) not in self.differences:
             self.differences[left, right] = where()
+
+    def below(self, left: Expression, right: Expression, owner: object) -> None:
+        """Note that forward found a size smaller than another one; what holds for all smaller sizes says nothing."""
+        if owner is self and not _always_below(left, right) and (left, right) not in self.orders:
+            self.orders[left, right] = where()
 
     def escape(self, sources: tuple[Expression, ...], owner: object) -> None:
         """Note that a number computed from sizes became a plain one."""
@@ -159,7 +165,15 @@ class Session:
             escapes=tuple(self.escapes.items()),
             facts=tuple((left, right, where) for (left, right), where in self.facts.items()),
             differences=tuple((left, right, where) for (left, right), where in self.differences.items()),
+            orders=tuple((left, right, where) for (left, right), where in self.orders.items()),
         )
+
+
+def _always_below(left: Expression, right: Expression) -> bool:
+    """Whether sizes that only shrink, and never below 1, keep the left one smaller."""
+    if isinstance(left, Literal):
+        return isinstance(right, Literal) or (left.value < 1 and isinstance(right, (AxisSize, Attribute)))
+    return isinstance(right, Literal) and isinstance(left, (AxisSize, Attribute))
 
 
 def _with_unread(call: Call, read: set[int]) -> Call:

@@ -362,8 +362,8 @@ def spaces(draw: st.DrawFn, max_atoms: int = 4, max_depth: int = 3) -> Space:
 
 @st.composite
 def plans(draw: st.DrawFn, graph: Graph) -> Plan:
-    """Plans of a graph: any removal that leaves each group an index and keeps the balances."""
-    removed = {group.atom: draw(index_sets(group.size, group.size - 1)) for group in graph.groups}
+    """Plans of a graph: any removal that leaves each group its least size and keeps the balances."""
+    removed = {group.atom: draw(index_sets(group.size, group.size - group.least)) for group in graph.groups}
     for balance in graph.balances:
         least = min(len(removed[atom]) for atom in balance.atoms)
         removed.update({atom: IndexSet.of(list(removed[atom])[:least]) for atom in balance.atoms})

@@ -13,7 +13,9 @@ _PASSING = frozenset(
 )
 
 
-def groups_of(tensors: Iterable[Tensor], operations: Iterable[Operation], pinned: Mapping[Atom, str]) -> tuple[Group, ...]:
+def groups_of(
+    tensors: Iterable[Tensor], operations: Iterable[Operation], pinned: Mapping[Atom, str], least: Mapping[Atom, int]
+) -> tuple[Group, ...]:
     """The atoms with indices that occur in a parameter and are not pinned, in the order of the parameters."""
     tensors = tuple(tensors)
     members: dict[Atom, list[tuple[str, int]]] = {}
@@ -30,7 +32,7 @@ def groups_of(tensors: Iterable[Tensor], operations: Iterable[Operation], pinned
                 if tensor.kind == "parameter" and atom not in names:
                     names[atom] = f"{tensor.name}:{dim}" + (f"[{position}]" if len(here) > 1 else "")
     roles = _roles(tensors, operations, names)
-    return tuple(Group(name, atom, tuple(members[atom]), roles[atom]) for atom, name in names.items())
+    return tuple(Group(name, atom, tuple(members[atom]), roles[atom], least.get(atom, 1)) for atom, name in names.items())
 
 
 def coverage_of(tensors: Iterable[Tensor], free: Container[Atom], reasons: Mapping[Atom, str]) -> Coverage:

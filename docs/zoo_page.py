@@ -39,8 +39,7 @@ LOW = 0.6
 INTRODUCTION = """# Models of the zoos
 
 Written by `tox run -e zoo` from `docs/zoo.json`, never by hand. Random weights, no annotation, no patched forward. Of every
-model half of each group goes, balanced, by L2 magnitude, all roles (a `kv_group` of size 2 is left: one query head for each
-key-value head is another branch of the forward code). What stands in the columns:
+model half of each group goes, balanced, by L2 magnitude, all roles, down to the least size of each. What stands in the columns:
 
 - *square*: tracing the executed model gives the graph that the plan promises. *forward*: it runs on real data; *shapes*: its
   outputs have the shapes they had. *cost*: its parameters and MACs are those that PyTorch counts. *zero channels*: where the

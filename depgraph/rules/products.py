@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from depgraph.equations import Axis, Call, Equal, Fresh, Pin, Rule, Statement, Times, Value, Work
+from depgraph.equations import Axis, Call, Equal, Fresh, Larger, Pin, Rule, Statement, Times, Value, Work
 from depgraph.rules.common import broadcast, elementwise, family, named, pinned, table
 
 
@@ -116,15 +116,19 @@ def _einsum(call: Call) -> Iterator[Statement]:
             elif letter not in axis_of or axis.size > 1:
                 axis_of[letter] = axis
     wide = [{letter for letter in letters if axis_of[letter].size > 1} for letters in lettered]
-    for product in _contractions(wide, set(out)):
+    for product, summed in _contractions(wide, set(out)):
         yield Work(tuple(axis_of[letter] for letter in sorted(product)))
+        over = Times(tuple(axis_of[letter] for letter in sorted(summed)))
+        yield Larger(over, 1, f"{call.op} multiplies element by element where nothing is left to sum over")
     together = set().union(*wide)
-    if any(sum(letter in letters for letters in wide) == 1 and letter not in out for letter in together):
+    first = [letter for letter in sorted(together) if sum(letter in letters for letters in wide) == 1 and letter not in out]
+    if first:
+        yield Larger(Times(tuple(axis_of[letter] for letter in first)), 1, f"{call.op} sums over it before the product")
         yield Work(tuple(axis_of[letter] for letter in sorted(together)), 0)  # a sum before the product counts no work
 
 
-def _contractions(operands: Sequence[set[str]], out: set[str]) -> Iterator[set[str]]:
-    """The letters of each matrix product, from left to right, as ATen contracts them.
+def _contractions(operands: Sequence[set[str]], out: set[str]) -> Iterator[tuple[set[str], set[str]]]:
+    """The letters of each matrix product, and those that it sums over, from left to right, as ATen contracts them.
 
     What only one operand has is summed before; where nothing is left to sum, operands are multiplied element-wise.
     """
@@ -133,7 +137,7 @@ def _contractions(operands: Sequence[set[str]], out: set[str]) -> Iterator[set[s
         needed = out.union(*operands[position + 1 :])
         both = (left & needed) | (right & needed) | (left & right)
         if not both <= needed:
-            yield both
+            yield both, both - needed
         left = both & needed
 
 

@@ -7,7 +7,7 @@ from itertools import zip_longest
 
 from attrs import evolve
 
-from depgraph.equations import Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Term, Times, Value, Work
+from depgraph.equations import Call, Equal, Fresh, Larger, Named, Pin, Plus, Rule, Statement, Term, Times, Value, Work
 from depgraph.rules.common import broadcast, family, named, passed, pin_all, pinned, table, values
 
 
@@ -24,6 +24,8 @@ def _recurrent(gates: int) -> Rule:
         projected = per_cell in {3, 5}
         hidden = Fresh(weights[1].shape[0] // gates)
         visible: Term = Fresh(weights[1].shape[1]) if projected else hidden
+        if projected:
+            yield Larger(hidden, visible, f"{call.op} projects to fewer units than the hidden ones")
         four = Fresh(gates)
         yield Pin(four, "it counts the gates of a recurrent cell")
         below: Term = x[-1]

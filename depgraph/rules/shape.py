@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
+from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Larger, Named, Pin, Rule, Statement, Times, Value
 from depgraph.rules.common import broadcast, family, passed, pin_all, pinned, table
 
 
@@ -44,6 +44,15 @@ def _view(call: Call) -> Iterator[Statement]:
             yield Balanced((target, axis), f"{call.op} takes the sizes of another tensor")
     elif isinstance(sizes, (list, tuple)):
         yield from _named(out.axes, sizes)
+
+
+def _squeeze(call: Call) -> Iterator[Statement]:
+    x, dims = call["self"], call["dim"]
+    yield from _view(call)
+    named = range(x.ndim) if dims is None else dims if isinstance(dims, (list, tuple)) else (dims,)
+    for dim in named if x.ndim else ():
+        if x[int(dim)].size > 1:
+            yield Larger(x[int(dim)], 1, f"{call.op} drops axes of size 1")
 
 
 def _unflatten(call: Call) -> Iterator[Statement]:
@@ -145,11 +154,12 @@ RULES: dict[str, Rule] = {
     **family("meshgrid", _meshgrid, "EXPAND"),
     **table("resize resize_as set _resize_output", "{} lays the same memory out anew"),
     **family(
-        "view reshape _unsafe_view flatten squeeze unsqueeze view_as reshape_as ravel _reshape_alias view_copy "
-        "_reshape_copy _reshape_alias_copy squeeze_copy unsqueeze_copy _mkldnn_reshape",
+        "view reshape _unsafe_view flatten unsqueeze view_as reshape_as ravel _reshape_alias view_copy "
+        "_reshape_copy _reshape_alias_copy unsqueeze_copy _mkldnn_reshape",
         _view,
         "RESHAPE",
     ),
+    **family("squeeze squeeze_copy", _squeeze, "RESHAPE"),
     **family("unflatten", _unflatten, "RESHAPE"),
     **family("view_as_real view_as_complex view_as_real_copy view_as_complex_copy", _complex_pairs, "RESHAPE"),
     **family(
