@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from depgraph.equations import Axis, Balanced, Call, Equal, Fresh, Named, Pin, Rule, Statement, Term, Times, Value, Work
-from depgraph.rules.common import broadcast, family, matched, named, pin_all, pinned
+from depgraph.rules.common import broadcast, family, named, passed, pin_all, pinned
 
 _MASKS = ("attn_mask", "attn_bias")
 
@@ -85,13 +85,12 @@ def _tokens_first(call: Call) -> Iterator[Statement]:
         yield from pinned(value.axes, f"{call.op} takes or keeps it beside the tokens")
 
 
-def _projections(call: Call, x: Value, heads_name: str) -> Iterator[Statement]:
+def _projections(call: Call, x: Value, heads: int, blocks: Fresh) -> Iterator[Statement]:
     """One matrix projects to queries, keys and values, one projects back; all of them have the width of the tokens."""
-    blocks = Fresh(int(call[heads_name]))
     inner = Fresh(x.shape[-1] // blocks.size)
     stream, three = Times((blocks, inner)), Fresh(3)
     yield Pin(three, f"it counts the queries, keys and values of {call.op}")
-    yield Named(blocks, call[heads_name])
+    yield Named(blocks, heads)
     yield Named(stream, call["embed_dim"])
     yield Equal(x[-1], stream)
     yield Equal(call["qkv_weight"][0], Times((three, stream)))
@@ -101,23 +100,27 @@ def _projections(call: Call, x: Value, heads_name: str) -> Iterator[Statement]:
     for before, after in zip(x.axes[:-1], call.out.axes, strict=False):
         yield Equal(before, after)
     if isinstance(call["mask"], Value):
-        yield from pinned(call["mask"].axes, f"it masks the positions of {call.op}")
+        yield from pinned((*call["mask"].axes, *x.axes[:-1]), f"{call.op} masks positions")
 
 
 def _native_attention(call: Call) -> Iterator[Statement]:
-    q = call["query"]
-    yield from _projections(call, q, "num_head")
+    """Queries, keys and values of one shape. The weights that it returns may be one for each head."""
+    q, blocks = call["query"], Fresh(int(call["num_head"]))
+    yield from _projections(call, q, call["num_head"], blocks)
     for name in ("key", "value"):
-        yield Equal(call[name][-1], q[-1])
-        yield from matched(call[name][0], q[0], f"{call.op} takes other batches for its keys")
-        yield from pinned(call[name].axes[1:-1], f"its tokens are mixed by {call.op}")
+        yield from passed(call[name], q)
+    tokens = (q[0], blocks, q[1], q[1])
     for value in call.outputs[1:]:
-        yield from pinned(value.axes, f"{call.op} returns its weights")
+        if value.ndim in {3, 4}:
+            for axis, target in zip(value.axes, tokens if value.ndim == 4 else (q[0], q[1], q[1]), strict=True):
+                yield Equal(axis, target)
+        else:
+            yield from pinned(value.axes, f"{call.op} returns it beside the tokens")
 
 
 def _encoder_layer(call: Call) -> Iterator[Statement]:
     x = call["src"]
-    yield from _projections(call, x, "num_heads")
+    yield from _projections(call, x, call["num_heads"], Fresh(int(call["num_heads"])))
     for name in ("norm_weight_1", "norm_bias_1", "norm_weight_2", "norm_bias_2", "ffn_bias_2"):
         yield Equal(call[name][0], x[-1])
     wide, back = call["ffn_weight_1"], call["ffn_weight_2"]

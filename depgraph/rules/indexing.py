@@ -184,6 +184,18 @@ def _masked_scatter(call: Call) -> Iterator[Statement]:
         yield Pin(axis, f"{call.op} lays in a row what a mask chooses by the data")
 
 
+def _masked_index(call: Call) -> Iterator[Statement]:
+    """`index` where a mask says, and a number elsewhere."""
+    yield from _index(call)
+    yield from broadcast(call["mask"].axes, call.out.axes)
+
+
+def _masked_index_put(call: Call) -> Iterator[Statement]:
+    """`index_put` of what a mask leaves of the values."""
+    yield from _index_put(call)
+    yield from broadcast(call["mask"].axes, call["values"].axes)
+
+
 def _masked_select(call: Call) -> Iterator[Statement]:
     yield from pin_all(call, f"{call.op} lays in a row what a mask chooses by the data")
 
@@ -253,7 +265,9 @@ RULES: dict[str, Rule] = {
     **family("index _unsafe_index", _index, "SLICE"),
     **family("index_put _index_put_impl _unsafe_index_put", _index_put, "SLICE"),
     **family("masked_scatter", _masked_scatter, "SLICE"),
-    **family("masked_select _unsafe_masked_index _unsafe_masked_index_put_accumulate", _masked_select, "SLICE"),
+    **family("masked_select", _masked_select, "SLICE"),
+    **family("_unsafe_masked_index", _masked_index, "SLICE"),
+    **family("_unsafe_masked_index_put_accumulate", _masked_index_put, "SLICE"),
     **family(
         "nonzero nonzero_static nonzero_numpy argwhere _unique _unique2 unique_dim unique_consecutive unique_dim_consecutive",
         _positions,

@@ -101,12 +101,20 @@ def _block_diagonal(call: Call) -> Iterator[Statement]:
         yield Equal(call.out[dim], Plus(tuple(parts)))
 
 
+def _combined(call: Call) -> Iterator[Statement]:
+    """Sums of tensors that lie along the first axis, each row of coefficients giving one."""
+    x, coefficients, out = call["input"], call["coefficients"], call.out
+    yield Equal(coefficients[1], x[0])
+    yield Equal(coefficients[0], out[0])
+    yield from passed(x, out, {0})
+
+
 RULES: dict[str, Rule] = {
+    **family("_compute_linear_combination", _combined, "MATMUL"),
     **family(
         "_linalg_det _linalg_slogdet _linalg_eigh _linalg_eigvals linalg_eig linalg_eigvals _linalg_svd linalg_cholesky_ex "
         "cholesky cholesky_inverse linalg_inv_ex linalg_qr geqrf linalg_householder_product ormqr linalg_lu "
-        "linalg_lu_factor_ex lu_unpack linalg_ldl_factor_ex linalg_matrix_exp linalg_pinv _compute_linear_combination "
-        "linalg_lstsq",
+        "linalg_lu_factor_ex lu_unpack linalg_ldl_factor_ex linalg_matrix_exp linalg_pinv linalg_lstsq",
         _matrix,
         "MATMUL",
     ),

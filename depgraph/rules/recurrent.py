@@ -117,7 +117,7 @@ def _fused_cell(gates: int) -> Rule:
 
 
 def _mkldnn_layer(call: Call) -> Iterator[Statement]:
-    """One layer in one direction of an LSTM or GRU."""
+    """One layer in one direction of an LSTM."""
     x, out, hidden = call["input"], call.out, Fresh(int(call["hidden_size"]))
     count = Fresh(call["weight0"].shape[0] // hidden.size)
     yield Pin(count, "it counts the gates of a recurrent cell")
@@ -131,6 +131,8 @@ def _mkldnn_layer(call: Call) -> Iterator[Statement]:
             yield from pinned(call[name].axes, f"{call.op} does not read it")
     for before, after in zip(x.axes[:-1], out.axes, strict=False):
         yield Equal(before, after)
+    time = 1 if call["batch_first"] else 0
+    yield from pinned((x[time], out[time]), f"{call.op} runs along it, so its order matters")
     for value in (out, call["hx_"], call["cx_"], *call.outputs[1:3]):
         if value.shape[-1:] == (hidden.size,):
             yield Equal(value[-1], hidden)

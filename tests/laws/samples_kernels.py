@@ -2,6 +2,7 @@
 
 import torch
 from attrs import evolve
+from torch.nn.attention.flex_attention import flex_attention
 
 from depgraph.rules.elementwise import FOREACH
 from tests.laws.drawing import Sample, aten, call
@@ -164,7 +165,99 @@ def _onednn(d):
     return call("mkldnn_convolution", x, w, d.tensor(outside).float(), [1, 1], [1, 1], [1, 1], 2)
 
 
+def _bytes(d, *shape):
+    return d.tensor(*shape, kind="int").to(torch.int8)
+
+
+def _whole_attention(weights):
+    """Self-attention with its projections; a softmax runs across the tokens, and the result mixes them."""
+
+    def form(d):
+        heads, batch, tokens = d.shape(3, 3)
+        width = heads * d.size()
+        x = d.tensor(batch, tokens, width)
+        given = [d.tensor(3 * width, width), d.tensor(3 * width), d.tensor(width, width), d.tensor(width)]
+        return call(
+            "_native_multi_head_attention", x, x.clone(), x.clone(), width, heads, *given, None, weights, d.flag(), over=None
+        )
+
+    return form
+
+
+def _whole_layer(norm_first):
+    """A layer of a transformer's encoder."""
+
+    def form(d):
+        heads, batch, tokens = d.shape(3, 3)
+        width, wide = heads * d.size(), d.size()
+        attention = [d.tensor(3 * width, width), d.tensor(3 * width), d.tensor(width, width), d.tensor(width)]
+        norms = [d.tensor(width) for _ in range(4)]
+        block = [d.tensor(wide, width), d.tensor(wide), d.tensor(width, wide), d.tensor(width)]
+        options = d.flag(), norm_first, 1e-5
+        return call(
+            "_transformer_encoder_layer_fwd", d.tensor(batch, tokens, width), width, heads, *attention, *options, *norms,
+            *block, over=tuple(("args[0]", dim) for dim in (1, 2)),
+        )  # fmt: skip
+
+    return form
+
+
+def _biased(d):
+    heads, batch, tokens = d.shape(3, 3)
+    width = 3 * heads * d.size()
+    return call("_transform_bias_rescale_qkv", d.tensor(batch, tokens, width), d.tensor(width), heads, over=(("output[0]", 3),))
+
+
+def _onednn_layer(d):
+    """A layer of an LSTM; its hidden units feed each other."""
+    steps, batch, inputs, hidden = d.shape(4, 4)
+    weights = [d.tensor(4 * hidden, inputs), d.tensor(4 * hidden, hidden), *(d.tensor(4 * hidden) for _ in range(2))]
+    states = [d.tensor(1, batch, hidden) for _ in range(2)]
+    given = [leaf.float() for leaf in (d.tensor(steps, batch, inputs), *weights, *states)]
+    options = False, [], 2, hidden, 1, True, False, False, False
+    return call("mkldnn_rnn_layer", *given, *options, over=(("args[5]", 2), ("args[6]", 2)))
+
+
+def _masked(d):
+    """Positions of two dimensions, or of the last one, behind a mask."""
+    rows, columns, depth = d.shape(3, 3)
+    if d.flag():
+        given = [torch.arange(rows)[:, None] % 3, torch.arange(columns) % 3]
+        return d.tensor(3, 3), d.tensor(rows, columns, kind="bool"), given, (rows, columns)
+    return d.tensor(depth, 9), d.tensor(depth, columns, kind="bool"), [None, d.below(9, columns)], (depth, columns)
+
+
+def _masked_index(d):
+    x, mask, indices, _ = _masked(d)
+    return call("_unsafe_masked_index", x, mask, indices, 0.5)
+
+
+def _masked_index_put(d):
+    x, mask, indices, shape = _masked(d)
+    return call("_unsafe_masked_index_put_accumulate", x, mask, indices, d.tensor(*shape))
+
+
+def _flexible(d):
+    """Attention with scores as they are."""
+    batch, heads, queries, keys, width, depth = d.shape(6, 6)
+    q, k, v = d.tensor(batch, heads, queries, width), d.tensor(batch, heads, keys, width), d.tensor(batch, heads, keys, depth)
+    return Sample(flex_attention, (q, k, v), {"scale": 0.5})
+
+
 KERNEL_ROWS = {
+    "_int_mm": [lambda d: (lambda a, b, c: call("_int_mm", _bytes(d, a, b), _bytes(d, b, c)))(*d.shape(3, 3))],
+    "_weight_int8pack_mm": [lambda d: (lambda a, b, c:
+        call("_weight_int8pack_mm", d.tensor(a, b).float(), _bytes(d, c, b), d.tensor(c).float()))(*d.shape(3, 3))],
+    "_native_multi_head_attention": [_whole_attention(True), _whole_attention(False)],
+    "_transformer_encoder_layer_fwd": [_whole_layer(True), _whole_layer(False)],
+    "_transform_bias_rescale_qkv": [_biased],
+    "mkldnn_rnn_layer": [_onednn_layer],
+    "_unsafe_masked_index": [_masked_index],
+    "_unsafe_masked_index_put_accumulate": [_masked_index_put],
+    "_compute_linear_combination": [
+        lambda d: (lambda n, m, rows: call("_compute_linear_combination", d.tensor(n, rows, 4), d.tensor(m, n)))(*d.shape(3, 3))
+    ],
+    "higher_order.flex_attention": [_flexible],
     "mkldnn_convolution": [_onednn],
     "thnn_conv2d": _convolved("thnn_conv2d", 2),
     "_slow_conv2d_forward": _convolved("_slow_conv2d_forward", 2),
