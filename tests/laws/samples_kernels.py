@@ -37,6 +37,9 @@ def _outside(name):
 COPY_ROWS = {copy: alike(_outside(name), copy) for copy, name in _COPIES.items()}
 
 
+NNPACK = torch._nnpack_available()
+"""Whether NNPACK is there; asking also makes it ready."""
+
 _NO_FAKE = "addc", "Tensor"
 """A tensor of numbers that must be on the CPU, where fake tensors are not."""
 
@@ -296,3 +299,9 @@ KERNEL_ROWS = {
     "_pack_padded_sequence": [_packed],
     "_pad_packed_sequence": [_unpacked],
 }  # fmt: skip
+
+if NNPACK:
+    KERNEL_ROWS["_nnpack_spatial_convolution"] = [
+        lambda d: (lambda n, i, o: call("_nnpack_spatial_convolution", d.tensor(n, i, 5, 5).float(),
+            d.tensor(o, i, 3, 3).float(), d.tensor(o).float(), [1, 1]))(*d.shape(3, 3))
+    ]  # fmt: skip
