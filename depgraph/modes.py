@@ -179,6 +179,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return args[0]  # torch.tensor(..., device='meta') detaches what it has just made; fake tensors refuse that
         operator = _operator(func)
         name = operator.name
+        if name == "higher_order.cond" and name not in self.rules:
+            return self._branch(*args, **kwargs)
         if name in _SKIPPED:
             result = self._called(func, args, kwargs)
             if name == "aten._local_scalar_dense" and session.known(args[0]):
@@ -204,6 +206,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         self._note(name, bound, seen, pytree.tree_leaves(targets) if targets else result)
         return result
+
+    def _branch(self, condition: Any, if_true: Any, if_false: Any, operands: Any) -> Any:
+        """`torch.cond` is the branch that the data choose."""
+        if isinstance(condition, torch.Tensor):
+            if self.session.mode == "fake":
+                raise DataRead("torch.cond")
+            if self.session.known(condition):
+                self.session.read.add(self.session.values[id(condition)][1].id)
+        branch = if_true if condition else if_false
+        with self:
+            return branch(*operands)
 
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(func, HigherOrderOperator):

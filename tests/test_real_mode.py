@@ -126,3 +126,32 @@ def test_a_failed_attempt_on_fake_tensors_logs_nothing(caplog):
         assert not log.disabled
     finally:
         log.removeHandler(caplog.handler)
+
+
+class Chosen(nn.Module):
+    """One of two branches, by the data or by a flag."""
+
+    def __init__(self, flag: bool | None = None) -> None:
+        super().__init__()
+        self.up, self.down, self.flag = nn.Linear(8, 12), nn.Linear(12, 3), flag
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.up(x)
+        condition = y.square().sum() > 0 if self.flag is None else self.flag
+        return self.down(torch.cond(condition, lambda t: torch.relu(t), lambda t: t.flip(-1), (y,)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_branch_that_cond_takes_is_recorded():
+    """`torch.cond` reads its condition; the graph holds what the chosen branch calls, and no more."""
+    graph = dg.trace(Chosen(), X)
+    assert graph.mode == "real"
+    operators = {operation.op for operation in graph.operations}
+    assert "aten.relu" in operators
+    assert not operators & {"aten.flip", "higher_order.cond"}
+    assert graph.group("up.weight", 0).size == 12
+    testing.assert_lawful(Chosen().eval(), X)
+    with pytest.raises(dg.TraceError, match=r"torch\.cond"):
+        dg.trace(Chosen(), X, mode="fake")
+    other = dg.trace(Chosen(False), X)
+    assert "aten.flip" in {operation.op for operation in other.operations}
