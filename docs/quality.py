@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent)]
 
 import torch  # noqa: E402
+from attrs import evolve  # noqa: E402
 from torch import nn  # noqa: E402
 
 import depgraph as dg  # noqa: E402
@@ -131,7 +132,10 @@ def measure(subject: Subject, criteria: Sequence[str], quick: bool, say: Callabl
     for criterion in (name for name in subject.criteria if name in criteria):
         for seeds in subject.seeds_together(criterion):
             seed, graph = seeds[0], graphs[seeds[0]]
-            scores = dg.score(graph, subject.model(seed), OURS[criterion](subject, seed))
+            ours = OURS[criterion](subject, seed)
+            scores, tables = dg.score(graph, subject.model(seed), ours), None
+            if any(options.get("ragged") for _, options in subject.best) and hasattr(ours, "ragged"):
+                tables = dg.score(graph, subject.model(seed), evolve(ours, ragged=True))
             matched = MATCHED[subject.name].get(criterion)
             alike = None
             if matched is not None:
@@ -162,7 +166,10 @@ def measure(subject: Subject, criteria: Sequence[str], quick: bool, say: Callabl
                             note(library, setting, model)
                 for setting, options in subject.best if criterion != "Random" else ():
                     limit = limits[subject.settings[0]]
-                    note("ours", setting, ours_pruned(subject, seed, graph, scores, limit, options))
+                    ranked = tables if options.get("ragged") else scores
+                    told = {name: value for name, value in options.items() if name != "ragged"}
+                    if ranked is not None:
+                        note("ours", setting, ours_pruned(subject, seed, graph, ranked, limit, told))
             say(f"{subject.name}: {criterion}, seeds {seeds}")
     graph = graphs[subject.seeds[0]]
     return {"macs": graph.macs, "params": graph.params, "before": list(before.values()), "rows": rows}

@@ -100,6 +100,7 @@ class MiniLM:
     best = (
         ("ours, all of them, isomorphic", {"scope": "isomorphic", "only": ["role:head", "role:head_dim", "role:channel"]}),
         ("ours, all of them, global", {"scope": "global", "only": ["role:head", "role:head_dim", "role:channel"]}),
+        ("ours, head dims and widths, each head its own dims", {"ragged": True, "only": ["role:head_dim", "role:channel"]}),
     )
     ratios = (0.1, 0.2, 0.3, 0.4, 0.5)
 
