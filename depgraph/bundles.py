@@ -101,7 +101,7 @@ def bundles_of(graph: Graph, groups: Iterable[Group], scores: Scores, limits: Li
     bases = bases_of(graph) if tables else {}
     rankings = {name: _ranking(graph, group, scores, bases) for name, group in free.items()}
     bundles = []
-    for members in _tied(graph):
+    for members in tied(graph):
         if all(group.name in free for group in members):
             bundles.append(_bundle(members, tuple(rankings[group.name] for group in members), limits))
     return tuple(bundles)
@@ -143,7 +143,7 @@ def _finite(values: Sequence[float], order: Sequence[int]) -> int:
     return finite
 
 
-def _tied(graph: Graph) -> list[tuple[Group, ...]]:
+def tied(graph: Graph) -> list[tuple[Group, ...]]:
     """The groups by connected balances, in the graph's order."""
     parent = {group.atom: group.atom for group in graph.groups}
 
@@ -169,7 +169,7 @@ def _bundle(groups: tuple[Group, ...], rankings: tuple[Ranking, ...], limits: Li
         importances = rankings[0].importances[: len(steps)]
     else:
         importances = [
-            _mean([value for ranking in rankings for value in ranking.importances[start:stop]])
+            mean_of([value for ranking in rankings for value in ranking.importances[start:stop]])
             for start, stop in zip((0, *steps), steps, strict=False)
         ]
         importances = accumulate(importances, max)  # a mean may be rounded below the one before it
@@ -192,7 +192,8 @@ def _most(group: Group, ranking: Ranking, limits: Limits) -> int:
     return max(0, min(group.size - least, allowed, ranking.finite))
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_of(values: Sequence[float]) -> float:
+    """The mean; with infinite numbers of both signs the largest."""
     if not all(map(math.isfinite, values)):
         mean = sum(values) / len(values)
     elif max(map(abs, values)) * len(values) < math.inf:

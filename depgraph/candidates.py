@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from attrs import frozen
 
+from depgraph.bundles import Scores, mean_of, tied
+from depgraph.costs import Savings
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.graph import Graph
 from depgraph.indices import IndexSet
 from depgraph.plans import Plan, plan_of
 from depgraph.records import Group
 from depgraph.rows import is_table
-from depgraph.spaces import Atom, Space, atoms, image
-
-Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
+from depgraph.spaces import Atom
 
 
 @frozen
@@ -95,14 +95,14 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
     if isinstance(step, bool) or not isinstance(step, int) or step < 1:
         raise PlanError(f"expected step= as a whole number of indices from 1 up, met {step!r}.")
     if plan is None:
-        cuts = [cut for bundle in _bundles(graph) for cut in _lowest_first(bundle, scores, step)]
+        cuts = [cut for bundle in tied(graph) for cut in _lowest_first(bundle, scores, step)]
     elif plan.base == graph.fingerprint:
-        cuts = [cut for bundle in _bundles(graph) if (cut := _planned(bundle, plan))]
+        cuts = [cut for bundle in tied(graph) if (cut := _planned(bundle, plan))]
     else:
         problem = f"expected fingerprint {plan.base[:12]}, met {graph.fingerprint[:12]}"
         raise MismatchError("the plan was made for another graph:", [problem], "Make the plan on this graph.")
-    costs = _Costs(graph)
-    found = [_candidate(graph, costs, cut, scores) for cut in cuts]
+    savings = Savings(graph)
+    found = [_candidate(graph, savings, cut, scores) for cut in cuts]
     return iter(sorted(found, key=_mean))
 
 
@@ -175,25 +175,6 @@ def _planned(bundle: Sequence[Group], plan: Plan) -> dict[Group, IndexSet]:
     return {group: taken[group.atom] for group in bundle if group.atom in taken}
 
 
-def _bundles(graph: Graph) -> list[list[Group]]:
-    """Groups that are balanced with each other, directly or through others; the others alone."""
-    leader = {group.atom: group.atom for group in graph.groups}
-
-    def root(atom: Atom) -> Atom:
-        while leader[atom] != atom:
-            atom = leader[atom]
-        return atom
-
-    for balance in graph.balances:
-        first, *others = balance.atoms
-        for atom in others:
-            leader[root(atom)] = root(first)
-    bundles: dict[Atom, list[Group]] = {}
-    for group in graph.groups:
-        bundles.setdefault(root(group.atom), []).append(group)
-    return list(bundles.values())
-
-
 def _fitting(group: Group, scores: Scores) -> Sequence[float]:
     values: Any = scores.get(group.name)
     if values is not None and is_table(values):
@@ -209,40 +190,16 @@ def _fitting(group: Group, scores: Scores) -> Sequence[float]:
     return cast(Sequence[float], values)
 
 
-def _candidate(graph: Graph, costs: _Costs, cut: Mapping[Group, IndexSet], scores: Scores) -> Candidate:
+def _candidate(graph: Graph, savings: Savings, cut: Mapping[Group, IndexSet], scores: Scores) -> Candidate:
     shares = []
     for group, indices in cut.items():
         values = _fitting(group, scores)
         shares.append(Share(group.name, indices, tuple(float(values[index]) for index in indices)))
     first, *partners = shares
-    params, macs = costs.saved({group.atom: indices for group, indices in cut.items()})
+    params, macs = savings.of({group.atom: indices for group, indices in cut.items()})
     return Candidate(graph.fingerprint, first.group, first.indices, first.scores, tuple(partners), params, macs)
 
 
 def _mean(candidate: Candidate) -> float:
     values = [*candidate.scores, *(value for share in candidate.partners for value in share.scores)]
-    return math.fsum(values) / len(values)
-
-
-class _Costs:
-    """Products of axes whose sum is a graph's cost, found by the atoms in them."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.terms: list[tuple[tuple[Space, ...], int, bool]] = [
-            (tensor.axes, 1, True) for tensor in graph.tensors if tensor.kind == "parameter"
-        ]
-        self.terms += [(cost.axes, cost.scale, False) for operation in graph.operations for cost in operation.costs]
-        self.by_atom: dict[Atom, list[int]] = {}
-        for number, (axes, _, _) in enumerate(self.terms):
-            for atom in {atom for space in axes for atom in atoms(space)}:
-                self.by_atom.setdefault(atom, []).append(number)
-
-    def saved(self, removed: Mapping[Atom, IndexSet]) -> tuple[int, int]:
-        """Parameters and multiply-accumulates that a cut saves."""
-        params = macs = 0
-        for number in {number for atom in removed for number in self.by_atom.get(atom, ())}:
-            axes, scale, held = self.terms[number]
-            before = math.prod(space.size for space in axes)
-            gone = scale * (before - math.prod(space.size - len(image(space, removed)) for space in axes))
-            params, macs = (params + gone, macs) if held else (params, macs + gone)
-        return params, macs
+    return mean_of(values)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from math import prod
 
 from depgraph.graph import Graph
-from depgraph.spaces import Atom, Product, Reversed, Space, Sum
+from depgraph.indices import IndexSet
+from depgraph.spaces import Atom, Product, Reversed, Space, Sum, atoms, image
 
 
 class CostPolynomial:
@@ -75,3 +76,27 @@ class CostPolynomial:
         else:
             self._steps.append((slot, isinstance(space, Sum), parts))
         return slot
+
+
+class Savings:
+    """What single cuts save: the products of axes whose sum is a graph's cost, found by the atoms in them."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.terms: list[tuple[tuple[Space, ...], int, bool]] = [
+            (tensor.axes, 1, True) for tensor in graph.tensors if tensor.kind == "parameter"
+        ]
+        self.terms += [(cost.axes, cost.scale, False) for operation in graph.operations for cost in operation.costs]
+        self.by_atom: dict[Atom, list[int]] = {}
+        for number, (axes, _, _) in enumerate(self.terms):
+            for atom in {atom for space in axes for atom in atoms(space)}:
+                self.by_atom.setdefault(atom, []).append(number)
+
+    def of(self, removed: Mapping[Atom, IndexSet]) -> tuple[int, int]:
+        """Parameters and multiply-accumulates that a cut saves."""
+        params = macs = 0
+        for number in {number for atom in removed for number in self.by_atom.get(atom, ())}:
+            axes, scale, held = self.terms[number]
+            before = prod(space.size for space in axes)
+            gone = scale * (before - prod(space.size - len(image(space, removed)) for space in axes))
+            params, macs = (params + gone, macs) if held else (params, macs + gone)
+        return params, macs
