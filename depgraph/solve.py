@@ -161,7 +161,7 @@ class Solver:
         return turned[::-1] if self._kind[root >> 1] == _SUM else turned
 
     def _variable(self, size: int) -> int:
-        return self._node(_VARIABLE, size, ())
+        return self._node(_VARIABLE, int(size), ())  # a size with a provenance stays in no graph
 
     def _node(self, kind: int, size: int, children: tuple[int, ...]) -> int:
         made = 2 * len(self._parent)

@@ -9,7 +9,9 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import testing
+from depgraph.equations import Equal, Fresh, Times
 from depgraph.provenance import Arithmetic, Attribute, Computed, Literal, Sized, origin
+from depgraph.spaces import atoms
 
 X = torch.randn(2, 6, 8)
 
@@ -570,3 +572,17 @@ def test_a_quotient_of_one_keeps_its_attributes_together():
     followed = {attribute.path: attribute.space for attribute in graph.attributes}
     assert followed["in_channels"] == followed["groups"] == followed["out_channels"] == followed["before.out_channels"]
     testing.assert_lawful(model, x)
+
+
+def test_sizes_in_graphs_are_plain_integers():
+    """A rule that takes a size with a provenance as that of a new space leaves no trace of it: plans write plain integers."""
+
+    def blocks(call):
+        yield Equal(call["input"][1], Times((Fresh(call["groups"]), call["weight"][1])))
+        yield Equal(call["weight"][0], Times((Fresh(call["groups"]), Fresh(2))))
+        yield Equal(call.out[1], call["weight"][0])
+
+    rules = dg.RULES | {"aten.conv2d": dg.Rule(blocks, "CONV")}
+    graph = dg.trace(nn.Sequential(nn.Conv2d(3, 6, 1, groups=3), nn.ReLU()), torch.randn(1, 3, 4, 4), rules=rules)
+    found = [atom for tensor in graph.tensors for space in tensor.axes for atom in atoms(space)]
+    assert found and {type(atom.size) for atom in found} == {int}
