@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import depgraph as dg
+from depgraph import testing
 from depgraph.equations import Rule
+from depgraph.plans import plan_of
 from tests.zoo import catalogue, conformance, detection
 
 # zoo and model: the most of the parameters that may remain; what can be pruned beside channels: heads (H), head dims (D),
@@ -22,7 +24,7 @@ MODELS = {
     "timm/vit_tiny_patch16_224": (0.25, "HD"), "timm/convformer_s18": (0.28, ""), "timm/mixer_s32_224": (0.29, ""),
     "timm/cs3darknet_s": (0.30, ""), "timm/skresnet18": (0.27, ""), "timm/levit_128s": (0.24, "HD"),
     "timm/mobilevit_xxs": (0.30, "HD"), "timm/ghostnet_050": (0.39, ""), "timm/test_coatnet": (0.31, "HD"),
-    "timm/test_nfnet": (0.38, "C"),
+    "timm/test_nfnet": (0.38, "C"), "timm/resnest14d": (0.30, "C"), "transformers/sew": (0.14, "HDC"),
     "transformers/bert": (0.32, "HD"), "transformers/roberta": (0.33, "HD"), "transformers/gpt2": (0.25, "HD"),
     "transformers/opt": (0.35, "HD"), "transformers/gpt_neox": (0.35, "HD"), "transformers/llama": (0.35, "HD"),
     "transformers/llama_gqa": (0.22, "HDG"), "transformers/mistral": (0.23, "HDG"), "transformers/qwen3": (0.24, "HDG"),
@@ -47,6 +49,23 @@ def test_models_of_the_zoos(name):
     assert record["remaining"] <= remain
     assert {LETTERS[role] for role in record["roles"] if role in LETTERS} == set(letters)
     assert not record["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("timm/resnest14d", {2}), ("transformers/sew", set()), ("transformers/gemma2", {2}), ("transformers/hiera", {17, 33}),
+        ("transformers/llama_gqa", set()), ("plain/linear_attention", {2}), ("plain/lstm_projected", {7}),
+    ],
+)  # fmt: skip
+def test_least_sizes_keep_forward_on_its_branches(name, bounds):
+    """With no more left than the least size of every group, forward does what it did; query heads may become single ones."""
+    zoo, _, model = name.partition("/")
+    model, args, kwargs = catalogue.ZOOS[zoo].models()[model]()
+    graph = dg.trace(model, args, kwargs)
+    assert {group.least for group in graph.groups} - {1} == bounds
+    plan = plan_of(graph, {group.atom: dg.IndexSet.range(0, group.size - group.least) for group in graph.groups})
+    testing.assert_square(graph, plan, model, args, kwargs)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vit_base_patch16_224", "swin_base_patch4_window7_224", "convnext_base"])
