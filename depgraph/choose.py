@@ -97,7 +97,8 @@ def plan(
         chosen = _at_ratio(graph, bundles, ratios, apart, scope, rounding == "down")
         if not chosen and any(ratios.get(group.name) for group in groups):
             raise PlanError(
-                "nothing can be removed at this ratio: every group is too small, at its least size, or balanced with one that is left."
+                "nothing can be removed at this ratio: every group is too small, at its least size, or balanced with one "
+                "that is left."
             )
         return plan_of(graph, removal(bundles, chosen))
     bundles = bundles_of(graph, [group for group in groups if group.name in by_default], scores, limits)
