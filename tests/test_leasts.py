@@ -220,6 +220,24 @@ def test_squeezed_axes_keep_two_indices(squeeze):
     to_the_least(Squeezed())
 
 
+def test_a_squeeze_that_says_nothing_of_size_one_breaks_the_square():
+    """Taken for a mere view, it lets the last but one index go, and the pruned model has a dimension less."""
+
+    class Squeezed(Frame):
+        def between(self, y):
+            return y.mean((0, 1)).squeeze().unflatten(0, (-1, 1)).sum(1)
+
+    rules = dg.RULES | {"aten.squeeze": dg.RULES["aten.view"]}
+    graph = dg.trace(Squeezed(), X, rules=rules)
+    plan = dg.cut(graph, "first.weight", range(11), dim=0)
+    with pytest.raises(RuntimeError, match="Dimension specified as 0 but tensor has no dimensions"):
+        dg.trace(dg.execute(plan, Squeezed()), X, rules=rules)
+    with pytest.raises(
+        dg.PlanError, match=r"must keep at least 2 of its 12 indices, because aten.squeeze drops axes of size 1"
+    ):
+        dg.cut(dg.trace(Squeezed(), X), "first.weight", range(11), dim=0)
+
+
 def test_operators_that_change_at_size_one():
     """What einsum sums over, and what an LSTM projects from, stay larger than what would change the operator."""
 
