@@ -113,7 +113,7 @@ def _ranking(graph: Graph, group: Group, scores: Scores, bases: Mapping[Atom, At
         raise PlanError(f"there is no score for group {group.name!r}; use dg.score(graph, model, criterion) on this graph.")
     if not is_table(values):
         order = _order(group, values)
-        return Ranking(None, (order,), tuple(values[index] for index in order), _finite(values, order))
+        return Ranking(None, (order,), tuple(map(values.__getitem__, order)), _finite(values, order))
     base = bases.get(group.atom)
     if base is None:
         raise PlanError(
