@@ -6,6 +6,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import testing
+from tests.zoo import catalogue
 
 
 class Windowed(nn.Module):
@@ -104,3 +105,12 @@ def test_sizes_beside_a_tensor_keep_their_places():
     graph = dg.trace(model, x)
     assert {item.path for item in graph.attributes} >= {"heads", "width"}
     testing.assert_lawful(model, x)
+
+
+def test_heads_cut_to_one_leave_the_windows_as_they_are():
+    """The stride of a dimension of size 1 says nothing, so the graph of the pruned model is the promised one."""
+    model, args, kwargs = catalogue.ZOOS["plain"].models()["sliding_as_strided"]()
+    graph = dg.trace(model, args, kwargs)
+    plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude()), ratio={"role:head": 0.5})
+    assert plan.apply(graph).group("query.weight", 0).size == 6
+    testing.assert_square(graph, plan, model, args, kwargs)

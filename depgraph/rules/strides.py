@@ -25,7 +25,7 @@ def _as_strided(call: Call) -> Iterator[Statement]:
     if call["order"] is None:
         yield from pin_all(call, f"{call.op} reads memory that has gaps or repetitions")
         return
-    if any(type(stride) is int and stride > 1 for stride in strides):
+    if any(type(stride) is int and stride > 1 for stride, axis in zip(strides, out.axes, strict=True) if axis.size != 1):
         yield from pin_all(call, f"{call.op} reads memory by strides that no size gives")
         return
     axes = [x[dim] for dim in call["order"]]
