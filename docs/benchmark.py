@@ -675,6 +675,7 @@ def main() -> None:
     """Measure everything, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two runs of everything; prints the page, and writes nothing")
+    parser.add_argument("--runs", type=int, default=9, help="how often each job runs")
     parser.add_argument("--large-model", type=int, metavar="RUNS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -682,7 +683,7 @@ def main() -> None:
     if options.large_model is not None:
         print(json.dumps(large_model(options.large_model)))
         return
-    runs = 2 if options.quick else 9
+    runs = 2 if options.quick else options.runs
     traced = [vision(name) for name in ("resnet18", "resnet50", "densenet121", "vit_b_16", "mobilenet_v3_large")]
     pruned = [vision("resnet50"), vision("densenet121", head="classifier"), torchvision_transformer(), timm_transformer()]
     page = "\n".join(
