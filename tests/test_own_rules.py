@@ -304,7 +304,25 @@ def test_a_compiled_function_inside_is_traced_through():
 
 
 def test_higher_order_operators_are_pinned():
-    """Branches that torch runs as one operator are one node; what goes in and what they hold is pinned, with the reason."""
+    """Functions that torch runs as one operator are one node; what goes in and comes out is pinned, with the reason."""
+    from torch._higher_order_ops.map import map as for_each
+
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.last(for_each(lambda row: torch.relu(row), self.first(x)))
+
+    graph = testing.assert_pure(Rows().eval(), X)
+    reasons = {pinned.tensor: pinned.reason for pinned in graph.pinned}
+    assert graph.groups == ()
+    assert reasons["first.bias"].startswith("there is no rule for higher_order.map_impl")
+
+
+def test_a_branch_not_taken_is_not_used():
+    """Of `torch.cond` the graph holds the branch that the example inputs take; layers of the other one are pinned."""
 
     class Branches(nn.Module):
         def __init__(self):
@@ -313,10 +331,10 @@ def test_higher_order_operators_are_pinned():
 
         def forward(self, x):
             y = self.first(x)
-            return self.last(torch.cond(y.sum() > 0, lambda y: self.inner(y), lambda y: 2 * y, (y,)))
+            return self.last(torch.cond(y.square().sum() < 0, lambda y: self.inner(y), lambda y: 2 * y, (y,)))
 
     graph = testing.assert_pure(Branches().eval(), X)
     reasons = {pinned.tensor: pinned.reason for pinned in graph.pinned}
-    assert graph.groups == ()
-    assert reasons["first.bias"].startswith("there is no rule for higher_order.cond")
+    assert graph.mode == "real"
+    assert [group.name for group in graph.groups] == ["first.weight:0"]
     assert reasons["inner.weight"] == "inner.weight is not used in forward"
