@@ -249,9 +249,9 @@ or dims and how much width make up the same MACs, since Torch-Pruning rounds eac
 for the digits. Activation reads what a layer reads; of queries and keys, which no layer reads, ours takes what is made,
 where Torch-Pruning lets the values decide.
 
-Each head its own dims (`ragged=True`) is better than the same dims in every head where the criterion reads data, and worse by
-magnitude: the smallest weights of a head are not its least important dims, and a choice that fits each head follows the
-criterion further where it errs.
+Each head its own dims (`ragged=True`; by Activation and the two magnitudes) is better by activations at every ratio, and
+worse by magnitude: the smallest weights of a head are not its least important dims, and a choice that fits each head
+follows the criterion further where it errs.
 """,
 }
 
