@@ -109,9 +109,7 @@ def bundles_of(graph: Graph, groups: Iterable[Group], scores: Scores, limits: Li
 
 def _ranking(graph: Graph, group: Group, scores: Scores, bases: Mapping[Atom, Atom]) -> Ranking:
     values: Any = scores.get(group.name)
-    if values is None:
-        raise PlanError(f"there is no score for group {group.name!r}; use dg.score(graph, model, criterion) on this graph.")
-    if not is_table(values):
+    if values is None or not is_table(values):
         order = _order(group, values)
         return Ranking(None, (order,), tuple(map(values.__getitem__, order)), _finite(values, order))
     base = bases.get(group.atom)
@@ -129,11 +127,18 @@ def _ranking(graph: Graph, group: Group, scores: Scores, bases: Mapping[Atom, At
 
 
 def _order(group: Group, values: Sequence[float]) -> tuple[int, ...]:
+    return tuple(sorted(range(group.size), key=fitting(group, values).__getitem__))
+
+
+def fitting(group: Group, values: Sequence[float] | None) -> Sequence[float]:
+    """The scores of a group's indices. Raises `PlanError` if there are none, too few or too many, or NaN among them."""
+    if values is None:
+        raise PlanError(f"there is no score for group {group.name!r}; use dg.score(graph, model, criterion) on this graph.")
     if len(values) != group.size:
         raise PlanError(f"group {group.name!r} has {group.size} indices, its scores are {len(values)}; score this graph anew.")
     if math.isnan(sum(values)) and any(map(math.isnan, values)):
         raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
-    return tuple(sorted(range(group.size), key=values.__getitem__))
+    return values
 
 
 def _finite(values: Sequence[float], order: Sequence[int]) -> int:
@@ -156,10 +161,10 @@ def tied(graph: Graph) -> list[tuple[Group, ...]]:
         first, *others = balance.atoms
         for atom in others:
             parent[find(atom)] = find(first)
-    tied: dict[Atom, list[Group]] = {}
+    found: dict[Atom, list[Group]] = {}
     for group in graph.groups:
-        tied.setdefault(find(group.atom), []).append(group)
-    return [tuple(groups) for groups in tied.values()]
+        found.setdefault(find(group.atom), []).append(group)
+    return [tuple(groups) for groups in found.values()]
 
 
 def _bundle(groups: tuple[Group, ...], rankings: tuple[Ranking, ...], limits: Limits) -> Bundle:
@@ -179,10 +184,9 @@ def _bundle(groups: tuple[Group, ...], rankings: tuple[Ranking, ...], limits: Li
 def _steps(groups: Sequence[Group], rankings: Sequence[Ranking], limits: Limits) -> tuple[int, ...]:
     most = min(_most(group, ranking, limits) for group, ranking in zip(groups, rankings, strict=True))
     multiple = math.lcm(*(limits.multiples.get(group.name, 1) for group in groups))
-    counts = range(1, most + 1)
-    if multiple == 1:
-        return tuple(counts)
-    return tuple(count for count in counts if all((group.size - count) % multiple == 0 for group in groups))
+    remainders = {group.size % multiple for group in groups}
+    first = min(remainders) or multiple
+    return tuple(range(first, most + 1, multiple)) if len(remainders) == 1 else ()
 
 
 def _most(group: Group, ranking: Ranking, limits: Limits) -> int:
@@ -196,7 +200,7 @@ def mean_of(values: Sequence[float]) -> float:
     """The mean; with infinite numbers of both signs the largest."""
     if not all(map(math.isfinite, values)):
         mean = sum(values) / len(values)
-    elif max(map(abs, values)) * len(values) < math.inf:
+    elif _is_summable(values):
         mean = math.fsum(values) / len(values)
     else:
         mean = math.fsum(value / len(values) for value in values)
@@ -204,5 +208,9 @@ def mean_of(values: Sequence[float]) -> float:
 
 
 def _total(values: Sequence[float]) -> float:
-    exact = all(map(math.isfinite, values)) and max(map(abs, values)) * len(values) < math.inf
-    return math.fsum(values) if exact else sum(values)
+    return math.fsum(values) if _is_summable(values) else sum(values)
+
+
+def _is_summable(values: Sequence[float]) -> bool:
+    """Whether `fsum` takes the numbers: it refuses infinite ones and sums that no float holds."""
+    return max(map(abs, values)) * len(values) < math.inf

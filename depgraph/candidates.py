@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from attrs import frozen
 
-from depgraph.bundles import Scores, mean_of, tied
+from depgraph.bundles import Scores, fitting, mean_of, tied
 from depgraph.costs import Savings
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.graph import Graph
@@ -181,13 +180,7 @@ def _fitting(group: Group, scores: Scores) -> Sequence[float]:
         raise PlanError(
             f"the scores of group {group.name!r} are a table; candidates take the same indices in each of its rows."
         )
-    if values is None:
-        raise PlanError(f"there is no score for group {group.name!r}; use dg.score(graph, model, criterion) on this graph.")
-    if len(values) != group.size:
-        raise PlanError(f"group {group.name!r} has {group.size} indices, its scores are {len(values)}; score this graph anew.")
-    if any(map(math.isnan, values)):
-        raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
-    return cast(Sequence[float], values)
+    return fitting(group, values)
 
 
 def _candidate(graph: Graph, savings: Savings, cut: Mapping[Group, IndexSet], scores: Scores) -> Candidate:

@@ -58,7 +58,7 @@ def left_over(first: Removals, total: Removals) -> dict[Atom, Removal]:
     found: dict[Atom, Removal] = {}
     for atom, lost in total.items():
         before = first.get(atom, IndexSet())
-        base = lost.base if isinstance(lost, Rows) else before.base if isinstance(before, Rows) else None
+        base = _base(lost, before)
         if base is None:
             assert isinstance(lost, IndexSet) and isinstance(before, IndexSet)
             found[atom] = (lost - before).renumber(before)
@@ -75,7 +75,7 @@ def kept_by(first: Removals, total: Removals) -> dict[Atom, IndexSet]:
     found: dict[Atom, IndexSet] = {}
     for atom, before in first.items():
         lost = total.get(atom, IndexSet())
-        base = lost.base if isinstance(lost, Rows) else before.base if isinstance(before, Rows) else None
+        base = _base(lost, before)
         if base is None:
             assert isinstance(lost, IndexSet) and isinstance(before, IndexSet)
             found[atom] = before - lost
@@ -83,6 +83,11 @@ def kept_by(first: Removals, total: Removals) -> dict[Atom, IndexSet]:
         flat = [_in_rows(part, base, _plain(total.get(base))).flat(atom.size) for part in (before, lost)]
         found[atom] = flat[0] - flat[1]
     return {atom: kept for atom, kept in found.items() if kept}
+
+
+def _base(*parts: Removal) -> Atom | None:
+    """The base of the first part that is by rows."""
+    return next((part.base for part in parts if isinstance(part, Rows)), None)
 
 
 def _in_rows(lost: Removal, base: Atom, gone: IndexSet) -> Rows:
@@ -97,7 +102,7 @@ def _joined_rows(atom: Atom, first: Removals, second: Removals, total: Removals)
         before = before.without(_plain(total.get(before.base)))
     if isinstance(before, Rows) and isinstance(after, Rows) and before.base != after.base:
         raise PlanError("the plans cut one group row by row along two others, which no one plan says. Nothing was changed.")
-    base = before.base if isinstance(before, Rows) else after.base if isinstance(after, Rows) else None
+    base = _base(before, after)
     if base is None:
         assert isinstance(before, IndexSet) and isinstance(after, IndexSet)
         return before | after.lift(before)

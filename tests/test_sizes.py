@@ -12,21 +12,9 @@ from depgraph import testing
 from depgraph.equations import Equal, Fresh, Times
 from depgraph.provenance import Arithmetic, Attribute, Computed, Literal, Sized, origin
 from depgraph.spaces import atoms
+from tests.frames import Frame
 
 X = torch.randn(2, 6, 8)
-
-
-class Frame(nn.Module):
-    """A linear layer, something in between that a test gives, and a linear layer."""
-
-    def __init__(self, inner: int = 12, outer: int = 12, **attributes: object) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(8, inner), nn.Linear(outer, 5)
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.between(self.first(x)))
 
 
 def cut(model, indices=(0,), x=X, name="first.weight", dim=0):
