@@ -113,7 +113,7 @@ def cut_each(graph: Graph, lost: Mapping[str, Sequence[int] | Sequence[Sequence[
             raise UnknownNameError("group", name, graph.groups_by_name)
         atom = graph.groups_by_name[name].atom
         rows = list(given) if isinstance(given, Iterable) else [given]
-        if not any(isinstance(row, Iterable) for row in rows):
+        if not any(isinstance(row, Iterable) and not isinstance(row, str) for row in rows):
             removed[atom] = _checked(f"group {name}", rows)
         elif atom in bases:
             sets = tuple(_checked(f"row {number} of group {name}", row) for number, row in enumerate(rows))

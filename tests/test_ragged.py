@@ -71,6 +71,7 @@ def test_a_plan_file_without_rows_is_as_before(tmp_path):
         ([[0], [1], [2], [3]], "has the indices 0 to 2, met 3"),
         ([[0], [1], [2], [-1]], "for row 3 of group"),
         ([[0], [1], [2], [1, 1]], "expected a list of different indices"),
+        ([0, "a"], r"expected a list of different indices for group .*, met \[0, 'a'\]"),
         ([[0], [1], [2], 1], "for row 3 of group"),
         ([[0, 1, 2]] * 4, "would lose its last index"),
     ],
