@@ -1,118 +1,153 @@
-"""depgraph: exact structural pruning of PyTorch models as a pure, immutable graph library."""
+"""depgraph: exact structural pruning of PyTorch models as a pure, immutable graph library.
 
-from depgraph.candidates import Candidate, Share, candidates, combine
-from depgraph.choose import plan
-from depgraph.clocks import OperationForm, latency_table
-from depgraph.criteria import (
-    FPGM,
-    LAMP,
-    OBDC,
-    Activation,
-    BNScale,
-    Elementwise,
-    Hessian,
-    Magnitude,
-    MemberScores,
-    Random,
-    Taylor,
-    Wanda,
-)
-from depgraph.cutting import cut, cut_each
-from depgraph.equations import Rule
-from depgraph.errors import (
-    DepgraphError,
-    DocumentError,
-    MismatchError,
-    PinnedError,
-    PlanError,
-    RuleError,
-    TraceError,
-    UnknownNameError,
-)
-from depgraph.execution import execute, execute_, parameter_map
-from depgraph.graph import Graph
-from depgraph.indices import IndexSet
-from depgraph.iterating import Step, iterate
-from depgraph.masking import Masked, mask, mask_
-from depgraph.optimizers import carry_state
-from depgraph.penalties import group_l2, group_lasso, penalty_gradients, scale_l1
-from depgraph.plans import Cut, Edit, Plan, Target
-from depgraph.ragged import ragged_groups, why_uniform
-from depgraph.records import Dependency, Group, Node, OpType, Pinned
-from depgraph.render import explain
-from depgraph.rules import RULES
-from depgraph.schedules import lifted, remainder, schedule
-from depgraph.scoring import score
-from depgraph.strengths import graded_strengths, grow, strengths_of
-from depgraph.tracing import trace
-from depgraph.wrappers import name_of
+The names of the main job are here; the others stand on shelves, by topic: `dg.criteria`, `dg.penalties`, `dg.schedules`,
+`dg.ragged`, `dg.latency`, `dg.optimizers`, `dg.choosing`, `dg.plans`, `dg.errors`, `dg.testing`. Names are loaded when they are
+asked for, so that graphs and plans can be read, and plans made, without loading torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from depgraph import choosing as choosing
+    from depgraph import criteria as criteria
+    from depgraph import errors as errors
+    from depgraph import penalties as penalties
+    from depgraph import plans as plans
+    from depgraph import rules as rules
+    from depgraph import testing as testing
+    from depgraph.algebra.indices import IndexSet as IndexSet
+    from depgraph.choosing import latency as latency
+    from depgraph.choosing import schedules as schedules
+    from depgraph.choosing.candidates import candidates as candidates
+    from depgraph.choosing.candidates import combine as combine
+    from depgraph.choosing.choose import plan as plan
+    from depgraph.criteria.scoring import score as score
+    from depgraph.criteria.weights import Magnitude as Magnitude
+    from depgraph.errors import DepgraphError as DepgraphError
+    from depgraph.execution import optimizers as optimizers
+    from depgraph.execution.execute import execute as execute
+    from depgraph.execution.execute import execute_ as execute_
+    from depgraph.execution.execute import parameter_map as parameter_map
+    from depgraph.execution.masking import mask as mask
+    from depgraph.execution.masking import mask_ as mask_
+    from depgraph.graph import ragged as ragged
+    from depgraph.graph.explain import explain as explain
+    from depgraph.graph.graph import Graph as Graph
+    from depgraph.graph.groups import Group as Group
+    from depgraph.graph.nodes import Dependency as Dependency
+    from depgraph.graph.nodes import Node as Node
+    from depgraph.graph.records import OpType as OpType
+    from depgraph.iterating import iterate as iterate
+    from depgraph.plans.by_hand import cut as cut
+    from depgraph.plans.by_hand import cut_each as cut_each
+    from depgraph.plans.plan import Plan as Plan
+    from depgraph.rules import RULES as RULES
+    from depgraph.solving.statements import Rule as Rule
+    from depgraph.tracing.trace import trace as trace
+    from depgraph.wrappers import name_of as name_of
+
+__version__ = "0.1.0"
 
 __all__ = [
-    "FPGM",
-    "LAMP",
-    "OBDC",
     "RULES",
-    "Activation",
-    "BNScale",
-    "Candidate",
-    "Cut",
     "Dependency",
     "DepgraphError",
-    "DocumentError",
-    "Edit",
-    "Elementwise",
     "Graph",
     "Group",
-    "Hessian",
     "IndexSet",
     "Magnitude",
-    "Masked",
-    "MemberScores",
-    "MismatchError",
     "Node",
     "OpType",
-    "OperationForm",
-    "Pinned",
-    "PinnedError",
     "Plan",
-    "PlanError",
-    "Random",
     "Rule",
-    "RuleError",
-    "Share",
-    "Step",
-    "Target",
-    "Taylor",
-    "TraceError",
-    "UnknownNameError",
-    "Wanda",
+    "__version__",
     "candidates",
-    "carry_state",
+    "choosing",
     "combine",
+    "criteria",
     "cut",
     "cut_each",
+    "errors",
     "execute",
     "execute_",
     "explain",
-    "graded_strengths",
-    "group_l2",
-    "group_lasso",
-    "grow",
     "iterate",
-    "latency_table",
-    "lifted",
+    "latency",
     "mask",
     "mask_",
     "name_of",
+    "optimizers",
     "parameter_map",
-    "penalty_gradients",
+    "penalties",
     "plan",
-    "ragged_groups",
-    "remainder",
-    "scale_l1",
-    "schedule",
+    "plans",
+    "ragged",
+    "rules",
+    "schedules",
     "score",
-    "strengths_of",
+    "testing",
     "trace",
-    "why_uniform",
 ]
+
+_HOME_OF = {
+    "Dependency": "depgraph.graph.nodes",
+    "DepgraphError": "depgraph.errors",
+    "Graph": "depgraph.graph.graph",
+    "Group": "depgraph.graph.groups",
+    "IndexSet": "depgraph.algebra.indices",
+    "Magnitude": "depgraph.criteria.weights",
+    "Node": "depgraph.graph.nodes",
+    "OpType": "depgraph.graph.records",
+    "Plan": "depgraph.plans.plan",
+    "RULES": "depgraph.rules",
+    "Rule": "depgraph.solving.statements",
+    "candidates": "depgraph.choosing.candidates",
+    "combine": "depgraph.choosing.candidates",
+    "cut": "depgraph.plans.by_hand",
+    "cut_each": "depgraph.plans.by_hand",
+    "execute": "depgraph.execution.execute",
+    "execute_": "depgraph.execution.execute",
+    "explain": "depgraph.graph.explain",
+    "iterate": "depgraph.iterating",
+    "mask": "depgraph.execution.masking",
+    "mask_": "depgraph.execution.masking",
+    "name_of": "depgraph.wrappers",
+    "parameter_map": "depgraph.execution.execute",
+    "plan": "depgraph.choosing.choose",
+    "score": "depgraph.criteria.scoring",
+    "trace": "depgraph.tracing.trace",
+}
+"""In which module each name is defined."""
+
+_SHELVES = {
+    "rules": "depgraph.rules",
+    "choosing": "depgraph.choosing",
+    "criteria": "depgraph.criteria",
+    "errors": "depgraph.errors",
+    "latency": "depgraph.choosing.latency",
+    "optimizers": "depgraph.execution.optimizers",
+    "penalties": "depgraph.penalties",
+    "plans": "depgraph.plans",
+    "ragged": "depgraph.graph.ragged",
+    "schedules": "depgraph.choosing.schedules",
+    "testing": "depgraph.testing",
+}
+"""Which module holds the names of each topic."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SHELVES:
+        found: Any = import_module(_SHELVES[name])
+    elif name in _HOME_OF:
+        found = getattr(import_module(_HOME_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'depgraph' has no attribute {name!r}; dir(depgraph) lists its names.")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,11 +13,13 @@ import cattrs
 from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.v import transform_error
 
+from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.spaces import UNIT, Atom, Product, Reversed, Space, Sum
 from depgraph.errors import DocumentError
-from depgraph.indices import IndexSet
-from depgraph.spaces import UNIT, Atom, Product, Reversed, Space, Sum
 
 VERSION = 1
+
+
 T = TypeVar("T")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from depgraph.rows import terms
+from depgraph.algebra.index_maps import summands
 
 
 class Attention(nn.Module):
@@ -91,7 +91,7 @@ def shuffled(graph, model, atom, base, seed=0):
         for dim, space in enumerate(graph.tensor(name).axes):
             numbers = torch.arange(space.size)
             moved = numbers.clone()
-            for term in terms(space):
+            for term in summands(space):
                 places = {place.atom: (place.atom.size, place.stride) for place in term.places}
                 if atom in places:
                     ordered = (places.pop(base), places.pop(atom), *places.values())

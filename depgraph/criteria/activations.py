@@ -10,14 +10,18 @@ from attrs import field, frozen
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from depgraph.algebra.spaces import Space, atoms
 from depgraph.criteria.collecting import DataDriven, Forward, counted, is_function, is_iterable, refuse_meta, run, untouched
-from depgraph.criteria.members import Lanes, Layer, Member, Members, Tensors, gathered, is_positive, layers_of, marginals, real
+from depgraph.criteria.gathering import Lanes, Member, Members, Tensors, gathered, real
+from depgraph.criteria.layers import Layer, layers_of, marginals
+from depgraph.criteria.options import is_positive
 from depgraph.criteria.reductions import Importances
 from depgraph.errors import PlanError
-from depgraph.graph import Graph
-from depgraph.spaces import Space, atoms
+from depgraph.graph.graph import Graph
 
 _SAME = frozenset({"_to_copy", "detach", "alias", "clone", "expand", "view", "_unsafe_view", "unsqueeze", "lift_fresh"})
+
+
 _TURNED = frozenset({"t", "transpose", "permute", "numpy_T", "mT"})
 
 
@@ -158,7 +162,7 @@ class Activation(_OnActivations):
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1))
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [-3.0]]))
     >>> graph = dg.trace(model, torch.randn(1, 1))
-    >>> dg.score(graph, model, dg.Activation([torch.tensor([[1.0]]), torch.tensor([[3.0]])], normaliser="none"))
+    >>> dg.score(graph, model, dg.criteria.Activation([torch.tensor([[1.0]]), torch.tensor([[3.0]])], normaliser="none"))
     {'0.weight:0': (2.0, 6.0)}
     """
 
@@ -239,7 +243,7 @@ class Wanda(_OnActivations):
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [-3.0]])), model[1].weight.data.copy_(torch.tensor([[2.0, 1.0]]))
     >>> graph = dg.trace(model, torch.randn(1, 1))
     >>> inputs = [torch.tensor([[3.0]]), torch.tensor([[4.0]])]                    # ||x|| = 5; 5 and 15 after the first layer
-    >>> dg.score(graph, model, dg.Wanda(inputs, reduction="sum", normaliser="none"))        # 1*5 + 2*5, 3*5 + 1*15
+    >>> dg.score(graph, model, dg.criteria.Wanda(inputs, reduction="sum", normaliser="none"))        # 1*5 + 2*5, 3*5 + 1*15
     {'0.weight:0': (15.0, 30.0)}
     """
 

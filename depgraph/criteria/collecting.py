@@ -12,12 +12,15 @@ import torch.distributed as dist
 from attrs import field, frozen
 from torch import nn
 
-from depgraph.criteria.members import Options, Tensors, is_flag, readable
+from depgraph.criteria.gathering import Tensors, readable
+from depgraph.criteria.options import Options, is_flag
 from depgraph.criteria.reductions import Importances
 from depgraph.errors import PlanError
-from depgraph.graph import Graph
+from depgraph.graph.graph import Graph
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
+
+
 Forward = Callable[[nn.Module, Any], Any]
 
 

@@ -10,10 +10,12 @@ from attrs import field, frozen
 from torch import nn
 
 from depgraph.criteria.collecting import DataDriven, Loss, counted, is_function, is_iterable, losses, refuse_meta, untouched
-from depgraph.criteria.members import Members, Tensors, is_flag, layers_of, marginals
+from depgraph.criteria.gathering import Members, Tensors
+from depgraph.criteria.layers import layers_of, marginals
+from depgraph.criteria.options import is_flag
 from depgraph.criteria.reductions import Importances, Normaliser, known_normaliser
 from depgraph.errors import PlanError
-from depgraph.graph import Graph
+from depgraph.graph.graph import Graph
 
 
 @frozen
@@ -82,7 +84,7 @@ class Taylor(_OnLoss):
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1, bias=False))
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [3.0]])), model[1].weight.data.copy_(torch.tensor([[2.0, -1.0]]))
     >>> graph = dg.trace(model, torch.randn(1, 1))
-    >>> output = dg.Taylor([torch.ones(1, 1)], lambda model, batch: model(batch).sum(), normaliser="none")
+    >>> output = dg.criteria.Taylor([torch.ones(1, 1)], lambda model, batch: model(batch).sum(), normaliser="none")
     >>> dg.score(graph, model, output)                    # |1 * 2|, |3 * -1|, on both sides
     {'0.weight:0': (2.0, 3.0)}
     """
@@ -127,7 +129,7 @@ class Hessian(_OnLoss):
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1, bias=False))
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [3.0]])), model[1].weight.data.copy_(torch.tensor([[2.0, -1.0]]))
     >>> graph = dg.trace(model, torch.randn(1, 1))
-    >>> output = dg.Hessian([torch.tensor([[1.0], [-1.0]])], lambda model, batch: model(batch)[:, 0])
+    >>> output = dg.criteria.Hessian([torch.tensor([[1.0], [-1.0]])], lambda model, batch: model(batch)[:, 0])
     >>> dg.score(graph, model, output)                    # 1 * 4 / 2, 9 * 1 / 2; signs of samples do not cancel
     {'0.weight:0': (2.0, 4.5)}
     """
@@ -170,7 +172,8 @@ class OBDC(Hessian):
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1, bias=False))
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [3.0]])), model[1].weight.data.copy_(torch.tensor([[2.0, -1.0]]))
     >>> graph = dg.trace(model, torch.randn(1, 1))
-    >>> apart = dg.score(graph, model, dg.OBDC([torch.ones(1, 1)], lambda model, batch: model(batch).sum(), reduction="none"))
+    >>> loss = lambda model, batch: model(batch).sum()
+    >>> apart = dg.score(graph, model, dg.criteria.OBDC([torch.ones(1, 1)], loss, reduction="none"))
     >>> apart.members
     {'0.weight:0': (('0.weight', 0),)}
     """

@@ -13,8 +13,10 @@ from depgraph.errors import PlanError
 Numbers: TypeAlias = tuple[float, ...] | tuple[tuple[float, ...], ...]
 """One number per index; or a table, with one row for each index of the group's base."""
 
+
 Importances: TypeAlias = dict[str, Numbers]
 """Group name to one number per index, or to a table where rows are told apart."""
+
 
 Normaliser: TypeAlias = str | Callable[[torch.Tensor], torch.Tensor]
 

@@ -9,25 +9,14 @@ from typing import Any
 import torch
 from attrs import field, frozen, validators
 
-from depgraph.criteria.members import (
-    Lanes,
-    Member,
-    Options,
-    Tensors,
-    is_flag,
-    is_positive,
-    marginals,
-    op_types,
-    readable,
-    real,
-    slices,
-    squares,
-)
+from depgraph.criteria.gathering import Lanes, Member, Tensors, readable, real, slices
+from depgraph.criteria.layers import marginals, squares
+from depgraph.criteria.options import Options, is_flag, is_positive, op_types
 from depgraph.criteria.reductions import Importances, Normaliser, known_normaliser
 from depgraph.errors import PlanError
-from depgraph.graph import Graph
-from depgraph.ragged import bases_of
-from depgraph.records import OpType
+from depgraph.graph.graph import Graph
+from depgraph.graph.ragged import bases_of
+from depgraph.graph.records import OpType
 
 
 @frozen
@@ -77,7 +66,7 @@ class BNScale(Options):
     >>> import depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.Conv2d(2, 1, 1))
     >>> _ = model[1].weight.data.copy_(torch.tensor([0.5, -2.0]))
-    >>> dg.score(dg.trace(model, torch.randn(2, 1, 3, 3)), model, dg.BNScale(normaliser="none"))
+    >>> dg.score(dg.trace(model, torch.randn(2, 1, 3, 3)), model, dg.criteria.BNScale(normaliser="none"))
     {'0.weight:0': (0.5, 2.0)}
     """
 
@@ -102,7 +91,7 @@ class LAMP(Magnitude):
     >>> import depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.Linear(2, 1))
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [3.0]])), model[1].weight.data.fill_(0.0)
-    >>> dg.score(dg.trace(model, torch.randn(1, 1)), model, dg.LAMP())      # 1 / (1 + 9), 9 / 9
+    >>> dg.score(dg.trace(model, torch.randn(1, 1)), model, dg.criteria.LAMP())      # 1 / (1 + 9), 9 / 9
     {'0.weight:0': (0.10000000149011612, 1.0)}
     """
 
@@ -122,7 +111,7 @@ class FPGM(Options):
     >>> import depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.Linear(3, 1))
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [2.0], [6.0]])), model[1].weight.data.fill_(0.0)
-    >>> dg.score(dg.trace(model, torch.randn(1, 1)), model, dg.FPGM(reduction="sum", normaliser="none"))
+    >>> dg.score(dg.trace(model, torch.randn(1, 1)), model, dg.criteria.FPGM(reduction="sum", normaliser="none"))
     {'0.weight:0': (6.0, 5.0, 9.0)}
     """
 
@@ -159,7 +148,7 @@ class Elementwise(Options):
     >>> import depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1))
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [-3.0]]))
-    >>> near_zero = dg.Elementwise(lambda w: (w.abs() > 2).float(), reduction="first", normaliser="none")
+    >>> near_zero = dg.criteria.Elementwise(lambda w: (w.abs() > 2).float(), reduction="first", normaliser="none")
     >>> dg.score(dg.trace(model, torch.randn(1, 1)), model, near_zero)
     {'0.weight:0': (0.0, 1.0)}
     """

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from depgraph.equations import Rule
 from depgraph.rules import (
     attention,
     creation,
@@ -30,6 +29,22 @@ from depgraph.rules import (
     strides,
     windows,
 )
+from depgraph.solving.statements import (
+    Axis,
+    Backwards,
+    Balanced,
+    Call,
+    Equal,
+    Fresh,
+    Larger,
+    Named,
+    Pin,
+    Plus,
+    Rule,
+    Times,
+    Value,
+    Work,
+)
 
 _FAMILIES = (
     *(elementwise, creation, layers, products, norms, attention, recurrent, shape, joining, indexing, windows, reductions),
@@ -39,4 +54,20 @@ _FAMILIES = (
 RULES: Mapping[str, Rule] = MappingProxyType({name: rule for family in _FAMILIES for name, rule in family.RULES.items()})
 """Operator name to `Rule`; `RULES | {...}` gives a new mapping."""
 
-__all__ = ["RULES", "Rule"]
+__all__ = [
+    "RULES",
+    "Axis",
+    "Backwards",
+    "Balanced",
+    "Call",
+    "Equal",
+    "Fresh",
+    "Larger",
+    "Named",
+    "Pin",
+    "Plus",
+    "Rule",
+    "Times",
+    "Value",
+    "Work",
+]

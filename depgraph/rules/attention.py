@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Axis, Balanced, Call, Equal, Fresh, Named, Pin, Rule, Statement, Term, Times, Value, Work
-from depgraph.rules.common import broadcast, family, named, passed, pin_all, pinned
+from depgraph.rules.common import broadcast, family, named, passed, pinned
+from depgraph.solving.statements import (
+    Axis,
+    Balanced,
+    Call,
+    Equal,
+    Fresh,
+    Named,
+    Pin,
+    Rule,
+    Statement,
+    Term,
+    Times,
+    Value,
+    Work,
+    pin_all,
+)
 
 _MASKS = ("attn_mask", "attn_bias")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 
-from depgraph.equations import Axis, Call, Equal, Pin, Rule, RuleFunction, Statement, Term, Value
+from depgraph.solving.statements import Axis, Call, Equal, Pin, Rule, RuleFunction, Statement, Term, Value, pin_all
 
 POSITIONS = "its positions are computed by {}, they are no channels"
 TAKEN = "{} takes positions of it that are computed in forward"
@@ -38,13 +38,6 @@ def elementwise(call: Call) -> Iterator[Statement]:
     for out in call.outputs:
         for value in call.inputs:
             yield from broadcast(value.axes, out.axes)
-
-
-def pin_all(call: Call, reason: str) -> Iterator[Statement]:
-    """Nothing that the call touches may lose an index."""
-    for value in (*call.inputs, *call.outputs):
-        for axis in value.axes:
-            yield Pin(axis, reason)
 
 
 def family(names: str, equations: RuleFunction, kind: str) -> dict[str, Rule]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Equal, Named, Pin, Rule, Statement, Value
 from depgraph.rules.common import broadcast, elementwise, family, table
+from depgraph.solving.statements import Call, Equal, Named, Pin, Rule, Statement, Value
 
 
 def _created(call: Call) -> Iterator[Statement]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
 from depgraph.rules.common import POSITIONS, opaque, pinned
+from depgraph.solving.statements import Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
 
 
 def _regions(call: Call) -> Iterator[Statement]:

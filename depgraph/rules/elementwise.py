@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Equal, Pin, Rule, Statement, Value
 from depgraph.rules.common import broadcast, elementwise, family, passed, pinned, values
+from depgraph.solving.statements import Call, Equal, Pin, Rule, Statement, Value
 
 
 def _same(call: Call) -> Iterator[Statement]:

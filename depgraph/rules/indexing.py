@@ -7,8 +7,8 @@ from math import prod
 
 from attrs import frozen
 
-from depgraph.equations import Axis, Call, Equal, Named, Pin, Rule, Statement, Value
-from depgraph.rules.common import TAKEN, broadcast, family, matched, named, passed, pin_all, pinned, values
+from depgraph.rules.common import TAKEN, broadcast, family, matched, named, passed, pinned, values
+from depgraph.solving.statements import Axis, Call, Equal, Named, Pin, Rule, Statement, Value, pin_all
 
 
 @frozen

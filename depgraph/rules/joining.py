@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Times, Value
-from depgraph.rules.common import family, passed, pin_all, pinned
+from depgraph.rules.common import family, passed, pinned
+from depgraph.solving.statements import (
+    Axis,
+    Backwards,
+    Balanced,
+    Call,
+    Equal,
+    Fresh,
+    Named,
+    Pin,
+    Plus,
+    Rule,
+    Statement,
+    Times,
+    Value,
+    pin_all,
+)
 
 
 def _cat(call: Call) -> Iterator[Statement]:

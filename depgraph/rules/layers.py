@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value, Work
 from depgraph.rules.common import POSITIONS, broadcast, elementwise, family, passed
+from depgraph.solving.statements import Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value, Work
 
 
 def _convolution(call: Call) -> Iterator[Statement]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Axis, Call, Equal, Fresh, Pin, Plus, Rule, Statement, Term, Value
 from depgraph.rules.common import broadcast, family, named, passed, pinned
+from depgraph.solving.statements import Axis, Call, Equal, Fresh, Pin, Plus, Rule, Statement, Term, Value
 
 _WHOLE = "{} works on a matrix as a whole"
 

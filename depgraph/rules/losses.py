@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Rule, Statement, Value
 from depgraph.rules.common import broadcast, family, pinned, table
+from depgraph.solving.statements import Call, Rule, Statement, Value
 
 _CLASSES = "targets of {} number its classes"
 

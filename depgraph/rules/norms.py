@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Equal, Fresh, Named, Rule, Statement, Times, Value
 from depgraph.rules.common import broadcast, family, passed, pinned
+from depgraph.solving.statements import Call, Equal, Fresh, Named, Rule, Statement, Times, Value
 
 _PER_CHANNEL = ("weight", "bias", "running_mean", "running_var", "mean", "var", "invstd")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from depgraph.equations import Rule
 from depgraph.rules.common import table
+from depgraph.solving.statements import Rule
 
 RULES: dict[str, Rule] = {
     **table(

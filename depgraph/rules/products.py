@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from depgraph.equations import Axis, Call, Equal, Fresh, Larger, Pin, Rule, Statement, Times, Value, Work
 from depgraph.rules.common import broadcast, elementwise, family, named, pinned, table
+from depgraph.solving.statements import Axis, Call, Equal, Fresh, Larger, Pin, Rule, Statement, Times, Value, Work
 
 
 def _matmul(call: Call) -> Iterator[Statement]:

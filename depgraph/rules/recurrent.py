@@ -7,8 +7,23 @@ from itertools import zip_longest
 
 from attrs import evolve
 
-from depgraph.equations import Call, Equal, Fresh, Larger, Named, Pin, Plus, Rule, Statement, Term, Times, Value, Work
-from depgraph.rules.common import broadcast, family, named, passed, pin_all, pinned, table, values
+from depgraph.rules.common import broadcast, family, named, passed, pinned, table, values
+from depgraph.solving.statements import (
+    Call,
+    Equal,
+    Fresh,
+    Larger,
+    Named,
+    Pin,
+    Plus,
+    Rule,
+    Statement,
+    Term,
+    Times,
+    Value,
+    Work,
+    pin_all,
+)
 
 
 def _recurrent(gates: int) -> Rule:

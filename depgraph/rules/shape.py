@@ -5,8 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from depgraph.equations import Axis, Backwards, Balanced, Call, Equal, Fresh, Larger, Named, Pin, Rule, Statement, Times, Value
-from depgraph.rules.common import broadcast, family, passed, pin_all, pinned, table
+from depgraph.rules.common import broadcast, family, passed, pinned, table
+from depgraph.solving.statements import (
+    Axis,
+    Backwards,
+    Balanced,
+    Call,
+    Equal,
+    Fresh,
+    Larger,
+    Named,
+    Pin,
+    Rule,
+    Statement,
+    Times,
+    Value,
+    pin_all,
+)
 
 
 def matched_runs(before: Sequence[Axis], after: Sequence[Axis]) -> Iterator[Statement]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Equal, Rule, Statement
 from depgraph.rules.common import family, passed, pinned
+from depgraph.solving.statements import Call, Equal, Rule, Statement
 
 _MIXED = "{} mixes its positions"
 

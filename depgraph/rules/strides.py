@@ -12,9 +12,9 @@ from math import prod
 
 from attrs import frozen
 
-from depgraph.equations import Axis, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Term, Times
-from depgraph.rules.common import POSITIONS, family, pin_all, pinned, table
+from depgraph.rules.common import POSITIONS, family, pinned, table
 from depgraph.rules.shape import matched_runs
+from depgraph.solving.statements import Axis, Call, Equal, Fresh, Named, Pin, Plus, Rule, Statement, Term, Times, pin_all
 
 _Read = tuple[Axis, int]
 """An axis of the result, and the stride by which it is read."""

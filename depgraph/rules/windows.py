@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.equations import Call, Equal, Fresh, Named, Pin, Rule, Statement, Times
 from depgraph.rules.common import POSITIONS, family, passed
+from depgraph.solving.statements import Call, Equal, Fresh, Named, Pin, Rule, Statement, Times
 
 
 def _window(spatial: int) -> Rule:

@@ -6,7 +6,7 @@ import torch
 from attrs import field, frozen
 from hypothesis import strategies as st
 
-from depgraph.probing import Mixed
+from depgraph.testing.probing import Mixed
 
 RANDOM = (Mixed(),)
 """What is drawn anew or not initialised has no values to compare: every axis is judged by shapes."""

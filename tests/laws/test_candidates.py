@@ -18,7 +18,7 @@ def offered(draw):
     """A graph, its scores, and all its candidates."""
     model = draw(modules())
     graph = dg.trace(model, X)
-    scores = dg.score(graph, model, dg.Random(draw(st.integers(0, 99))))
+    scores = dg.score(graph, model, dg.criteria.Random(draw(st.integers(0, 99))))
     return graph, scores, list(dg.candidates(graph, scores, step=draw(st.integers(1, 3))))
 
 
@@ -63,7 +63,7 @@ def test_that_law_refutes_counting_the_producing_rows_alone():
     """Rows of one weight are not all that a channel costs."""
     model = network(["residual"], 4, 3, 2, False)
     graph = dg.trace(model, X)
-    first = next(dg.candidates(graph, dg.score(graph, model, dg.Random(0))))
+    first = next(dg.candidates(graph, dg.score(graph, model, dg.criteria.Random(0))))
     assert first.params > graph.tensor(first.group.partition(":")[0]).numel // graph.groups_by_name[first.group].size
 
 
@@ -83,7 +83,7 @@ def test_all_candidates_of_a_plan_are_the_plan(model, data):
     """A plan falls apart into candidates, and they combine to it again."""
     graph = dg.trace(model, X)
     plan = data.draw(plans(graph))
-    found = list(dg.candidates(graph, dg.score(graph, model, dg.Random(0)), plan))
+    found = list(dg.candidates(graph, dg.score(graph, model, dg.criteria.Random(0)), plan))
     assert dg.combine(graph, found) == plan
     assume(len(found) > 1)
     assert dg.combine(graph, found[1:]) != plan
@@ -113,8 +113,8 @@ def test_partners_come_along():
     graph, left, right, scores = halves()
     first, *others = dg.candidates(graph, scores)
     assert len(others) == 2
-    assert first == dg.Candidate(
-        graph.fingerprint, left, dg.IndexSet.of([1]), (0.1,), (dg.Share(right, dg.IndexSet.of([0]), (0.1,)),), 12, 10
+    assert first == dg.choosing.Candidate(
+        graph.fingerprint, left, dg.IndexSet.of([1]), (0.1,), (dg.choosing.Share(right, dg.IndexSet.of([0]), (0.1,)),), 12, 10
     )
     assert dg.combine(graph, [first]).removed == {left: dg.IndexSet.of([1]), right: dg.IndexSet.of([0])}
 
@@ -123,12 +123,12 @@ def test_a_missing_partner_is_named():
     """What was accepted for one half alone says what the other one lacks; an edit of both is a plan."""
     graph, left, right, scores = halves()
     first = next(dg.candidates(graph, scores))
-    with pytest.raises(dg.PlanError) as caught:
+    with pytest.raises(dg.errors.PlanError) as caught:
         dg.combine(graph, [first, {left: [1, 2, 3]}])
     assert f"with 3 of {left}: {right} lacks 2 (" in str(caught.value) and "Nothing was changed." in str(caught.value)
     edited = {**first.removed, right: [3]}
     assert dg.combine(graph, [edited]).removed == {left: dg.IndexSet.of([1]), right: dg.IndexSet.of([3])}
-    with pytest.raises(dg.PlanError, match=rf"{right.replace('[', '.').replace(']', '.')} lacks 1"):
+    with pytest.raises(dg.errors.PlanError, match=rf"{right.replace('[', '.').replace(']', '.')} lacks 1"):
         dg.combine(graph, [attrs.evolve(first, partners=())])
 
 
@@ -147,20 +147,20 @@ def test_what_does_not_fit_is_refused():
     graph, left, _, scores = halves()
     other = dg.trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), torch.randn(1, 3))
     foreign = next(dg.candidates(other, {"0.weight:0": [1, 2, 3, 4]}))
-    with pytest.raises(dg.MismatchError, match="a candidate was made for another graph"):
+    with pytest.raises(dg.errors.MismatchError, match="a candidate was made for another graph"):
         dg.combine(graph, [foreign])
-    with pytest.raises(dg.MismatchError, match="the plan was made for another graph"):
+    with pytest.raises(dg.errors.MismatchError, match="the plan was made for another graph"):
         dg.candidates(graph, scores, dg.Plan.empty(other))
-    with pytest.raises(dg.UnknownNameError, match=r"no group is called 'both.weight'; did you mean"):
+    with pytest.raises(dg.errors.UnknownNameError, match=r"no group is called 'both.weight'; did you mean"):
         dg.combine(graph, [{"both.weight": [1]}])
-    with pytest.raises(dg.PlanError, match="counted from 0, met -1"):
+    with pytest.raises(dg.errors.PlanError, match="counted from 0, met -1"):
         dg.combine(graph, [{left: [-1]}])
-    with pytest.raises(dg.PlanError, match="has the indices 0 to 3, met 9"):
+    with pytest.raises(dg.errors.PlanError, match="has the indices 0 to 3, met 9"):
         dg.combine(other, [{"0.weight:0": [9]}])
-    with pytest.raises(dg.PlanError, match="expected candidates or mappings of group name to indices, met str"):
+    with pytest.raises(dg.errors.PlanError, match="expected candidates or mappings of group name to indices, met str"):
         dg.combine(graph, ["both.weight:0"])
-    with pytest.raises(dg.PlanError, match="there is no score for group"):
+    with pytest.raises(dg.errors.PlanError, match="there is no score for group"):
         dg.candidates(graph, {})
-    with pytest.raises(dg.PlanError, match=r"expected step= as a whole number of indices from 1 up, met 0"):
+    with pytest.raises(dg.errors.PlanError, match=r"expected step= as a whole number of indices from 1 up, met 0"):
         dg.candidates(graph, scores, step=0)
     assert dg.combine(graph, []) == dg.Plan.empty(graph)

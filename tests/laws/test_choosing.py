@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import depgraph as dg
 from depgraph import codec, testing
-from depgraph.costs import CostPolynomial
-from depgraph.plans import shrunk
+from depgraph.choosing.costs import CostPolynomial
+from depgraph.graph.canonical import shrunk
 from depgraph.testing import modules
 
 X = torch.randn(2, 3, 4, 4)
@@ -44,7 +44,7 @@ def attempt(graph, scores, **options):
     """The plan, or None where the library says that it is impossible."""
     try:
         return dg.plan(graph, scores, **options)
-    except dg.PlanError as error:
+    except dg.errors.PlanError as error:
         assert "out of reach" in str(error) or "can be removed" in str(error) or "leaves no group" in str(error)
         return None
 
@@ -70,7 +70,7 @@ def test_a_budget_is_met_and_one_unit_less_would_break_it(case, options, remain,
         return
     small, total = plan.apply(graph), getattr(graph, what)
     (target,) = plan.targets
-    assert target == dg.Target(what, remain * total, getattr(small, what))
+    assert target == dg.plans.Target(what, remain * total, getattr(small, what))
     assert target.realised <= target.requested
     assert not plan.cuts or any(
         getattr(more, what) > target.requested for more in given_back(graph, plan, options["round_to"] or 1)
@@ -180,7 +180,7 @@ def test_plans_of_every_policy_are_lawful(model, data):
     """Square, cost and round trip hold for budgets with every scope, rounding and limit."""
     graph = dg.trace(model, X)
     options = data.draw(policies())
-    plan = attempt(graph, dg.score(graph, model, dg.Random(data.draw(st.integers(0, 99)))), macs=0.6, **options)
+    plan = attempt(graph, dg.score(graph, model, dg.criteria.Random(data.draw(st.integers(0, 99)))), macs=0.6, **options)
     assume(plan is not None)
     small = testing.assert_square(graph, plan, model, X)
     testing.assert_cost(plan.apply(graph), small, X)
@@ -236,5 +236,5 @@ def test_not_a_number_is_refused_in_every_policy():
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
     graph = dg.trace(model, torch.randn(1, 4))
     for scope in ("group", "global", "isomorphic"):
-        with pytest.raises(dg.PlanError, match="hold NaN"):
+        with pytest.raises(dg.errors.PlanError, match="hold NaN"):
             dg.plan(graph, {"0.weight:0": [*range(7), float("nan")]}, macs=0.5, scope=scope)

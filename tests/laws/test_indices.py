@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depgraph.indices import IndexSet
+from depgraph.algebra.indices import IndexSet
 
 numbers = st.sets(st.integers(0, 40))
 

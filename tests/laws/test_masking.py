@@ -10,7 +10,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import testing
-from depgraph.plans import plan_of
+from depgraph.plans.making import plan_of
 from depgraph.testing import modules, network, normalised_atoms, plans
 
 X = torch.randn(2, 3, 4, 4)
@@ -35,7 +35,7 @@ def unaveraged(graph, plan):
 
 def values(model):
     """Names and bits of everything that a model holds."""
-    return {name: testing._bytes(tensor) for name, tensor in model.state_dict().items()}
+    return {name: testing.tensor_bytes(tensor) for name, tensor in model.state_dict().items()}
 
 
 def unversioned(model):
@@ -70,7 +70,7 @@ def test_that_law_refutes_a_mask_that_forgets_the_biases():
     torch.manual_seed(0)
     model = network(["residual"], 4, 3, 2, False).double()
     graph = dg.trace(model, X.double())
-    plan = unaveraged(graph, dg.plan(graph, dg.score(graph, model, dg.Random(3)), ratio=0.5))
+    plan = unaveraged(graph, dg.plan(graph, dg.score(graph, model, dg.criteria.Random(3)), ratio=0.5))
     right = dg.execute(plan, model)(X.double())
     producing = put_in_zeros(plan, model, lambda name, dims: {0: dims[0]} if name.endswith("weight") and 0 in dims else {})
     assert not torch.allclose(producing(X.double()), right, atol=1e-6)
@@ -134,7 +134,7 @@ def test_the_undo_law_refutes_a_restore_that_adds_zeros():
     saved = model[0].bias.detach().clone()
     held = dg.mask_(plan, model)
     added = model[0].bias.detach() + torch.where(saved != model[0].bias, saved, 0.0)
-    assert testing._bytes(added) != testing._bytes(saved)
+    assert testing.tensor_bytes(added) != testing.tensor_bytes(saved)
     held.restore()
     assert unversioned(model) == before
 

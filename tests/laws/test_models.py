@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import depgraph as dg
 from depgraph import codec, testing
-from depgraph.equations import Equal
-from depgraph.plans import plan_of
+from depgraph.plans.making import plan_of
+from depgraph.solving.statements import Equal
 from depgraph.testing import KINDS, index_sets, modules, network, plans
 
 X = torch.randn(2, 3, 4, 4)
@@ -72,7 +72,7 @@ def test_law_3_refutes_an_executor_that_forgets_a_member():
     """A plan without one of its axes gives a model that does not trace, or another graph."""
     model = network(["gate"], 4, 2, 2, False)
     graph = dg.trace(model, X)
-    plan = dg.plan(graph, dg.score(graph, model, dg.Random(0)), ratio=0.5)
+    plan = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio=0.5)
     for position in range(len(plan.axes)):
         wrong = attrs.evolve(plan, axes=plan.axes[:position] + plan.axes[position + 1 :])
         with pytest.raises((AssertionError, RuntimeError, ValueError)):
@@ -138,7 +138,7 @@ def test_law_5_refutes_an_edited_file(case):
     text = codec.dumps("plan", plan)
     fingerprint = plan.base
     edited = text.replace(fingerprint, fingerprint[::-1]) if fingerprint != fingerprint[::-1] else text + "x"
-    with pytest.raises(dg.DocumentError, match="edited or damaged"):
+    with pytest.raises(dg.errors.DocumentError, match="edited or damaged"):
         codec.loads(edited, "plan", dg.Plan)
 
 
@@ -154,7 +154,7 @@ def test_law_6_refutes_a_wrong_index_map():
     torch.manual_seed(0)
     model = network(["residual"], 4, 3, 2, False)
     graph = dg.trace(model, X)
-    plan = dg.plan(graph, dg.score(graph, model, dg.Random(3)), ratio=0.5)
+    plan = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(3)), ratio=0.5)
     assert testing.assert_zero_channels(graph, plan, model, X) > 0
     masked = copy.deepcopy(model)
     for name, dims in plan.kept.items():
@@ -187,11 +187,11 @@ def test_law_6_leaves_out_what_forward_divides_by():
     torch.manual_seed(0)
     model, x = Scaled().eval(), torch.randn(2, 3, 6)
     graph = dg.trace(model, x)
-    plan = dg.plan(graph, dg.score(graph, model, dg.Random(0)), ratio={"role:head_dim": 0.5, "role:head": 0.5})
+    plan = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio={"role:head_dim": 0.5, "role:head": 0.5})
     query = graph.groups_by_name["query.weight:0[1]"]
     assert query.role == "head_dim" and query.atom in testing.normalised_atoms(graph)
     assert testing.assert_zero_channels(graph, plan, model, x) == 1
-    narrow = dg.plan(graph, dg.score(graph, model, dg.Random(0)), ratio={"role:head_dim": 0.5})
+    narrow = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio={"role:head_dim": 0.5})
     masked = copy.deepcopy(model)
     for name, dims in narrow.kept.items():
         parameter = masked.get_parameter(name)
@@ -270,6 +270,6 @@ def test_law_10_refutes_the_cost_of_the_unpruned_graph():
     """The check tells the graph before from the graph after."""
     model = network(["residual"], 4, 3, 2, False)
     graph = dg.trace(model, X)
-    plan = dg.plan(graph, dg.score(graph, model, dg.Random(0)), ratio=0.5)
+    plan = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio=0.5)
     with pytest.raises(AssertionError, match=r"law 10 \(cost\)"):
         testing.assert_cost(graph, dg.execute(plan, model), X)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import depgraph as dg
-from depgraph.spaces import image
+from depgraph.algebra.index_maps import image
 from depgraph.testing import modules, network
 
 X = torch.randn(2, 3, 4, 4)
@@ -46,8 +46,8 @@ def test_group_lasso_is_the_sum_of_the_norms_of_what_goes(case):
     expected = sum(s * math.sqrt(q) for name, held in strengths.items() for s, q in zip(held, by_hand[name], strict=True))
     half = sum(s * q / 2 for name, held in strengths.items() for s, q in zip(held, by_hand[name], strict=True))
     as_double = {name: torch.tensor(held, dtype=torch.float64) for name, held in strengths.items()}
-    assert dg.group_lasso(graph, model, as_double).item() == pytest.approx(expected, abs=1e-9)
-    assert dg.group_l2(graph, model, as_double).item() == pytest.approx(half, abs=1e-9)
+    assert dg.penalties.group_lasso(graph, model, as_double).item() == pytest.approx(expected, abs=1e-9)
+    assert dg.penalties.group_l2(graph, model, as_double).item() == pytest.approx(half, abs=1e-9)
 
 
 def test_that_law_refutes_reading_a_block_as_a_stride():
@@ -61,7 +61,7 @@ def test_that_law_refutes_reading_a_block_as_a_stride():
     by_hand = torch.tensor(squares_by_hand(graph, model, width, members=[("1.qkv.weight", 0)]), dtype=torch.float64)
     assert torch.allclose(by_hand, rows.view(3, 2, 3).sum((0, 1)))
     assert not torch.allclose(by_hand, rows.view(3, 3, 2).sum((0, 2)))
-    met = dg.group_lasso(graph, model, {width.name: 1.0}).item()
+    met = dg.penalties.group_lasso(graph, model, {width.name: 1.0}).item()
     assert met == pytest.approx(sum(map(math.sqrt, squares_by_hand(graph, model, width))))
 
 
@@ -85,7 +85,7 @@ def test_axes_that_are_read_backwards():
     norms = model.a.weight.square().sum(1) + model.a.bias.square() + model.b.weight.square().sum(0)
     right = (norms + model.c.weight.square().sum(0).flip(0)).sqrt().sum()
     wrong = (norms + model.c.weight.square().sum(0)).sqrt().sum()
-    assert dg.group_lasso(graph, model, 1.0).item() == pytest.approx(right.item())
+    assert dg.penalties.group_lasso(graph, model, 1.0).item() == pytest.approx(right.item())
     assert wrong.item() != pytest.approx(right.item())
     assert group.size == 5
 
@@ -98,11 +98,13 @@ def test_gradients_are_those_of_the_value(case):
     held = {name: parameter.detach().clone().requires_grad_() for name, parameter in model.named_parameters()}
     torch.manual_seed(0)
     direction = {name: torch.randn_like(tensor) for name, tensor in held.items()}
-    gradients = dg.penalty_gradients(dg.group_lasso(graph, held, as_double), held)
+    gradients = dg.penalties.penalty_gradients(dg.penalties.group_lasso(graph, held, as_double), held)
     slope = sum(float((gradients[name] * direction[name]).sum()) for name in gradients)
     step = 1e-6
     ahead, behind = (
-        dg.group_lasso(graph, {name: tensor + sign * step * direction[name] for name, tensor in held.items()}, as_double)
+        dg.penalties.group_lasso(
+            graph, {name: tensor + sign * step * direction[name] for name, tensor in held.items()}, as_double
+        )
         for sign in (1, -1)
     )
     assert slope == pytest.approx((ahead - behind).item() / (2 * step), abs=1e-4, rel=1e-4)
@@ -114,10 +116,12 @@ def test_an_index_of_zeros_pulls_nowhere(case, data):
     model, graph, strengths = case
     name = data.draw(st.sampled_from(sorted(strengths)))
     group = graph.groups_by_name[name]
-    plan = dg.combine(graph, [next(c for c in dg.candidates(graph, dg.score(graph, model, dg.Random(0))) if name in c.removed)])
+    plan = dg.combine(
+        graph, [next(c for c in dg.candidates(graph, dg.score(graph, model, dg.criteria.Random(0))) if name in c.removed)]
+    )
     masked = dg.mask(plan, model)
     gone = plan.removed[name]
-    gradients = dg.penalty_gradients(dg.group_lasso(graph, masked, {name: 1.0}), masked)
+    gradients = dg.penalties.penalty_gradients(dg.penalties.group_lasso(graph, masked, {name: 1.0}), masked)
     for tensor, dim in group.members:
         if tensor in gradients and not (set(plan.kept[tensor]) - {dim}):
             places = image(graph.tensor(tensor).axes[dim], {group.atom: gone})
@@ -141,7 +145,7 @@ def test_strengths_grow_and_never_shrink(old, data):
     scores = data.draw(st.lists(st.floats(0, 10), min_size=len(old), max_size=len(old)))
     delta, ceiling = data.draw(st.floats(0, 2)), data.draw(st.floats(0, 12))
     held = {"g": tuple(old)}
-    new = dg.grow(held, {"g": scores}, delta=delta, ceiling=ceiling)["g"]
+    new = dg.penalties.grow(held, {"g": scores}, delta=delta, ceiling=ceiling)["g"]
     assert held == {"g": tuple(old)}
     assert all(a <= b <= max(a, min(a + delta, ceiling)) for a, b in zip(old, new, strict=True))
     least, most = scores.index(min(scores)), scores.index(max(scores))
@@ -152,13 +156,17 @@ def test_strengths_grow_and_never_shrink(old, data):
 def test_that_law_refutes_growing_the_important_ones():
     """With scores the other way round, other indices grow."""
     held, scores = {"g": (0.0, 0.0)}, [1.0, 2.0]
-    assert dg.grow(held, {"g": scores}, delta=1) == {"g": (1.0, 0.0)} != dg.grow(held, {"g": scores[::-1]}, delta=1)
+    assert (
+        dg.penalties.grow(held, {"g": scores}, delta=1)
+        == {"g": (1.0, 0.0)}
+        != dg.penalties.grow(held, {"g": scores[::-1]}, delta=1)
+    )
 
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=6, unique=True), st.floats(0.1, 4))
 def test_graded_strengths_fall_with_the_score(scores, alpha):
     """The most important index has the plain strength, the least important one 2 ** alpha of it; in between in order."""
-    (graded,) = dg.graded_strengths({"g": scores}, 0.5, alpha=alpha).values()
+    (graded,) = dg.penalties.graded_strengths({"g": scores}, 0.5, alpha=alpha).values()
     assert graded[scores.index(max(scores))] == 0.5
     assert graded[scores.index(min(scores))] == pytest.approx(0.5 * 2**alpha)
     ranked = [strength for _, strength in sorted(zip(scores, graded, strict=True))]

@@ -5,7 +5,7 @@ from math import prod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depgraph.polynomials import combine, difference, without_common_factor
+from depgraph.algebra.polynomials import combine, difference, without_common_factor
 
 monomials = st.lists(st.integers(0, 3), max_size=3).map(lambda leaves: tuple(sorted(leaves)))
 polynomials = st.dictionaries(monomials, st.integers(1, 5), max_size=4)

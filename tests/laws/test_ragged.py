@@ -9,13 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import depgraph as dg
-from depgraph import testing
-from depgraph.indices import IndexSet
-from depgraph.plans import plan_of
-from depgraph.ragged import bases_of
-from depgraph.removals import joined
-from depgraph.rows import Rows, rows_image
-from depgraph.spaces import Atom, atoms, laid_end_to_end, product
+from depgraph import codec, testing
+from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.ragged_sets import RaggedSet, joined, ragged_image
+from depgraph.algebra.spaces import Atom, atoms, laid_end_to_end, product
+from depgraph.graph.ragged import bases_of
+from depgraph.plans.making import plan_of
 from tests.attention import Attention, Heads, Stream, shuffled
 
 X = torch.randn(2, 3, 3, dtype=torch.float64)
@@ -38,11 +37,11 @@ def ragged_plans(draw, graph, uniform=True):
     """A plan that cuts some groups row by row, and others, rows among them, as a whole."""
     bases, removed = bases_of(graph), {}
     for group in graph.groups:
-        count = draw(st.integers(0, group.size - group.least))
+        count = draw(st.integers(0, group.size - group.lower_bound))
         some = st.permutations(range(group.size)).map(lambda order, count=count: IndexSet.of(order[:count]))
         base = bases.get(group.atom)
         if base is not None:
-            removed[group.atom] = Rows(base, tuple(draw(some) for _ in range(base.size)))
+            removed[group.atom] = RaggedSet(base, tuple(draw(some) for _ in range(base.size)))
         elif uniform:
             removed[group.atom] = draw(some)
     for balance in graph.balances:
@@ -54,7 +53,7 @@ def ragged_plans(draw, graph, uniform=True):
 
 def values(model):
     """Names and bits of everything that a model holds."""
-    return {name: testing._bytes(tensor) for name, tensor in model.state_dict().items()}
+    return {name: testing.tensor_bytes(tensor) for name, tensor in model.state_dict().items()}
 
 
 def forced(graph, rows):
@@ -77,7 +76,7 @@ def gap(plan, model, x):
 def test_what_each_head_loses_is_what_masking_takes_from_it(model, data):
     """Law 6 and the square: in attention of any form the cut model computes what the masked one does."""
     graph = dg.trace(model, X)
-    roles = {graph.groups_by_name[name].role for name in dg.ragged_groups(graph)}
+    roles = {graph.groups_by_name[name].role for name in dg.ragged.ragged_groups(graph)}
     assert roles - {"kv_group"} == {"head_dim"}
     plan = data.draw(ragged_plans(graph))
     small = dg.execute(plan, model)
@@ -103,14 +102,14 @@ def test_equal_rows_are_a_plain_cut(model, data):
     """Where every row loses the same, the plan is the uniform one, its file too; else its graph is that of one as large."""
     graph = dg.trace(model, X)
     for atom, base in bases_of(graph).items():
-        most = atom.size - graph.group_of[atom].least
+        most = atom.size - graph.group_of[atom].lower_bound
         if not most:
             continue
         lost = data.draw(st.sets(st.integers(0, atom.size - 1), min_size=1, max_size=most).map(IndexSet.of))
         plain = plan_of(graph, {atom: lost})
-        assert plan_of(graph, {atom: Rows(base, (lost,) * base.size)}) == plain
+        assert plan_of(graph, {atom: RaggedSet(base, (lost,) * base.size)}) == plain
         other = data.draw(st.permutations(range(atom.size)).map(lambda order, lost=lost: IndexSet.of(order[: len(lost)])))
-        ragged = plan_of(graph, {atom: Rows(base, (other, *(lost,) * (base.size - 1)))})
+        ragged = plan_of(graph, {atom: RaggedSet(base, (other, *(lost,) * (base.size - 1)))})
         assert ragged.result == plain.result and ragged.apply(graph) == plain.apply(graph)
         assert (ragged == plain) == (other == lost)
 
@@ -127,7 +126,7 @@ def test_ragged_plans_compose_in_original_indices(model, data):
     assert values(dg.execute(both, model)) == values(dg.execute(q, dg.execute(p, model)))
     assert p.then(q).then(r) == p.then(q.then(r))
     assert dg.Plan.empty(graph).then(p) == p == p.then(dg.Plan.empty(p.apply(graph)))
-    assert dg.remainder(graph, p, both) == q
+    assert dg.schedules.remainder(graph, p, both) == q
 
 
 def test_the_law_of_composition_refutes_rows_that_are_not_lifted():
@@ -139,7 +138,7 @@ def test_the_law_of_composition_refutes_rows_that_are_not_lifted():
     p = dg.cut_each(graph, {name: [[0], [1], [2], [0]]})
     q = dg.cut_each(p.apply(graph), {name: [[0], [1], [0], [1]]})
     base = bases_of(graph)[graph.groups_by_name[name].atom]
-    assert p.then(q).cuts[0].lost == Rows(base, tuple(map(IndexSet.of, [[0, 1], [1, 2], [0, 2], [0, 2]])))
+    assert p.then(q).cuts[0].lost == RaggedSet(base, tuple(map(IndexSet.of, [[0, 1], [1, 2], [0, 2], [0, 2]])))
     wrong = [a | b for a, b in zip(p.cuts[0].lost.sets, q.cuts[0].lost.sets, strict=True)]
     assert tuple(wrong) != p.then(q).cuts[0].lost.sets and len({len(row) for row in wrong}) > 1
 
@@ -157,15 +156,15 @@ def test_cuts_in_turn_take_what_stays_in_each_row(data):
         whole = data.draw(st.sets(st.integers(0, len(left) - 1), max_size=len(left) - 1))
         count = data.draw(st.integers(0, size - 1))
         sets = [set(data.draw(st.permutations(range(size)))[:count]) for _ in left]
-        now = Rows(Atom(0, len(left)), tuple(map(IndexSet.of, sets))).without(IndexSet.of(whole)) if count else IndexSet()
-        cuts.append({base: IndexSet.of(whole), atom: Rows(base, now.sets) if isinstance(now, Rows) else now})
+        now = RaggedSet(Atom(0, len(left)), tuple(map(IndexSet.of, sets))).without(IndexSet.of(whole)) if count else IndexSet()
+        cuts.append({base: IndexSet.of(whole), atom: RaggedSet(base, now.sets) if isinstance(now, RaggedSet) else now})
         table = {
             row: [index for place, index in enumerate(table[row]) if place not in lost]
             for number, (row, lost) in enumerate(zip(left, sets, strict=True))
             if number not in whole
         }
     found = joined(*cuts)
-    lost = found[atom].sets if isinstance(found[atom], Rows) else (found[atom],) * rows
+    lost = found[atom].sets if isinstance(found[atom], RaggedSet) else (found[atom],) * rows
     assert [row for row in range(rows) if row not in found[base]] == sorted(table)
     assert {row: [index for index in range(width) if index not in lost[row]] for row in table} == table
 
@@ -175,8 +174,8 @@ def test_a_ragged_plan_is_what_was_saved(model, data):
     """Law 5: the file holds the rows; one without any is as it always was."""
     graph = dg.trace(model, X)
     plan = data.draw(ragged_plans(graph))
-    text = dg.plans.codec.dumps("plan", plan)
-    assert dg.plans.codec.loads(text, "plan", dg.Plan) == plan
+    text = codec.dumps("plan", plan)
+    assert codec.loads(text, "plan", dg.Plan) == plan
     assert text.count('"base": [') == sum(cut.base is not None for cut in plan.cuts)
 
 
@@ -198,8 +197,8 @@ def test_images_of_rows_are_those_of_brute_force(data):
     )
     places = _places(block)
     expected = [flat for flat, place in enumerate(places) if atom in place and place[atom] in sets[place[base]]]
-    assert rows_image(block, atom, Rows(base, sets)) == IndexSet.of(expected)
-    assert Rows.of_flat(base, atom.size, Rows(base, sets).flat(atom.size)).sets == sets
+    assert ragged_image(block, atom, RaggedSet(base, sets)) == IndexSet.of(expected)
+    assert RaggedSet.of_flat(base, atom.size, RaggedSet(base, sets).flat(atom.size)).sets == sets
 
 
 def _places(space):
@@ -268,11 +267,11 @@ def test_what_mixes_heads_is_refused_and_would_be_wrong(function):
     graph = dg.trace(model, X)
     group = next(group for group in graph.groups if group.name == "inner.a.weight:0[1]")
     base = graph.groups_by_name["inner.a.weight:0[0]"].atom
-    reason = dg.why_uniform(graph, group)
+    reason = dg.ragged.why_uniform(graph, group)
     assert reason is not None and ("inner.a.weight:0[0]" in reason or "without any of its blocks" in reason)
-    with pytest.raises(dg.PlanError, match="must lose the same indices everywhere"):
+    with pytest.raises(dg.errors.PlanError, match="must lose the same indices everywhere"):
         dg.cut_each(graph, {group.name: [[0, 1], [1, 2], [0, 4], [2, 3]]})
-    same, other = (Rows(base, tuple(map(IndexSet.of, rows))) for rows in ([[0, 1]] * 4, [[0, 1], [1, 2], [0, 4], [2, 3]]))
+    same, other = (RaggedSet(base, tuple(map(IndexSet.of, rows))) for rows in ([[0, 1]] * 4, [[0, 1], [1, 2], [0, 4], [2, 3]]))
     assert gap(forced(graph, {group.atom: same}), model, X) < 1e-10, "plainly cut it is right"
     assert gap(forced(graph, {group.atom: other}), model, X) > 1e-4
     assert change(model, graph, group.atom, base, X) > 1e-4
@@ -325,7 +324,7 @@ def test_what_heads_share_or_exchange_is_refused(function, held, reason):
     width = 4 if function is rotary else 5
     graph = dg.trace(Stream(Heads(function, width=width, **held)).double(), X)
     axis = graph.axis("inner.a.weight", 0)
-    reasons = [dg.why_uniform(graph, graph.group_of[atom]) for atom in atoms(axis) if atom in graph.group_of]
+    reasons = [dg.ragged.why_uniform(graph, graph.group_of[atom]) for atom in atoms(axis) if atom in graph.group_of]
     assert reasons and all(reasons)
     assert reason is None or any(reason in text for text in reasons)
 
@@ -339,12 +338,12 @@ def test_a_table_of_rotations_would_break_law_6():
     graph = dg.trace(model, X)
     group = graph.groups_by_name["inner.a.weight:0[1]"]
     base = graph.groups_by_name["inner.a.weight:0[0]"].atom
-    assert "inner.cos holds it without any of its blocks" in dg.why_uniform(graph, group)
+    assert "inner.cos holds it without any of its blocks" in dg.ragged.why_uniform(graph, group)
     plain = plan_of(graph, {group.atom: IndexSet.of([1])})
     assert gap(plain, model, X) < 1e-10
-    rows = Rows(base, tuple(map(IndexSet.of, [[1], [2], [3], [0]])))
+    rows = RaggedSet(base, tuple(map(IndexSet.of, [[1], [2], [3], [0]])))
     wrong = forced(graph, {group.atom: rows})
-    with pytest.raises(dg.PlanError, match="without"):
+    with pytest.raises(dg.errors.PlanError, match="without"):
         dg.execute(wrong, model)
     shared = tuple(axis for axis in wrong.axes if base in atoms(axis.space))
     small = dg.execute(attrs.evolve(wrong, axes=shared), model)
@@ -428,7 +427,7 @@ def test_what_treats_each_head_by_itself_is_allowed(function, held, exact):
     model = Stream(Heads(function, **held)).double().eval()
     graph = dg.trace(model, X)
     group = graph.group_of[atoms(graph.axis("inner.a.weight", 0))[-1]]
-    assert dg.why_uniform(graph, group) is None
+    assert dg.ragged.why_uniform(graph, group) is None
     tied = {group.atom} | {atom for balance in graph.balances if group.atom in balance.atoms for atom in balance.atoms}
     plan = dg.cut_each(graph, {graph.group_of[atom].name: [[0, 1], [1, 2], [0, 4], [2, 3]] for atom in tied})
     assert dg.trace(dg.execute(plan, model), X) == plan.apply(graph)
@@ -441,9 +440,9 @@ def test_heads_that_talk_keep_their_own_dims():
     torch.manual_seed(0)
     model = Stream(Heads(scores_of_talking_heads, talk=nn.Linear(4, 4, bias=False))).double().eval()
     graph = dg.trace(model, X)
-    for name in dg.ragged_groups(graph):
+    for name in dg.ragged.ragged_groups(graph):
         width = graph.groups_by_name[name].size
-        rows = graph.groups_by_name[dg.ragged_groups(graph)[name]].size
+        rows = graph.groups_by_name[dg.ragged.ragged_groups(graph)[name]].size
         assert gap(dg.cut_each(graph, {name: [[(row + 1) % width] for row in range(rows)]}), model, X) < 1e-10
 
 

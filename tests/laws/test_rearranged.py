@@ -7,7 +7,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import testing
-from depgraph.equations import Equal
+from depgraph.solving.statements import Equal
 from depgraph.testing import plans
 
 X = torch.randn(2, 3, 2, 2)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from depgraph.probing import Mixed, probe
 from depgraph.rules import RULES
+from depgraph.testing.probing import Mixed, probe
 from tests.laws import samples, samples_kernels, samples_layers, samples_math, samples_moving
 from tests.laws.drawing import Draw, call, draws
 

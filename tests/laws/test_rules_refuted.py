@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import depgraph as dg
-from depgraph.equations import Equal, Fresh, Named, Pin, Plus, Times
-from depgraph.probing import Mixed, assert_rule_sound, probe
 from depgraph.rules import RULES, Rule
 from depgraph.rules.common import elementwise, passed
+from depgraph.solving.statements import Equal, Fresh, Named, Pin, Plus, Times
+from depgraph.testing.probing import Mixed, assert_rule_sound, probe
 
 
 def data(*shape):

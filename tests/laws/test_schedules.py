@@ -22,7 +22,7 @@ def by_norm(graph, model):
 
 def bits(model):
     """Names and bits of everything that a model holds."""
-    return {name: testing._bytes(tensor) for name, tensor in model.state_dict().items()}
+    return {name: testing.tensor_bytes(tensor) for name, tensor in model.state_dict().items()}
 
 
 @given(modules(), st.integers(1, 4), st.sampled_from(["linear", "cubic"]), st.booleans())
@@ -61,19 +61,19 @@ def test_what_is_left_to_do_completes_the_plan(model, data):
     graph = dg.trace(model, X)
     done = data.draw(plans(graph))
     rest = data.draw(plans(done.apply(graph)))
-    assert dg.remainder(graph, done, done.then(rest)) == rest
-    assert dg.remainder(graph, dg.Plan.empty(graph), done) == done
-    assert dg.remainder(graph, done, done) == dg.Plan.empty(done.apply(graph))
+    assert dg.schedules.remainder(graph, done, done.then(rest)) == rest
+    assert dg.schedules.remainder(graph, dg.Plan.empty(graph), done) == done
+    assert dg.schedules.remainder(graph, done, done) == dg.Plan.empty(done.apply(graph))
 
 
 def test_that_law_refutes_going_back():
     """A plan that keeps what is gone is no continuation, and the error says what."""
     graph = dg.trace(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), torch.zeros(1, 3))
     done, other = dg.cut(graph, "0.weight", [1, 2], dim=0), dg.cut(graph, "0.weight", [2, 5], dim=0)
-    with pytest.raises(dg.MismatchError, match=r"group 0.weight:0 has lost 1, which the second plan keeps"):
-        dg.remainder(graph, done, other)
-    with pytest.raises(dg.MismatchError, match=r"the second plan is for the graph"):
-        dg.remainder(graph, done, dg.Plan.empty(done.apply(graph)))
+    with pytest.raises(dg.errors.MismatchError, match=r"group 0.weight:0 has lost 1, which the second plan keeps"):
+        dg.schedules.remainder(graph, done, other)
+    with pytest.raises(dg.errors.MismatchError, match=r"the second plan is for the graph"):
+        dg.schedules.remainder(graph, done, dg.Plan.empty(done.apply(graph)))
 
 
 @given(modules(), st.data())
@@ -81,8 +81,8 @@ def test_lifted_scores_are_the_scores_of_what_is_left(model, data):
     """What is gone is below everything, the others have their own numbers, in order."""
     graph = dg.trace(model, X)
     done = data.draw(plans(graph))
-    scores = dg.score(done.apply(graph), dg.execute(done, model), dg.Random(0)) if done.apply(graph).groups else {}
-    found = dg.lifted(graph, done, scores)
+    scores = dg.score(done.apply(graph), dg.execute(done, model), dg.criteria.Random(0)) if done.apply(graph).groups else {}
+    found = dg.schedules.lifted(graph, done, scores)
     names = {base: name for name, base in done.renamed}
     for group in graph.groups:
         gone = done.removed.get(group.name, dg.IndexSet())
@@ -95,10 +95,10 @@ def test_lifted_scores_are_the_scores_of_what_is_left(model, data):
 def test_targets_tighten_to_the_last_one(steps, remain, shape):
     """Budgets fall and ratios rise from step to step, and the last target is the one that was asked for."""
     graph = dg.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4))
-    found = dg.schedule(graph, {"macs": remain}, steps, shape)
+    found = dg.schedules.schedule(graph, {"macs": remain}, steps, shape)
     values = [target["macs"] for target in found]
     assert len(found) == steps and values == sorted(values, reverse=True) and values[-1] == remain
-    ratios = [target["ratio"] for target in dg.schedule(graph, {"ratio": 0.5}, steps, shape)]
+    ratios = [target["ratio"] for target in dg.schedules.schedule(graph, {"ratio": 0.5}, steps, shape)]
     assert ratios == sorted(ratios) and ratios[-1] == 0.5
 
 
@@ -106,18 +106,21 @@ def test_exact_targets():
     """Linear and cubic as in the papers; whole numbers count from the graph; mappings scale part by part."""
     graph = dg.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4))
     assert graph.macs == 48
-    assert [t["ratio"] for t in dg.schedule(graph, {"ratio": 0.8}, 4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert [t["ratio"] for t in dg.schedules.schedule(graph, {"ratio": 0.8}, 4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     cubic = [0.8 * (1 - (1 - k / 4) ** 3) for k in (1, 2, 3, 4)]
-    assert [t["ratio"] for t in dg.schedule(graph, {"ratio": 0.8}, 4, "cubic")] == pytest.approx(cubic)
-    assert dg.schedule(graph, {"macs": 24, "params": 0.5}, 2) == ({"macs": 36, "params": 0.75}, {"macs": 24, "params": 0.5})
-    with pytest.raises(dg.PlanError, match="needs clock="):
-        dg.schedule(graph, {"latency": 24.0}, 2)
-    assert dg.schedule(graph, {"latency": 24.0}, 2, clock=lambda held: held.macs)[0] == {"latency": 36.0}
+    assert [t["ratio"] for t in dg.schedules.schedule(graph, {"ratio": 0.8}, 4, "cubic")] == pytest.approx(cubic)
+    assert dg.schedules.schedule(graph, {"macs": 24, "params": 0.5}, 2) == (
+        {"macs": 36, "params": 0.75},
+        {"macs": 24, "params": 0.5},
+    )
+    with pytest.raises(dg.errors.PlanError, match="needs clock="):
+        dg.schedules.schedule(graph, {"latency": 24.0}, 2)
+    assert dg.schedules.schedule(graph, {"latency": 24.0}, 2, clock=lambda held: held.macs)[0] == {"latency": 36.0}
     for wrong in ({"steps": 0}, {"shape": "square"}, {"shape": lambda done: 1 - done}, {"shape": lambda done: done / 2}):
-        with pytest.raises(dg.PlanError):
-            dg.schedule(graph, {"ratio": 0.5}, **{"steps": 2, **wrong})
-    with pytest.raises(dg.PlanError, match=r"met \{'flops': 0.5\}"):
-        dg.schedule(graph, {"flops": 0.5}, 2)
+        with pytest.raises(dg.errors.PlanError):
+            dg.schedules.schedule(graph, {"ratio": 0.5}, **{"steps": 2, **wrong})
+    with pytest.raises(dg.errors.PlanError, match=r"met \{'flops': 0.5\}"):
+        dg.schedules.schedule(graph, {"flops": 0.5}, 2)
 
 
 def test_scores_are_taken_from_the_trained_model():
@@ -141,11 +144,11 @@ def test_small_steps_and_impossible_targets():
     steps = list(dg.iterate(model, x, by_norm, steps=5, target={"ratio": 0.5}))
     assert [len(step.plan.removed.get("0.weight:0", ())) for step in steps] == [0, 0, 1, 1, 2]
     assert not steps[0].delta.cuts and not steps[3].delta.cuts
-    with pytest.raises(dg.PlanError):
+    with pytest.raises(dg.errors.PlanError):
         next(dg.iterate(model, x, by_norm, steps=3, target={"macs": 0.01}))
-    with pytest.raises(dg.PlanError, match="hold NaN"):
+    with pytest.raises(dg.errors.PlanError, match="hold NaN"):
         next(dg.iterate(model, x, lambda graph, held: {"0.weight:0": [math.nan] * 4}, steps=3, target={"ratio": 0.5}))
-    with pytest.raises(dg.PlanError, match="as a function of graph and model"):
+    with pytest.raises(dg.errors.PlanError, match="as a function of graph and model"):
         dg.iterate(model, x, steps=3, target={"ratio": 0.5})
 
 
@@ -164,7 +167,7 @@ def trained(kind, kinds=("residual", "concat", "grouped")):
     optimizer = OPTIMIZERS[kind](model.parameters())
     graph = dg.trace(model, x)
     left_out = normalised_atoms(graph)
-    scores = dg.score(graph, model, dg.Random(0))
+    scores = dg.score(graph, model, dg.criteria.Random(0))
     plan = dg.plan(graph, scores, ratio={group.name: 0.5 for group in graph.groups if group.atom not in left_out})
     for _ in range(2):
         advance(model, optimizer)
@@ -184,7 +187,7 @@ def test_training_goes_on_as_if_masked(kind):
     model, optimizer, plan = trained(kind)
     small = dg.execute(plan, model)
     going_on, fresh, newborn = OPTIMIZERS[kind](small.parameters()), dg.execute(plan, model), None
-    going_on.load_state_dict(dg.carry_state(plan, model, optimizer))
+    going_on.load_state_dict(dg.optimizers.carry_state(plan, model, optimizer))
     newborn = OPTIMIZERS[kind](fresh.parameters())
     dg.mask_(plan, model)
     for one, its in ((small, going_on), (fresh, newborn), (model, optimizer)):
@@ -201,8 +204,8 @@ def test_the_same_optimizer_goes_on_after_pruning_in_place():
     model, optimizer, plan = trained("adam")
     small = dg.execute(plan, model)
     other = OPTIMIZERS["adam"](small.parameters())
-    other.load_state_dict(dg.carry_state(plan, model, optimizer))
-    state = dg.carry_state(plan, model, optimizer)
+    other.load_state_dict(dg.optimizers.carry_state(plan, model, optimizer))
+    state = dg.optimizers.carry_state(plan, model, optimizer)
     replaced = dg.execute_(plan, model)
     for group in optimizer.param_groups:
         group["params"] = [replaced.get(parameter, parameter) for parameter in group["params"]]
@@ -221,7 +224,7 @@ def test_carrying_writes_nothing_and_keeps_options():
     model(torch.randn(5, 3)).square().sum().backward()
     optimizer.step()
     held = optimizer.state[model[0].weight]["exp_avg"].clone()
-    state = dg.carry_state(plan, model, optimizer)
+    state = dg.optimizers.carry_state(plan, model, optimizer)
     assert torch.equal(optimizer.state[model[0].weight]["exp_avg"], held)
     assert torch.equal(state["state"][0]["exp_avg"], held[[0, 2, 3]]) and state["state"][0]["step"] == 1
     assert state["state"][2]["exp_avg"].shape == (2, 3) and state["state"][3]["exp_avg"].shape == (2,)
@@ -235,14 +238,14 @@ def test_factored_moments_are_carried_and_unknown_states_are_refused():
     optimizer = torch.optim.Adafactor(model.parameters())
     model(torch.randn(5, 3)).square().sum().backward()
     optimizer.step()
-    state = dg.carry_state(plan, model, optimizer)["state"]
+    state = dg.optimizers.carry_state(plan, model, optimizer)["state"]
     assert (state[0]["row_var"].shape, state[0]["col_var"].shape) == ((3, 1), (1, 3))
     assert (state[1]["row_var"].shape, state[1]["col_var"].shape) == ((2, 1), (1, 3))
     optimizer.state[model[0].weight]["blocks"] = torch.zeros(7)
-    with pytest.raises(dg.MismatchError, match=r"'0.weight': 'blocks' has shape \(7,\), the parameter \(4, 3\)"):
-        dg.carry_state(plan, model, optimizer)
+    with pytest.raises(dg.errors.MismatchError, match=r"'0.weight': 'blocks' has shape \(7,\), the parameter \(4, 3\)"):
+        dg.optimizers.carry_state(plan, model, optimizer)
     foreign = torch.optim.SGD(nn.Linear(5, 5).parameters(), lr=0.1)
-    with pytest.raises(dg.MismatchError, match=r"a parameter of shape \(5, 5\) that the model does not hold"):
-        dg.carry_state(plan, model, foreign)
-    with pytest.raises(dg.MismatchError, match="the plan does not fit this model"):
-        dg.carry_state(plan, dg.execute(plan, model), optimizer)
+    with pytest.raises(dg.errors.MismatchError, match=r"a parameter of shape \(5, 5\) that the model does not hold"):
+        dg.optimizers.carry_state(plan, model, foreign)
+    with pytest.raises(dg.errors.MismatchError, match="the plan does not fit this model"):
+        dg.optimizers.carry_state(plan, dg.execute(plan, model), optimizer)

@@ -3,10 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depgraph.equations import Axis, Backwards, Equal, Pin, Plus, Term, Times
-from depgraph.indices import IndexSet
-from depgraph.solve import Solver
-from depgraph.spaces import atoms, image
+from depgraph.algebra.index_maps import image
+from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.spaces import atoms
+from depgraph.solving.statements import Axis, Backwards, Equal, Pin, Plus, Term, Times
+from depgraph.solving.unification import Solver
 
 SIZES = (2, 3, 4, 5, 6, 7, 8, 10, 12)
 

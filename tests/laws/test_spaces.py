@@ -5,22 +5,9 @@ from itertools import product as pairs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depgraph.indices import IndexSet
-from depgraph.spaces import (
-    UNIT,
-    Atom,
-    IndexMap,
-    Product,
-    Reversed,
-    Space,
-    Sum,
-    atoms,
-    image,
-    laid_end_to_end,
-    preimage,
-    product,
-    substitute,
-)
+from depgraph.algebra.index_maps import IndexMap, image, preimage
+from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.spaces import UNIT, Atom, Product, Reversed, Space, Sum, atoms, laid_end_to_end, product, substitute
 from depgraph.testing import index_sets, spaces
 
 

@@ -22,8 +22,8 @@ from torch.utils import _pytree as pytree
 
 import depgraph as dg
 from depgraph import testing
-from depgraph.execution import copied
-from depgraph.session import named_leaves
+from depgraph.execution.execute import copied
+from depgraph.tracing.session import named_leaves
 from tests.zoo import Maker
 
 CHECKS = ("trace", "pure", "plan", "execute", "square", "round_trip", "forward", "shapes", "cost", "zero_channels", "sound")
@@ -186,7 +186,7 @@ def half(graph: dg.Graph, model: nn.Module) -> dg.Plan:
 
 def criterion(model: nn.Module) -> Any:
     """How the groups of a model are scored."""
-    return dg.Random(0) if on_meta(model) else dg.Magnitude(p=2)
+    return dg.criteria.Random(0) if on_meta(model) else dg.Magnitude(p=2)
 
 
 def _square(graph: dg.Graph, plan: dg.Plan, small: nn.Module, args: Any, kwargs: Any) -> None:
@@ -220,7 +220,7 @@ def _zero_channels(record: Record, graph: dg.Graph, plan: dg.Plan, model: nn.Mod
 
 def _sound(record: Record, graph: dg.Graph, model: nn.Module, args: Any, kwargs: Any, sample: int | None) -> None:
     """Each group alone prunes to a model that runs; with the groups that balances tie to it, where there are such."""
-    groups = [group for group in graph.groups if group.least < group.size]
+    groups = [group for group in graph.groups if group.lower_bound < group.size]
     if not groups:
         raise Skipped("no group")
     most = sample or (SAMPLE if len(groups) * graph.params > EVERY else len(groups))

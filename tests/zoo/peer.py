@@ -15,7 +15,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import testing
-from depgraph.spaces import atoms
+from depgraph.algebra.spaces import atoms
 from tests.zoo import Maker
 from tests.zoo.conformance import Examination, Record, Report, Skipped, doubled, in_double, on_meta, run, unused
 

@@ -1,0 +1,216 @@
+"""What groups lose, and what they lose by one cut after another: a set of indices, or a set for each index of a base.
+
+A plain cut takes the same indices of a head's width in each head. A ragged one takes as many in each, but in each its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+from attrs import frozen
+
+from depgraph.algebra.index_maps import image
+from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
+from depgraph.errors import PlanError
+
+
+@frozen
+class RaggedSet:
+    """One index set for each index of a base.
+
+    Attributes:
+        base: the atom whose indices are the rows.
+        sets: what each row loses; a row that goes as a whole has the empty set.
+    """
+
+    base: Atom
+    sets: tuple[IndexSet, ...]
+
+    @classmethod
+    def of_flat(cls, base: Atom, size: int, flat: IndexSet) -> RaggedSet:
+        """The rows of a set of flat indices of the product of the base and an atom of the given size.
+
+        >>> RaggedSet.of_flat(Atom(0, 2), 4, IndexSet.of([1, 3, 4, 6])).sets
+        (IndexSet('1,3'), IndexSet('0,2'))
+        """
+        starts = range(0, base.size * size, size)
+        rows = (flat & IndexSet.range(start, start + size) for start in starts)
+        return cls(base, tuple(row.shift(-start) for start, row in zip(starts, rows, strict=True)))
+
+    def flat(self, size: int) -> IndexSet:
+        """The inverse of `of_flat`."""
+        return IndexSet(tuple((a + k * size, b + k * size) for k, row in enumerate(self.sets) for a, b in row.intervals))
+
+    def __len__(self) -> int:
+        """How many indices a row loses."""
+        return max(map(len, self.sets), default=0)
+
+    def without(self, gone: IndexSet) -> RaggedSet | IndexSet:
+        """What is left to say once some rows are gone as a whole: one set if all others lose the same.
+
+        >>> RaggedSet(Atom(0, 3), (IndexSet.of([1]), IndexSet.of([0]), IndexSet.of([1]))).without(IndexSet.of([1]))
+        IndexSet('1')
+        """
+        sets = tuple(IndexSet() if row in gone else lost for row, lost in enumerate(self.sets))
+        distinct = {lost for row, lost in enumerate(sets) if row not in gone}
+        return distinct.pop() if len(distinct) == 1 else RaggedSet(self.base, sets)
+
+
+def ragged_image(space: Space, atom: Atom, rows: RaggedSet) -> IndexSet:
+    """The flat indices of `space` that go with an atom's indices, row by row.
+
+    Raises:
+        PlanError: the atom stands somewhere in the space without its base around it.
+
+    >>> heads, dims = Atom(0, 2), Atom(1, 3)
+    >>> ragged_image(Product((heads, dims)), dims, RaggedSet(heads, (IndexSet.of([0]), IndexSet.of([2]))))
+    IndexSet('0,5')
+    """
+    if len(set(rows.sets)) == 1:
+        return image(space, {atom: rows.sets[0]})
+    return IndexSet(tuple(_gone(space, 0, None, atom, rows)))
+
+
+def _gone(space: Space, start: int, row: int | None, atom: Atom, rows: RaggedSet) -> Iterator[tuple[int, int]]:
+    """The intervals that go in a block that begins at `start`, once the row is known."""
+    if isinstance(space, Sum):
+        for part in space.parts:
+            yield from _gone(part, start, row, atom, rows)
+            start += part.size
+        return
+    factors = space.factors if isinstance(space, Product) else (space,)
+    first, rest = (factors[0], Product(factors[1:])) if factors else (space, space)
+    if not any(atom in atoms(factor) for factor in factors):
+        return
+    if first == atom:
+        if row is None:
+            raise PlanError(f"{atom} is to be cut row by row, but stands in {space} without {rows.base} around it.")
+        yield from ((start + a * rest.size, start + b * rest.size) for a, b in rows.sets[row].intervals)
+    elif isinstance(first, Sum):
+        yield from _gone(first, start, row, atom, rows)  # nothing follows a sum in a product
+    elif isinstance(first, Reversed) and first.atom in {atom, rows.base}:
+        raise PlanError(f"{first.atom} is to be cut row by row, but stands backwards in {space}.")
+    else:
+        for index in range(first.size):
+            yield from _gone(rest, start + index * rest.size, index if first == rows.base else row, atom, rows)
+
+
+def is_table(values: Any) -> bool:
+    """Whether scores are given row by row: one sequence of numbers for each index of a base."""
+    first = values[0] if len(values) else None
+    return isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) == 1
+
+
+Removal: TypeAlias = IndexSet | RaggedSet
+"""What a group loses: the same indices everywhere, or as many in each row."""
+
+
+Removals: TypeAlias = Mapping[Atom, Removal]
+
+
+def canonical(removed: Removals) -> dict[Atom, Removal]:
+    """Rows that go as a whole say nothing about their indices; where all others lose the same, one set says it."""
+    return {
+        atom: lost.without(_plain(removed.get(lost.base))) if isinstance(lost, RaggedSet) else lost
+        for atom, lost in removed.items()
+    }
+
+
+def check_rows(name: str, lost: RaggedSet, gone: Removal | None) -> None:
+    """Raise `PlanError` unless there is a set for each row, and those that stay lose equally many."""
+    if len(lost.sets) != lost.base.size:
+        raise PlanError(f"group {name} has {lost.base.size} rows, met indices for {len(lost.sets)}. Nothing was changed.")
+    whole = _plain(gone)
+    counts = {row: len(indices) for row, indices in enumerate(lost.sets) if row not in whole}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count} in row {row}" for row, count in counts.items())
+        raise PlanError(f"group {name} must lose equally many indices in each row, met {listed}. Nothing was changed.")
+
+
+def joined(first: Removals, second: Removals) -> dict[Atom, Removal]:
+    """What goes by two cuts, the second one in the numbers that the first one leaves.
+
+    Raises:
+        PlanError: the two cut one group row by row along different others.
+    """
+    total: dict[Atom, Removal] = {}
+    by_row: list[Atom] = []
+    for atom in dict.fromkeys((*first, *second)):
+        before, after = first.get(atom, IndexSet()), second.get(atom, IndexSet())
+        if isinstance(before, RaggedSet) or isinstance(after, RaggedSet):
+            by_row.append(atom)
+        else:
+            total[atom] = before | after.lift(before)
+    for atom in by_row:
+        total[atom] = _joined_rows(atom, first, second, total)
+    return canonical(total)
+
+
+def left_over(first: Removals, total: Removals) -> dict[Atom, Removal]:
+    """What goes by a second cut if both together are to be `total`: in the numbers that the first one leaves."""
+    found: dict[Atom, Removal] = {}
+    for atom, lost in total.items():
+        before = first.get(atom, IndexSet())
+        base = _base(lost, before)
+        if base is None:
+            assert isinstance(lost, IndexSet) and isinstance(before, IndexSet)
+            found[atom] = (lost - before).renumber(before)
+            continue
+        gone, already = _plain(total.get(base)), _plain(first.get(base))
+        ours, whole = (_in_rows(part, base, gone).sets for part in (before, lost))
+        sets = [(whole[row] - ours[row]).renumber(ours[row]) for row in already.complement(base.size)]
+        found[atom] = RaggedSet(Atom(base.id, len(sets)), tuple(sets)).without((gone - already).renumber(already))
+    return {atom: lost for atom, lost in found.items() if lost}
+
+
+def kept_by(first: Removals, total: Removals) -> dict[Atom, IndexSet]:
+    """What a first cut removes and `total` keeps, by atom; in flat indices where either is row by row."""
+    found: dict[Atom, IndexSet] = {}
+    for atom, before in first.items():
+        lost = total.get(atom, IndexSet())
+        base = _base(lost, before)
+        if base is None:
+            assert isinstance(lost, IndexSet) and isinstance(before, IndexSet)
+            found[atom] = before - lost
+            continue
+        flat = [_in_rows(part, base, _plain(total.get(base))).flat(atom.size) for part in (before, lost)]
+        found[atom] = flat[0] - flat[1]
+    return {atom: kept for atom, kept in found.items() if kept}
+
+
+def _base(*parts: Removal) -> Atom | None:
+    """The base of the first part that is by rows."""
+    return next((part.base for part in parts if isinstance(part, RaggedSet)), None)
+
+
+def _in_rows(lost: Removal, base: Atom, gone: IndexSet) -> RaggedSet:
+    sets = lost.sets if isinstance(lost, RaggedSet) else (lost,) * base.size
+    return RaggedSet(base, tuple(IndexSet() if row in gone else indices for row, indices in enumerate(sets)))
+
+
+def _joined_rows(atom: Atom, first: Removals, second: Removals, total: Removals) -> Removal:
+    """The same of one atom that a cut takes row by row, once it is known which rows go."""
+    before, after = first.get(atom, IndexSet()), second.get(atom, IndexSet())
+    if isinstance(before, RaggedSet):
+        before = before.without(_plain(total.get(before.base)))
+    if isinstance(before, RaggedSet) and isinstance(after, RaggedSet) and before.base != after.base:
+        raise PlanError("the plans cut one group row by row along two others, which no one plan says. Nothing was changed.")
+    base = _base(before, after)
+    if base is None:
+        assert isinstance(before, IndexSet) and isinstance(after, IndexSet)
+        return before | after.lift(before)
+    sets = [IndexSet()] * base.size
+    for place, row in enumerate(_plain(first.get(base)).complement(base.size)):
+        ours = before.sets[row] if isinstance(before, RaggedSet) else before
+        theirs = after.sets[place] if isinstance(after, RaggedSet) else after
+        sets[row] = ours | theirs.lift(ours)
+    return RaggedSet(base, tuple(sets))
+
+
+def _plain(lost: Removal | None) -> IndexSet:
+    """What the base of rows loses: the same everywhere, for it is itself not cut row by row."""
+    if isinstance(lost, RaggedSet):
+        raise PlanError("a group that loses other indices in each row cannot be the rows of another one. Nothing was changed.")
+    return IndexSet() if lost is None else lost

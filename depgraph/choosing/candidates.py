@@ -1,0 +1,200 @@
+"""Candidate cuts to take or leave one by one. What was taken is a set: its order does not matter, and nothing is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.ragged_sets import is_table
+from depgraph.algebra.spaces import Atom
+from depgraph.choosing.costs import Savings
+from depgraph.choosing.coupled import tied
+from depgraph.choosing.scores import Scores, fitting, mean_of
+from depgraph.errors import MismatchError, PlanError, UnknownNameError
+from depgraph.graph.graph import Graph
+from depgraph.graph.groups import Group
+from depgraph.plans.making import plan_of
+from depgraph.plans.plan import Plan
+
+
+@frozen
+class Share:
+    """What one group would lose.
+
+    Attributes:
+        group: its name.
+        indices: original indices.
+        scores: their importances, in the order of the indices.
+    """
+
+    group: str
+    indices: IndexSet
+    scores: tuple[float, ...]
+
+
+@frozen
+class Candidate:
+    """A cut that may be taken or left, and what it saves when it is the only one.
+
+    Attributes:
+        base: fingerprint of the graph.
+        group: name of the group that loses.
+        indices: its original indices that go.
+        scores: their importances, in the order of the indices.
+        partners: groups that are balanced with it and lose equally many.
+        params: parameters that go with the whole cut, partners included.
+        macs: multiply-accumulates that go.
+    """
+
+    base: str
+    group: str
+    indices: IndexSet
+    scores: tuple[float, ...]
+    partners: tuple[Share, ...]
+    params: int
+    macs: int
+
+    @property
+    def removed(self) -> dict[str, IndexSet]:
+        """Group name to the indices that go, partners included. An edited copy of it is as good as a candidate."""
+        return {self.group: self.indices, **{share.group: share.indices for share in self.partners}}
+
+
+def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: int = 1) -> Iterator[Candidate]:
+    """The cuts that one may choose from, the least important first.
+
+    Args:
+        graph: the traced model.
+        scores: group name to one importance per index.
+        plan: a plan for this graph: each of its groups, with the groups balanced with it, is one candidate. Without a plan
+            every group offers all its indices but one (or its least size), `step` at a time and the lowest first.
+        step: how many indices of a group each candidate without a plan takes.
+
+    Yields:
+        Candidates by ascending mean score; equal ones in the order of `graph.groups`.
+
+    Raises:
+        PlanError: scores that do not fit the graph, or a `step` below 1.
+        MismatchError: the plan was made for another graph.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> graph = dg.trace(model, torch.randn(1, 4))
+    >>> first, second = dg.candidates(graph, {"0.weight:0": [0.3, 0.1, 0.2]})
+    >>> first.group, first.indices, first.scores, first.params, first.macs
+    ('0.weight:0', IndexSet('1'), (0.1,), 7, 6)
+    >>> dg.combine(graph, [second, first]) == dg.combine(graph, [first, second])
+    True
+    """
+    if not isinstance(graph, Graph):
+        raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
+    if not isinstance(scores, Mapping):
+        raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use dg.score(graph, model, criterion).")
+    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+        raise PlanError(f"expected step= as a whole number of indices from 1 up, met {step!r}.")
+    if plan is None:
+        cuts = [cut for bundle in tied(graph) for cut in _lowest_first(bundle, scores, step)]
+    elif plan.base == graph.fingerprint:
+        cuts = [cut for bundle in tied(graph) if (cut := _planned(bundle, plan))]
+    else:
+        problem = f"expected fingerprint {plan.base[:12]}, met {graph.fingerprint[:12]}"
+        raise MismatchError("the plan was made for another graph:", [problem], "Make the plan on this graph.")
+    savings = Savings(graph)
+    found = [_candidate(graph, savings, cut, scores) for cut in cuts]
+    return iter(sorted(found, key=_mean))
+
+
+def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[int]]]) -> Plan:
+    """The plan that makes every accepted cut: the union of their indices, whatever the order.
+
+    Args:
+        graph: the graph of which the candidates are.
+        accepted: candidates, or mappings from group names to original indices, such as an edited `Candidate.removed`.
+
+    Raises:
+        PlanError: balanced groups would lose unequally many (the message says which lack how many), or a group everything.
+        MismatchError: a candidate of another graph.
+        UnknownNameError: a mapping names no group of the graph.
+    """
+    removed: dict[Atom, IndexSet] = {}
+    for item in accepted:
+        if isinstance(item, Candidate):
+            if item.base != graph.fingerprint:
+                problem = f"{item.group!r}: expected fingerprint {item.base[:12]}, met {graph.fingerprint[:12]}"
+                raise MismatchError("a candidate was made for another graph:", [problem], "Ask for candidates of this graph.")
+        elif not isinstance(item, Mapping):
+            raise PlanError(f"expected candidates or mappings of group name to indices, met {type(item).__name__}.")
+        for name, indices in (item.removed if isinstance(item, Candidate) else item).items():
+            if name not in graph.groups_by_name:
+                raise UnknownNameError("group", name, graph.groups_by_name)
+            atom = graph.groups_by_name[name].atom
+            asked = indices if isinstance(indices, IndexSet) else _index_set(name, indices)
+            removed[atom] = removed.get(atom, IndexSet()) | asked
+    problems = []
+    for balance in graph.balances:
+        counts = {graph.group_of[atom].name: len(removed.get(atom, IndexSet())) for atom in balance.atoms}
+        most = max(counts.values())
+        lacking = [f"{name} lacks {most - count}" for name, count in counts.items() if count < most]
+        if lacking:
+            full = ", ".join(name for name, count in counts.items() if count == most)
+            problems.append(f"with {most} of {full}: {', '.join(lacking)} ({balance.reason})")
+    if problems:
+        raise PlanError(
+            f"balanced groups must lose equally many indices; {'; '.join(dict.fromkeys(problems))}. "
+            "Accept as many of each. Nothing was changed."
+        )
+    return plan_of(graph, removed)
+
+
+def _index_set(name: str, indices: Iterable[int]) -> IndexSet:
+    asked = list(indices)
+    strange = [index for index in asked if isinstance(index, bool) or not isinstance(index, int) or index < 0]
+    if strange:
+        raise PlanError(
+            f"expected indices of group {name!r} counted from 0, met {strange[0]!r}; pass a list such as [2, 6, 9]."
+        )
+    return IndexSet.of(asked)
+
+
+def _lowest_first(bundle: Sequence[Group], scores: Scores, step: int) -> Iterator[dict[Group, IndexSet]]:
+    """All indices of a bundle but the least number of each group, the lowest of each group side by side."""
+    orders = {group: sorted(range(group.size), key=_fitting(group, scores).__getitem__) for group in bundle}
+    most = min(group.size - group.lower_bound for group in bundle)
+    for start in range(0, most, step):
+        yield {group: IndexSet.of(order[start : min(start + step, most)]) for group, order in orders.items()}
+
+
+def _planned(bundle: Sequence[Group], plan: Plan) -> dict[Group, IndexSet]:
+    """What a plan takes of the groups of a bundle."""
+    ragged = [cut.group for cut in plan.cuts if cut.base is not None]
+    if ragged:
+        raise PlanError(f"the plan cuts {ragged[0]!r} row by row; candidates take the same indices in each row.")
+    taken = {cut.atom: cut.removed for cut in plan.cuts}
+    return {group: taken[group.atom] for group in bundle if group.atom in taken}
+
+
+def _fitting(group: Group, scores: Scores) -> Sequence[float]:
+    values: Any = scores.get(group.name)
+    if values is not None and is_table(values):
+        raise PlanError(
+            f"the scores of group {group.name!r} are a table; candidates take the same indices in each of its rows."
+        )
+    return fitting(group, values)
+
+
+def _candidate(graph: Graph, savings: Savings, cut: Mapping[Group, IndexSet], scores: Scores) -> Candidate:
+    shares = []
+    for group, indices in cut.items():
+        values = _fitting(group, scores)
+        shares.append(Share(group.name, indices, tuple(float(values[index]) for index in indices)))
+    first, *partners = shares
+    params, macs = savings.of({group.atom: indices for group, indices in cut.items()})
+    return Candidate(graph.fingerprint, first.group, first.indices, first.scores, tuple(partners), params, macs)
+
+
+def _mean(candidate: Candidate) -> float:
+    values = [*candidate.scores, *(value for share in candidate.partners for value in share.scores)]
+    return mean_of(values)

@@ -1,0 +1,204 @@
+"""Choosing what to remove: scores and a target in, a plan out. Numbers only; no tensor is seen here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from attrs import evolve
+
+from depgraph.choosing.budgets import Clock, Number, budget_of, cut_where_met
+from depgraph.choosing.coupled import Bundle, Limits, bundles_of
+from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, values_by_group
+from depgraph.choosing.scopes import Scope, by_key, ranking, removal, scopes_of, sequence, units_up_to
+from depgraph.choosing.scores import Scores
+from depgraph.errors import PlanError
+from depgraph.graph.graph import Graph
+from depgraph.graph.groups import Group
+from depgraph.plans.making import plan_of
+from depgraph.plans.plan import Plan
+
+Ratio: TypeAlias = float | Mapping[str | tuple[str, ...], float]
+
+
+def plan(
+    graph: Graph,
+    scores: Scores,
+    *,
+    ratio: Ratio | None = None,
+    params: Number | None = None,
+    macs: Number | None = None,
+    latency: Number | None = None,
+    clock: Clock | None = None,
+    scope: Scope = "group",
+    max_ratio: float | Mapping[str, float] | None = None,
+    min_width: int | Mapping[str, int] | None = None,
+    round_to: int | Mapping[str, int] | None = None,
+    rounding: str = "up",
+    ignore: Iterable[str] = (),
+    only: Iterable[str] | None = None,
+) -> Plan:
+    """A plan that removes the least important indices of each group.
+
+    Either a `ratio` is given, or budgets: one or several of `params`, `macs` and `latency`. Groups that count blocks of
+    another group (the roles ``head``, ``kv_group``, ``conv_group`` and ``block``) are left unless `only` or a mapping
+    `ratio` names them.
+
+    Patterns, wherever a mapping or a list takes them: ``*`` for every group that a plain number would cut; a role such as
+    ``role:head``; a group's name; a layer or parameter by dotted path or glob, for every group that reaches into it, or,
+    with ``:in`` or ``:out`` behind it, for those along which the layer reads or returns. Where several match, the last counts.
+
+    Args:
+        graph: the traced model.
+        scores: what `score` returned, or any mapping of group name to importances. The lowest go first; of equal ones the
+            first. Infinite ones never go. NaN is refused.
+        ratio: the fraction of each group's indices to remove, in [0, 1); the number is rounded down. Or a mapping from
+            patterns to fractions; a tuple of patterns as a key makes their groups compete for one ratio.
+        params: what is to remain of the parameters at most: a fraction in (0, 1], or a whole number above 1.
+        macs: the same of the multiply-accumulates.
+        latency: the same of what `clock` says, where the number above 1 need not be whole.
+        clock: a function of a graph that returns its cost in any unit, such as what `latency_table` makes.
+        scope: who competes. ``group``: each group for itself, all lose the same fraction. ``global``: all indices of all
+            groups, by importance. ``isomorphic``: those of groups with the same structure and role (Fang et al., "Isomorphic
+            Pruning for Vision Models", ECCV 2024). Or a list of tuples of patterns: the groups of each tuple compete.
+        max_ratio: the largest fraction that a group may lose, in [0, 1]; a number or a mapping from patterns.
+        min_width: the smallest number of indices that a group keeps; a number or a mapping.
+        round_to: what stays of a group that loses anything is a multiple of this, at least one; a number or a mapping.
+        rounding: ``up``: no more goes than the ratio says; ``down``: no less, where the limits allow it.
+        ignore: patterns of groups that are left whole.
+        only: patterns of the groups that take part; all others are left whole. Naming a role such as ``role:head`` or a group
+            by its name makes it take part even if it is left otherwise.
+
+    Returns:
+        The plan. For budgets its `targets` hold what was requested and realised: every budget is kept, and with one unit
+        less removed one would not be. A smaller budget removes all that a larger one does.
+
+    Raises:
+        PlanError: no target or both kinds, a number out of range or out of reach, scores that do not fit, or nothing to prune.
+        UnknownNameError: a pattern that names nothing.
+    """
+    if not isinstance(graph, Graph):
+        raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
+    if not isinstance(scores, Mapping):
+        raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use {_way(scores)}.")
+    given = {"params": params, "macs": macs, "latency": latency}
+    budgets = {name: value for name, value in given.items() if value is not None}
+    if (ratio is None) == (not budgets):
+        met = [*sorted(budgets), "ratio"] if ratio is not None else "none"
+        raise PlanError(f"expected either ratio= or budgets, which are params=, macs= and latency=, met {met}.")
+    if (clock is None) != (latency is None):
+        raise PlanError("latency= and clock= belong together: the budget, and the function that measures a graph.")
+    limits = limits_of(graph, max_ratio, min_width, round_to, rounding)
+    groups = chosen_groups(graph, ignore, only)
+    by_default = defaults(graph, only)
+    if ratio is not None:
+        ratios, apart = _ratios(graph, ratio, by_default)
+        bundles = bundles_of(graph, groups, scores, limits)
+        if not groups:
+            raise PlanError(_nothing(graph, groups))
+        chosen = _at_ratio(graph, bundles, ratios, apart, scope, rounding == "down")
+        if not chosen and any(ratios.get(group.name) for group in groups):
+            raise PlanError(
+                "nothing can be removed at this ratio: every group is too small, at its least size, or balanced with one "
+                "that is left."
+            )
+        return plan_of(graph, removal(bundles, chosen))
+    bundles = bundles_of(graph, [group for group in groups if group.name in by_default], scores, limits)
+    wanted = [budget_of(graph, bundles, name, value, clock if name == "latency" else None) for name, value in budgets.items()]
+    order = sequence(bundles, scopes_of(graph, bundles, scope))
+    if not bundles and any(budget.limit < budget.total for budget in wanted):
+        raise PlanError(_nothing(graph, groups))
+    count, targets = cut_where_met(bundles, order, wanted)
+    return evolve(plan_of(graph, removal(bundles, order[:count])), targets=targets)
+
+
+def _way(scores: object) -> str:
+    return 'scores.reduce("mean")' if hasattr(scores, "reduce") else "dg.score(graph, model, criterion)"
+
+
+def limits_of(
+    graph: Graph,
+    max_ratio: float | Mapping[str, float] | None,
+    min_width: int | Mapping[str, int] | None,
+    round_to: int | Mapping[str, int] | None,
+    rounding: str = "up",
+) -> Limits:
+    """The limits of each group, from numbers or mappings of patterns. Raises `PlanError` for a number out of range."""
+    if rounding not in ("up", "down"):
+        raise PlanError(f"expected rounding= 'up' or 'down', met {rounding!r}.")
+    for pattern, fraction in _pairs(max_ratio):
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
+            raise PlanError(f"expected max_ratio= in [0, 1], met {fraction!r} for {pattern!r}; it is the most that may go.")
+    for name, table in (("min_width", min_width), ("round_to", round_to)):
+        for pattern, count in _pairs(table):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise PlanError(f"expected {name}= to be a whole number of at least 1, met {count!r} for {pattern!r}.")
+    return Limits(
+        most={} if max_ratio is None else values_by_group(graph, max_ratio),
+        least={} if min_width is None else values_by_group(graph, min_width),
+        multiples={} if round_to is None else values_by_group(graph, round_to),
+    )
+
+
+def _pairs(table: object) -> Iterable[tuple[object, object]]:
+    return table.items() if isinstance(table, Mapping) else () if table is None else (("*", table),)
+
+
+def _nothing(graph: Graph, groups: Sequence[Group]) -> str:
+    if groups:
+        roles = ", ".join(sorted({f"role:{group.role}" for group in groups}))
+        return f"no group takes part, only such that are left unless named ({roles}) or that are balanced with one left out."
+    if graph.groups:
+        return "ignore= leaves no group to prune."
+    reasons = "; ".join(str(pinned) for pinned in graph.pinned[:3])
+    return f"the model has no group to prune. Pinned axes are listed in graph.pinned, such as: {reasons}"
+
+
+def _ratios(graph: Graph, ratio: Ratio, by_default: Iterable[str]) -> tuple[dict[str, float], dict[str, int]]:
+    """Group name to ratio, and, for the groups that a tuple of patterns names, to the position of that tuple."""
+    table: Mapping[str | tuple[str, ...], float] = ratio if isinstance(ratio, Mapping) else {"*": ratio}
+    for pattern, value in table.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise PlanError(f"expected a ratio in [0, 1), met {value!r} for {pattern!r}; it is the fraction to remove.")
+    if not isinstance(ratio, Mapping):
+        return dict.fromkeys(by_default, ratio), {}
+    ratios: dict[str, float] = {}
+    apart: dict[str, int] = {}
+    for position, (pattern, value) in enumerate(table.items()):
+        for part in (pattern,) if isinstance(pattern, str) else pattern:
+            for group in groups_at(graph, part):
+                ratios[group.name] = value
+                apart.pop(group.name, None)
+                if not isinstance(pattern, str):
+                    apart[group.name] = position
+    return ratios, apart
+
+
+def _at_ratio(
+    graph: Graph,
+    bundles: Sequence[Bundle],
+    ratios: Mapping[str, float],
+    apart: Mapping[str, int],
+    scope: Scope,
+    over: bool,
+) -> list[int]:
+    """The units that go, by the positions of their bundles.
+
+    Each scope loses what its groups would lose, each at its own ratio; balanced groups at the smallest of theirs.
+    """
+    shares = [min(ratios.get(group.name, 0.0) for group in bundle.groups) for bundle in bundles]
+    keys: list[tuple[str, int]] = [("apart", -1)] * len(bundles)
+    for number, positions in enumerate(scopes_of(graph, bundles, scope)):
+        for position in positions:
+            keys[position] = ("scope", number)
+    for position, bundle in enumerate(bundles):
+        named = [apart[group.name] for group in bundle.groups if group.name in apart]
+        if named:
+            keys[position] = ("apart", named[0])
+    cut = [position for position, share in enumerate(shares) if share > 0]
+    chosen: list[int] = []
+    for members in by_key([keys[position] for position in cut]):
+        competing = [cut[member] for member in members]
+        quota = sum(shares[position] * bundles[position].size for position in competing)
+        chosen.extend(units_up_to(bundles, ranking(bundles, competing), quota, over))
+    return chosen

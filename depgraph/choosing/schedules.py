@@ -1,0 +1,190 @@
+"""Pruning in steps, as numbers: a target for each step, and plans and scores in the coordinates of the original graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.ragged_sets import RaggedSet, is_table, kept_by, left_over
+from depgraph.algebra.spaces import Atom
+from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.graph import Graph
+from depgraph.graph.groups import Group
+from depgraph.graph.ragged import bases_of, why_uniform
+from depgraph.plans.making import plan_of
+from depgraph.plans.plan import Plan
+
+Shape: TypeAlias = str | Callable[[float], float]
+"""A name from `SHAPES`, or a function from the fraction of the steps to the fraction of the way."""
+
+
+SHAPES: Mapping[str, Callable[[float], float]] = MappingProxyType(
+    {"linear": lambda done: done, "cubic": lambda done: 1 - (1 - done) ** 3}
+)
+"""``linear``; ``cubic``, which removes much at first (Zhu and Gupta, To prune, or not to prune, 2017)."""
+
+
+Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
+
+
+Numbers: TypeAlias = tuple[float, ...] | tuple[tuple[float, ...], ...]
+
+
+BUDGETS = ("params", "macs", "latency")
+
+
+def schedule(
+    graph: Graph,
+    target: Mapping[str, Any],
+    steps: int,
+    shape: Shape = "linear",
+    *,
+    clock: Callable[[Graph], float] | None = None,
+) -> tuple[dict[str, Any], ...]:
+    """The target of each step, all of them in terms of the original graph.
+
+    Args:
+        graph: the original graph.
+        target: what `plan` takes as keywords in the end: a `ratio`, or budgets such as ``{"macs": 0.5}``.
+        steps: how many steps there are.
+        shape: how far each step goes: ``linear``, ``cubic``, or a function from (0, 1] to [0, 1] that ends at 1.
+        clock: for a `latency` that is no fraction: what measures the graph.
+
+    Raises:
+        PlanError: no step, a shape that goes back or does not end at 1, or targets that `plan` does not know.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> schedule(graph, {"macs": 0.5}, steps=2, shape="cubic")
+    ({'macs': 0.5625}, {'macs': 0.5})
+    >>> schedule(graph, {"ratio": {"*": 0.5}}, steps=2)
+    ({'ratio': {'*': 0.25}}, {'ratio': {'*': 0.5}})
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise PlanError(f"expected steps= as a whole number from 1 up, met {steps!r}.")
+    if isinstance(shape, str) and shape not in SHAPES:
+        raise PlanError(f"expected one of {sorted(SHAPES)} or a function as the shape of a schedule, met {shape!r}.")
+    strange = [name for name in target if name != "ratio" and name not in BUDGETS]
+    if strange or not target:
+        raise PlanError(f"expected a target such as {{'macs': 0.5}} or {{'ratio': 0.5}}, met {dict(target)!r}.")
+    way = SHAPES[shape] if isinstance(shape, str) else shape
+    shares = [way((number + 1) / steps) for number in range(steps)]
+    if any(not 0 <= before <= after for before, after in zip([0.0, *shares], shares, strict=False)) or shares[-1] != 1:
+        raise PlanError(f"a schedule goes from 0 to 1 and never back, met {shares}.")
+    totals: dict[str, float | None] = {"params": graph.params, "macs": graph.macs, "latency": clock and clock(graph)}
+    return tuple({name: _at(name, value, share, totals.get(name)) for name, value in target.items()} for share in shares)
+
+
+def _at(name: str, value: Any, share: float, total: float | None) -> Any:
+    """A target once a share of the way is gone."""
+    if name == "ratio":
+        return {key: part * share for key, part in value.items()} if isinstance(value, Mapping) else value * share
+    if share == 1:
+        return value
+    if value <= 1 and not isinstance(value, bool):
+        return 1 - (1 - value) * share
+    if total is None:
+        raise PlanError("a latency that is no fraction needs clock=, which measures the graph that it starts from.")
+    reached = total - (total - value) * share
+    return reached if name == "latency" else math.floor(reached)
+
+
+def lifted(graph: Graph, done: Plan, scores: Scores) -> dict[str, Numbers]:
+    """Scores of ``done.apply(graph)`` as scores of `graph`: what is gone already goes first.
+
+    Groups of which one index is left have no scores any more; that index is given an infinite one. Groups without scores are
+    left out. Where `done` took other indices in each row, one score per index counts in every row.
+
+    Raises:
+        PlanError: scores of another length than the groups have by now, or NaN among them.
+    """
+    names = {base: name for name, base in done.renamed}
+    lost = {cut.atom: cut.lost for cut in done.cuts}
+    tables = any(is_table(values) for values in scores.values()) or any(cut.base is not None for cut in done.cuts)
+    bases = bases_of(graph) if tables else {}
+    found: dict[str, Numbers] = {}
+    for group in graph.groups:
+        gone = lost.get(group.atom, IndexSet())
+        size = group.size - len(gone)
+        # what is down to one index is no group of the smaller graph, in which another one may have its name
+        values: Any = (math.inf,) if size == 1 else scores.get(names.get(group.name, group.name))
+        if values is None:
+            continue
+        if not is_table(values) and isinstance(gone, IndexSet):
+            found[group.name] = _lifted(group, gone, values)
+            continue
+        base = gone.base if isinstance(gone, RaggedSet) else bases.get(group.atom)
+        if base is None:
+            raise PlanError(f"the scores of group {group.name!r} are a table, but {why_uniform(graph, group)}; score anew.")
+        whole = lost.get(base, IndexSet())
+        left = [row for row in range(base.size) if not isinstance(whole, IndexSet) or row not in whole]
+        rows = list(values) if is_table(values) else [[value / len(left) for value in values]] * len(left)
+        if len(rows) != len(left):
+            raise PlanError(f"group {group.name!r} has {len(left)} rows by now, its scores have {len(rows)}; score anew.")
+        table = [(0.0,) * group.size] * base.size
+        for row, numbers in zip(left, rows, strict=True):
+            table[row] = _lifted(group, gone.sets[row] if isinstance(gone, RaggedSet) else gone, numbers)
+        found[group.name] = tuple(table)
+    return found
+
+
+def _lifted(group: Group, removed: IndexSet, values: Sequence[float]) -> tuple[float, ...]:
+    left = removed.complement(group.size)
+    if len(values) != len(left):
+        raise PlanError(f"group {group.name!r} has {len(left)} indices by now, its scores are {len(values)}; score anew.")
+    if any(map(math.isnan, values)):
+        raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
+    numbers = [-math.inf] * group.size
+    for index, value in zip(left, values, strict=True):
+        numbers[index] = float(value)
+    return tuple(numbers)
+
+
+def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
+    """What is left to do: the plan for ``done.apply(graph)`` with ``done.then(remainder) == wanted``.
+
+    Raises:
+        MismatchError: the plans are not for this graph, or the first one removes what the second one keeps.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> done, wanted = dg.cut(graph, "0.weight", [1], dim=0), dg.cut(graph, "0.weight", [1, 4, 7], dim=0)
+    >>> left = remainder(graph, done, wanted)
+    >>> left.removed, done.then(left) == wanted
+    ({'0.weight:0': IndexSet('3,6')}, True)
+    """
+    gone = {cut.atom: cut.lost for cut in done.cuts}
+    asked = {cut.atom: cut.lost for cut in wanted.cuts}
+    problems = [
+        f"the {name} plan is for the graph {plan.base[:12]}, not for {graph.fingerprint[:12]}"
+        for name, plan in (("first", done), ("second", wanted))
+        if plan.base != graph.fingerprint
+    ]
+    problems += [
+        f"group {graph.group_of[atom].name} has lost {kept}, which the second plan keeps"
+        for atom, kept in kept_by(gone, asked).items()
+        if atom in graph.group_of
+    ]
+    if problems:
+        raise MismatchError(
+            "the second plan does not go on from the first one:",
+            problems,
+            "Make both on one graph, the second one from lifted scores.",
+        )
+    after, names = done.apply(graph), {base: name for name, base in done.renamed}
+
+    def now(atom: Atom) -> Atom:
+        name = graph.group_of[atom].name
+        return after.groups_by_name[names.get(name, name)].atom
+
+    by_id = {atom.id: atom for atom in graph.group_of}
+    return plan_of(
+        after,
+        {
+            now(atom): RaggedSet(now(by_id[lost.base.id]), lost.sets) if isinstance(lost, RaggedSet) else lost
+            for atom, lost in left_over(gone, asked).items()
+        },
+    )

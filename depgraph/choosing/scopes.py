@@ -1,0 +1,141 @@
+"""Who competes with whom: scopes of bundles, and the one order in which their units go."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import accumulate, chain, pairwise
+from typing import TypeAlias
+
+from depgraph.algebra.ragged_sets import Removal
+from depgraph.algebra.spaces import Atom
+from depgraph.choosing.coupled import Bundle
+from depgraph.choosing.isomorphism import signatures
+from depgraph.choosing.patterns import groups_at
+from depgraph.errors import PlanError
+from depgraph.graph.graph import Graph
+
+Scope: TypeAlias = str | Iterable[str | tuple[str, ...]]
+"""``group``, ``global``, ``isomorphic``, or patterns and tuples of patterns, each a set of groups that compete."""
+
+
+POLICIES = ("group", "global", "isomorphic")
+
+
+def scopes_of(graph: Graph, bundles: Sequence[Bundle], scope: Scope) -> tuple[tuple[int, ...], ...]:
+    """The positions of the bundles that compete with each other, scope by scope. What no scope names stands alone.
+
+    Raises:
+        PlanError: no policy has this name.
+        UnknownNameError: a pattern names nothing.
+    """
+    keys: list[Hashable]
+    if isinstance(scope, str):
+        if scope not in POLICIES:
+            raise PlanError(
+                f"expected scope= to be one of {', '.join(map(repr, POLICIES))}, or a list of tuples of patterns, "
+                f"met {scope!r}."
+            )
+        if scope == "group":
+            keys = list(range(len(bundles)))
+        elif scope == "global":
+            keys = [()] * len(bundles)
+        else:
+            alike = signatures(graph)
+            keys = [tuple(alike[group.atom] for group in bundle.groups) for bundle in bundles]
+    else:
+        named = shared(graph, scope)
+        keys = []
+        for position, bundle in enumerate(bundles):
+            first = next((named[group.name] for group in bundle.groups if group.name in named), None)
+            keys.append(("alone", position) if first is None else first)
+    return by_key(keys)
+
+
+def shared(graph: Graph, scopes: Iterable[str | tuple[str, ...]]) -> dict[str, int]:
+    """Group name to the position of the last scope that names it."""
+    named: dict[str, int] = {}
+    for position, patterns in enumerate(scopes):
+        for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+            named.update({group.name: position for group in groups_at(graph, pattern)})
+    return named
+
+
+def by_key(keys: Sequence[Hashable]) -> tuple[tuple[int, ...], ...]:
+    """Positions with equal keys together, in the order of their first."""
+    found: dict[Hashable, list[int]] = {}
+    for position, key in enumerate(keys):
+        found.setdefault(key, []).append(position)
+    return tuple(tuple(positions) for positions in found.values())
+
+
+def ranking(bundles: Sequence[Bundle], scope: Sequence[int]) -> list[int]:
+    """The order in which a scope's units go, as positions of bundles: each time that one is named, its next unit goes.
+
+    The least important unit goes first. Of equally important ones the one after which its bundle has lost the smaller
+    fraction goes first, so that equal scores everywhere give equal ratios; then the one of the earlier group.
+    """
+    if len(scope) == 1:
+        return [scope[0]] * len(bundles[scope[0]].steps)
+    owners = [position for position in scope for _ in bundles[position].steps]
+    fractions = [step * len(bundles[k].groups) / bundles[k].size for k in scope for step in bundles[k].steps]
+    importances = list(chain.from_iterable(bundles[position].importances for position in scope))
+    order = sorted(range(len(owners)), key=fractions.__getitem__)
+    order.sort(key=importances.__getitem__)
+    return [owners[unit] for unit in order]
+
+
+def sequence(bundles: Sequence[Bundle], scopes: Iterable[Sequence[int]]) -> list[int]:
+    """One order for the units of all scopes: each time the one goes after which its scope has lost the smallest fraction.
+
+    Every prefix is a valid removal, and prefixes are nested: a plan that removes more removes whatever the smaller one did.
+    """
+    scopes = tuple(scopes)
+    if len(scopes) == 1:
+        return ranking(bundles, scopes[0])
+    owners: list[int] = []
+    fractions: list[float] = []
+    for scope in scopes:
+        if len(scope) == 1:
+            (position,) = scope
+            steps, size = bundles[position].steps, bundles[position].groups[0].size
+            owners.extend([position] * len(steps))
+            fractions.extend([step / size for step in steps])
+            continue
+        order = ranking(bundles, scope)
+        total = sum(bundles[position].size for position in scope)
+        owners.extend(order)
+        fractions.extend(lost / total for lost in losses(bundles, order))
+    return [owners[unit] for unit in sorted(range(len(owners)), key=fractions.__getitem__)]
+
+
+def losses(bundles: Sequence[Bundle], order: Iterable[int]) -> list[int]:
+    """How many indices have gone after each unit of an order."""
+    order = tuple(order)
+    gains = {position: _gains(bundles[position]) for position in dict.fromkeys(order)}
+    return list(accumulate(next(gains[position]) for position in order))
+
+
+def _gains(bundle: Bundle) -> Iterator[int]:
+    """How many indices go with each unit of a bundle, one after the other."""
+    count = len(bundle.groups)
+    return ((step - before) * count for before, step in pairwise((0, *bundle.steps)))
+
+
+def units_up_to(bundles: Sequence[Bundle], order: Sequence[int], quota: float, over: bool) -> list[int]:
+    """The longest beginning of an order that removes no more than a quota; with `over`, the shortest that removes no less."""
+    lost = losses(bundles, order)
+    within = bisect_right(lost, quota + 1e-9)
+    if over and within < len(lost) and (lost[within - 1] if within else 0) < int(quota + 1e-9):
+        within += 1
+    return list(order[:within])
+
+
+def removal(bundles: Sequence[Bundle], order: Iterable[int]) -> dict[Atom, Removal]:
+    """What goes with the units of an order."""
+    counts = Counter(order)
+    merged: dict[Atom, Removal] = {}
+    for position in sorted(counts):
+        merged.update(bundles[position].removed(counts[position]))
+    return merged

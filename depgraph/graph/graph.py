@@ -1,0 +1,223 @@
+"""Graphs as frozen data, with cheap queries."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from attrs import field, frozen
+
+from depgraph import codec
+from depgraph.algebra.spaces import Atom, Space, atoms
+from depgraph.errors import PinnedError, PlanError, UnknownNameError
+from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_of
+from depgraph.graph.nodes import Dependency, Node, nodes_of
+from depgraph.graph.records import Balance, LowerBound, Operation, PinnedAtom, SizeAttribute, Tensor
+from depgraph.graph.uses import offsets_of, uses_of
+
+
+@frozen
+class Graph:
+    """The dependency graph of a model. It holds no module and no tensor, and never changes.
+
+    Attributes:
+        operations: the recorded operator calls in order.
+        tensors: parameters, buffers and values with their axes' spaces.
+        attributes: module attributes that follow axes.
+        pinned_atoms: what must not be touched.
+        balances: groups that must lose equally many indices.
+        mode: ``fake``, or ``real`` where forward ran on the example inputs because it reads data.
+        lower_bounds: groups that keep more than one index. They say what may go, not what is there: equality leaves them out.
+    """
+
+    operations: tuple[Operation, ...]
+    tensors: tuple[Tensor, ...]
+    attributes: tuple[SizeAttribute, ...] = ()
+    pinned_atoms: tuple[PinnedAtom, ...] = ()
+    balances: tuple[Balance, ...] = ()
+    mode: str = "fake"
+    lower_bounds: tuple[LowerBound, ...] = field(default=(), eq=False, metadata=codec.LATE)
+
+    @cached_property
+    def params(self) -> int:
+        """Number of elements of all parameters, tied ones counted once."""
+        return sum(tensor.numel for tensor in self.tensors if tensor.kind == "parameter")
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one forward on the example inputs (half of what `torch.utils.flop_counter` counts)."""
+        return sum(cost.macs for operation in self.operations for cost in operation.costs)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over structure and sizes; equal graphs have equal ones. Reasons and source lines do not count."""
+        digest = hashlib.sha256()
+        objects = {id(space): space for tensor in self.tensors for space in tensor.axes}  # the graph holds them meanwhile
+        objects.update((id(space), space) for item in self.operations for cost in item.costs for space in cost.axes)
+        known = {key: str(space) for key, space in objects.items()}
+
+        def text(space: Space) -> str:
+            return known.get(id(space)) or str(space)
+
+        for operation in self.operations:
+            costs = ";".join(f"{cost.scale}*{'*'.join([known[id(axis)] for axis in cost.axes])}" for cost in operation.costs)
+            line = (operation.name, operation.type.value, operation.op, operation.module_class)
+            digest.update(repr((*line, operation.inputs, operation.outputs, costs)).encode())
+        for tensor in self.tensors:
+            axes = tuple([known[id(axis)] for axis in tensor.axes])
+            digest.update(repr((tensor.name, tensor.kind, tensor.aliases, axes)).encode())
+        for attribute in self.attributes:
+            digest.update(repr((attribute.path, text(attribute.space))).encode())
+        digest.update(repr([text(pinned.atom) for pinned in self.pinned_atoms]).encode())
+        digest.update(repr([tuple(map(text, balance.atoms)) for balance in self.balances]).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Tensor]:
+        """Every tensor by its name and its aliases."""
+        return {name: tensor for tensor in self.tensors for name in (tensor.name, *tensor.aliases)}
+
+    @cached_property
+    def reasons(self) -> Mapping[Atom, str]:
+        """Why each pinned atom is pinned."""
+        return {pinned.atom: pinned.reason for pinned in self.pinned_atoms}
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Everything that can be pruned, in the order of the parameters."""
+        return groups_of(self.tensors, self.operations, self.reasons, {item.atom: item.size for item in self.lower_bounds})
+
+    @cached_property
+    def group_of(self) -> Mapping[Atom, Group]:
+        """Each prunable atom's group."""
+        return {group.atom: group for group in self.groups}
+
+    @cached_property
+    def groups_by_name(self) -> Mapping[str, Group]:
+        """Each group by its name."""
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def pinned(self) -> tuple[Pinned, ...]:
+        """Every parameter or buffer axis that holds something pinned, with the reason."""
+        found: list[Pinned] = []
+        for tensor in self.tensors:
+            if tensor.kind == "value":
+                continue
+            for dim, space in enumerate(tensor.axes):
+                reasons = [self.reasons[atom] for atom in atoms(space) if atom in self.reasons]
+                found.extend(Pinned(tensor.name, dim, reason) for reason in dict.fromkeys(reasons))
+        return tuple(found)
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """How many parameters lie in prunable groups, and by what the others are pinned."""
+        return coverage_of(self.tensors, self.group_of, self.reasons)
+
+    @cached_property
+    def uses(self) -> Mapping[str, Sequence[tuple[Operation, int]]]:
+        """The operations in which each parameter, or a view of it, is an operand, and at which place."""
+        return uses_of(self.tensors, self.operations)
+
+    @cached_property
+    def offsets(self) -> frozenset[str]:
+        """The parameters that are only ever added: biases."""
+        return offsets_of(self.by_name, self.uses)
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Layers and virtual operations, in the order of the forward."""
+        return nodes_of(self.tensors, self.operations, self.group_of)
+
+    @cached_property
+    def dependencies(self) -> tuple[Dependency, ...]:
+        """Every dependency between neighbouring nodes."""
+        return tuple(dependency for node in self.nodes for dependency in node.dependencies)
+
+    @cached_property
+    def _nodes_by_name(self) -> Mapping[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def node(self, name: str) -> Node:
+        """The node with this name. Raises `UnknownNameError` with near names."""
+        if name not in self._nodes_by_name:
+            raise UnknownNameError("node", name, self._nodes_by_name)
+        return self._nodes_by_name[name]
+
+    def tensor(self, name: str) -> Tensor:
+        """The parameter, buffer or value with this name or alias."""
+        if name not in self.by_name:
+            raise UnknownNameError("tensor", name, self.by_name)
+        return self.by_name[name]
+
+    def axis(self, name: str, dim: int) -> Space:
+        """The space of one dimension of a tensor."""
+        axes = self.tensor(name).axes
+        if not -len(axes) <= dim < len(axes):
+            raise PlanError(f"{name!r} has {len(axes)} dimensions, dim={dim} is not one of them; nothing was changed.")
+        return axes[dim]
+
+    def group(self, name: str, dim: int) -> Group:
+        """The group that a parameter's axis belongs to.
+
+        Raises:
+            UnknownNameError: no such tensor.
+            PinnedError: the axis is pinned.
+            PlanError: the axis holds several groups; the message names them.
+        """
+        space = self.axis(name, dim)
+        found = [self.group_of[atom] for atom in atoms(space) if atom in self.group_of]
+        if not found:
+            raise PinnedError(name, dim, self.why_pinned(space))
+        if len(found) > 1:
+            listed = ", ".join(str(group) for group in found)
+            raise PlanError(
+                f"axis {dim} of {name!r} is made of several groups, {space}: choose one of {listed} from graph.groups."
+            )
+        return found[0]
+
+    def why_pinned(self, space: Space) -> str:
+        """The reasons of the pinned atoms of a space, as one text."""
+        reasons = dict.fromkeys(self.reasons[atom] for atom in atoms(space) if atom in self.reasons)
+        return "; ".join(reasons) or "its size is 1, and the last index is never removed"
+
+    def why_kept(self, atom: Atom) -> str:
+        """Why more than one index of a group must stay."""
+        return next((item.reason for item in self.lower_bounds if item.atom == atom), "the last index is never removed")
+
+    def select(self, patterns: Iterable[str]) -> frozenset[str]:
+        """The parameters and buffers of the layers that the dotted paths or globs name.
+
+        A pattern names a module (and what is below it), a parameter, or, as a glob, any of these.
+        """
+        patterns = (patterns,) if isinstance(patterns, str) else patterns
+        chosen: set[str] = set()
+        held = {name: tensor.name for name, tensor in self.by_name.items() if tensor.kind != "value"}
+        for pattern in patterns:
+            hits = {
+                owner
+                for name, owner in held.items()
+                if name == pattern or name.startswith(pattern + ".") or _matches(name, pattern)
+            }
+            if not hits and pattern not in self._nodes_by_name:
+                prefixes = {name.rsplit(".", 1)[0] for name in held if "." in name}
+                raise UnknownNameError("layer or parameter", pattern, {*held, *prefixes})
+            chosen |= hits
+        return frozenset(chosen)
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph as versioned JSON."""
+        codec.write(path, "graph", self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Graph:
+        """Read what `save` wrote. Raises `DocumentError` for anything else."""
+        return codec.read(path, "graph", cls)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    pieces = name.split(".")
+    return any(fnmatch.fnmatchcase(".".join(pieces[:k]), pattern) for k in range(1, len(pieces) + 1))

@@ -1,0 +1,170 @@
+"""Groups, the things one prunes: which there are, what part each plays, and how much of a model lies in them."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+
+from attrs import frozen
+
+from depgraph.algebra.index_maps import Leaf, leaves
+from depgraph.algebra.spaces import Atom, atoms
+from depgraph.graph.records import Operation, OpType, Tensor
+
+
+@frozen
+class Pinned:
+    """An axis of a parameter or buffer from which nothing, or not everything, may be removed, and why."""
+
+    tensor: str
+    dim: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.tensor} dim {self.dim}: {self.reason}"
+
+
+@frozen
+class Coverage:
+    """How much of a model can be pruned.
+
+    Attributes:
+        total: elements of all parameters.
+        prunable: elements of the parameters of which at least one axis holds a group.
+        pinned: (reason, elements) of the other parameters, the most first; each counts for the first reason of its axes.
+    """
+
+    total: int
+    prunable: int
+    pinned: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        listed = "".join(f"\n  {count:,} pinned: {reason}" for reason, count in self.pinned)
+        return (
+            f"{self.prunable:,} of {self.total:,} parameters ({self.prunable / max(self.total, 1):.1%}) lie in groups{listed}"
+        )
+
+
+@frozen
+class Group:
+    """Independent indices that are pruned together wherever they occur: the thing one prunes.
+
+    Attributes:
+        name: the first parameter axis in which it occurs, as ``tensor:dim``, with ``[k]`` where that axis holds several.
+        atom: its identity in the graph's spaces.
+        members: the parameter and buffer axes in which it occurs, as (tensor, dim).
+        role: read off the structure. ``channel``; ``head_dim``, the width of attention heads; ``head``, which counts them;
+            ``kv_group``, which counts the query heads of one key-value head; ``conv_group``, the blocks of a grouped
+            convolution; ``block``, any other count of blocks of another group.
+        lower_bound: how many indices stay at least: with fewer, forward would take another branch.
+    """
+
+    name: str
+    atom: Atom
+    members: tuple[tuple[str, int], ...]
+    role: str
+    lower_bound: int = 1
+
+    @property
+    def size(self) -> int:
+        """Number of indices."""
+        return self.atom.size
+
+    def __str__(self) -> str:
+        kept = f", at least {self.lower_bound} stay" if self.lower_bound > 1 else ""
+        return f"{self.name} ({self.size} indices{kept}, {len(self.members)} axes)"
+
+
+def groups_of(
+    tensors: Iterable[Tensor], operations: Iterable[Operation], pinned: Mapping[Atom, str], least: Mapping[Atom, int]
+) -> tuple[Group, ...]:
+    """The atoms with indices that occur in a parameter and are not pinned, in the order of the parameters."""
+    tensors = tuple(tensors)
+    members: dict[Atom, list[tuple[str, int]]] = {}
+    names: dict[Atom, str] = {}
+    for tensor in tensors:
+        if tensor.kind == "value":
+            continue
+        for dim, space in enumerate(tensor.axes):
+            here = atoms(space)
+            for position, atom in enumerate(here):
+                if atom in pinned or not atom.size:
+                    continue
+                members.setdefault(atom, []).append((tensor.name, dim))
+                if tensor.kind == "parameter" and atom not in names:
+                    names[atom] = f"{tensor.name}:{dim}" + (f"[{position}]" if len(here) > 1 else "")
+    roles = _roles(tensors, operations, names)
+    return tuple(Group(name, atom, tuple(members[atom]), roles[atom], least.get(atom, 1)) for atom, name in names.items())
+
+
+def coverage_of(tensors: Iterable[Tensor], free: Container[Atom], reasons: Mapping[Atom, str]) -> Coverage:
+    """How many elements of parameters lie in groups, and why the others do not."""
+    total = prunable = 0
+    pinned: dict[str, int] = {}
+    for tensor in tensors:
+        if tensor.kind != "parameter":
+            continue
+        total += tensor.numel
+        held = [atom for space in tensor.axes for atom in atoms(space)]
+        if any(atom in free for atom in held):
+            prunable += tensor.numel
+        else:
+            reason = next((reasons[atom] for atom in held if atom in reasons), "it has no axis longer than 1")
+            pinned[reason] = pinned.get(reason, 0) + tensor.numel
+    return Coverage(total, prunable, tuple(sorted(pinned.items(), key=lambda item: (-item[1], item[0]))))
+
+
+def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Mapping[Atom, str]) -> dict[Atom, str]:
+    """The role of each group, read off the structure: where it stands in products, and in which operators it does what."""
+    outer: dict[Atom, bool] = {}
+    inner: set[Atom] = set()
+    around: dict[Atom, set[Atom]] = {}
+    for tensor in tensors:
+        for space in tensor.axes if tensor.kind != "value" else ():
+            everything = leaves(space) if len(atoms(space)) > 1 else ()
+            found = [leaf for leaf in everything if leaf.atom in free]
+            for leaf in found:
+                around.setdefault(leaf.atom, set()).update(other.atom for other in everything if _surrounds(other, leaf))
+                if any(_surrounds(leaf, other) for other in found):
+                    first = not any(_surrounds(other, leaf) for other in found)
+                    outer[leaf.atom] = outer.get(leaf.atom, False) or first
+                elif len({other.atom for other in found}) > 1:
+                    inner.add(leaf.atom)
+    batch, contracted, blocks = _attention_atoms(tensors, operations)
+    roles = {}
+    for atom in free:
+        if atom in outer and (atom not in inner or atom in batch):
+            repeated = "head" if outer[atom] else "kv_group"
+            roles[atom] = repeated if atom in batch else "conv_group" if atom in blocks else "block"
+        else:
+            roles[atom] = "head_dim" if atom in contracted and around.get(atom, set()) & batch else "channel"
+    return roles
+
+
+def _surrounds(outer: Leaf, inner: Leaf) -> bool:
+    """Whether the outer leaf counts blocks in which the inner one lies."""
+    return (
+        outer.atom != inner.atom
+        and inner.stride < outer.stride
+        and outer.offset <= inner.offset < outer.offset + outer.atom.size * outer.stride
+    )
+
+
+def _attention_atoms(tensors: Sequence[Tensor], operations: Iterable[Operation]) -> tuple[set[Atom], set[Atom], set[Atom]]:
+    """Atoms of the batch axes of products of two values, of their last axes, and of the blocks of grouped convolutions."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    batch, last, blocks = set[Atom](), set[Atom](), set[Atom]()
+    for operation in operations:
+        if operation.type in {OpType.ATTENTION, OpType.MATMUL}:
+            operands = [by_name[name] for name in operation.inputs[:3]]
+            if sum(operand.kind == "value" for operand in operands) < 2:
+                continue
+            for operand in operands:
+                for space in operand.axes[:-2]:
+                    batch.update(atoms(space))
+                for space in operand.axes[-2:]:
+                    last.update(atoms(space))
+        elif operation.type is OpType.CONV:
+            x, weight = by_name[operation.inputs[0]], by_name[operation.inputs[1]]
+            channels = len(x.axes) - len(weight.axes) + 1
+            blocks.update(set(atoms(x.axes[channels])) - set(atoms(weight.axes[1])))
+    return batch, last, blocks

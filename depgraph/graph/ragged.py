@@ -1,0 +1,268 @@
+"""Which groups may lose other indices in each block of another group, such as other head dims in each head.
+
+A group D may be cut row by row along a group B, its base, if every operator treats each index of B by itself wherever D
+takes part. Then the operator on the part of one index of B is the operator itself with B cut down to that index, for which
+any cut of D is exact; and the parts stand side by side as before, because each has lost as many. So it is required that
+
+- every place of D in a tensor has B around it in the same axis, or in another axis of the tensor, once;
+- no operator that D reaches holds B twice in a tensor or a cost, where it would pair one index of B with another;
+- the operator is known to mix no indices of B, or D and B are one axis for it.
+
+All of this is read off the graph. What is not known to be so keeps one choice for all rows, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product as all_choices
+
+from depgraph.algebra.index_maps import Summand, summands
+from depgraph.algebra.spaces import Atom, Space, atoms
+from depgraph.errors import PlanError, UnknownNameError
+from depgraph.graph.graph import Graph
+from depgraph.graph.groups import Group
+from depgraph.graph.records import Operation, OpType, Tensor
+
+_POINTWISE = """
+    abs acos acosh add addcdiv addcmul alias angle asin asinh atan atan2 atanh bernoulli bitwise_and bitwise_not bitwise_or
+    bitwise_xor ceil celu clamp clamp_max clamp_min clone complex conj contiguous copy copysign cos cosh detach div dropout elu
+    eq erf erfc erfinv exp exp2 expm1 fill floor floor_divide fmax fmin fmod frac ge gelu gt hardshrink hardsigmoid hardswish
+    hardtanh hypot imag isfinite isinf isnan le leaky_relu lerp lift lift_fresh log log10 log1p log2 log_sigmoid logaddexp
+    logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul multiply nan_to_num
+    native_dropout ne neg negative ones_like polar positive pow rand_like randn_like real reciprocal relu relu6 remainder
+    resolve_conj resolve_neg round rsqrt rsub selu sgn sigmoid sign silu sin sinh softplus softshrink sqrt square sub subtract
+    tan tanh threshold to _to_copy true_divide trunc type_as where xlogy zero zeros_like empty_like full_like
+"""
+
+
+_MOVING = """
+    view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as ravel _reshape_alias view_copy permute
+    transpose t numpy_T mT swapaxes swapdims movedim expand expand_as repeat repeat_interleave cat stack split split_with_sizes
+    chunk tensor_split unsafe_split unsafe_chunk unbind slice select narrow index index_select index_put gather
+    constant_pad_nd pad
+"""
+
+
+_MAKING = "zeros ones full empty new_zeros new_ones new_full new_empty rand randn"
+
+
+_REDUCING = """
+    mean sum amax amin prod var std logsumexp norm linalg_vector_norm all any count_nonzero nansum nanmean max min
+"""
+
+
+_PRODUCTS = "matmul mm bmm addmm baddbmm linear einsum"
+
+
+_ATTENTION = """
+    scaled_dot_product_attention _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention
+    _scaled_dot_product_cudnn_attention _scaled_dot_product_attention_math
+"""
+
+
+BY_ITSELF = frozenset(" ".join((_POINTWISE, _MOVING, _MAKING, _REDUCING, _PRODUCTS, _ATTENTION)).split())
+"""Operators in which the part of one index of an axis depends on that part of the operands alone, unless the axis is gone,
+or stands twice in an operand, the result or the cost. Those of attention and `einsum` say by their cost what they pair."""
+
+
+_TRAILING = frozenset({"layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm"})
+
+
+_KERNELS = frozenset({OpType.CONV, OpType.DEPTHWISE_CONV})
+
+
+_OPAQUE = frozenset({OpType.UNKNOWN, OpType.CUSTOMIZED, OpType.MHA, OpType.LSTM})
+
+
+def ragged_groups(graph: Graph) -> dict[str, str]:
+    """The groups that may be cut row by row, each with the group whose indices are the rows.
+
+    >>> import torch, depgraph as dg
+    >>> class Attention(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.heads, self.width = 2, 3
+    ...         self.qkv, self.out = torch.nn.Linear(4, 18), torch.nn.Linear(6, 4)
+    ...     def forward(self, x):
+    ...         q, k, v = self.qkv(x).view(len(x), -1, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
+    ...         y = torch.softmax(q @ k.mT, -1) @ v
+    ...         return self.out(y.transpose(1, 2).reshape(len(x), -1, self.heads * self.width))
+    >>> dg.ragged.ragged_groups(dg.trace(Attention(), torch.randn(1, 5, 4)))
+    {'qkv.weight:0[2]': 'qkv.weight:0[1]'}
+    """
+    return {graph.group_of[atom].name: graph.group_of[base].name for atom, base in bases_of(graph).items()}
+
+
+def why_uniform(graph: Graph, group: str | Group) -> str | None:
+    """Why all blocks of a group must lose the same indices; None where each may lose its own.
+
+    Args:
+        graph: the graph.
+        group: a group or its name.
+
+    Raises:
+        UnknownNameError: the graph has no such group.
+    """
+    name = group.name if isinstance(group, Group) else group
+    if name not in graph.groups_by_name:
+        raise UnknownNameError("group", name, graph.groups_by_name)
+    facts = _Facts(graph)
+    atom = graph.groups_by_name[name].atom
+    reasons = [(base, facts.why_not(atom, base)) for base in facts.candidates(atom)]
+    if not reasons:
+        return f"no other group counts blocks of {name}"
+    if any(reason is None for _, reason in reasons):
+        return None
+    alone = facts.alone(atom, [base for base, _ in reasons])
+    if alone is not None:
+        return f"{alone} holds it without any of its blocks, so these share it"
+    return "; ".join(f"along {graph.group_of[base].name}: {reason}" for base, reason in reasons)
+
+
+def bases_of(graph: Graph) -> dict[Atom, Atom]:
+    """The atoms of groups that may be cut row by row, each with its base: of several the first in reading order."""
+    facts = _Facts(graph)
+    found = {}
+    for group in graph.groups:
+        base = next((base for base in facts.candidates(group.atom) if facts.why_not(group.atom, base) is None), None)
+        if base is not None:
+            found[group.atom] = base
+    return found
+
+
+def require_rows(graph: Graph, bases: Mapping[Atom, Atom]) -> None:
+    """Raise `PlanError`, with the reason, if an atom may not be cut row by row along the base that is given with it."""
+    if not bases:
+        return
+    facts = _Facts(graph)
+    for atom, base in bases.items():
+        reason = facts.why_not(atom, base) if base in graph.group_of else f"{base} is no group"
+        if reason is not None:
+            raise PlanError(
+                f"group {graph.group_of[atom].name} must lose the same indices everywhere: {reason}. "
+                "Cut the same indices in each block. Nothing was changed."
+            )
+
+
+class _Facts:
+    """What a graph says about pairs of atoms."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.holding: dict[Atom, list[Tensor]] = {}
+        self.reading: dict[str, list[Operation]] = {}
+        for tensor in graph.tensors:
+            for atom in dict.fromkeys(atom for space in tensor.axes for atom in atoms(space)):
+                if atom in graph.group_of:
+                    self.holding.setdefault(atom, []).append(tensor)
+        for operation in graph.operations:
+            for name in dict.fromkeys((*operation.inputs, *operation.outputs)):
+                self.reading.setdefault(name, []).append(operation)
+
+    def candidates(self, atom: Atom) -> tuple[Atom, ...]:
+        """Groups that stand around an atom in the axes of parameters."""
+        found: dict[Atom, None] = {}
+        for tensor in self.holding.get(atom, ()):
+            if tensor.kind == "parameter":
+                for term in (term for space in tensor.axes for term in summands(space)):
+                    here = [place.atom for place in term.places]
+                    if atom in here:
+                        found.update(dict.fromkeys(here[: here.index(atom)]))
+        return tuple(sorted((base for base in found if base in self.graph.group_of), key=lambda base: base.id))
+
+    def alone(self, atom: Atom, bases: Iterable[Atom]) -> str | None:
+        """The first tensor that holds an atom without any of its bases; parameters and buffers come first."""
+        around = set(bases)
+        for tensor in sorted(self.holding[atom], key=lambda tensor: tensor.kind == "value"):
+            if not any(around.intersection(atoms(space)) for space in tensor.axes):
+                return tensor.name
+        return None
+
+    def why_not(self, atom: Atom, base: Atom) -> str | None:
+        """Why an atom may not be cut row by row along a base; None if it may."""
+        return next(self._problems(atom, base), None)
+
+    def _problems(self, atom: Atom, base: Atom) -> Iterator[str]:
+        rows = self.graph.group_of[base].name
+        for tensor in sorted(self.holding[atom], key=lambda tensor: tensor.kind == "value"):
+            for cell in _cells(tensor.axes, atom, base):
+                problem = _misplaced(cell)
+                if problem:
+                    yield f"{tensor.name} {problem.format(rows=rows)}"
+                if tensor.kind != "value" and _count(cell, _ATOM) and not _joined(cell):
+                    yield f"{tensor.name} holds it and {rows} in separate dimensions, where a row would be gathered"
+        names = dict.fromkeys(tensor.name for tensor in self.holding[atom])
+        for operation in dict.fromkeys(op for name in names for op in self.reading.get(name, ())):
+            yield from self._mixed(operation, atom, base, rows)
+
+    def _mixed(self, operation: Operation, atom: Atom, base: Atom, rows: str) -> Iterator[str]:
+        place = f"{operation.op} in {operation.name}"
+        tensors = [self.graph.tensor(name) for name in dict.fromkeys((*operation.inputs, *operation.outputs))]
+        for axes in (*(tensor.axes for tensor in tensors), *(cost.axes for cost in operation.costs)):
+            for cell in _cells(axes, atom, base):
+                if _count(cell, _BASE) > 1 or _count(cell, _ATOM) > 1:
+                    yield f"{place} pairs indices of {rows} with others of it"
+                if any(turned for marks in cell for _, turned in marks):
+                    yield f"{place} reads indices of {rows} backwards"
+        cells = [cell for tensor in tensors for cell in _cells(tensor.axes, atom, base) if _count(cell, _ATOM)]
+        joined = all(map(_joined, cells))
+        name = operation.op.rpartition(".")[2]
+        if not operation.op.startswith("aten.") or operation.type in _OPAQUE:
+            known = False
+        elif name == "einsum" and len(operation.inputs) > 2:
+            known = joined
+        elif name in _TRAILING:
+            known = joined or all(_place(cell, _BASE) <= _place(cell, _ATOM) for cell in cells)
+        elif operation.type in _KERNELS:
+            known = True  # an index of the base in the kernel counts blocks, inputs or outputs, each of them once
+        else:
+            known = joined or name in BY_ITSELF or name.rstrip("_") in BY_ITSELF
+        if not known:
+            yield f"{place} may mix the indices of {rows}"
+
+
+_ATOM, _BASE = "atom", "base"
+
+
+_Cell = tuple[tuple[tuple[str, bool], ...], ...]
+"""For one choice of terms, one for each axis: which of the two atoms stand there in which order, and whether backwards."""
+
+
+def _cells(axes: Iterable[Space], atom: Atom, base: Atom) -> list[_Cell]:
+    kinds = {atom: _ATOM, base: _BASE}
+
+    def marks(term: Summand) -> tuple[tuple[str, bool], ...]:
+        return tuple((kinds[place.atom], place.backwards) for place in term.places if place.atom in kinds)
+
+    return list(all_choices(*(sorted(set(map(marks, summands(space)))) for space in axes)))
+
+
+def _misplaced(cell: _Cell) -> str | None:
+    """What is wrong with how a tensor that holds the atom is laid out."""
+    count, around = _count(cell, _ATOM), _count(cell, _BASE)
+    if count == 0:
+        return None if around <= 1 else "holds {rows} twice"
+    if count > 1:
+        return "holds it twice"
+    if around == 0:
+        return "holds it without {rows}"
+    if around > 1:
+        return "holds {rows} twice"
+    if any(turned for marks in cell for _, turned in marks):
+        return "holds it, or {rows}, backwards"
+    if any(len(marks) > 1 and marks[0][0] == _ATOM for marks in cell):
+        return "holds {rows} inside of it"
+    return None
+
+
+def _joined(cell: _Cell) -> bool:
+    """Whether the atom and its base stand in one axis."""
+    return _place(cell, _BASE) == _place(cell, _ATOM)
+
+
+def _count(cell: _Cell, kind: str) -> int:
+    return sum(mark == kind for marks in cell for mark, _ in marks)
+
+
+def _place(cell: _Cell, kind: str) -> int:
+    return next((dim for dim, marks in enumerate(cell) if any(mark == kind for mark, _ in marks)), -1)

@@ -1,0 +1,170 @@
+"""The frozen records of which a graph is made."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+
+from attrs import evolve, field, frozen
+
+from depgraph.algebra.spaces import Atom, Space
+
+
+class OpType(enum.Enum):
+    """What kind of node an operator makes."""
+
+    CONV = "conv"
+    DEPTHWISE_CONV = "depthwise_conv"
+    LINEAR = "linear"
+    BN = "bn"
+    LN = "ln"
+    GN = "gn"
+    IN = "in"
+    PRELU = "prelu"
+    EMBEDDING = "embedding"
+    PARAMETER = "parameter"
+    LSTM = "lstm"
+    MHA = "mha"
+    ATTENTION = "attention"
+    MATMUL = "matmul"
+    CONCAT = "concat"
+    SPLIT = "split"
+    SLICE = "slice"
+    UNBIND = "unbind"
+    RESHAPE = "reshape"
+    EXPAND = "expand"
+    PERMUTE = "permute"
+    POOL = "pool"
+    REDUCE = "reduce"
+    ELEMENTWISE = "elementwise"
+    CREATE = "create"
+    INPUT = "input"
+    OUTPUT = "output"
+    CUSTOMIZED = "customized"
+    UNKNOWN = "unknown"
+
+
+LAYERS = frozenset(
+    {OpType.CONV, OpType.DEPTHWISE_CONV, OpType.LINEAR, OpType.EMBEDDING, OpType.LSTM, OpType.PARAMETER, OpType.MHA}
+)
+
+
+FEATURE_LAYERS = frozenset({OpType.BN, OpType.LN, OpType.GN, OpType.IN, OpType.PRELU})
+
+
+@frozen
+class Tensor:
+    """A parameter, buffer, input or intermediate value, and the space of each of its axes.
+
+    Attributes:
+        name: dotted name of a parameter or buffer; ``node:k`` for the k-th output of a node.
+        kind: ``parameter``, ``buffer`` or ``value``.
+        axes: one space per dimension.
+        aliases: further names under which a tied parameter is held.
+    """
+
+    name: str
+    kind: str
+    axes: tuple[Space, ...]
+    aliases: tuple[str, ...] = ()
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        count = 1
+        for axis in self.axes:
+            count *= axis.size
+        return count
+
+
+@frozen
+class Cost:
+    """Multiply-accumulates of one operation: `scale` times the product of the sizes of some axes."""
+
+    axes: tuple[Space, ...]
+    scale: int = 1
+
+    @property
+    def macs(self) -> int:
+        """The number, at the present sizes."""
+        count = self.scale
+        for axis in self.axes:
+            count *= axis.size
+        return count
+
+
+@frozen
+class Operation:
+    """One recorded operator call, without its derived neighbourhood. `Node` is the view that a reader wants."""
+
+    name: str
+    type: OpType
+    op: str
+    module_class: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    costs: tuple[Cost, ...] = ()
+    where: str = field(default="", eq=False)
+
+    def costing(self, costs: Iterable[Cost]) -> Operation:
+        """The same operation with other costs."""
+        new = tuple(costs)
+        if not new and not self.costs:
+            return self
+        return Operation(self.name, self.type, self.op, self.module_class, self.inputs, self.outputs, new, self.where)
+
+
+@frozen
+class SizeAttribute:
+    """An integer attribute of a module that equals the size of a space.
+
+    Attributes:
+        path: dotted path from the model's root; elements of containers are named by their key or position.
+        space: what it counts.
+    """
+
+    path: str
+    space: Space
+
+
+@frozen
+class Balance:
+    """Groups that must keep equal sizes, such as the halves of a `chunk(2)`; their indices stay independent."""
+
+    atoms: tuple[Atom, ...]
+    reason: str = field(eq=False)
+
+
+@frozen
+class LowerBound:
+    """An atom of which so many indices stay, and why forward would do something else with fewer."""
+
+    atom: Atom
+    size: int
+    reason: str
+
+
+@frozen
+class PinnedAtom:
+    """An atom from which nothing may be removed."""
+
+    atom: Atom
+    reason: str = field(eq=False)
+
+
+def retyped(operation: Operation, tensors: Mapping[str, Tensor]) -> Operation:
+    """The operation with the type that its present sizes give: a convolution of one channel per block is depthwise."""
+    if operation.type not in {OpType.CONV, OpType.DEPTHWISE_CONV} or len(operation.inputs) < 2:
+        return operation
+    x, weight = tensors[operation.inputs[0]], tensors[operation.inputs[1]]
+    out = tensors[operation.outputs[0]]
+    channels = -(len(weight.axes) - 1)
+    depthwise = weight.shape[1] == 1 and x.shape[channels] > 1 and out.shape[channels] > 1
+    kind = OpType.DEPTHWISE_CONV if depthwise else OpType.CONV
+    return operation if operation.type is kind else evolve(operation, type=kind)

@@ -1,0 +1,227 @@
+"""Penalties that drive whole indices of groups to zero, so that removing them costs little: functions of graph and weights.
+
+Each returns a scalar that is differentiable in the parameters: add it to the loss of any loop. It is the same on every rank
+of a distributed run, so averaging gradients leaves it as it is; under a gradient scaler it belongs to the loss that is scaled.
+`penalty_gradients` gives the gradients alone, to be added after the backward (after `unscale_`, where there is a scaler).
+Numbers are accumulated in single precision at least, whatever the type of the weights. Where an index is zero already, the
+gradient of its norm is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from depgraph.algebra.index_maps import Leaf, leaves
+from depgraph.choosing.patterns import INNER
+from depgraph.errors import MismatchError, PlanError, UnknownNameError
+from depgraph.graph.graph import Graph
+from depgraph.graph.groups import Group
+from depgraph.graph.records import OpType
+from depgraph.wrappers import unwrap
+
+Parameters: TypeAlias = nn.Module | Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]
+"""A model, wrapped or not, or its named parameters."""
+
+
+Strength: TypeAlias = float | Mapping[str, float | Sequence[float] | torch.Tensor]
+"""One number for every group that a plain ratio would cut; or group names to a number, or to one number per index."""
+
+
+def group_lasso(graph: Graph, parameters: Parameters, strength: Strength) -> torch.Tensor:
+    """Group lasso (Yuan and Lin, 2006) over the graph's groups: sum of ``strength * norm(w[i])`` over all indices i.
+
+    w[i] holds everything that goes when index i goes: rows, columns, biases, scales and shifts, as `Magnitude` measures it.
+
+    Args:
+        graph: the traced model.
+        parameters: the model, or its named parameters; the prefixes of DistributedDataParallel and torch.compile are looked
+            through.
+        strength: one number, or a mapping from group names to numbers; groups that it does not name are left out.
+
+    Raises:
+        MismatchError: parameters are missing or have other shapes than in the graph.
+        UnknownNameError, PlanError: a strength for no group, or of another length.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> graph = dg.trace(model, torch.zeros(1, 2))
+    >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 2.0], [0.0, 0.0]]))
+    >>> _ = model[1].weight.data.copy_(torch.tensor([[2.0, 0.0]]))
+    >>> group_lasso(graph, model, 0.1).item()  # 0.1 * sqrt(1 + 4 + 4)
+    0.30000001192092896
+    """
+    return _total(graph, parameters, strength, torch.square, _root)
+
+
+def group_l2(graph: Graph, parameters: Parameters, strength: Strength) -> torch.Tensor:
+    """Half the sum of ``strength * norm(w[i]) ** 2``, so that the gradient is ``strength * w[i]``.
+
+    With strengths from `grow` this is growing regularisation (Wang et al., ICLR 2021); with those from
+    `graded_strengths` the sparse training of DepGraph (Fang et al., CVPR 2023). Arguments as in `group_lasso`.
+    """
+    return _total(graph, parameters, strength, torch.square, lambda squares: squares / 2)
+
+
+def scale_l1(
+    graph: Graph, parameters: Parameters, strength: Strength, *, types: Iterable[OpType] = (OpType.BN,)
+) -> torch.Tensor:
+    """Network slimming (Liu et al., ICCV 2017): sum of ``strength * abs(scale)`` over the scales of normalisations.
+
+    Scales of pinned channels take no part. Arguments as in `group_lasso`, and `types`: whose scales; ``OpType.LN``,
+    ``OpType.GN`` and ``OpType.IN`` are possible, too.
+
+    Raises:
+        PlanError: no group has such a scale.
+    """
+    scales = _scales(graph, frozenset(types))
+    if not any((name, dim) in scales for group in graph.groups for name, dim in group.members):
+        raise PlanError("no group holds a scale of these normalisations, with which network slimming works; use group_lasso.")
+    return _total(graph, parameters, strength, torch.abs, lambda sums: sums, scales)
+
+
+def penalty_gradients(penalty: torch.Tensor, parameters: Parameters) -> dict[str, torch.Tensor]:
+    """The gradient of a penalty for each parameter that it reaches, by the names that are given. No `.grad` is written.
+
+    Raises:
+        PlanError: the penalty was computed under ``no_grad``, or reaches nothing that is trained.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> graph = dg.trace(model, torch.zeros(1, 2))
+    >>> gradients = penalty_gradients(group_l2(graph, model, 0.5), model)
+    >>> sorted(gradients), torch.equal(gradients["0.bias"], 0.5 * model[0].bias)
+    (['0.bias', '0.weight', '1.weight'], True)
+    """
+    trained = {name: tensor for name, tensor in _named(parameters).items() if tensor.requires_grad}
+    if not trained:
+        return {}
+    if not penalty.requires_grad:
+        raise PlanError("the penalty depends on no parameter that is trained; compute it outside of torch.no_grad().")
+    found = torch.autograd.grad(penalty, list(trained.values()), allow_unused=True)
+    return {name: gradient for name, gradient in zip(trained, found, strict=True) if gradient is not None}
+
+
+def _named(parameters: Parameters) -> dict[str, torch.Tensor]:
+    if isinstance(parameters, nn.Module):
+        return dict(parameters.named_parameters())
+    return dict(parameters.items() if isinstance(parameters, Mapping) else parameters)
+
+
+def _root(squares: torch.Tensor) -> torch.Tensor:
+    """The square root, whose gradient at zero is zero."""
+    live = squares > 0
+    return torch.where(live, torch.where(live, squares, 1.0).sqrt(), 0.0)
+
+
+def _scales(graph: Graph, types: frozenset[OpType]) -> frozenset[tuple[str, int]]:
+    """Axes of the parameters by which normalisations multiply: the first parameter that each one reads."""
+    found = set()
+    for operation in graph.operations:
+        if operation.type in types:
+            held = [tensor for name in operation.inputs if (tensor := graph.tensor(name)).kind == "parameter"]
+            found |= {(held[0].name, dim) for dim in range(len(held[0].axes))} if held else set()
+    return frozenset(found)
+
+
+def _total(
+    graph: Graph,
+    parameters: Parameters,
+    strength: Strength,
+    of_weight: Callable[[torch.Tensor], torch.Tensor],
+    of_index: Callable[[torch.Tensor], torch.Tensor],
+    within: frozenset[tuple[str, int]] | None = None,
+) -> torch.Tensor:
+    """Sum over indices of a function of the sum over an index's weights of a function of the weight."""
+    kinds = {tensor.name: tensor for tensor in graph.tensors if tensor.kind == "parameter"}
+    chosen = {
+        group: (members, factor)
+        for group, factor in _factors(graph, strength).items()
+        if (members := [item for item in group.members if item[0] in kinds and (within is None or item in within)])
+    }
+    wanted = {name for members, _ in chosen.values() for name, _ in members}
+    held = _held(graph, parameters, wanted)
+    powers = {name: of_weight(_wide(tensor)) for name, tensor in held.items()}
+    total: torch.Tensor | None = None
+    for group, (members, factor) in chosen.items():
+        sums: torch.Tensor | None = None
+        for name, dim in members:
+            part = _gathered(powers[name], dim, group, leaves(kinds[name].axes[dim]))
+            sums = part if sums is None else sums + part.to(sums.device)
+        assert sums is not None, "a group without members was left out"
+        weighted = of_index(sums) * (factor if isinstance(factor, float) else factor.to(sums))
+        total = weighted.sum() if total is None else total + weighted.sum().to(total.device)
+    return torch.zeros(()) if total is None else total
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_complex():
+        return tensor.abs()
+    return tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor
+
+
+def _gathered(powers: torch.Tensor, dim: int, group: Group, places: Sequence[Leaf]) -> torch.Tensor:
+    """Sum over all dimensions but one, then from that axis onto the group's indices."""
+    others = [other for other in range(powers.ndim) if other != dim]
+    marginal = (powers.sum(others) if others else powers).contiguous()
+    parts = []
+    for leaf in places:
+        if leaf.atom == group.atom:
+            size = (*(count for count, _ in leaf.loops), leaf.atom.size, leaf.stride)
+            stride = (*(step for _, step in leaf.loops), leaf.stride, 1)
+            view = marginal.as_strided(size, stride, marginal.storage_offset() + leaf.offset)
+            part = view.sum([place for place in range(len(size)) if place != len(leaf.loops)])
+            parts.append(part.flip(0) if leaf.backwards else part)
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+
+def _factors(graph: Graph, strength: Strength) -> dict[Group, float | torch.Tensor]:
+    """Each group that takes part with its strength."""
+    if not isinstance(strength, Mapping):
+        return {group: float(strength) for group in graph.groups if group.role in INNER}
+    found: dict[Group, float | torch.Tensor] = {}
+    for name, value in strength.items():
+        if name not in graph.groups_by_name:
+            raise UnknownNameError("group", name, graph.groups_by_name)
+        group = graph.groups_by_name[name]
+        if isinstance(value, (int, float)):
+            found[group] = float(value)
+            continue
+        found[group] = values = torch.as_tensor(value)
+        if values.shape != (group.size,):
+            shape = tuple(values.shape)
+            raise PlanError(
+                f"group {name!r} has {group.size} indices, its strengths have the shape {shape}; give one per index."
+            )
+    return found
+
+
+def _held(graph: Graph, parameters: Parameters, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The wanted parameters by their names in the graph."""
+    given = _named(unwrap(parameters) if isinstance(parameters, nn.Module) else parameters)
+    held = {graph.by_name[plain].name: value for name, value in given.items() if (plain := _plain(name, graph.by_name))}
+    problems = []
+    for name in sorted(wanted):
+        shape = graph.tensor(name).shape
+        if name not in held:
+            problems.append(f"there is no parameter {name!r}")
+        elif tuple(held[name].shape) != shape:
+            problems.append(f"{name!r}: expected shape {shape}, met {tuple(held[name].shape)}")
+    if problems:
+        raise MismatchError(
+            "the graph was traced from another model:", problems, "Trace this model, and pass all of its named parameters."
+        )
+    return {name: held[name] for name in wanted}
+
+
+def _plain(name: str, known: Mapping[str, object]) -> str:
+    """A name without the prefixes of wrappers; empty where the graph has none like it."""
+    while name not in known:
+        prefix = next((prefix for prefix in ("module.", "_orig_mod.") if name.startswith(prefix)), None)
+        if prefix is None:
+            return ""
+        name = name.removeprefix(prefix)
+    return name

@@ -1,0 +1,9 @@
+"""Plans as data: what groups lose, the axes and attributes that follow, and how a plan is made from that.
+
+No torch. A plan is enough to prune a checkpoint without the model.
+"""
+
+from depgraph.plans.making import plan_of
+from depgraph.plans.plan import Cut, Edit, Plan, PrunedAxis, Target
+
+__all__ = ["Cut", "Edit", "Plan", "PrunedAxis", "Target", "plan_of"]

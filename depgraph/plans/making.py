@@ -1,0 +1,87 @@
+"""From removals to a plan: every check that a plan must pass, and what follows from its cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from depgraph.algebra.index_maps import image
+from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.ragged_sets import RaggedSet, Removal, canonical, check_rows
+from depgraph.algebra.spaces import Atom, atoms
+from depgraph.errors import PlanError
+from depgraph.graph.canonical import shrunk_and_numbered
+from depgraph.graph.graph import Graph
+from depgraph.graph.ragged import require_rows
+from depgraph.plans.plan import Edit, Plan, PrunedAxis, cuts_of, ordered_axes
+
+
+def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
+    """The plan that removes the given indices of each group's atom.
+
+    Raises:
+        PlanError: a group would keep less than its least size, balanced groups would lose unequally many, or a group would
+            lose other indices in each row where nothing but the same is right.
+    """
+    removed = canonical({atom: lost for atom, lost in removed.items() if lost})
+    if not removed:
+        return Plan.empty(graph)
+    require_rows(graph, {atom: lost.base for atom, lost in removed.items() if isinstance(lost, RaggedSet)})
+    for atom, lost in removed.items():
+        group = graph.group_of[atom]
+        if isinstance(lost, RaggedSet):
+            check_rows(group.name, lost, removed.get(lost.base))
+        for indices in lost.sets if isinstance(lost, RaggedSet) else (lost,):
+            if indices and indices.intervals[-1][1] > atom.size:
+                raise PlanError(
+                    f"group {group.name} has the indices 0 to {atom.size - 1}, met {max(indices)}; nothing was changed."
+                )
+        if len(lost) == atom.size:
+            raise PlanError(
+                f"group {group.name} would lose its last index; leave at least one of {atom.size}. Nothing was changed."
+            )
+        if atom.size - len(lost) < group.lower_bound:
+            raise PlanError(
+                f"group {group.name} must keep at least {group.lower_bound} of its {atom.size} indices, because "
+                f"{graph.why_kept(atom)}; asked to remove {len(lost)}. Nothing was changed."
+            )
+    for balance in graph.balances:
+        counts = {graph.group_of[atom].name: len(removed.get(atom, ())) for atom in balance.atoms}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+            raise PlanError(
+                f"these groups must lose equally many indices, because {balance.reason}: asked for {listed}. "
+                "Cut all of them by the same number. Nothing was changed."
+            )
+    result, numbers = shrunk_and_numbered(graph, removed)
+    axes: list[PrunedAxis] = []
+    touched: dict[int, bool] = {}
+    for tensor in graph.tensors:
+        if tensor.kind == "value":
+            continue
+        for dim, space in enumerate(tensor.axes):
+            if id(space) not in touched:
+                touched[id(space)] = any(atom in removed for atom in atoms(space))
+            if touched[id(space)]:
+                axes.extend(PrunedAxis(name, dim, space) for name in (tensor.name, *tensor.aliases))
+    edits = []
+    gone: dict[int, int] = {}
+    sizes = {atom: IndexSet.range(0, len(lost)) for atom, lost in removed.items()}
+    for attribute in graph.attributes:
+        space = attribute.space
+        if id(space) not in gone:
+            gone[id(space)] = len(image(space, sizes))
+        if gone[id(space)]:
+            edits.append(Edit(attribute.path, space.size, space.size - gone[id(space)]))
+    renamed: list[tuple[str, str]] = []
+    if any(atom.size - len(lost) == 1 for atom, lost in removed.items()):  # names follow the structure, not the sizes
+        names = {group.atom.id: group.name for group in graph.groups}
+        renamed = [(group.name, names[numbers[group.atom.id]]) for group in result.groups]
+    return Plan(
+        base=graph.fingerprint,
+        result=result.fingerprint,
+        cuts=cuts_of(removed, {atom: graph.group_of[atom].name for atom in removed}),
+        axes=ordered_axes(axes),
+        edits=tuple(sorted(edits, key=lambda edit: edit.path)),
+        renumbered=tuple((new, old) for new, old in numbers.items() if new != old),
+        renamed=tuple((new, old) for new, old in renamed if new != old),
+    )

@@ -1,0 +1,248 @@
+"""Pruning plans: what to remove, as data. A plan returns new graphs, composes, and is enough to prune a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from attrs import field, frozen
+
+from depgraph import codec
+from depgraph.algebra.index_maps import image
+from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_image
+from depgraph.algebra.spaces import Atom, Space, atoms, substitute
+from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.canonical import shrunk_and_numbered
+from depgraph.graph.graph import Graph
+
+K = TypeVar("K", int, str)
+
+
+@frozen
+class Cut:
+    """The indices that one group loses, counted as in the base graph.
+
+    Attributes:
+        group: name of the group.
+        atom: its identity in the graph's spaces.
+        removed: the indices that go. Where each index of a base loses its own, such as each head its own dims: flat indices
+            of the product of the base and the atom, row * size + index.
+        base: the atom whose indices are the rows; None where the same indices go everywhere.
+    """
+
+    group: str
+    atom: Atom
+    removed: IndexSet
+    base: Atom | None = field(default=None, metadata=codec.LATE)
+
+    @property
+    def lost(self) -> Removal:
+        """What goes: the indices, or, where each row loses its own, the rows."""
+        return self.removed if self.base is None else RaggedSet.of_flat(self.base, self.atom.size, self.removed)
+
+    @property
+    def count(self) -> int:
+        """By how many indices the group becomes smaller."""
+        return len(self.lost)
+
+
+@frozen
+class PrunedAxis:
+    """An axis of a parameter or buffer that a cut reaches, with its space in the base graph."""
+
+    tensor: str
+    dim: int
+    space: Space
+
+
+@frozen
+class Edit:
+    """An attribute that follows: dotted path, value before and after."""
+
+    path: str
+    old: int
+    new: int
+
+
+@frozen
+class Target:
+    """A budget that a plan was made for.
+
+    Attributes:
+        name: ``params``, ``macs`` or ``latency``.
+        requested: the most that was to remain, as a number of parameters or MACs, or in the clock's unit.
+        realised: what the plan's result costs.
+    """
+
+    name: str
+    requested: float
+    realised: float
+
+
+@frozen
+class Plan:
+    """An immutable pruning plan.
+
+    Attributes:
+        base: fingerprint of the graph that it was made for.
+        result: fingerprint of the graph that it leads to.
+        cuts: what each group loses, in original indices.
+        axes: every parameter and buffer axis that changes.
+        edits: every integer attribute that changes.
+        renumbered: (number in the result, number in the base) of atoms whose number changes because a size became 1.
+        renamed: (name in the result, name in the base) of groups whose name changes for the same reason.
+        targets: the budgets that it was made for, with what it comes to. They say why, not what: equality leaves them out.
+    """
+
+    base: str
+    result: str
+    cuts: tuple[Cut, ...] = ()
+    axes: tuple[PrunedAxis, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    renumbered: tuple[tuple[int, int], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    targets: tuple[Target, ...] = field(default=(), eq=False)
+
+    @classmethod
+    def empty(cls, graph: Graph) -> Plan:
+        """The plan that removes nothing: the unit of `then`."""
+        return cls(graph.fingerprint, graph.fingerprint)
+
+    @cached_property
+    def kept(self) -> dict[str, dict[int, IndexSet]]:
+        """Parameter or buffer name to dimension to the original indices that stay."""
+        removed = {cut.atom: cut.removed for cut in self.cuts if cut.base is None}
+        ragged = {cut.atom: cut.lost for cut in self.cuts if cut.base is not None}
+        result: dict[str, dict[int, IndexSet]] = {}
+        seen: dict[Space, IndexSet] = {}
+        for axis in self.axes:
+            if axis.space not in seen:
+                gone = image(axis.space, removed)
+                for atom in atoms(axis.space):
+                    if isinstance(rows := ragged.get(atom), RaggedSet):
+                        gone = gone | ragged_image(axis.space, atom, rows)
+                seen[axis.space] = gone.complement(axis.space.size)
+            result.setdefault(axis.tensor, {})[axis.dim] = seen[axis.space]
+        return result
+
+    @cached_property
+    def sizes(self) -> dict[str, dict[int, int]]:
+        """Parameter or buffer name to dimension to the size that is expected before the plan."""
+        result: dict[str, dict[int, int]] = {}
+        for axis in self.axes:
+            result.setdefault(axis.tensor, {})[axis.dim] = axis.space.size
+        return result
+
+    @property
+    def removed(self) -> dict[str, IndexSet]:
+        """Group name to the original indices that go; where each row loses its own, flat ones, as in `Cut`."""
+        return {cut.group: cut.removed for cut in self.cuts}
+
+    def apply(self, graph: Graph) -> Graph:
+        """The graph after the cut. The given graph does not change.
+
+        Raises:
+            MismatchError: the graph is not the one that the plan was made for.
+        """
+        if not isinstance(graph, Graph):
+            raise PlanError(f"expected a Graph, met {type(graph).__name__}; a module is pruned by dg.execute(plan, model).")
+        if graph.fingerprint != self.base:
+            raise MismatchError(
+                "the plan was made for another graph:",
+                [f"expected fingerprint {self.base[:12]}, met {graph.fingerprint[:12]}"],
+                "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan.",
+            )
+        return shrunk_and_numbered(graph, {cut.atom: cut.lost for cut in self.cuts})[0]
+
+    def then(self, other: Plan) -> Plan:
+        """One plan that does what this plan and then the other one do. Its targets are those of the last cut.
+
+        Raises:
+            MismatchError: the other plan was not made for this plan's result.
+        """
+        if not isinstance(other, Plan):
+            raise PlanError(f"expected a Plan, met {type(other).__name__}; load a file with dg.Plan.load(path).")
+        if other.base != self.result:
+            raise MismatchError(
+                "the second plan does not start where the first one ends:",
+                [f"the first plan leads to {self.result[:12]}, the second one starts at {other.base[:12]}"],
+                "Make the second plan on first.apply(graph).",
+            )
+        numbers, names = dict(self.renumbered), dict(self.renamed)
+        base_sizes = {atom.id: atom for axis in self.axes for atom in atoms(axis.space)}
+
+        def lifted(atom: Atom) -> Atom:
+            number = numbers.get(atom.id, atom.id)
+            return base_sizes.get(number, Atom(number, atom.size))
+
+        lost: dict[Atom, Removal] = {cut.atom: cut.lost for cut in self.cuts}
+        groups = {cut.atom: cut.group for cut in self.cuts}
+        second: dict[Atom, Removal] = {}
+        for cut in other.cuts:
+            atom = lifted(cut.atom)
+            groups.setdefault(atom, names.get(cut.group, cut.group))
+            gone = cut.lost
+            second[atom] = RaggedSet(lifted(gone.base), gone.sets) if isinstance(gone, RaggedSet) else gone
+        cuts = cuts_of(joined(lost, second), groups)
+        axes = {(axis.tensor, axis.dim): axis for axis in self.axes}
+        for axis in other.axes:
+            lift = PrunedAxis(axis.tensor, axis.dim, substitute(axis.space, lifted))
+            axes.setdefault((axis.tensor, axis.dim), lift)
+        before = {edit.path: edit.old for edit in (*other.edits, *self.edits)}
+        after = {edit.path: edit.new for edit in (*self.edits, *other.edits)}
+        return Plan(
+            base=self.base,
+            result=other.result,
+            cuts=cuts,
+            axes=ordered_axes(axes.values()),
+            edits=tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path]),
+            renumbered=_composed(self.renumbered, other.renumbered),
+            renamed=_composed(self.renamed, other.renamed),
+            targets=other.targets if other.cuts else self.targets,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as versioned JSON; no code is stored."""
+        codec.write(path, "plan", self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read what `save` wrote. Raises `DocumentError` for a damaged, edited or foreign file."""
+        return codec.read(path, "plan", cls)
+
+    def __str__(self) -> str:
+        listed = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
+        met = "".join(f"\n  {item.name}: {item.realised:,} of at most {item.requested:,}" for item in self.targets)
+        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes>{listed}{met}"
+
+
+def cuts_of(lost: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tuple[Cut, ...]:
+    """Removals as cuts of named groups, in the order of the atoms."""
+    cuts = []
+    for atom, gone in lost.items():
+        flat, base = (gone.flat(atom.size), gone.base) if isinstance(gone, RaggedSet) else (gone, None)
+        cuts.append(Cut(groups[atom], atom, flat, base))
+    return tuple(sorted(cuts, key=lambda cut: cut.atom.id))
+
+
+def _of_each(cut: Cut) -> str:
+    return f", of each of {cut.base.size} rows its own" if cut.base is not None else ""
+
+
+def ordered_axes(axes: Iterable[PrunedAxis]) -> tuple[PrunedAxis, ...]:
+    """Axes by tensor and dimension, so that equal plans are equal values."""
+    return tuple(sorted(axes, key=lambda axis: (axis.tensor, axis.dim)))
+
+
+def _composed(first: tuple[tuple[K, K], ...], second: tuple[tuple[K, K], ...]) -> tuple[tuple[K, K], ...]:
+    """Renamings from the last result to the first base. What the second moves is looked up in the first."""
+    to_base = dict(first)
+    moved = dict(second)
+    result = {new: to_base.get(middle, middle) for new, middle in moved.items()}
+    for middle, base in to_base.items():
+        if middle not in moved:
+            result[middle] = base
+    return tuple(sorted((new, base) for new, base in result.items() if new != base))

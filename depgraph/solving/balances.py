@@ -1,0 +1,255 @@
+"""Atoms that must stay equally many: which are balanced with each other, and how sums and products of sizes are made equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from depgraph.algebra.polynomials import Monomial, Polynomial, combine, difference, without_common_factor
+from depgraph.solving.statements import Axis, Fresh, Known, Pin, Plus, Term, Times
+from depgraph.solving.unification import Solver
+
+_MANY = 64
+"""More constant positions than this in one size are pinned rather than laid out one by one."""
+
+
+_KEEPS = "it must keep the size of a pinned axis"
+
+
+class Balancing:
+    """Sizes of a solver's terms as polynomials in its free atoms, of which some are balanced. It does not leave `settle`."""
+
+    def __init__(self, solver: Solver, held: Sequence[Axis], copies: Sequence[Axis]) -> None:
+        self.solver = solver
+        self.held = held
+        self.copies = copies
+        self.balanced: dict[int, int] = {}
+        self.reasons: dict[int, str] = {}
+
+    def polynomial(self, root: int) -> Polynomial:
+        """The size of a term in its free atoms, one for all that are balanced with each other."""
+        size = self.solver.size(root)
+        if size == 1:
+            return {(): 1}
+        leaf = self.solver.variable(root)
+        if leaf is None:
+            leaves = self.solver.leaves(root)
+            leaf = leaves[0] if len(leaves) == 1 and self.solver.size(leaves[0]) == size else None
+        if leaf is not None:
+            return {(): size} if self.solver.reason(leaf) else {(self.representative(leaf),): 1}
+        parts = self.solver.parts(root)
+        if len(parts) > 1:
+            total: Polynomial = {}
+            for part in parts:
+                total = combine("+", total, self.polynomial(part)) or {}
+            return total
+        result: Polynomial = {(): 1}
+        for factor in self.solver.factors(root):
+            result = combine("*", result, self.polynomial(factor)) or {}
+        return result
+
+    def refreshed(self, polynomial: Polynomial) -> Polynomial:
+        """The same polynomial after atoms in it were balanced, split or pinned."""
+        total: Polynomial = {}
+        for monomial, count in polynomial.items():
+            term: Polynomial = {(): count}
+            for leaf in monomial:
+                term = combine("*", term, self.polynomial(leaf)) or {}
+            total = combine("+", total, term) or {}
+        return total
+
+    def size_of(self, polynomial: Polynomial) -> int:
+        """The value at the present sizes."""
+        return sum(count * prod(map(self.solver.size, monomial)) for monomial, count in polynomial.items())
+
+    def term_of(self, polynomial: Polynomial) -> Term:
+        """A term of that size; it occurs in no tensor."""
+        parts: list[Term] = []
+        for monomial, count in sorted(polynomial.items()):
+            factors: tuple[Term, ...] = tuple(Known(self.solver.size(leaf), leaf) for leaf in monomial) or (Fresh(1),)
+            if count <= _MANY:
+                parts.extend(Times(factors) for _ in range(count))
+                continue
+            constant = Fresh(count)
+            self.solver.state(Pin(constant, "it is a constant factor of an attribute"), "an attribute")
+            parts.append(Times((constant, *factors)))
+        return parts[0] if len(parts) == 1 else Plus(tuple(parts))
+
+    def balance(self, one: int, other: int, reason: str) -> None:
+        """Let two atoms lose equally many indices, each its own."""
+        a, b = self.representative(one), self.representative(other)
+        self.reasons.setdefault(one, reason)
+        self.reasons.setdefault(other, reason)
+        low, high = min(a, b), max(a, b)
+        self.balanced[high] = low
+        self.balanced.setdefault(low, low)
+
+    def representative(self, leaf: int) -> int:
+        """The atom that stands for all that are balanced with one."""
+        while self.balanced.get(leaf, leaf) != leaf:
+            leaf = self.balanced[leaf]
+        return leaf
+
+    def members(self, leaf: int) -> list[int]:
+        """The free atoms that are balanced with an atom, itself among them."""
+        representative = self.representative(leaf)
+        members = [other for other in self.balanced if self.representative(other) == representative] or [leaf]
+        roots = dict.fromkeys(root for member in (representative, *members) for root in self.solver.leaves(member))
+        return [root for root in roots if self.solver.reason(root) is None]
+
+    def balances(self) -> tuple[tuple[tuple[Term, ...], str], ...]:
+        """What is balanced in the end, with the reasons."""
+        classes: dict[int, list[int]] = {}
+        for leaf in self.balanced:
+            classes.setdefault(self.representative(leaf), []).append(leaf)
+        found = []
+        for representative, leaves in classes.items():
+            members = dict.fromkeys(root for leaf in (representative, *leaves) for root in self.solver.leaves(leaf))
+            if len(members) > 1 and not any(self.solver.reason(root) for root in members):
+                reason = next(self.reasons[leaf] for leaf in leaves if leaf in self.reasons)
+                found.append((tuple(Known(self.solver.size(root), root) for root in members), reason))
+        return tuple(found)
+
+    def held_leaves(self) -> set[int] | None:
+        """The atoms that a parameter holds; None where nothing is said about parameters."""
+        if not self.held:
+            return None
+        return {leaf for axis in self.held for leaf in self.solver.leaves(self.solver.term(axis))}
+
+    def spread_pins(self) -> bool:
+        """A class with a pinned member, or with one that no parameter holds, is pinned as a whole."""
+        held = (self.held_leaves() or set()) if self.balanced else set()
+        changed = self._join_copies(held)
+        for root in [root for leaf in self.balanced for root in self.solver.leaves(leaf)]:
+            if self.held and root not in held and self.solver.reason(root) is None:
+                self.solver.pin(root, "no parameter holds it")
+                changed = True
+        for leaf in list(self.balanced):
+            representative = self.representative(leaf)
+            for one, other in ((leaf, representative), (representative, leaf)):
+                reasons = [r for root in self.solver.leaves(one) if (r := self.solver.reason(root)) is not None]
+                for root in self.solver.leaves(other):
+                    if reasons and self.solver.reason(root) is None:
+                        self.solver.pin(root, f"{_KEEPS}: {reasons[0].removeprefix(_KEEPS + ': ')}")
+                        changed = True
+        return changed
+
+    def _join_copies(self, held: set[int]) -> bool:
+        """Repetitions that must be as many as the indices of a parameter's axis lose the same ones as that."""
+        changed = False
+        copies = (
+            {leaf for axis in self.copies for leaf in self.solver.leaves(self.solver.term(axis))} if self.balanced else set()
+        )
+        for leaf in list(self.balanced):
+            (root, *others) = self.solver.leaves(leaf) or (leaf,)
+            if others or root in held or root not in copies or self.solver.reason(root) is not None:
+                continue
+            partner = next(
+                (other for other in self.balanced if self.representative(other) == self.representative(leaf) and other in held),
+                None,
+            )
+            if partner is not None and self.solver.size(partner) == self.solver.size(root):
+                self.solver.unify(root, partner, self.reasons.get(leaf, "a repetition"))
+                changed = True
+        return changed
+
+    def reconcile(self, left: Polynomial, right: Polynomial, where: str) -> None:
+        """Make two polynomials equal with as little coupling as possible; where nothing else helps, pin them."""
+        ours, theirs = without_common_factor(*difference(*without_common_factor(left, right)))
+        for one, other in ((ours, theirs), (theirs, ours)):
+            if len(one) == 1:
+                (monomial, count), *_ = one.items()
+                if len(monomial) == 1 and count == 1 and self._follow(monomial[0], other, where):
+                    return
+        if self._pair(ours, theirs, where) or self._match(ours, theirs, where):
+            return
+        reason = f"its size must agree with another one in a way that only the present sizes do ({where})"
+        for polynomial in (left, right):
+            for monomial in polynomial:
+                for leaf in monomial:
+                    self.solver.pin(leaf, reason)
+
+    def _pair(self, ours: Polynomial, theirs: Polynomial, where: str) -> bool:
+        """Two products of equally large atoms: balance them one by one, as the heads of layers that share a config."""
+        if len(ours) != 1 or len(theirs) != 1:
+            return False
+        (m, c), (n, d) = next(iter(ours.items())), next(iter(theirs.items()))
+        pairs = list(zip(sorted(m, key=self._size_and_id), sorted(n, key=self._size_and_id), strict=False))
+        if c != d or len(m) != len(n) or any(self.solver.size(a) != self.solver.size(b) for a, b in pairs):
+            return False
+        for a, b in pairs:
+            self.balance(a, b, where)
+        return True
+
+    def _size_and_id(self, leaf: int) -> tuple[int, int]:
+        return self.solver.size(leaf), leaf
+
+    def _follow(self, leaf: int, target: Polynomial, where: str) -> bool:
+        """Let one atom have the size of a product: balanced with an atom, or factored."""
+        if len(target) != 1:
+            return False
+        (monomial, count), *_ = target.items()
+        if count == 1 and len(monomial) == 1:
+            self.balance(leaf, monomial[0], where)
+            return True
+        if count == 1 and monomial and leaf not in self.balanced:
+            factors = tuple(Known(self.solver.size(factor), factor) for factor in monomial)
+            self.solver.unify(leaf, self.solver.term(Times(factors)), where)
+            return True
+        return False
+
+    def _match(self, ours: Polynomial, theirs: Polynomial, where: str) -> bool:
+        """Two sums of atoms and constants: laid side by side, what lies opposite is balanced, longer atoms are cut.
+
+        The order does not depend on the sizes, so that a smaller model is matched in the same way.
+        """
+        if any(len(monomial) > 1 for monomial in (*ours, *theirs)) or sum((*ours.values(), *theirs.values())) > 2 * _MANY:
+            return False
+        left, right = self._laid_out(ours), self._laid_out(theirs)
+        while left and right:
+            left[:1], right[:1] = (
+                self._laid_out(self.refreshed(dict(left[:1]))),
+                self._laid_out(self.refreshed(dict(right[:1]))),
+            )
+            (p, m), (q, n) = ((item[0], self.size_of(dict([item]))) for item in (left[0], right[0]))
+            short = min(m, n)
+            for side, monomial, size in ((left, p, m), (right, q, n)):
+                if size > short:
+                    side[:1] = (
+                        [(monomial, short), (monomial, size - short)] if not monomial else self._cut(monomial[0], short, where)
+                    )
+            (p, _), (q, _) = left.pop(0), right.pop(0)
+            if p and q:
+                self.balance(p[0], q[0], where)
+            elif p or q:
+                self._fix((p or q)[0], where)
+        return True
+
+    def _fix(self, leaf: int, where: str) -> None:
+        """Let an atom keep its size: as single indices, which is what groups that are cut down to one leave of themselves."""
+        if leaf in self.balanced or self.solver.size(leaf) > _MANY:
+            self.solver.pin(leaf, f"{_KEEPS} ({where})")
+        else:
+            self.solver.unify(leaf, self.solver.term(Plus((Fresh(1),) * self.solver.size(leaf))), where)
+
+    def _laid_out(self, polynomial: Polynomial) -> list[tuple[Monomial, int]]:
+        """The atoms of a sum one by one in the order of their numbers, and its constant last."""
+        atoms = [(monomial, 1) for monomial, count in sorted(polynomial.items()) if monomial for _ in range(count)]
+        return [*atoms, ((), polynomial[()])] if () in polynomial else atoms
+
+    def _cut(self, leaf: int, at: int, where: str) -> list[tuple[Monomial, int]]:
+        """Cut an atom, and all that are balanced with it, in two; the pieces are balanced in their turn."""
+        representative = self.representative(leaf)
+        members = [other for other in self.balanced if self.representative(other) == representative] or [leaf]
+        for member in members:
+            self.balanced.pop(member, None)
+        pieces = []
+        for member in members:
+            sizes = at, self.solver.size(member) - at
+            fresh = tuple(map(Fresh, sizes))
+            self.solver.unify(member, self.solver.term(Plus(fresh)), where)
+            pieces.append([self.solver.term(part) & ~1 for part in fresh])
+        for first, *others in zip(*pieces, strict=True):
+            for other in others:
+                self.balance(first, other, self.reasons.get(leaf, where))
+        return [self._laid_out(self.polynomial(piece))[0] for piece in pieces[0]]

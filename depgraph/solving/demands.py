@@ -1,0 +1,85 @@
+"""What calls and comparisons demand of sizes, as data, and what comes of it."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from attrs import frozen
+
+from depgraph.solving.expressions import Attribute, Expression
+from depgraph.solving.statements import Axis, Backwards, Fresh, Known, Plus, Term, Times
+
+
+@frozen
+class NamedSize:
+    """A call named the size of a term with an integer."""
+
+    term: Term
+    size: int
+    where: str
+
+
+@frozen
+class EqualSizes:
+    """Terms that must keep equal sizes."""
+
+    terms: tuple[Term, ...]
+    reason: str
+
+
+@frozen
+class SizeFact:
+    """Two expressions that forward found equal."""
+
+    left: Expression
+    right: Expression
+    where: str
+
+
+@frozen
+class Unlike:
+    """Two expressions that forward found different: were they to become equal, it would take another branch."""
+
+    left: Expression
+    right: Expression
+    reason: str
+
+
+@frozen
+class FollowingAttribute:
+    """An attribute that describes a term; nothing reads it in forward."""
+
+    attribute: Attribute
+    term: Term
+
+
+@frozen
+class Escape:
+    """A plain number was computed from these sizes: they stay as they are."""
+
+    sources: tuple[Expression, ...]
+    where: str
+
+
+@frozen
+class Below:
+    """One size is smaller than another one: were it not any more, forward would take another branch, or fail."""
+
+    left: Expression | Term
+    right: Expression | Term
+    reason: str
+
+
+Demand: TypeAlias = NamedSize | EqualSizes | SizeFact | Unlike | Below | FollowingAttribute | Escape
+
+
+@frozen
+class Settled:
+    """Attributes with the terms that they count, balanced terms and least sizes of terms with their reasons."""
+
+    attributes: tuple[tuple[str, Term], ...]
+    balances: tuple[tuple[tuple[Term, ...], str], ...]
+    lower_bounds: tuple[tuple[Term, int, str], ...]
+
+
+TERMS = (Axis, Fresh, Times, Plus, Backwards, Known)

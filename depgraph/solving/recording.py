@@ -1,0 +1,50 @@
+"""What a tracer saw, as data without a tensor in it."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from depgraph.solving.expressions import Expression
+from depgraph.solving.statements import Call, Term, Value
+
+
+@frozen
+class Declared:
+    """A parameter or buffer of the model."""
+
+    value: Value
+    name: str
+    kind: str
+    owner: str
+    aliases: tuple[str, ...] = ()
+
+
+@frozen(eq=False)
+class Recording:
+    """Everything a tracer saw, without a tensor in it.
+
+    Attributes:
+        calls: operator calls in order.
+        declared: parameters and buffers in the model's order.
+        inputs: tensors given to the model, by name.
+        outputs: tensors that it returned, by name.
+        constants: other tensors that it met, with where they came from.
+        layer_attributes: module attributes that follow a term, such as ``conv1.out_channels``.
+        facts: expressions that forward compared and found equal, with the source line.
+        differences: those that it found different.
+        orders: those of which it found the first one smaller.
+        mode: ``fake`` or ``real``, as the forward ran.
+        escapes: expressions from which forward computed a plain number, with the source line.
+    """
+
+    calls: tuple[Call, ...]
+    declared: tuple[Declared, ...]
+    inputs: tuple[tuple[str, Value], ...]
+    outputs: tuple[tuple[str, Value], ...]
+    constants: tuple[tuple[Value, str], ...] = ()
+    layer_attributes: tuple[tuple[str, Term], ...] = ()
+    facts: tuple[tuple[Expression, Expression, str], ...] = ()
+    differences: tuple[tuple[Expression, Expression, str], ...] = ()
+    orders: tuple[tuple[Expression, Expression, str], ...] = ()
+    escapes: tuple[tuple[tuple[Expression, ...], str], ...] = ()
+    mode: str = "fake"

@@ -1,0 +1,264 @@
+"""Integers that remember where they came from, and tell a listener what happens to them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from depgraph.solving.expressions import Arithmetic, Computed, Expression, Literal
+
+
+class Listener(Protocol):
+    """Hears what happens to sized numbers beside arithmetic."""
+
+    def fact(self, left: Expression, right: Expression, size: int, owner: object) -> None:
+        """Two integers were compared and found equal."""
+
+    def unlike(self, left: Expression, right: Expression, size: int, owner: object) -> None:
+        """Two integers were compared and found different; `size` is the left one."""
+
+    def below(self, left: Expression, right: Expression, owner: object) -> None:
+        """An integer was compared with another one, and found to be smaller."""
+
+    def escape(self, sources: tuple[Expression, ...], owner: object) -> None:
+        """A number computed from these sizes became a plain integer, which nothing can follow."""
+
+
+_listener: ContextVar[Listener | None] = ContextVar("depgraph_listener", default=None)
+
+
+def listen(listener: Listener | None) -> Any:
+    """Let a listener hear of sized numbers. Returns a token for `unlisten`."""
+    return _listener.set(listener)
+
+
+def unlisten(token: Any) -> None:
+    """Undo the `listen` that gave this token."""
+    _listener.reset(token)
+
+
+class Sized(int):
+    """An `int` with an `expression`. It behaves as the int it is in every other respect.
+
+    The `owner` is the trace that made it: one that a cache carries into another trace counts as a literal there.
+    """
+
+    expression: Expression
+    owner: object
+
+    def __new__(cls, value: int, expression: Expression, owner: object = None) -> Sized:
+        """An integer with its origin."""
+        made = super().__new__(cls, value)
+        made.expression = expression
+        made.owner = owner
+        return made
+
+    def __reduce__(self) -> Any:
+        return int, (int(self),)
+
+    def __copy__(self) -> Sized:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Sized:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        equal = int.__eq__(self, other) if isinstance(other, int) else NotImplemented
+        if isinstance(other, int) and not isinstance(other, bool):
+            listener = _listener.get()
+            if listener is not None:
+                heard = listener.fact if equal is True else listener.unlike
+                heard(self.expression, origin(other, self.owner), int(self), self.owner)
+        return equal
+
+    def __ne__(self, other: object) -> bool:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
+
+    __hash__ = int.__hash__
+
+    def __bool__(self) -> bool:
+        return self != 0 if isinstance(self.expression, Arithmetic) else int(self) != 0
+
+    def __neg__(self) -> Sized:
+        return Sized(-int(self), Arithmetic("-", Literal(0), self.expression), self.owner)
+
+    def __abs__(self) -> Sized:
+        return -self if self < 0 else self
+
+    def __mod__(self, other: Any) -> Any:
+        return _computed(int(self) % other, self.owner, self, other)
+
+    def __rmod__(self, other: Any) -> Any:
+        return _computed(other % int(self), self.owner, self, other)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        return _computed(pow(int(self), other, modulo), self.owner, self, other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _computed(int(self) / other, self.owner, self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _computed(other / int(self), self.owner, self, other)
+
+
+class SizedFloat(float):
+    """A `float` that was computed from sizes. Rounded to an integer it counts as computed from them."""
+
+    sources: tuple[Expression, ...]
+    owner: object
+
+    def __new__(cls, value: float, sources: tuple[Expression, ...], owner: object) -> SizedFloat:
+        """A number with its sources."""
+        made = super().__new__(cls, value)
+        made.sources = sources
+        made.owner = owner
+        return made
+
+    def __reduce__(self) -> Any:
+        return float, (float.__float__(self),)
+
+    def __deepcopy__(self, memo: object) -> SizedFloat:
+        return self
+
+    def __int__(self) -> int:
+        listener = _listener.get()
+        if listener is not None:
+            listener.escape(self.sources, self.owner)
+        return float.__int__(self)
+
+    def __trunc__(self) -> Any:
+        return _computed(float.__trunc__(self), self.owner, self)
+
+    def __ceil__(self) -> Any:
+        return _computed(math.ceil(float.__float__(self)), self.owner, self)
+
+    def __floor__(self) -> Any:
+        return _computed(math.floor(float.__float__(self)), self.owner, self)
+
+    def __round__(self, digits: Any = None) -> Any:
+        return _computed(float.__round__(self, digits), self.owner, self)
+
+
+def _computed(value: Any, owner: object, *operands: Any) -> Any:
+    """A number that remembers the sizes among its operands, where it can."""
+    if type(value) is int and value > 1:
+        return Sized(value, Computed(value, _sources(owner, operands)), owner)
+    return SizedFloat(value, _sources(owner, operands), owner) if type(value) is float else value
+
+
+def _sources(owner: object, operands: Iterable[object]) -> tuple[Expression, ...]:
+    """What the sizes and floats of one trace among some operands were made from."""
+    sources: list[Expression] = []
+    for operand in operands:
+        if isinstance(operand, SizedFloat) and operand.owner is owner:
+            sources.extend(operand.sources)
+        elif isinstance(operand, Sized) and operand.owner is owner:
+            sources.append(operand.expression)
+    return tuple(dict.fromkeys(sources))
+
+
+def origin(value: int, owner: object = None) -> Expression:
+    """Where an integer came from; a plain one, or one of another trace than the owner's, counts as a literal."""
+    if isinstance(value, Sized) and (owner is None or value.owner is owner):
+        return value.expression
+    return Literal(int(value))
+
+
+def _binary(symbol: str, function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[Sized, object], Any]:
+    def method(self: Sized, other: object) -> Any:
+        if type(other) is float or isinstance(other, SizedFloat):
+            number: Any = float.__float__(other)
+            return _computed(function(number, int(self)) if swapped else function(int(self), number), self.owner, self, other)
+        if type(other) is not int and not isinstance(other, Sized):
+            name = f"__{'r' if swapped else ''}{function.__name__}__"
+            return getattr(int, name)(self, other)
+        left, right = (other, self) if swapped else (self, other)
+        result = function(int(left), int(right))
+        expression = Arithmetic(symbol, origin(left, self.owner), origin(right, self.owner))
+        return Sized(result, expression, self.owner)
+
+    return method
+
+
+for _symbol, _function in (("+", operator.add), ("-", operator.sub), ("*", operator.mul), ("//", operator.floordiv)):
+    setattr(Sized, f"__{_function.__name__}__", _binary(_symbol, _function, False))
+    setattr(Sized, f"__r{_function.__name__}__", _binary(_symbol, _function, True))
+
+
+def _ordering(function: Callable[[Any, Any], bool], strict: bool, swapped: bool) -> Callable[[Sized, object], Any]:
+    """A comparison by order, which a listener hears as ``low < high``."""
+
+    def method(self: Sized, other: object) -> Any:
+        if isinstance(other, SizedFloat):
+            _let_escape(self.owner, self, other)
+        elif isinstance(other, (int, float)) and _listener.get() is not None:
+            low, high = (other, self) if swapped else (self, other)
+            if function(int(self), float(other) if isinstance(other, float) else int(other)):
+                _hear_order(low, high, strict, self.owner)
+            else:
+                _hear_order(high, low, not strict, self.owner)
+        elif not isinstance(other, (int, float)):
+            return NotImplemented
+        return function(int(self), float.__float__(other) if isinstance(other, float) else int(other))
+
+    return method
+
+
+def _hear_order(low: float, high: float, strict: bool, owner: object) -> None:
+    """Tell of ``low < high`` or ``low <= high``; a number that is no integer is rounded to one that says the same."""
+    listener = _listener.get()
+    if listener is None or not (math.isfinite(low) and math.isfinite(high)):
+        return
+    left = origin(low if isinstance(low, int) else math.floor(low) if strict else math.ceil(low), owner)
+    right = origin(high if isinstance(high, int) else math.ceil(high) if strict else math.floor(high), owner)
+    if not strict and isinstance(left, Literal):
+        left = Literal(left.value - 1)
+    elif not strict:
+        right = Literal(right.value + 1) if isinstance(right, Literal) else Arithmetic("+", right, Literal(1))
+    listener.below(left, right, owner)
+
+
+def _let_escape(owner: object, *operands: object) -> None:
+    """Tell of sizes from which forward computed something that is not followed."""
+    listener = _listener.get()
+    if listener is not None:
+        listener.escape(_sources(owner, operands), owner)
+
+
+def _float_method(function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[SizedFloat, object], Any]:
+    def method(self: SizedFloat, other: object) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        left, right = (other, self) if swapped else (self, other)
+        plain = [int(side) if isinstance(side, int) else float.__float__(side) for side in (left, right)]
+        return _computed(function(*plain), self.owner, self, other)
+
+    return method
+
+
+for _function in (operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow):
+    setattr(SizedFloat, f"__{_function.__name__}__", _float_method(_function, False))
+    setattr(SizedFloat, f"__r{_function.__name__}__", _float_method(_function, True))
+
+
+def _float_ordering(function: Callable[[Any, Any], bool]) -> Callable[[SizedFloat, object], Any]:
+    def method(self: SizedFloat, other: object) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        _let_escape(self.owner, self, other)
+        return function(float.__float__(self), float.__float__(other) if isinstance(other, float) else int(other))
+
+    return method
+
+
+for _name in ("lt", "le", "gt", "ge"):
+    _compare = getattr(operator, _name)
+    setattr(Sized, f"__{_name}__", _ordering(_compare, strict=_name in {"lt", "gt"}, swapped=_name in {"gt", "ge"}))
+    setattr(SizedFloat, f"__{_name}__", _float_ordering(_compare))

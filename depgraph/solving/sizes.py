@@ -1,0 +1,291 @@
+"""Sizes with a provenance: which attributes follow which axes, what a literal pins, what must stay balanced or large enough.
+
+Every size is a polynomial in the sizes of the prunable atoms; pinned atoms are constants. A demand equates two such
+polynomials. One that holds identically is dropped; one between two single atoms balances them; an attribute takes the
+polynomial that is demanded of it; anything else pins what it mentions. A comparison that comes out the same only while enough
+indices are left gives its atoms a least size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attrs import frozen
+
+from depgraph.algebra.polynomials import Polynomial, combine
+from depgraph.solving.balances import Balancing
+from depgraph.solving.bounds import Bounds, Form
+from depgraph.solving.demands import TERMS, Below, Demand, EqualSizes, Escape, FollowingAttribute, Settled, SizeFact, Unlike
+from depgraph.solving.expressions import Arithmetic, Attribute, AxisSize, Computed, Expression, Literal
+from depgraph.solving.sized import origin
+from depgraph.solving.statements import Axis, Known, Pin, Term
+from depgraph.solving.unification import Solver
+
+
+def settle(solver: Solver, demands: Iterable[Demand], held: Sequence[Axis] = (), copies: Sequence[Axis] = ()) -> Settled:
+    """State in the solver what the demands force, and return what remains to be followed.
+
+    `held` are the axes of the parameters: an atom that occurs in none of them can never lose an index by itself. `copies`
+    are axes that forward makes of equal parts: which of these go is all the same.
+    """
+    return _Settlement(solver, demands, held, copies).run()
+
+
+@frozen
+class _Equation:
+    left: Expression | Term
+    right: Expression | Term
+    where: str
+
+
+class _Settlement:
+    def __init__(self, solver: Solver, demands: Iterable[Demand], held: Sequence[Axis], copies: Sequence[Axis]) -> None:
+        self.solver = solver
+        self.sizes = Balancing(solver, held, copies)
+        self.equations: list[_Equation] = []
+        self.following: dict[str, Term] = {}
+        self.comparisons: list[Unlike | Below] = []
+        self.known: dict[str, tuple[Polynomial, Term | None]] = {}
+        self.lower_bounds: dict[int, tuple[int, str]] = {}
+        for demand in demands:
+            self._take(demand)
+
+    def _take(self, demand: Demand) -> None:
+        if isinstance(demand, FollowingAttribute):
+            self.following.setdefault(demand.attribute.path, demand.term)
+        elif isinstance(demand, (Unlike, Below)):
+            self.comparisons.append(demand)
+        elif isinstance(demand, EqualSizes):
+            first, *others = demand.terms
+            self.equations.extend(_Equation(first, other, demand.reason) for other in others)
+        elif isinstance(demand, Escape):
+            number = Computed(0, demand.sources)
+            self.equations.append(_Equation(number, number, f"a number computed at {demand.where}"))
+        elif isinstance(demand, SizeFact):
+            self._equate(demand.left, demand.right, f"a comparison at {demand.where}")
+        elif demand.term.size != demand.size:
+            self.solver.state(Pin(demand.term, f"a size beyond its own names it ({demand.where})"), demand.where)
+        elif demand.term.size > 1 or isinstance(origin(demand.size), Arithmetic):
+            self._equate(origin(demand.size), demand.term, demand.where)
+
+    def _equate(self, left: Expression | Term, right: Expression | Term, where: str) -> None:
+        if isinstance(left, TERMS) or isinstance(right, Literal):
+            left, right = right, left
+        if isinstance(left, Literal):
+            if isinstance(right, TERMS):
+                self.solver.state(Pin(right, f"it is named by {left} ({where})"), where)
+                return
+            if isinstance(right, AxisSize):
+                self.solver.pin(self._axis(right), f"it is compared with {left} ({where})")
+                return
+        if isinstance(left, AxisSize):
+            if isinstance(right, TERMS):
+                self._tie(self._axis(left), self.solver.term(right), where)
+                return
+            if isinstance(right, AxisSize):
+                self._tie(self._axis(left), self._axis(right), where)
+                return
+        self.equations.append(_Equation(left, right, where))
+
+    def _axis(self, expression: AxisSize) -> int:
+        return self.solver.term(Axis(expression.value, expression.dim, expression.size))
+
+    def _tie(self, left: int, right: int, where: str) -> None:
+        """A size that another axis gave: both lose the same indices, unless the sizes agree whatever is removed."""
+        if left != right and self.sizes.polynomial(left) != self.sizes.polynomial(right):
+            self.solver.unify(left, right, where)
+
+    def run(self) -> Settled:
+        """Go over the equations until nothing new is forced: each round pins or balances at least one atom."""
+        while self._round() or self._compare():
+            pass
+        attributes: dict[str, Term] = {}
+        for path, (known, term) in self.known.items():
+            polynomial = self.sizes.refreshed(known)
+            if any(polynomial):
+                attributes[path] = term if term is not None else self.sizes.term_of(polynomial)
+        for path, term in self.following.items():
+            polynomial = self.sizes.polynomial(self.solver.term(term))
+            if any(polynomial) and path not in attributes:
+                attributes[path] = term
+        return Settled(tuple(attributes.items()), self.sizes.balances(), self._lower_bounds())
+
+    def _compare(self) -> bool:
+        """Bound what must stay larger than something; pin what is compared in a way that is not understood."""
+        bounds = Bounds(self.sizes)
+        changed = False
+        for comparison in self.comparisons:
+            form = _combined("-", self._form(comparison.right), self._form(comparison.left))
+            if form is not None and bounds.keep(form, comparison.reason, either=isinstance(comparison, Unlike)):
+                continue
+            for leaf in (*self._mentioned(comparison.left), *self._mentioned(comparison.right)):
+                if self.solver.reason(leaf) is None:
+                    self.solver.pin(leaf, f"{comparison.reason}, in a way that is not understood")
+                    changed = True
+        self.lower_bounds = bounds.lower_bounds
+        return changed
+
+    def _lower_bounds(self) -> tuple[tuple[Term, int, str], ...]:
+        found = []
+        for leaf, (size, reason) in self.lower_bounds.items():
+            for root in self.sizes.members(leaf):
+                found.append((Known(self.solver.size(root), root), size, reason))
+        return tuple(found)
+
+    def _form(self, side: Expression | Term) -> Form | None:
+        """An expression as a polynomial, or as arithmetic over polynomials where a division does not come out even."""
+        if isinstance(side, Attribute) and side.path not in self.known:
+            term = self.following.get(side.path)
+            return self._constant(side.value) if term is None else self.sizes.polynomial(self.solver.term(term))
+        if not isinstance(side, Arithmetic):
+            return self._value(side)
+        return _combined(side.op, self._form(side.left), self._form(side.right))
+
+    @staticmethod
+    def _constant(value: int) -> Polynomial:
+        return {(): value} if value else {}
+
+    def _round(self) -> bool:
+        """One pass over the open equations; true if something was pinned, balanced or solved, so that another may help."""
+        progress = self.sizes.spread_pins()
+        still_open = []
+        for equation in self.equations:
+            outcome = self._solve(equation)
+            progress = progress or outcome != "waiting"
+            if outcome != "done":
+                still_open.append(equation)
+        self.equations = still_open
+        if progress or self._settle_one(still_open):
+            return True
+        return any(self._pin_equation(equation) for equation in still_open)
+
+    def _settle_one(self, open_equations: list[_Equation]) -> bool:
+        """Several attributes in one product or quotient: one may keep its value, so that another one can follow."""
+        for equation in open_equations:
+            for side in (equation.left, equation.right):
+                unknown = self._unknown(side)
+                if len(unknown) > 1:
+                    path, value = min(unknown.items(), key=lambda item: (item[1], item[0]))
+                    self.known[path] = ({(): value}, None)
+                    return True
+        return False
+
+    def _unknown(self, side: Expression | Term) -> dict[str, int]:
+        """The attributes of an expression that nothing has settled yet, with their present values."""
+        if isinstance(side, Attribute):
+            return {} if side.path in self.known else {side.path: side.value}
+        if isinstance(side, Arithmetic):
+            return {**self._unknown(side.left), **self._unknown(side.right)}
+        return {}
+
+    def _solve(self, equation: _Equation) -> str:
+        """Use one equation: ``done``, ``changed`` (something was pinned or balanced), or ``waiting``."""
+        left, right = self._value(equation.left), self._value(equation.right)
+        if left is not None and right is not None:
+            if left == right or not (any(left) or any(right)):
+                return "done"
+            self.sizes.reconcile(left, right, equation.where)
+            return "changed"
+        if (left is None) == (right is None):
+            return "waiting"
+        quotient = self._quotient(equation.left, right) or self._quotient(equation.right, left)
+        if quotient is not None:
+            if quotient[0] == quotient[1] or not (any(quotient[0]) or any(quotient[1])):
+                return "done"
+            self.sizes.reconcile(*quotient, equation.where)
+            return "changed"
+        side, target = (equation.left, right) if left is None else (equation.right, left)
+        assert target is not None
+        solved = self._invert(side, target)
+        if solved is None or any(count < 0 for count in solved[1].values()):
+            return "waiting"
+        attribute, polynomial = solved
+        if self.sizes.size_of(polynomial) != attribute.value:
+            return "waiting"  # a division that left a remainder: the attribute cannot be told from the quotient
+        other = equation.right if left is None else equation.left
+        direct = isinstance(side, Attribute)
+        term = other if direct and isinstance(other, TERMS) else None
+        self.known[attribute.path] = (polynomial, term)
+        return "done"
+
+    def _quotient(self, side: Expression | Term, target: Polynomial | None) -> tuple[Polynomial, Polynomial] | None:
+        """``a // b == target`` as ``a == b * target``, where it comes out even now and polynomials do not divide."""
+        if target is None or not isinstance(side, Arithmetic) or side.op != "//":
+            return None
+        dividend, divisor = self._value(side.left), self._value(side.right)
+        if dividend is None or divisor is None:
+            return None
+        multiple = combine("*", divisor, target) or {}
+        return (dividend, multiple) if self.sizes.size_of(dividend) == self.sizes.size_of(multiple) else None
+
+    def _value(self, side: Expression | Term) -> Polynomial | None:
+        if isinstance(side, TERMS):
+            return self.sizes.polynomial(self.solver.term(side))
+        if isinstance(side, Literal):
+            return {(): side.value} if side.value else {}
+        if isinstance(side, AxisSize):
+            return self.sizes.polynomial(self._axis(side))
+        if isinstance(side, Attribute):
+            found = self.known.get(side.path)
+            return None if found is None else self.sizes.refreshed(found[0])
+        if isinstance(side, Computed):
+            sources = [self._value(source) for source in side.sources]
+            constant = all(source is not None and not any(source) for source in sources)
+            return ({(): side.value} if side.value else {}) if constant else None
+        left, right = self._value(side.left), self._value(side.right)
+        if left is None or right is None:
+            return None
+        if side.op == "//" and not any(left) and not any(right):
+            floor = left.get((), 0) // right[()]
+            return {(): floor} if floor else {}
+        return combine(side.op, left, right)
+
+    def _invert(self, side: Expression | Term, target: Polynomial) -> tuple[Attribute, Polynomial] | None:
+        """Solve ``side == target`` for its one unknown attribute."""
+        if isinstance(side, Attribute):
+            return side, target
+        if not isinstance(side, Arithmetic):
+            return None
+        left, right = self._value(side.left), self._value(side.right)
+        if (left is None) == (right is None):
+            return None
+        undone: Polynomial | None
+        if left is None:
+            assert right is not None
+            inverse = {"+": "-", "-": "+", "*": "//", "//": "*"}[side.op]
+            undone = combine(inverse, target, right)
+            return None if undone is None else self._invert(side.left, undone)
+        undone = combine(
+            {"+": "-", "-": "-", "*": "//", "//": "//"}[side.op], *((left, target) if side.op in "-//" else (target, left))
+        )
+        return None if undone is None else self._invert(side.right, undone)
+
+    def _pin_equation(self, equation: _Equation) -> bool:
+        """No attribute could be solved for: whatever the equation mentions stays as it is."""
+        changed = False
+        for side in (equation.left, equation.right):
+            for leaf in self._mentioned(side):
+                if self.solver.reason(leaf) is None:
+                    self.solver.pin(leaf, f"forward computes its size in a way that is not understood ({equation.where})")
+                    changed = True
+        return changed
+
+    def _mentioned(self, side: Expression | Term) -> list[int]:
+        if isinstance(side, TERMS):
+            return self.solver.leaves(self.solver.term(side))
+        if isinstance(side, AxisSize):
+            return self.solver.leaves(self._axis(side))
+        if isinstance(side, Computed):
+            return [leaf for source in side.sources for leaf in self._mentioned(source)]
+        if isinstance(side, Arithmetic):
+            return self._mentioned(side.left) + self._mentioned(side.right)
+        if isinstance(side, Attribute) and side.path in self.known:
+            return [leaf for monomial in self.sizes.refreshed(self.known[side.path][0]) for leaf in monomial]
+        return []
+
+
+def _combined(op: str, left: Form | None, right: Form | None) -> Form | None:
+    if left is None or right is None or (op == "//" and right == {}):
+        return None
+    exact = combine(op, left, right) if isinstance(left, dict) and isinstance(right, dict) else None
+    return (op, left, right) if exact is None else exact

@@ -1,0 +1,322 @@
+"""Solve equations between axes: union-find inside, pure outside.
+
+A variable is an axis or a fresh space. Unification binds variables to products and sums of variables, splitting factors
+and segments as far as the equations force it, down to single indices where nothing coarser fits. What stays unsplit are the
+atoms. Factors that have no common divisor cannot be expressed by one another: they are pinned, with the reason.
+
+A number stands for a variable or structure, read forwards if it is even, backwards if it is odd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import gcd, prod
+
+from attrs import frozen
+
+from depgraph.algebra.spaces import UNIT, Atom, Space, backwards, laid_end_to_end, product
+from depgraph.errors import RuleError
+from depgraph.solving.statements import Axis, Backwards, Equal, Fresh, Known, Pin, Term, Times
+
+_VARIABLE, _PRODUCT, _SUM = 0, 1, 2
+
+
+@frozen
+class Solution:
+    """Spaces of the asked terms, in the order of asking, and the pinned atoms with their reasons."""
+
+    spaces: tuple[Space, ...]
+    pins: Mapping[Atom, str]
+
+
+class Solver:
+    """Collects statements; `space` reads the answer off. A value of this class never leaves the function that made it."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self._size: list[int] = []
+        self._kind: list[int] = []
+        self._children: list[tuple[int, ...]] = []
+        self._pin: list[str | None] = []
+        self._axis: dict[tuple[int, int], int] = {}
+        self._fresh: dict[int, tuple[Fresh, int]] = {}
+
+    def state(self, statement: Equal | Pin, where: str) -> None:
+        """Take in one statement; `where` completes the reason if it cannot be expressed."""
+        if isinstance(statement, Equal):
+            if type(statement.left) is Axis and statement.left.size == statement.right.size == 1:
+                return
+            left, right = self.term(statement.left), self.term(statement.right)
+            if left == right:
+                return
+            if self.size(left) != self.size(right):
+                raise RuleError(
+                    f"{where}: the rule equates sizes {self.size(left)} and {self.size(right)}; correct the operator's rule."
+                )
+            self.unify(left, right, where)
+        else:
+            self.pin(self.term(statement.term), statement.reason)
+
+    def term(self, term: Term) -> int:
+        """The variable or structure that stands for a term."""
+        if isinstance(term, Axis):
+            key = (term.value, term.dim)
+            found = self._axis.get(key)
+            if found is None:
+                found = self._axis[key] = self._variable(term.size)
+            return self._find(found)
+        if isinstance(term, Fresh):
+            entry = self._fresh.get(id(term))
+            if entry is None:
+                entry = self._fresh[id(term)] = (term, self._variable(term.size))
+            return self._find(entry[1])
+        if isinstance(term, Known):
+            return self._find(term.root)
+        if isinstance(term, Backwards):
+            return self.term(term.term) ^ 1
+        if isinstance(term, Times):
+            return self._structure(_PRODUCT, [self.term(factor) for factor in term.factors])
+        return self._structure(_SUM, [self.term(part) for part in term.parts])
+
+    def pin(self, root: int, reason: str) -> None:
+        """Forbid any removal from the atoms below; the first reason stays."""
+        root = self._find(root)
+        if self._kind[root >> 1] == _VARIABLE:
+            if self._pin[root >> 1] is None:
+                self._pin[root >> 1] = reason
+        else:
+            for child in self._children[root >> 1]:
+                self.pin(child, reason)
+
+    def leaves(self, root: int) -> list[int]:
+        """The variables of which a term is made, read forwards, in reading order, without those of size 1."""
+        root = self._find(root)
+        if self._size[root >> 1] == 1:
+            return []
+        if self._kind[root >> 1] == _VARIABLE:
+            return [root & ~1]
+        return [leaf for child in self._inside(root) for leaf in self.leaves(child)]
+
+    def variable(self, root: int) -> int | None:
+        """The variable that a term is, read forwards; None for a structure."""
+        root = self._find(root)
+        return root & ~1 if self._kind[root >> 1] == _VARIABLE else None
+
+    def reason(self, leaf: int) -> str | None:
+        """Why a variable is pinned."""
+        return self._pin[self._find(leaf) >> 1]
+
+    def factors(self, root: int) -> list[int]:
+        """The canonical flat factors of a term, without those of size 1."""
+        root = self._find(root)
+        if self.size(root) == 1:
+            return []
+        if self._kind[root >> 1] == _PRODUCT:
+            return [factor for child in self._inside(root) for factor in self.factors(child)]
+        return [root]
+
+    def parts(self, root: int) -> list[int]:
+        """The flat parts of a term."""
+        root = self._find(root)
+        if self._kind[root >> 1] == _SUM:
+            return [part for child in self._inside(root) for part in self.parts(child)]
+        return [root]
+
+    def size(self, root: int) -> int:
+        """The size of a term."""
+        return self._size[root >> 1]
+
+    def solution(self, asked: Iterable[Term]) -> Solution:
+        """The spaces of the asked terms. Atoms are numbered in reading order."""
+        numbers: dict[int, Atom] = {}
+        memo: dict[int, Space] = {}
+
+        def space(root: int) -> Space:
+            root = self._find(root)
+            found = memo.get(root)
+            if found is not None:
+                return found
+            if self.size(root) == 1:
+                found = UNIT
+            elif self._kind[root >> 1] == _VARIABLE:
+                atom = numbers.setdefault(root >> 1, Atom(len(numbers), self.size(root)))
+                found = backwards(atom) if root & 1 else atom
+            elif self._kind[root >> 1] == _PRODUCT:
+                found = product(*[space(child) for child in self._inside(root)])
+            else:
+                found = laid_end_to_end(*[space(child) for child in self._inside(root)])
+            memo[root] = found
+            return found
+
+        spaces = tuple(space(self.term(term)) for term in asked)
+        pins = {atom: reason for node, atom in numbers.items() if (reason := self._pin[node]) is not None}
+        return Solution(spaces, pins)
+
+    def _inside(self, root: int) -> tuple[int, ...]:
+        """The children of a structure in the order in which it is read."""
+        children = self._children[root >> 1]
+        if not root & 1:
+            return children
+        turned = tuple(child ^ 1 for child in children)
+        return turned[::-1] if self._kind[root >> 1] == _SUM else turned
+
+    def _variable(self, size: int) -> int:
+        return self._node(_VARIABLE, int(size), ())  # a size with a provenance stays in no graph
+
+    def _node(self, kind: int, size: int, children: tuple[int, ...]) -> int:
+        made = 2 * len(self._parent)
+        self._parent.append(made)
+        self._size.append(size)
+        self._kind.append(kind)
+        self._children.append(children)
+        self._pin.append(None)
+        return made
+
+    def _structure(self, kind: int, children: list[int]) -> int:
+        neutral = 1 if kind == _PRODUCT else 0
+        sizes = self._size
+        used = [child for child in children if sizes[child >> 1] != neutral]
+        if len(used) == 1:
+            return used[0]
+        each = [sizes[child >> 1] for child in used]
+        return self._node(kind, prod(each) if kind == _PRODUCT else sum(each), tuple(used))
+
+    def _find(self, root: int) -> int:
+        parent = self._parent
+        up = parent[root >> 1]
+        while up >> 1 != root >> 1:
+            above = parent[up >> 1] ^ (up & 1)
+            parent[root >> 1] = above
+            root = above ^ (root & 1)
+            up = parent[root >> 1]
+        return root
+
+    def _bind(self, variable: int, target: int) -> None:
+        self._parent[variable >> 1] = target ^ (variable & 1)
+        reason = self._pin[variable >> 1]
+        if reason is not None:
+            self.pin(target, reason)
+
+    def _give_up(self, nodes: Iterable[int], where: str) -> None:
+        for node in nodes:
+            self.pin(node, f"{where}: the sizes on both sides do not nest, so no index map can be given")
+
+    def unify(self, left: int, right: int, where: str) -> None:
+        """Make two terms of equal size range over the same space."""
+        left, right = self._find(left), self._find(right)
+        if left == right or self._size[left >> 1] <= 1:
+            return
+        kinds = self._kind[left >> 1], self._kind[right >> 1]
+        if left == right ^ 1 and kinds[0] == _VARIABLE:
+            self._fold(left)
+        elif kinds[0] == _VARIABLE:
+            self._bind(left, right)
+        elif kinds[1] == _VARIABLE:
+            self._bind(right, left)
+        elif kinds == (_SUM, _SUM):
+            self._match_sums(left, right, where)
+        elif kinds == (_PRODUCT, _PRODUCT):
+            self._match_products(left, right, where)
+        elif kinds[0] == _SUM:
+            self._distribute(left, right, where)
+        else:
+            self._distribute(right, left, where)
+
+    def _fold(self, variable: int) -> None:
+        """A variable is equal to itself backwards: its second half is its first one backwards."""
+        half = self._variable(self.size(variable) // 2)
+        middle = [self._variable(1)] if self.size(variable) % 2 else []
+        self._bind(variable, self._structure(_SUM, [half, *middle, half ^ 1]))
+
+    def _match_products(self, left: int, right: int, where: str) -> None:
+        a, b = self.factors(left), self.factors(right)
+        self._match_from(a, b, where, last=False)
+        self._match_from(a, b, where, last=True)
+        if a or b:
+            self._give_up([*a, *b], where)
+        else:
+            self._merge(left, right)
+
+    def _match_from(self, a: list[int], b: list[int], where: str, last: bool) -> None:
+        """Match factors from one end while they have a common divisor; matched factors leave the lists."""
+        end = -1 if last else 0
+        while a and b:
+            if len(a) == 1 and len(b) == 1:
+                self.unify(a.pop(), b.pop(), where)
+                return
+            f, g = self._find(a[end]), self._find(b[end])
+            common = gcd(self.size(f), self.size(g))
+            if common == 1:
+                return
+            shared = self._variable(common)
+            for side, factor in ((a, f), (b, g)):
+                rest = self.size(factor) // common
+                if rest == 1:
+                    self.unify(factor, shared, where)
+                    side.pop(end)
+                else:
+                    side[end] = self._variable(rest)
+                    self.unify(factor, self._structure(_PRODUCT, [side[end], shared] if last else [shared, side[end]]), where)
+
+    def _match_sums(self, left: int, right: int, where: str) -> None:
+        a, b = self.parts(left), self.parts(right)
+        i = j = 0
+        while i < len(a) and j < len(b):
+            p, q = self._find(a[i]), self._find(b[j])
+            if self.size(p) == self.size(q):
+                self.unify(p, q, where)
+                i, j = i + 1, j + 1
+                continue
+            small, large, holder, at = (p, q, b, j) if self.size(p) < self.size(q) else (q, p, a, i)
+            holder[at : at + 1] = self._cut(large, self.size(small))
+        self._merge(left, right)
+
+    def _cut(self, node: int, at: int) -> list[int]:
+        """Split a term in two segments, the first of size `at`.
+
+        Where the place lies inside of a block of a product, that block's index of the first factor is set apart.
+        """
+        node = self._find(node)
+        if self._kind[node >> 1] == _VARIABLE:
+            pieces = [self._variable(at), self._variable(self.size(node) - at)]
+            self._bind(node, self._structure(_SUM, pieces))
+            return pieces
+        if self._kind[node >> 1] == _SUM:
+            before = []
+            after = self.parts(node)
+            while self.size(after[0]) <= at:
+                at -= self.size(after[0])
+                before.append(after.pop(0))
+            if at:
+                first, after[0] = self._cut(after[0], at)
+                before.append(first)
+            return [self._structure(_SUM, before), self._structure(_SUM, after)]
+        first, *others = self.factors(node)
+        rest = self._structure(_PRODUCT, others)
+        whole, inside = divmod(at, self.size(rest))
+        before, across, after = [], [], [first]
+        if whole:
+            head, tail = self._cut(first, whole)
+            before, after = [self._structure(_PRODUCT, [head, rest])], [tail]
+        if inside:
+            across = self._cut(rest, inside)
+            after = self._cut(after[0], 1)[1:] if self.size(after[0]) > 1 else []
+            before.append(across.pop(0))
+        behind = [*across, *(self._structure(_PRODUCT, [piece, rest]) for piece in after)]
+        return [self._structure(_SUM, before), self._structure(_SUM, behind)]
+
+    def _distribute(self, total: int, factored: int, where: str) -> None:
+        """A sum meets a product: cut the product where the segments end."""
+        *parts, last = self.parts(total)
+        remaining = factored
+        for part in parts:
+            piece, remaining = self._cut(remaining, self.size(part))
+            self.unify(part, piece, where)
+        self.unify(last, remaining, where)
+        self._merge(total, factored)
+
+    def _merge(self, left: int, right: int) -> None:
+        """Two structures were found equal part by part: let one stand for both."""
+        left, right = self._find(left), self._find(right)
+        if left >> 1 != right >> 1:
+            self._parent[left >> 1] = right ^ (left & 1)

@@ -1,0 +1,53 @@
+"""The laws of depgraph as checks for your own model, and Hypothesis strategies for spaces, index sets, modules and plans.
+
+Needs the `test` extra (Hypothesis). `assert_lawful` checks one model; the strategies feed property tests.
+
+>>> import torch
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+>>> assert_lawful(model, torch.randn(3, 4))
+"""
+
+from depgraph.testing.laws import (
+    assert_atomic,
+    assert_cost,
+    assert_lawful,
+    assert_pure,
+    assert_round_trip,
+    assert_square,
+    assert_unit,
+    assert_zero_channels,
+    difference,
+    normalised_atoms,
+    same,
+    snapshot,
+    tensor_bytes,
+)
+from depgraph.testing.networks import KINDS, network
+from depgraph.testing.probing import Findings, Mixed, assert_rule_sound, probe
+from depgraph.testing.strategies import index_sets, modules, plans, spaces
+
+__all__ = [
+    "KINDS",
+    "Findings",
+    "Mixed",
+    "assert_atomic",
+    "assert_cost",
+    "assert_lawful",
+    "assert_pure",
+    "assert_round_trip",
+    "assert_rule_sound",
+    "assert_square",
+    "assert_unit",
+    "assert_zero_channels",
+    "difference",
+    "index_sets",
+    "modules",
+    "network",
+    "normalised_atoms",
+    "plans",
+    "probe",
+    "same",
+    "snapshot",
+    "spaces",
+    "tensor_bytes",
+]

@@ -1,0 +1,222 @@
+"""A shallow copy of a module tree to trace: fake tensors, and integers that remember their path. The model is only read."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import types
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from depgraph.solving.expressions import Attribute
+from depgraph.solving.recording import Declared
+from depgraph.solving.sized import Sized
+from depgraph.solving.statements import Value
+from depgraph.tracing.custom_rules import as_one_module
+from depgraph.tracing.layer_attributes import POSITIONAL, followed, read_in_forward
+from depgraph.tracing.session import Session, named_leaves
+from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
+
+
+def held_tensors(model: nn.Module, tensors: FakeTensors | RealTensors, session: Session) -> dict[int, torch.Tensor]:
+    """One stand-in for each distinct parameter and buffer, by the id of the model's own."""
+    made: dict[int, torch.Tensor] = {}
+    named: dict[int, list[str]] = {}
+    order: list[tuple[str, str, torch.Tensor]] = []
+    for kind, pairs in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
+        for name, tensor in pairs(remove_duplicate=False):
+            named.setdefault(id(tensor), []).append(name)
+            if len(named[id(tensor)]) == 1:
+                order.append((name, kind, tensor))
+    for name, kind, tensor in order:
+        stand_in = tensors.like(tensor)
+        if kind == "parameter":
+            stand_in._is_param = True
+        made[id(tensor)] = stand_in
+        value = session.value(stand_in, tuple(tensor.shape))
+        session.values[id(tensor)] = (tensor, value)  # forward may hold the model's own in a closure
+        owner = name.rpartition(".")[0]
+        session.declared.append(Declared(value, name, kind, owner, tuple(named[id(tensor)][1:])))
+    return made
+
+
+def given_tensors(inputs: Any, tensors: FakeTensors | RealTensors, session: Session, device: torch.device | None) -> Any:
+    """The (args, kwargs) with a stand-in for each distinct tensor; a meta model gets meta inputs."""
+    target = device if device is not None and device.type == "meta" else None
+    made: dict[int, torch.Tensor] = {}
+    for root, tree in (("input", inputs[0]), ("kwargs", inputs[1])):
+        for name, tensor in named_leaves(root, tree):
+            if id(tensor) not in made:
+                made[id(tensor)] = tensors.like(tensor, target)
+                session.inputs.append((name, session.value(made[id(tensor)], tuple(tensor.shape))))
+    return pytree.tree_map(partial(_given, made), inputs)
+
+
+def _given(made: Mapping[int, torch.Tensor], leaf: Any) -> Any:
+    """What stands in for a leaf of the inputs: a tensor, a dataclass that holds some, or a generator of random numbers."""
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        twin = copy.copy(leaf)
+        for item in dataclasses.fields(leaf):
+            object.__setattr__(twin, item.name, pytree.tree_map(partial(_given, made), getattr(leaf, item.name)))
+        return twin
+    return leaf.clone_state() if isinstance(leaf, torch.Generator) else made.get(id(leaf), leaf)
+
+
+def shadow(
+    model: nn.Module,
+    fakes: Mapping[int, torch.Tensor],
+    tensors: FakeTensors | RealTensors,
+    session: Session,
+    whole: Mapping[type, str] | None = None,
+) -> nn.Module:
+    """A shallow copy of the module tree whose tensors are fake and whose sizes remember their path.
+
+    Modules of a class in `whole` are recorded as one operator of the name given there.
+    """
+    copies: dict[int, nn.Module] = {}
+    for module in model.modules():
+        copies[id(module)] = object.__new__(type(module))
+    wrapping = _Wrapping(copies, fakes, tensors, session)
+    by_name = {name: declared for declared in session.declared for name in (declared.name, *declared.aliases)}
+    for path, module in model.named_modules():
+        clone = copies[id(module)]
+        state = clone.__dict__
+        state.update(module.__dict__)
+        prefix = f"{path}." if path else ""
+        for kind in ("_parameters", "_buffers"):
+            held = module.__dict__.get(kind, {})
+            state[kind] = {name: fakes.get(id(tensor), tensor) for name, tensor in held.items()}
+        state["_modules"] = {name: copies.get(id(child), child) for name, child in module._modules.items()}
+        state["_compiled_call_impl"] = None
+        names = read_in_forward(module)
+        if isinstance(module, nn.modules.conv._ConvNd):
+            session.convolutions.add(path)
+        for name, content in module.__dict__.items():
+            if (
+                name not in _MODULE_STATE
+                and name not in POSITIONAL
+                and (names is None or name in names or not isinstance(content, (int, tuple)))
+            ):
+                state[name] = wrapping.of(content, prefix + name)
+        for name, term in followed(module, partial(_declared_value, by_name, prefix)):
+            session.attributes.append((prefix + name, term))
+        state["_apply"] = partial(_converted, clone)
+        _follow_calls(clone, path, session)
+        if whole and type(module) in whole:
+            as_one_module(clone, path, whole[type(module)], session)
+    return copies[id(model)]
+
+
+def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> Value | None:
+    found = by_name.get(prefix + name)
+    return None if found is None else found.value
+
+
+_MODULE_STATE = frozenset(vars(nn.Module()))
+
+
+_PLAIN_OBJECTS = (types.SimpleNamespace,)
+
+
+_DEEPEST = 3
+
+
+class _Wrapping:
+    """Attributes with sizes that remember their path, at every depth of lists, tuples, dicts and config objects."""
+
+    def __init__(
+        self,
+        copies: Mapping[int, nn.Module],
+        fakes: Mapping[int, torch.Tensor],
+        tensors: FakeTensors | RealTensors,
+        session: Session,
+    ) -> None:
+        self.copies, self.fakes, self.tensors, self.session = copies, fakes, tensors, session
+        self.shared: dict[int, Any] = {}
+
+    def of(self, content: Any, path: str, depth: int = 0) -> Any:
+        """The attribute as the copy holds it. What two holders share and can be written to keeps its first path."""
+        if type(content) is int:
+            return Sized(content, Attribute(path, content), self.session) if content > 1 else content
+        if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
+            return content
+        if isinstance(content, (torch.Tensor, torch.Generator)):
+            return self._fake(content)
+        if isinstance(content, nn.Module):
+            return self.copies.get(id(content), content)
+        if isinstance(content, types.MethodType):
+            owner = content.__self__
+            return types.MethodType(content.__func__, self.copies[id(owner)]) if id(owner) in self.copies else content
+        if depth > _DEEPEST:
+            return content
+        if type(content) is tuple:
+            return tuple(self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content))
+        if type(content) is torch.Size:
+            return torch.Size([self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content)])
+        if id(content) not in self.shared:
+            self.shared[id(content)] = self._container(content, path, depth)
+        return self.shared[id(content)]
+
+    def _fake(self, content: torch.Tensor | torch.Generator) -> Any:
+        """The stand-in of a tensor that is no parameter or buffer, or of a generator: one for all who hold it."""
+        if id(content) in self.fakes:
+            return self.fakes[id(content)]
+        if id(content) not in self.shared:
+            made = content.clone_state() if isinstance(content, torch.Generator) else self.tensors.beside(content)
+            self.shared[id(content)] = made
+        return self.shared[id(content)]
+
+    def _container(self, content: Any, path: str, depth: int) -> Any:
+        if type(content) is list:
+            return [self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content)]
+        if type(content) is dict:
+            return {key: self.of(item, f"{path}.{key}", depth + 1) if _nameable(key) else item for key, item in content.items()}
+        if not _is_config(content):
+            return content
+        made = self.shared[id(content)] = copy.copy(content)
+        for key, item in vars(content).items():
+            object.__setattr__(made, key, self.of(item, f"{path}.{key}", depth + 1))
+        return made
+
+
+def _nameable(key: object) -> bool:
+    """Whether a dotted path can name a dictionary's key."""
+    return isinstance(key, int) or (isinstance(key, str) and "." not in key)
+
+
+def _is_config(content: Any) -> bool:
+    """Whether an object is plain data with attributes: a namespace, a dataclass, a configuration."""
+    if not hasattr(content, "__dict__") or callable(content):
+        return False
+    return (
+        isinstance(content, _PLAIN_OBJECTS) or dataclasses.is_dataclass(content) or "config" in type(content).__name__.lower()
+    )
+
+
+def _converted(clone: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
+    """`Module.to`, `half` and the like in forward: the copy holds what the function makes of its tensors."""
+    for child in clone.children() if recurse else ():
+        child._apply(function)  # type: ignore[no-untyped-call]
+    for held in (clone._parameters, clone._buffers):
+        held.update({name: function(tensor) for name, tensor in held.items() if tensor is not None})  # type: ignore[misc]
+    return clone
+
+
+def _follow_calls(clone: nn.Module, path: str, session: Session) -> None:
+    """Keep the path of the running module. The hooks are the copy's own; the model's hooks run as well."""
+    label = (path, type(clone).__name__, not clone._modules)
+
+    def enter(module: nn.Module, args: Any) -> None:
+        session.modules.append(label)
+
+    def leave(module: nn.Module, args: Any, result: Any) -> None:
+        session.modules.pop()
+
+    for name, hook in (("_forward_pre_hooks", enter), ("_forward_hooks", leave)):
+        present = clone.__dict__.get(name, {})
+        clone.__dict__[name] = type(present)({-1: hook, **present} if name == "_forward_pre_hooks" else {**present, -1: hook})

@@ -1,0 +1,191 @@
+"""The dispatch mode under which a forward runs: it records operators."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch._ops import HigherOrderOperator
+from torch._subclasses.fake_tensor import FakeTensor, UnsupportedFakeTensorException, UnsupportedOperatorException
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from depgraph.solving.statements import Call, Rule
+from depgraph.tracing.session import PLAIN, DataRead, Session, memory_order, where
+from depgraph.tracing.size_arguments import with_provenance
+
+_SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten.is_pinned", "aten._local_scalar_dense"})
+
+
+_DETACH, _GROUPED = torch.ops.aten.detach_.default, torch.ops.aten._grouped_mm.default
+
+
+_MOST = 16
+"""So many arguments of a higher-order operator without a signature of its own are looked at."""
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records operators. Those without a rule are decomposed where PyTorch can."""
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch is to keep its compiler away from each call: a trace runs eagerly, and does that once."""
+        return False
+
+    def __init__(self, session: Session, rules: Mapping[str, Rule], call: Callable[..., Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.session = session
+        self.rules = rules
+        self.call = call
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        session = self.session
+        if session.muted:
+            return self._called(func, args, kwargs)
+        if func is _DETACH and not isinstance(args[0], FakeTensor):
+            return args[0]  # torch.tensor(..., device='meta') detaches what it has just made; fake tensors refuse that
+        operator = _operator(func)
+        name = operator.name
+        if name == "higher_order.cond" and name not in self.rules:
+            return self._branch(*args, **kwargs)
+        if name in _SKIPPED:
+            result = self._called(func, args, kwargs)
+            if name == "aten._local_scalar_dense" and session.known(args[0]):
+                session.read.add(session.values[id(args[0])][1].id)
+            return result
+        if operator.decomposes and name not in self.rules:
+            with self:
+                return func.decompose(*args, **kwargs)
+        bound: dict[str, Any] = {}
+        targets: list[Any] = []
+        count = len(args)
+        for position, (key, default, written_to) in enumerate(operator.parameters):
+            given = args[position] if position < count else kwargs.get(key, default)
+            if written_to:  # what `out=` names is the result, and no operand
+                targets.append(given)
+            else:
+                bound[key] = given if type(given) in PLAIN else session.data(given)
+        seen = _MEMORY[name](*args) if name in _MEMORY else {}
+        result = self._called(func, args, kwargs)
+        if name == "aten.contiguous":
+            # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
+            session.values[id(result)] = (result, bound["self"])
+            return result
+        self._note(name, bound, seen, pytree.tree_leaves(targets) if targets else result)
+        return result
+
+    def _branch(self, condition: Any, if_true: Any, if_false: Any, operands: Any) -> Any:
+        """`torch.cond` is the branch that the data choose."""
+        if isinstance(condition, torch.Tensor):
+            if self.session.mode == "fake":
+                raise DataRead("torch.cond")
+            if self.session.known(condition):
+                self.session.read.add(self.session.values[id(condition)][1].id)
+        branch = if_true if condition else if_false
+        with self:
+            return branch(*operands)
+
+    def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return func(*args, **kwargs)
+        if self.session.mode == "real":
+            return self.call(func, args, kwargs)
+        if func is _GROUPED:
+            return func(*pytree.tree_map(_as_bfloat16, args), **kwargs).to(args[0].dtype)
+        try:
+            return self.call(func, args, kwargs)
+        except (UnsupportedOperatorException, UnsupportedFakeTensorException, NotImplementedError) as error:
+            raise NoFakeKernel(func.name()) from error
+        except RuntimeError as error:
+            if str(error).startswith("There was no fake impl registered"):
+                raise NoFakeKernel(func.name()) from error
+            raise
+
+    def _note(self, name: str, bound: dict[str, Any], seen: dict[str, Any], result: Any) -> None:
+        session = self.session
+        outputs = tuple(
+            [
+                session.value(tensor, tuple(map(int, tensor.shape)))
+                for tensor in (result if isinstance(result, (tuple, list)) else (result,))
+                if isinstance(tensor, torch.Tensor)
+            ]
+        )
+        path, kind, leaf = session.modules[-1]
+        args = with_provenance(bound, session.written, session) | seen
+        if session.assigning and name == "aten.view":
+            args = {**args, "size": None}  # an assignment strips leading axes of size 1 by itself
+        if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1 and leaf:
+            transposed = "transpose" in name
+            channels = (outputs[0] if transposed else bound["input"])[1 - bound["weight"].ndim]
+            session.grouped.setdefault(path, ("out_channels" if transposed else "in_channels", channels))
+        session.calls.append(Call(name, types.MappingProxyType(args), outputs, path, kind, leaf, where()))
+
+
+def _rows(tensor: torch.Tensor, *_: Any) -> dict[str, Any]:
+    """How a tensor that is read by strides lies in memory, and where it begins."""
+    return {"order": memory_order(tensor), "begins": tensor.storage_offset()}
+
+
+def _repeated(_: Any, mask: torch.Tensor, *__: Any) -> dict[str, Any]:
+    """Which dimensions of a mask hold the same everywhere."""
+    return {"alike": tuple(dim - mask.ndim for dim, step in enumerate(mask.stride()) if step == 0)}
+
+
+_MEMORY: dict[str, Callable[..., dict[str, Any]]] = {
+    **dict.fromkeys(("aten.as_strided", "aten.as_strided_copy"), _rows),
+    "aten.masked_scatter": _repeated,
+}
+"""What a rule is told of how operands lie in memory, before the operator runs."""
+
+
+def _as_bfloat16(item: Any) -> Any:
+    """The fake kernel of grouped products takes this type only; shapes are all that counts here."""
+    return item.to(torch.bfloat16) if isinstance(item, torch.Tensor) and item.is_floating_point() else item
+
+
+class NoFakeKernel(Exception):
+    """An operator that runs on real tensors only; its name is the argument."""
+
+
+@frozen(eq=False)
+class _Operator:
+    """What is asked of an operator at each of its calls.
+
+    Attributes:
+        name: ``aten.name`` without overload and trailing underscore.
+        parameters: their names, defaults, and whether `out=` names them.
+        decomposes: whether PyTorch writes it in terms of other operators.
+    """
+
+    name: str
+    parameters: tuple[tuple[str, Any, bool], ...]
+    decomposes: bool
+
+
+@cache
+def _operator(func: Any) -> _Operator:
+    if isinstance(func, HigherOrderOperator):
+        written = [p for p in inspect.signature(func.__call__).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        known = tuple((p.name, None if p.default is p.empty else p.default, False) for p in written)
+        unknown = tuple((f"argument_{k}", None, False) for k in range(_MOST))
+        return _Operator(f"{func.namespace}.{func.__name__}", known or unknown, False)
+    schema = func._schema
+    namespace, _, name = schema.name.partition("::")
+    if name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
+    parameters = tuple(
+        (arg.name, arg.default_value if arg.has_default_value() else None, arg.is_out) for arg in schema.arguments
+    )
+    full = f"{namespace}.{name}"
+    decomposes = full not in _SKIPPED and torch._C._dispatch_has_kernel_for_dispatch_key(
+        func.name(), "CompositeImplicitAutograd"
+    )
+    return _Operator(full, parameters, bool(decomposes))

@@ -1,0 +1,134 @@
+"""Integers as forward wrote them, put in place of the plain ones that the dispatcher hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from depgraph.solving.sized import Sized
+
+_LEAVES = frozenset({int, bool, float, str, type(None)})
+
+
+def with_provenance(bound: dict[str, Any], written: Any, owner: object) -> dict[str, Any]:
+    """The bound arguments of an operator call with the integers of the written call, which remember where they came from.
+
+    `written` holds the positional and the keyword arguments of the function that was called; one of another trace than
+    the `owner` counts as a literal.
+    """
+    if not _mentions(written, owner):
+        return bound
+    args, kwargs = written
+    named = {key: _spread(bound[key], item, owner) for key, item in kwargs.items() if key in bound} if kwargs else {}
+    if named:
+        bound = bound | {key: item for key, item in named.items() if item is not None}
+    rest = [args, {key: item for key, item in kwargs.items() if named.get(key) is None}]
+    sources = _sources(rest, owner)
+    unnamed = {key: item for key, item in bound.items() if named.get(key) is None}
+    plain = list(map(int, _integers(list(unnamed.values()))))
+    if plain == list(map(int, sources)):
+        queue = iter(sources)
+        return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
+    for key, item in bound.items():
+        spread = _beside_others(item, args[1:], owner)  # sizes one by one, as in x.view(2, count, 4)
+        if spread is not None:
+            return bound | {key: spread}
+    placed = {key: _spread(item, given, owner) for (key, item), given in zip(bound.items(), args, strict=False)}
+    if len(args) <= len(bound) and all(item is not None or bound[key] is None for key, item in placed.items()):
+        return bound | placed
+    aligned = _aligned(plain, sources)
+    if aligned is not None:
+        queue = iter(aligned)
+        return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
+    by_size = {int(source): source for source in reversed(sources) if type(source) is Sized}
+    return bound | {key: _replaced(item, lambda number: by_size.get(number, number)) for key, item in unnamed.items()}
+
+
+def _mentions(item: Any, owner: object) -> bool:
+    """Whether there is an integer of this trace in it."""
+    if type(item) is Sized:
+        return item.owner is owner
+    if type(item) in _LEAVES:
+        return False
+    if isinstance(item, (tuple, list)):
+        for part in item:
+            if _mentions(part, owner):
+                return True
+    elif isinstance(item, dict):
+        return bool(item) and _mentions(list(item.values()), owner)
+    elif isinstance(item, slice):
+        return _mentions((item.start, item.stop, item.step), owner)
+    return False
+
+
+def _integers(item: Any) -> list[int]:
+    """The integers in nested containers, in order."""
+    found: list[int] = []
+    _gather(item, found)
+    return found
+
+
+def _gather(item: Any, found: list[int]) -> None:
+    if isinstance(item, int):
+        if not isinstance(item, bool):
+            found.append(item)
+    elif isinstance(item, (tuple, list)):
+        for part in item:
+            _gather(part, found)
+    elif isinstance(item, dict):
+        for part in item.values():
+            _gather(part, found)
+    elif isinstance(item, slice):
+        for part in (item.start, item.stop, item.step):
+            _gather(part, found)
+
+
+def _sources(item: Any, owner: object) -> list[int]:
+    """The integers in it; those of another trace as plain ones."""
+    return [number if type(number) is Sized and number.owner is owner else int(number) for number in _integers(item)]
+
+
+def _spread(item: Any, written: Any, owner: object) -> Any:
+    """The bound argument with the integers that were written for it, one for each or one for all; None if they differ."""
+    if isinstance(written, slice) or (isinstance(written, tuple) and any(isinstance(part, slice) for part in written)):
+        return None  # an index, which is written in the place of a dimension
+    sources = _sources(written, owner)
+    plain = list(map(int, _integers(item)))
+    if len(sources) == 1:
+        sources = sources * len(plain)
+    if plain != list(map(int, sources)):
+        return _beside_others(item, written, owner)
+    queue = iter(sources)
+    return _replaced(item, lambda _: next(queue)) if plain else item
+
+
+def _beside_others(item: Any, written: Any, owner: object) -> Any:
+    """Numbers of which some were written as something else, such as a tensor of one element; None if the others differ."""
+    if not isinstance(item, tuple) or not isinstance(written, (tuple, list)) or not item or len(item) != len(written):
+        return None
+    pairs = list(zip(item, written, strict=True))
+    if not all(type(number) is int and (not isinstance(given, int) or int(given) == number) for number, given in pairs):
+        return None
+    return tuple([_sources(given, owner)[0] if isinstance(given, int) else number for number, given in pairs])
+
+
+def _aligned(plain: list[int], sources: list[int]) -> list[int] | None:
+    """The written numbers in their places among all that the dispatcher hands on, where the sizes alone are ambiguous.
+
+    Sizes that a tensor gave are not among the written ones. None where sizes suffice, or where the order differs.
+    """
+    sized = {int(source) for source in sources if type(source) is Sized}
+    if all(plain.count(size) <= sum(int(source) == size and type(source) is Sized for source in sources) for size in sized):
+        return None
+    found, waiting = [], list(sources)
+    for number in reversed(plain):  # the dimension that indexing cuts is not written, and stands first
+        found.append(waiting.pop() if waiting and int(waiting[-1]) == number else number)
+    return None if waiting else found[::-1]
+
+
+def _replaced(item: Any, change: Callable[[int], int]) -> Any:
+    if isinstance(item, int):
+        return item if isinstance(item, bool) else change(item)
+    if isinstance(item, tuple):
+        return tuple([_replaced(part, change) for part in item])
+    return item

@@ -1,0 +1,220 @@
+"""Run a model's forward once, on fake tensors where that can be, and record every operator. The model is never written to.
+
+The forward runs on a shallow copy of the module tree (`depgraph.shadow`) under two modes (`depgraph.modes`): a function
+mode that keeps the arguments of a call as they were written, and a dispatch mode that records the operators, composite
+ones undecomposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+
+from depgraph.errors import TraceError
+from depgraph.graph.graph import Graph
+from depgraph.rules import RULES
+from depgraph.solving.assembly import assemble
+from depgraph.solving.recording import Recording
+from depgraph.solving.sized import listen, unlisten
+from depgraph.solving.statements import Rule
+from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, rule_table
+from depgraph.tracing.lru_caches import uncached
+from depgraph.tracing.module_copy import given_tensors, held_tensors, shadow
+from depgraph.tracing.recorder import NoFakeKernel, Recorder
+from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
+from depgraph.tracing.size_mode import SizeMode
+from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors, same_draws, same_draws_elsewhere
+from depgraph.wrappers import unwrap
+
+Mode = Literal["auto", "fake", "real"]
+
+
+_NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException, DataRead)
+
+
+_WITHOUT_DATA = ("data is not allocated yet", "Cannot access data pointer", "not supported for tensor subclasses")
+"""What torch says where compiled code, such as the making of a tensor from a list of tensors, meets a fake one."""
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    rules: Mapping[RuleKey, Rule] | Mapping[str, Rule] = RULES,
+    mode: Mode = "auto",
+) -> Graph:
+    """The dependency graph of a model.
+
+    The forward runs once, on fake tensors: no data, no memory for weights, any device. Where it reads the data of a tensor
+    (`.item()`, routing, detection heads), it runs on the example inputs instead, and `graph.mode` says so: the graph is
+    that of the branches that these inputs take. The model is left as it was.
+
+    Args:
+        model: any `nn.Module`; compiled and data-parallel wrappers are looked through.
+        example_inputs: a tensor, a tuple or list of positional arguments, or a dict that is passed as the one argument.
+        kwargs: keyword arguments of the forward.
+        rules: the operator table; extend it with ``RULES | {key: Rule(...)}``, where the key is an operator
+            (``"mylib::op"``), a module class or an autograd function class. Such a class is taken as one operator.
+        mode: ``fake``, ``real``, or ``auto``: fake, and real where forward needs data.
+
+    Returns:
+        The graph: nodes, groups, pinned axes with their reasons, parameter and MAC counts.
+
+    Raises:
+        RuleError: `rules` has a key that names no operator and is no such class, or a value that is no `Rule`.
+        TraceError: the model is scripted or not initialised, the inputs lie on another device, or forward needs
+            data that there is none of.
+        Exception: whatever the model's own forward raises comes through as it is.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> graph = dg.trace(model, torch.randn(1, 4))
+    >>> [str(group) for group in graph.groups]
+    ['0.weight:0 (8 indices, 3 axes)']
+    """
+    table = rule_table(rules)
+    return assemble(record(model, example_inputs, kwargs, rules=table, mode=mode), table.by_name)
+
+
+def record(
+    model: nn.Module,
+    example_inputs: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    rules: RuleTable | None = None,
+    mode: Mode = "auto",
+) -> Recording:
+    """What `trace` hands to the rules: the operator calls of one forward, without tensors."""
+    if mode not in {"auto", "fake", "real"}:
+        raise TraceError(f"expected mode to be 'auto', 'fake' or 'real', met {mode!r}.")
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"expected an nn.Module, met a {type(model).__name__}; wrap a function in a module.")
+    model = unwrap(model)
+    _refuse_untraceable(model)
+    rules = rules or rule_table(RULES)
+    inputs = _positional(example_inputs), dict(kwargs or {})
+    device, meta = _devices(model)
+    _check_devices(device, inputs)
+    if mode == "real":
+        if meta:
+            raise TraceError(
+                "expected weights in memory, met a model on the meta device: mode='real' runs forward on data. "
+                "Load the weights first, or trace with mode='fake'."
+            )
+        return _recorded(model, inputs, rules, RealTensors(), device)
+    try:
+        return _recorded(model, inputs, rules, FakeTensors(), device)
+    except (*_NEEDS_DATA, NoFakeKernel, RuntimeError) as error:
+        reader = _reader(error)
+        if reader is None:
+            if mode == "auto" and not meta:
+                return _on_examples(model, inputs, rules, device, error)
+            raise
+        if mode == "auto" and not meta:
+            return _recorded(model, inputs, rules, RealTensors(), device)
+        if isinstance(error, NoFakeKernel):
+            raise TraceError(
+                f"the operator {error} has no kernel for fake tensors, and forward calls it at {raised_at(error)}. "
+                "Give it one with torch.library.register_fake, or trace with mode='real' and a model that is not on the meta "
+                "device."
+            ) from error
+        raise TraceError(
+            f"forward reads the data of a tensor ({reader}) at {raised_at(error)}; fake tensors have none. "
+            "Trace with mode='real' and a model that is not on the meta device, move that decision out of forward, or trace "
+            "the submodule behind it."
+        ) from error
+
+
+def _on_examples(
+    model: nn.Module, inputs: Any, rules: RuleTable, device: torch.device | None, error: BaseException
+) -> Recording:
+    """A forward that failed on fake tensors may ask whether it is traced, and go another way; its own failure counts."""
+    try:
+        return _recorded(model, inputs, rules, RealTensors(), device)
+    except Exception:  # noqa: BLE001 - it fails either way: the first error is told
+        raise error from None
+
+
+def _reader(error: BaseException) -> str | None:
+    """What asked a fake tensor for its data, or None if that is not why forward failed."""
+    if isinstance(error, (*_NEEDS_DATA, NoFakeKernel)):
+        return str(error.func) if isinstance(error, _NEEDS_DATA) else str(error)
+    return "by its address" if any(words in str(error) for words in _WITHOUT_DATA) else None
+
+
+def _recorded(
+    model: nn.Module, inputs: Any, rules: RuleTable, tensors: FakeTensors | RealTensors, device: torch.device | None
+) -> Recording:
+    session = Session(tensors.mode, tensors.keep)
+    with ExitStack() as stack:
+        stack.enter_context(uncached(model))
+        held = held_tensors(model, tensors, session)
+        tree = shadow(model, held, tensors, session, rules.modules)
+        args, kwargs = given_tensors(inputs, tensors, session, device)
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        token = listen(session)
+        stack.callback(unlisten, token)
+        stack.enter_context(same_draws(device))
+        stack.enter_context(same_draws_elsewhere())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(tensors.context())
+        for function, op in rules.functions.items():
+            stack.callback(as_one_function(function, op, session))
+        stack.enter_context(Recorder(session, rules.by_name, tensors.caller()))
+        stack.enter_context(SizeMode(session))
+        stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+        result = tree(*args, **kwargs)
+    return session.recording(named_leaves("output", result))
+
+
+def _positional(example_inputs: Any) -> tuple[Any, ...]:
+    return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+
+
+def _refuse_untraceable(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        where = path or "the model itself"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(
+                f"expected a plain nn.Module, met a scripted one at {where}. Trace the module it was scripted from."
+            )
+        if _is_uninitialised(module):
+            raise TraceError(
+                f"expected initialised parameters, met a lazy module ({type(module).__name__}) at {where}. "
+                "Run one forward on real inputs first."
+            )
+
+
+def _is_uninitialised(module: nn.Module) -> bool:
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    return any(tensor is not None and nn.parameter.is_lazy(tensor) for tensor in tensors)
+
+
+def _devices(model: nn.Module) -> tuple[torch.device | None, bool]:
+    """The one device of the parameters and buffers, if it is one, and whether any of them is on the meta device."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    return next(iter(devices)) if len(devices) == 1 else None, any(device.type == "meta" for device in devices)
+
+
+def _check_devices(device: torch.device | None, inputs: Any) -> None:
+    if device is None or device.type == "meta":
+        return
+    for name, tensor in named_leaves("input", inputs[0]) + named_leaves("kwargs", inputs[1]):
+        if tensor.device != device:
+            raise TraceError(
+                f"expected inputs on {device}, where the model is, met {name} on {tensor.device}. "
+                f"Move it with .to({str(device)!r})."
+            )
