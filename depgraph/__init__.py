@@ -7,6 +7,7 @@ asked for, so that graphs and plans can be read, and plans made, without loading
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -140,13 +141,15 @@ _SHELVES = {
 
 def __getattr__(name: str) -> Any:
     if name in _SHELVES:
-        found: Any = import_module(_SHELVES[name])
+        value: Any = import_module(_SHELVES[name])
     elif name in _HOME_OF:
-        found = getattr(import_module(_HOME_OF[name]), name)
+        value = getattr(import_module(_HOME_OF[name]), name)
     else:
-        raise AttributeError(f"module 'depgraph' has no attribute {name!r}; dir(depgraph) lists its names.")
-    globals()[name] = found
-    return found
+        near = get_close_matches(name, __all__, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else "dir(depgraph) lists its names; the others stand on shelves by topic."
+        raise AttributeError(f"module 'depgraph' has no attribute {name!r}. {hint}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -298,7 +298,7 @@ def _section(name: str, subject: dict[str, Any], folder: Path) -> list[str]:
             low = _floor(panels)
             title = f"{TITLES[name]}, {setting}, {stage}"
             (folder / "figures").mkdir(exist_ok=True)
-            (folder / file).write_text(small_multiples(title, panels, "MACs removed, %", METRICS[name], low))
+            small_multiples(folder / file, title, panels, "MACs removed, %", METRICS[name], low)
             lines += [f"![{title}: {METRICS[name]} against MACs removed]({file})", ""]
         lines += table(subject, setting)
     lines += [f"### {TITLES[name]}: other policies at the same MACs", ""]
