@@ -26,6 +26,7 @@ from depgraph.solving.assembly import assemble
 from depgraph.solving.recording import Recording
 from depgraph.solving.sized import listen, unlisten
 from depgraph.solving.statements import Rule
+from depgraph.tracing.collector import without_collections
 from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, rule_table
 from depgraph.tracing.lru_caches import uncached
 from depgraph.tracing.module_copy import given_tensors, held_tensors, shadow
@@ -83,7 +84,8 @@ def trace(
     ['0.weight:0 (8 indices, 3 axes)']
     """
     table = rule_table(rules)
-    return assemble(record(model, example_inputs, kwargs, rules=table, mode=mode), table.by_name)
+    with without_collections():
+        return assemble(record(model, example_inputs, kwargs, rules=table, mode=mode), table.by_name)
 
 
 def record(
