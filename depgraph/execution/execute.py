@@ -6,6 +6,7 @@ Everything is checked and every new tensor is made before the first write; a fai
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -91,6 +92,10 @@ def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
         if id(parameter) not in memo:
             memo[id(parameter)] = like(parameter, parameter.detach().clone(), lambda gradient: gradient.clone())
     memo.update(_computed_tensors(model))
+    for module in model.modules():
+        for content in vars(module).values():  # a dozen empty dictionaries for hooks in each module, which deepcopy takes apart
+            if type(content) is OrderedDict and not content and not vars(content):
+                memo.setdefault(id(content), OrderedDict())
     result: nn.Module = copy.deepcopy(model, memo)
     return result
 

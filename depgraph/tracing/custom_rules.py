@@ -18,8 +18,8 @@ from torch import nn
 from depgraph.errors import RuleError
 from depgraph.graph.records import OpType
 from depgraph.rules import RULES
-from depgraph.solving.statements import Call, Rule
-from depgraph.tracing.session import Session, named_leaves, where
+from depgraph.solving.statements import Rule
+from depgraph.tracing.session import Running, Session, named_leaves
 
 RuleKey = str | type
 """``"namespace::operator"`` or ``"namespace.operator"``, a module class, or a `torch.autograd.Function` class."""
@@ -125,7 +125,7 @@ def as_one_module(module: nn.Module, path: str, op: str, session: Session) -> No
         arguments = _arguments(signature, args, kwargs)
         for name, content in _held(module):
             arguments[name if name not in arguments else f"self.{name}"] = content
-        label = path, type(module).__name__, True
+        label = Running(path, type(module).__name__, True)
         return _as_one_call(session, op, arguments, label, lambda: inner(*args, **kwargs))
 
     module.__dict__["forward"] = forward
@@ -145,7 +145,7 @@ def as_one_function(function: type, op: str, session: Session) -> Callable[[], N
         arguments = _arguments(signature, args, {})
         if with_context:
             del arguments[next(iter(signature.parameters))]
-        return _as_one_call(session, op, arguments, session.modules[-1], lambda: inner(*args))
+        return _as_one_call(session, op, arguments, session.running, lambda: inner(*args))
 
     def undo() -> None:
         if own:
@@ -185,17 +185,11 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield f"{path}.{name}" if path else name, content
 
 
-def _as_one_call(
-    session: Session, op: str, arguments: dict[str, Any], label: tuple[str, str, bool], run: Callable[[], Any]
-) -> Any:
-    args = types.MappingProxyType({name: session.data(content) for name, content in arguments.items()})
-    session.muted = True
-    try:
+def _as_one_call(session: Session, op: str, arguments: dict[str, Any], label: Running, run: Callable[[], Any]) -> Any:
+    args = {name: session.data(content) for name, content in arguments.items()}
+    with session.whole():
         result = run()
-    finally:
-        session.muted = False
     tensors = [tensor for _, tensor in named_leaves("output", result)]
     outputs = tuple(session.value(tensor, tuple(map(int, tensor.shape))) for tensor in tensors)
-    path, kind, leaf = label
-    session.calls.append(Call(op, args, outputs, path, kind, leaf, where(), whole=True))
+    session.called(op, args, outputs, label, whole=True)
     return result

@@ -19,30 +19,27 @@ from depgraph.solving.sized import Sized
 from depgraph.solving.statements import Value
 from depgraph.tracing.custom_rules import as_one_module
 from depgraph.tracing.layer_attributes import POSITIONAL, followed, read_in_forward
-from depgraph.tracing.session import Session, named_leaves
+from depgraph.tracing.session import Running, Session, named_leaves
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
 
 
 def held_tensors(model: nn.Module, tensors: FakeTensors | RealTensors, session: Session) -> dict[int, torch.Tensor]:
     """One stand-in for each distinct parameter and buffer, by the id of the model's own."""
-    made: dict[int, torch.Tensor] = {}
+    stand_ins: dict[int, torch.Tensor] = {}
     named: dict[int, list[str]] = {}
-    order: list[tuple[str, str, torch.Tensor]] = []
+    order: list[tuple[str, torch.Tensor]] = []
     for kind, pairs in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
         for name, tensor in pairs(remove_duplicate=False):
             named.setdefault(id(tensor), []).append(name)
             if len(named[id(tensor)]) == 1:
-                order.append((name, kind, tensor))
-    for name, kind, tensor in order:
+                order.append((kind, tensor))
+    for kind, tensor in order:
         stand_in = tensors.like(tensor)
         if kind == "parameter":
             stand_in._is_param = True
-        made[id(tensor)] = stand_in
-        value = session.value(stand_in, tuple(tensor.shape))
-        session.values[id(tensor)] = (tensor, value)  # forward may hold the model's own in a closure
-        owner = name.rpartition(".")[0]
-        session.declared.append(Declared(value, name, kind, owner, tuple(named[id(tensor)][1:])))
-    return made
+        stand_ins[id(tensor)] = stand_in
+        session.declare(stand_in, tensor, named[id(tensor)], kind)
+    return stand_ins
 
 
 def given_tensors(inputs: Any, tensors: FakeTensors | RealTensors, session: Session, device: torch.device | None) -> Any:
@@ -53,7 +50,7 @@ def given_tensors(inputs: Any, tensors: FakeTensors | RealTensors, session: Sess
         for name, tensor in named_leaves(root, tree):
             if id(tensor) not in made:
                 made[id(tensor)] = tensors.like(tensor, target)
-                session.inputs.append((name, session.value(made[id(tensor)], tuple(tensor.shape))))
+                session.given(name, made[id(tensor)], tuple(tensor.shape))
     return pytree.tree_map(partial(_given, made), inputs)
 
 
@@ -67,7 +64,7 @@ def _given(made: Mapping[int, torch.Tensor], leaf: Any) -> Any:
     return leaf.clone_state() if isinstance(leaf, torch.Generator) else made.get(id(leaf), leaf)
 
 
-def shadow(
+def instrumented_copy(
     model: nn.Module,
     fakes: Mapping[int, torch.Tensor],
     tensors: FakeTensors | RealTensors,
@@ -95,7 +92,7 @@ def shadow(
         state["_compiled_call_impl"] = None
         names = read_in_forward(module)
         if isinstance(module, nn.modules.conv._ConvNd):
-            session.convolutions.add(path)
+            session.convolution(path)
         for name, content in module.__dict__.items():
             if (
                 name not in _MODULE_STATE
@@ -104,7 +101,7 @@ def shadow(
             ):
                 state[name] = wrapping.of(content, prefix + name)
         for name, term in followed(module, partial(_declared_value, by_name, prefix)):
-            session.attributes.append((prefix + name, term))
+            session.followed(prefix + name, term)
         state["_apply"] = partial(_converted, clone)
         _follow_calls(clone, path, session)
         if whole and type(module) in whole:
@@ -209,13 +206,13 @@ def _converted(clone: nn.Module, function: Callable[[torch.Tensor], torch.Tensor
 
 def _follow_calls(clone: nn.Module, path: str, session: Session) -> None:
     """Keep the path of the running module. The hooks are the copy's own; the model's hooks run as well."""
-    label = (path, type(clone).__name__, not clone._modules)
+    label = Running(path, type(clone).__name__, not clone._modules)
 
     def enter(module: nn.Module, args: Any) -> None:
-        session.modules.append(label)
+        session.entered(label)
 
     def leave(module: nn.Module, args: Any, result: Any) -> None:
-        session.modules.pop()
+        session.left()
 
     for name, hook in (("_forward_pre_hooks", enter), ("_forward_hooks", leave)):
         present = clone.__dict__.get(name, {})

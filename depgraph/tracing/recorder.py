@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -15,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor, UnsupportedFakeTensorExcep
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from depgraph.solving.statements import Call, Rule
-from depgraph.tracing.session import PLAIN, DataRead, Session, memory_order, where
+from depgraph.solving.statements import Rule
+from depgraph.tracing.session import PLAIN, DataRead, Session, memory_order
 from depgraph.tracing.size_arguments import with_provenance
 
 _SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten.is_pinned", "aten._local_scalar_dense"})
@@ -58,8 +57,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._branch(*args, **kwargs)
         if name in _SKIPPED:
             result = self._called(func, args, kwargs)
-            if name == "aten._local_scalar_dense" and session.known(args[0]):
-                session.read.add(session.values[id(args[0])][1].id)
+            if name == "aten._local_scalar_dense":
+                session.read(args[0])
             return result
         if operator.decomposes and name not in self.rules:
             with self:
@@ -77,7 +76,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = self._called(func, args, kwargs)
         if name == "aten.contiguous":
             # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
-            session.values[id(result)] = (result, bound["self"])
+            session.same(result, bound["self"])
             return result
         self._note(name, bound, seen, pytree.tree_leaves(targets) if targets else result)
         return result
@@ -87,8 +86,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(condition, torch.Tensor):
             if self.session.mode == "fake":
                 raise DataRead("torch.cond")
-            if self.session.known(condition):
-                self.session.read.add(self.session.values[id(condition)][1].id)
+            self.session.read(condition)
         branch = if_true if condition else if_false
         with self:
             return branch(*operands)
@@ -118,15 +116,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if isinstance(tensor, torch.Tensor)
             ]
         )
-        path, kind, leaf = session.modules[-1]
         args = with_provenance(bound, session.written, session) | seen
         if session.assigning and name == "aten.view":
             args = {**args, "size": None}  # an assignment strips leading axes of size 1 by itself
-        if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1 and leaf:
+        if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1 and session.running.leaf:
             transposed = "transpose" in name
             channels = (outputs[0] if transposed else bound["input"])[1 - bound["weight"].ndim]
-            session.grouped.setdefault(path, ("out_channels" if transposed else "in_channels", channels))
-        session.calls.append(Call(name, types.MappingProxyType(args), outputs, path, kind, leaf, where()))
+            session.grouped("out_channels" if transposed else "in_channels", channels)
+        session.called(name, args, outputs)
 
 
 def _rows(tensor: torch.Tensor, *_: Any) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import dataclasses
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import attrs
 import torch
+from attrs import frozen
 from torch.utils import _pytree as pytree
 
 from depgraph.solving.expressions import Attribute, AxisSize, Expression, Literal
@@ -30,15 +32,15 @@ _LIBRARY = (torch.__path__[0] + os.sep, os.path.dirname(os.path.dirname(os.path.
 
 def named_leaves(root: str, tree: Any) -> list[tuple[str, torch.Tensor]]:
     """The tensors of a pytree, dataclasses included, with their key paths."""
-    found = []
+    tensors = []
     for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
         name = root + pytree.keystr(path)
         if isinstance(leaf, torch.Tensor):
-            found.append((name, leaf))
+            tensors.append((name, leaf))
         elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
             for item in dataclasses.fields(leaf):
-                found.extend(named_leaves(f"{name}.{item.name}", getattr(leaf, item.name)))
-    return found
+                tensors.extend(named_leaves(f"{name}.{item.name}", getattr(leaf, item.name)))
+    return tensors
 
 
 def memory_order(tensor: torch.Tensor) -> tuple[int, ...] | None:
@@ -61,54 +63,171 @@ class DataRead(Exception):
         self.func = func
 
 
+@frozen
+class Running:
+    """A module whose forward runs.
+
+    Attributes:
+        path: dotted path from the model's root.
+        kind: the name of its class.
+        leaf: whether it has no submodules.
+    """
+
+    path: str
+    kind: str
+    leaf: bool
+
+
 class Session:
-    """What one trace gathers. Tensors are kept alive until it ends, so that their ids stay theirs."""
+    """What one trace gathers, behind verbs: only the session writes its fields.
+
+    Values go by the ids of their tensors, for a tensor is compared element by element. The session holds each of these
+    tensors until it ends, so that no id is given to another one in the meantime.
+    """
 
     def __init__(self, mode: str, keep: Callable[[torch.Tensor], None]) -> None:
-        self.mode, self.keep = mode, keep
-        self.values: dict[int, tuple[torch.Tensor, Value]] = {}
-        self.count = 0
-        self.calls: list[Call] = []
-        self.declared: list[Declared] = []
-        self.inputs: list[tuple[str, Value]] = []
-        self.constants: list[tuple[Value, str]] = []
-        self.attributes: list[tuple[str, Term]] = []
-        self.grouped: dict[str, tuple[str, Axis]] = {}
-        self.convolutions: set[str] = set()
-        self.escapes: dict[tuple[Expression, ...], str] = {}
-        self.facts: dict[tuple[Expression, Expression], str] = {}
-        self.differences: dict[tuple[Expression, Expression], str] = {}
-        self.orders: dict[tuple[Expression, Expression], str] = {}
-        self.modules: list[tuple[str, str, bool]] = [("", "", False)]
-        self.written: Any = ()
-        self.read: set[int] = set()
-        self.muted = False
-        self.assigning = False
+        self.mode = mode
+        self._keep = keep
+        self._values: dict[int, tuple[torch.Tensor, Value]] = {}
+        self._value_count = 0
+        self._calls: list[Call] = []
+        self._declared: list[Declared] = []
+        self._inputs: list[tuple[str, Value]] = []
+        self._constants: list[tuple[Value, str]] = []
+        self._attributes: list[tuple[str, Term]] = []
+        self._grouped_channels: dict[str, tuple[str, Axis]] = {}
+        self._convolutions: set[str] = set()
+        self._escapes: dict[tuple[Expression, ...], str] = {}
+        self._facts: dict[tuple[Expression, Expression], str] = {}
+        self._differences: dict[tuple[Expression, Expression], str] = {}
+        self._orders: dict[tuple[Expression, Expression], str] = {}
+        self._modules: list[Running] = [Running("", "", False)]
+        self._written: Any = ()
+        self._assigning = False
+        self._read: set[int] = set()
+        self._muted = False
+
+    @property
+    def running(self) -> Running:
+        """The module whose forward runs."""
+        return self._modules[-1]
 
     @property
     def module(self) -> str:
         """Path of the running module."""
-        return self.modules[-1][0]
+        return self._modules[-1].path
+
+    @property
+    def muted(self) -> bool:
+        """Whether operators are parts of a call that is recorded as a whole."""
+        return self._muted
+
+    @property
+    def written(self) -> Any:
+        """The positional and keyword arguments of the running torch function as forward wrote them."""
+        return self._written
+
+    @property
+    def assigning(self) -> bool:
+        """Whether that function is an assignment to an index."""
+        return self._assigning
+
+    @property
+    def declared(self) -> tuple[Declared, ...]:
+        """The parameters and buffers so far."""
+        return tuple(self._declared)
+
+    def declare(self, stand_in: torch.Tensor, tensor: torch.Tensor, names: Sequence[str], kind: str) -> None:
+        """A parameter or buffer of the model with its stand-in; the names after the first are aliases."""
+        value = self.value(stand_in, tuple(tensor.shape))
+        self._values[id(tensor)] = (tensor, value)  # forward may hold the model's own in a closure
+        self._declared.append(Declared(value, names[0], kind, names[0].rpartition(".")[0], tuple(names[1:])))
+
+    def given(self, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+        """An input of the model."""
+        self._inputs.append((name, self.value(tensor, shape)))
+
+    def followed(self, attribute: str, term: Term) -> None:
+        """A layer's attribute, by dotted path, that counts a term."""
+        self._attributes.append((attribute, term))
+
+    def convolution(self, path: str) -> None:
+        """The module of this path is a convolution of torch, whose attributes count channels."""
+        self._convolutions.add(path)
+
+    def entered(self, module: Running) -> None:
+        """The forward of a module begins."""
+        self._modules.append(module)
+
+    def left(self) -> None:
+        """The forward of the innermost module ends."""
+        self._modules.pop()
+
+    def function_entered(self, args: Any, kwargs: Any, assigning: bool) -> tuple[Any, bool]:
+        """Forward calls a torch function with these arguments. Returns what `function_left` takes back."""
+        outer = self._written, self._assigning
+        self._written, self._assigning = (args, kwargs), assigning
+        return outer
+
+    def function_left(self, outer: tuple[Any, bool]) -> None:
+        """The function has returned or failed; the one around it runs on."""
+        self._written, self._assigning = outer
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """While something runs whose operators are not recorded, for it is one call itself."""
+        self._muted = True
+        try:
+            yield
+        finally:
+            self._muted = False
+
+    def called(
+        self, op: str, args: dict[str, Any], outputs: tuple[Value, ...], module: Running | None = None, whole: bool = False
+    ) -> None:
+        """An operator was called, in the running module or in the given one."""
+        at = module or self._modules[-1]
+        frozen_args = types.MappingProxyType(args)
+        self._calls.append(Call(op, frozen_args, outputs, at.path, at.kind, at.leaf, where(), whole=whole))
+
+    def grouped(self, name: str, channels: Axis) -> None:
+        """The channels of a grouped convolution in the running module, which an attribute of this name counts."""
+        self._grouped_channels.setdefault(self.module, (name, channels))
+
+    def read(self, tensor: torch.Tensor) -> None:
+        """Forward read the data of a tensor, if the trace knows it."""
+        known = self._values.get(id(tensor))
+        if known is not None:
+            self._read.add(known[1].id)
+
+    def same(self, tensor: torch.Tensor, value: Value) -> None:
+        """A tensor has the value of another one."""
+        self._values[id(tensor)] = (tensor, value)
+
+    def known(self, tensor: torch.Tensor) -> Value | None:
+        """The value of a tensor that the trace has met, as of its last call."""
+        known = self._values.get(id(tensor))
+        return None if known is None else known[1]
 
     def value(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> Value:
         """The value of a tensor; a new one if the tensor is new or was given another shape in place."""
-        known = self.values.get(id(tensor))
+        known = self._values.get(id(tensor))
         if known is not None and known[1].shape == shape:
             return known[1]
-        made = Value(self.count, shape, tensor.dtype in _TRUTH)
-        self.count += 1
-        self.values[id(tensor)] = (tensor, made)
-        return made
+        value = Value(self._value_count, shape, tensor.dtype in _TRUTH)
+        self._value_count += 1
+        self._values[id(tensor)] = (tensor, value)
+        return value
 
     def data(self, item: Any) -> Any:
         """An argument without tensors: values in their place. A tensor that the trace has not met is a constant."""
         if type(item) in PLAIN:
             return item
         if isinstance(item, torch.Tensor):
-            fresh = id(item) not in self.values
+            is_constant = id(item) not in self._values
             value = self.value(item, tuple(map(int, item.shape)))
-            if fresh:
-                self.constants.append((value, f"it is a constant that forward reads in {self.module or 'the model'}"))
+            if is_constant:
+                self._constants.append((value, f"it is a constant that forward reads in {self.module or 'the model'}"))
             return value
         if isinstance(item, (list, tuple)):
             return tuple([self.data(part) for part in item])
@@ -117,58 +236,57 @@ class Session:
         return item
 
     def hand_over(self, tensor: torch.Tensor, call: str) -> None:
-        """Note that the data of a tensor leave torch for code that can neither be followed nor told apart by index."""
-        self.keep(tensor)
-        if self.known(tensor):
-            reason = (
-                f"its data leave torch through {call} ({self.module or 'the model'} at {where()}), where nothing is followed"
-            )
-            self.constants.append((self.values[id(tensor)][1], reason))
-
-    def known(self, tensor: torch.Tensor) -> bool:
-        """Whether the trace has met the tensor."""
-        return id(tensor) in self.values
+        """The data of a tensor leave torch for code that can neither be followed nor told apart by index."""
+        self._keep(tensor)
+        value = self.known(tensor)
+        if value is not None:
+            at = f"{self.module or 'the model'} at {where()}"
+            self._constants.append((value, f"its data leave torch through {call} ({at}), where nothing is followed"))
 
     def fact(self, left: Expression, right: Expression, size: int, owner: object) -> None:
-        """Note that forward found two sizes equal."""
-        if owner is self and left != right and (left, right) not in self.facts:
-            self.facts[left, right] = where()
+        """Forward found two sizes equal."""
+        if owner is self and left != right and (left, right) not in self._facts:
+            self._facts[left, right] = where()
 
     def unlike(self, left: Expression, right: Expression, size: int, owner: object) -> None:
-        """Note that forward found two sizes different."""
-        if owner is self and (left, right) not in self.differences:
-            self.differences[left, right] = where()
+        """Forward found two sizes different."""
+        if owner is self and (left, right) not in self._differences:
+            self._differences[left, right] = where()
 
     def below(self, left: Expression, right: Expression, owner: object) -> None:
-        """Note that forward found a size smaller than another one; what holds for all smaller sizes says nothing."""
-        if owner is self and not _always_below(left, right) and (left, right) not in self.orders:
-            self.orders[left, right] = where()
+        """Forward found a size smaller than another one; what holds for all smaller sizes says nothing."""
+        if owner is self and not _always_below(left, right) and (left, right) not in self._orders:
+            self._orders[left, right] = where()
 
     def escape(self, sources: tuple[Expression, ...], owner: object) -> None:
-        """Note that a number computed from sizes became a plain one."""
+        """A number computed from sizes became a plain one."""
         if owner is self:
-            self.escapes.setdefault(sources, where())
+            self._escapes.setdefault(sources, where())
 
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
         """Everything gathered, with the outputs that forward returned."""
         named = tuple((name, self.value(tensor, tuple(map(int, tensor.shape)))) for name, tensor in outputs)
-        kept = [*(value for _, value in named), *(value for value, _ in self.constants)]
-        read = self.read.union(value.id for value in kept).union(value.id for call in self.calls for value in call.inputs)
+        used = [*(value for _, value in named), *(value for value, _ in self._constants)]
+        read = self._read.union(value.id for value in used).union(value.id for call in self._calls for value in call.inputs)
         return Recording(
             mode=self.mode,
-            calls=tuple(_with_unread(call, read) for call in self.calls),
-            declared=tuple(self.declared),
-            inputs=tuple(self.inputs),
+            calls=tuple(_with_unread(call, read) for call in self._calls),
+            declared=tuple(self._declared),
+            inputs=tuple(self._inputs),
             outputs=named,
-            constants=tuple(self.constants),
+            constants=tuple(self._constants),
             layer_attributes=(
-                *self.attributes,
-                *((f"{path}.{name}", axis) for path, (name, axis) in self.grouped.items() if path in self.convolutions),
+                *self._attributes,
+                *(
+                    (f"{path}.{name}", axis)
+                    for path, (name, axis) in self._grouped_channels.items()
+                    if path in self._convolutions
+                ),
             ),
-            escapes=tuple(self.escapes.items()),
-            facts=tuple((left, right, where) for (left, right), where in self.facts.items()),
-            differences=tuple((left, right, where) for (left, right), where in self.differences.items()),
-            orders=tuple((left, right, where) for (left, right), where in self.orders.items()),
+            escapes=tuple(self._escapes.items()),
+            facts=tuple((left, right, where) for (left, right), where in self._facts.items()),
+            differences=tuple((left, right, where) for (left, right), where in self._differences.items()),
+            orders=tuple((left, right, where) for (left, right), where in self._orders.items()),
         )
 
 
@@ -180,6 +298,7 @@ def _always_below(left: Expression, right: Expression) -> bool:
 
 
 def _with_unread(call: Call, read: set[int]) -> Call:
+    """The call, told which of its several results nothing reads: the indices of a maximum, say, need not stay in place."""
     if len(call.outputs) < 2:
         return call
     unread = frozenset(position for position, value in enumerate(call.outputs) if value.id not in read)
@@ -207,10 +326,10 @@ def _short(name: str) -> str | None:
 
 def raised_at(error: BaseException) -> str:
     """File and line of the forward code in which an error arose."""
-    found, step = "an unknown line", error.__traceback__
+    line, step = "an unknown line", error.__traceback__
     while step is not None:
         name = _short(step.tb_frame.f_code.co_filename)
         if name is not None:
-            found = f"{name}:{step.tb_lineno}"
+            line = f"{name}:{step.tb_lineno}"
         step = step.tb_next
-    return found
+    return line

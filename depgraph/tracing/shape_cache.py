@@ -13,7 +13,7 @@ _PLAIN = (bool, float, type(None), str, torch.dtype, torch.device, torch.layout,
 
 
 @frozen
-class _Made:
+class _Layout:
     """What the one result of a call looks like."""
 
     shape: tuple[int, ...]
@@ -35,7 +35,7 @@ class Replay:
     """
 
     fake_mode: FakeTensorMode
-    known: dict[Any, _Made | int] = field(factory=dict)
+    known: dict[Any, _Layout | int] = field(factory=dict)
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of the call."""
@@ -58,31 +58,31 @@ class Replay:
         same = next((position for position, tensor in enumerate(tensors) if tensor is result), None)
         if same is not None:
             self.known[key] = same
-        elif tensors and _is_told_by_shapes(func, result, tensors[0]):
-            self.known[key] = _Made(tuple(result.size()), result.stride(), result.dtype, result.fake_device)
+        elif tensors and _follows_from_shapes(func, result, tensors[0]):
+            self.known[key] = _Layout(tuple(result.size()), result.stride(), result.dtype, result.fake_device)
         return result
 
     def _signature(self, items: Any, tensors: list[FakeTensor]) -> tuple[Any, ...]:
         """The arguments as a key, tensors by their layout; notes the tensors."""
-        found: list[Any] = []
+        parts: list[Any] = []
         for item in items:
             if type(item) is FakeTensor:
                 if item.constant is not None or item.fake_mode is not self.fake_mode or item.layout is not torch.strided:
                     raise _Opaque
                 tensors.append(item)
-                found.append((item.size(), item.stride(), item.storage_offset(), item.dtype, item.fake_device))
+                parts.append((item.size(), item.stride(), item.storage_offset(), item.dtype, item.fake_device))
             elif isinstance(item, _PLAIN):
-                found.append((type(item), item))
+                parts.append((type(item), item))
             elif isinstance(item, int):
-                found.append(int(item))
+                parts.append(int(item))
             elif isinstance(item, (tuple, list)):
-                found.append(self._signature(item, tensors))
+                parts.append(self._signature(item, tensors))
             else:
                 raise _Opaque
-        return tuple(found)
+        return tuple(parts)
 
 
-def _is_told_by_shapes(func: Any, result: Any, operand: FakeTensor) -> bool:
+def _follows_from_shapes(func: Any, result: Any, operand: FakeTensor) -> bool:
     return (
         type(result) is FakeTensor
         and result.constant is None

@@ -40,20 +40,18 @@ class SizeMode(TorchFunctionMode):
                         return body(*args, **kwargs)
                 finally:
                     self.opened = before
-        session = self.session
-        outer = session.written, session.assigning
-        session.written, session.assigning = (args, kwargs), func is _ASSIGN
+        outer = self.session.function_entered(args, kwargs, func is _ASSIGN)
         try:
             return func(*args, **kwargs)
         finally:
-            session.written, session.assigning = outer
+            self.session.function_left(outer)
 
     def _size(self, func: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
         plain = func(*args, **kwargs)
-        if not self.session.known(tensor):
+        value = self.session.known(tensor)
+        if value is None:
             return plain
-        value = self.session.values[id(tensor)][1]
         if isinstance(plain, torch.Size):
             if tuple(plain) != value.shape:
                 return plain
@@ -64,9 +62,9 @@ class SizeMode(TorchFunctionMode):
     def _count(self, func: Any, args: Any, kwargs: Any) -> Any:
         """`len` gives a plain integer, which nothing can follow; the number of elements is a product of sizes."""
         plain = func(*args, **kwargs)
-        if not self.session.known(args[0]):
+        value = self.session.known(args[0])
+        if value is None:
             return plain
-        value = self.session.values[id(args[0])][1]
         sizes = [self._sized(value, dim, size) for dim, size in enumerate(value.shape)]
         if func is torch.Tensor.__len__:
             self.session.escape(tuple(origin(size) for size in sizes[:1] if size > 1), self.session)
@@ -76,11 +74,9 @@ class SizeMode(TorchFunctionMode):
     def _stride(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Where a tensor lies in memory without gaps, a stride is the product of the sizes of what lies further inside."""
         plain, tensor = func(*args, **kwargs), args[0]
-        order = memory_order(tensor) if self.session.known(tensor) else None
-        if order is None:
-            return plain
-        value = self.session.values[id(tensor)][1]
-        if tuple(tensor.shape) != value.shape:
+        value = self.session.known(tensor)
+        order = None if value is None else memory_order(tensor)
+        if value is None or order is None or tuple(tensor.shape) != value.shape:
             return plain
         rows = {
             dim: prod(self._sized(value, inner, value.shape[inner]) for inner in order[place + 1 :])

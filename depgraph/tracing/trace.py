@@ -1,8 +1,8 @@
 """Run a model's forward once, on fake tensors where that can be, and record every operator. The model is never written to.
 
-The forward runs on a shallow copy of the module tree (`depgraph.shadow`) under two modes (`depgraph.modes`): a function
-mode that keeps the arguments of a call as they were written, and a dispatch mode that records the operators, composite
-ones undecomposed.
+The forward runs on a shallow copy of the module tree (`module_copy`) under two modes: a function
+mode (`size_mode`) that keeps the arguments of a call as they were written, and a dispatch mode (`recorder`) that records
+the operators, composite ones undecomposed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from depgraph.solving.assembly import assemble
 from depgraph.solving.recording import Recording
 from depgraph.solving.sized import listen, unlisten
 from depgraph.solving.statements import Rule
+from depgraph.tracing.collector import without_collections
 from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, rule_table
 from depgraph.tracing.lru_caches import uncached
-from depgraph.tracing.module_copy import given_tensors, held_tensors, shadow
+from depgraph.tracing.module_copy import given_tensors, held_tensors, instrumented_copy
 from depgraph.tracing.recorder import NoFakeKernel, Recorder
 from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
 from depgraph.tracing.size_mode import SizeMode
@@ -83,7 +84,8 @@ def trace(
     ['0.weight:0 (8 indices, 3 axes)']
     """
     table = rule_table(rules)
-    return assemble(record(model, example_inputs, kwargs, rules=table, mode=mode), table.by_name)
+    with without_collections():
+        return assemble(record(model, example_inputs, kwargs, rules=table, mode=mode), table.by_name)
 
 
 def record(
@@ -157,24 +159,35 @@ def _recorded(
 ) -> Recording:
     session = Session(tensors.mode, tensors.keep)
     with ExitStack() as stack:
+        # a function's cache would hide its operators, and keep a fake tensor for forwards to come
         stack.enter_context(uncached(model))
-        held = held_tensors(model, tensors, session)
-        tree = shadow(model, held, tensors, session, rules.modules)
+        stand_ins = held_tensors(model, tensors, session)
+        tree = instrumented_copy(model, stand_ins, tensors, session, rules.modules)
         args, kwargs = given_tensors(inputs, tensors, session, device)
+        # the fused kernel of attention is one operator for a whole layer, which hides the heads
         fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
+        # a function that forward compiles would be traced by the compiler, which the modes below do not see
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # comparisons of sizes are statements about the model, and the session hears them
         token = listen(session)
         stack.callback(unlisten, token)
+        # dropout and the like draw numbers: the next draw of the caller is to be what it would have been
         stack.enter_context(same_draws(device))
         stack.enter_context(same_draws_elsewhere())
+        # nobody asks for gradients, and their graph would hold the tensors
         stack.enter_context(torch.no_grad())
+        # fake: operators compute shapes only; real: parameters that forward writes to get their data back
         stack.enter_context(tensors.context())
+        # an autograd function with a rule is one call; its class is changed, for forward calls it by name
         for function, op in rules.functions.items():
             stack.callback(as_one_function(function, op, session))
+        # above the fake mode, so that operators are recorded before it computes their shapes
         stack.enter_context(Recorder(session, rules.by_name, tensors.caller()))
+        # the dispatcher makes plain integers of sizes: here they are still as forward wrote them
         stack.enter_context(SizeMode(session))
+        # without the kernels of autograd, which take some composite operators apart before they can be recorded
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
         result = tree(*args, **kwargs)
     return session.recording(named_leaves("output", result))

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import depgraph as dg  # noqa: E402
-from depgraph.tracing import module_copy as shadow  # noqa: E402
+from depgraph.tracing import module_copy  # noqa: E402
 from depgraph.tracing import trace as tracing  # noqa: E402
 from depgraph.tracing.size_mode import SizeMode  # noqa: E402
 from tests import zoo  # noqa: E402
@@ -272,7 +272,7 @@ def time_provenance(subject: Subject, runs: int) -> CostRow:
     model = subject.make()
 
     def blind(_: Any) -> None:
-        plain = mock.patch.object(shadow._Wrapping, "of", lambda wrapping, content, path, depth=0: content)
+        plain = mock.patch.object(module_copy._Wrapping, "of", lambda wrapping, content, path, depth=0: content)
         with plain, mock.patch.object(tracing, "SizeMode", _Blind):
             dg.trace(model, subject.args, subject.kwargs)
 

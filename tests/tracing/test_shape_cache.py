@@ -1,0 +1,126 @@
+"""The cache of shapes answers as the operator would, and is not asked where shapes do not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from depgraph.tracing.shape_cache import Replay
+
+aten = torch.ops.aten
+
+
+def _look(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.device
+
+
+def _twice(func: Any, *pairs: tuple[Callable[[], torch.Tensor], tuple[Any, ...], dict[str, Any]]) -> Replay:
+    """Each call, and each again in the same order, gives through one cache what it gives without."""
+    mode = FakeTensorMode()
+    cache = Replay(mode)
+    for make, args, kwargs in pairs * 2:
+        with mode:
+            tensor = make()
+            answered, plain = cache(func, (tensor, *args), kwargs), func(tensor, *args, **kwargs)
+        assert _look(answered) == _look(plain)
+        assert isinstance(answered, FakeTensor)
+    return cache
+
+
+def _ones(*shape: int, **options: Any) -> Callable[[], torch.Tensor]:
+    return lambda: torch.ones(*shape, **options)
+
+
+CASES: dict[str, tuple[Any, list[tuple[Callable[[], torch.Tensor], tuple[Any, ...], dict[str, Any]]]]] = {
+    "strides": (aten.relu.default, [(_ones(4, 6), (), {}), (lambda: torch.ones(6, 4).t(), (), {})]),
+    "shapes": (aten.relu.default, [(_ones(4, 6), (), {}), (_ones(4, 7), (), {})]),
+    "types of tensors": (aten.relu.default, [(_ones(4), (), {}), (_ones(4, dtype=torch.half), (), {})]),
+    "devices": (aten.relu.default, [(_ones(4), (), {}), (_ones(4, device="meta"), (), {})]),
+    "offsets": (aten.view.default, [(_ones(4), ([4],), {}), (lambda: torch.ones(8)[4:], ([4],), {})]),
+    "types of numbers": (
+        aten.add.Scalar,
+        [(_ones(4, dtype=torch.int64), (number,), {}) for number in (1, 1.0, True)],
+    ),
+    "keyword names": (
+        aten.sum.dim_IntList,
+        [(_ones(4, 6), ([0],), {"keepdim": True}), (_ones(4, 6), ([0],), {"dtype": torch.half})],
+    ),
+    "nested numbers": (aten.sum.dim_IntList, [(_ones(4, 6), ([0],), {}), (_ones(4, 6), ([1],), {})]),
+    "parts of a tensor": (aten.select.int, [(_ones(4, 6), (0, 0), {}), (_ones(4, 6), (0, 2), {})]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_answer_is_what_the_operator_gives(case: str) -> None:
+    func, pairs = CASES[case]
+    _twice(func, *pairs)
+
+
+def test_a_repeated_call_is_answered_by_a_tensor_of_its_own() -> None:
+    mode = FakeTensorMode()
+    cache = Replay(mode)
+    with mode:
+        x = torch.ones(4)
+        first, second = (cache(aten.relu.default, (x,), {}) for _ in range(2))
+        assert first is not second
+        assert len(cache.known) == 1
+
+
+def test_a_call_that_returned_its_operand_does_so_again() -> None:
+    mode = FakeTensorMode()
+    cache = Replay(mode)
+    with mode:
+        for x in (torch.ones(4), torch.ones(4)):
+            assert cache(aten.contiguous.default, (x,), {}) is x
+
+
+def test_the_default_dtype_is_part_of_a_call() -> None:
+    mode = FakeTensorMode()
+    cache = Replay(mode)
+    before = torch.get_default_dtype()
+    with mode:
+        x = torch.ones(4, dtype=torch.int64)
+        try:
+            for dtype in (torch.float32, torch.float64) * 2:
+                torch.set_default_dtype(dtype)
+                assert cache(aten.sin.default, (x,), {}).dtype == dtype
+        finally:
+            torch.set_default_dtype(before)
+
+
+def test_writes_several_results_and_known_data_are_not_cached() -> None:
+    mode = FakeTensorMode()
+    cache = Replay(mode)
+    with mode:
+        x = torch.ones(4, 6)
+        assert cache(aten.relu_.default, (x,), {}) is x
+        assert len(cache(aten.max.dim, (x, 0), {})) == 2
+        known = torch.tensor([3.0])
+        assert known.constant is not None
+        assert cache(aten.neg.default, (known,), {}).shape == (1,)
+        assert cache(aten.select.int, (x, 0, 1), {}).storage_offset() == 6
+    assert not cache.known
+
+
+def test_a_view_of_fewer_elements_is_not_cached() -> None:
+    mode = FakeTensorMode()
+    cache = Replay(mode)
+    with mode:
+        x = torch.ones(4, 6)
+        for _ in range(2):
+            part = cache(aten.select.int, (x, 0, 0), {})
+            assert part.untyped_storage()._cdata == x.untyped_storage()._cdata
+    assert not cache.known
+
+
+def test_tensors_of_another_mode_are_not_cached() -> None:
+    mode = FakeTensorMode()
+    cache = Replay(FakeTensorMode())
+    with mode:
+        x = torch.ones(4)
+        assert cache(aten.relu.default, (x,), {}).fake_mode is mode
+    assert not cache.known
