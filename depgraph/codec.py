@@ -55,7 +55,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(IndexSet, lambda text, _: IndexSet.parse(_text(text)))
     converter.register_unstructure_hook_func(_is_space, _space_out)
     converter.register_structure_hook_func(_is_space, _space_in)
-    for plain in (int, str):
+    for plain in (bool, int, str):
         converter.register_structure_hook(plain, _strict(plain))
     converter.register_structure_hook(float, _number)
     converter.register_unstructure_hook_factory(_has_late_fields, lambda cls: _without_unused(cls, converter))

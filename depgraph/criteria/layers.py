@@ -11,7 +11,7 @@ from attrs import frozen
 from depgraph.algebra.spaces import Space
 from depgraph.criteria.gathering import readable, real
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Operation, OpType
+from depgraph.graph.records import Operation
 
 
 @frozen
@@ -35,26 +35,16 @@ class Layer:
 
 def layers_of(graph: Graph) -> dict[str, list[Layer]]:
     """The layers of which each parameter is the weight itself, not a view of it."""
-    found: dict[str, list[Layer]] = {}
+    layers: dict[str, list[Layer]] = {}
     for operation in graph.operations:
-        name = operation.op.rpartition(".")[2]
-        place = 2 if name == "addmm" else 1
-        if len(operation.inputs) <= place or not operation.outputs:
+        place = operation.traits.weight
+        if place is None:
             continue
-        x, weight = (graph.by_name[operation.inputs[at]] for at in (place - 1, place))
-        if weight.kind != "parameter" or x.kind != "value" or len(weight.axes) < 2:
-            continue
-        if operation.type in {OpType.CONV, OpType.DEPTHWISE_CONV}:
-            dims, channel = ((0, 1) if "transpose" in name else (1, 0)), 1 - len(weight.axes)
-        elif len(weight.axes) == 2 and operation.type is OpType.LINEAR:
-            dims, channel = (1, 0), -1
-        elif len(weight.axes) == 2 and name in {"mm", "matmul", "addmm"}:
-            dims, channel = (0, 1), -1
-        else:
-            continue
-        out = graph.by_name[operation.outputs[0]]
-        found.setdefault(weight.name, []).append(Layer(operation, *dims, x.axes[channel], out.axes[channel]))
-    return found
+        weight, x = graph.by_name[operation.inputs[place.operand]], graph.by_name[place.read[0]]
+        if weight.kind == "parameter" and x.kind == "value":
+            read, made = (graph.by_name[name].axes[dim] for name, dim in (place.read, place.made))
+            layers.setdefault(weight.name, []).append(Layer(operation, place.inner, place.outer, read, made))
+    return layers
 
 
 def marginals(

@@ -6,7 +6,7 @@ any cut of D is exact; and the parts stand side by side as before, because each 
 
 - every place of D in a tensor has B around it in the same axis, or in another axis of the tensor, once;
 - no operator that D reaches holds B twice in a tensor or a cost, where it would pair one index of B with another;
-- the operator is known to mix no indices of B, or D and B are one axis for it.
+- the operator states what it mixes (its traits), and that is not B, or D and B are one axis for it.
 
 All of this is read off the graph. What is not known to be so keeps one choice for all rows, with the reason.
 """
@@ -21,57 +21,7 @@ from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
-from depgraph.graph.records import Operation, OpType, Tensor
-
-_POINTWISE = """
-    abs acos acosh add addcdiv addcmul alias angle asin asinh atan atan2 atanh bernoulli bitwise_and bitwise_not bitwise_or
-    bitwise_xor ceil celu clamp clamp_max clamp_min clone complex conj contiguous copy copysign cos cosh detach div dropout elu
-    eq erf erfc erfinv exp exp2 expm1 fill floor floor_divide fmax fmin fmod frac ge gelu gt hardshrink hardsigmoid hardswish
-    hardtanh hypot imag isfinite isinf isnan le leaky_relu lerp lift lift_fresh log log10 log1p log2 log_sigmoid logaddexp
-    logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul multiply nan_to_num
-    native_dropout ne neg negative ones_like polar positive pow rand_like randn_like real reciprocal relu relu6 remainder
-    resolve_conj resolve_neg round rsqrt rsub selu sgn sigmoid sign silu sin sinh softplus softshrink sqrt square sub subtract
-    tan tanh threshold to _to_copy true_divide trunc type_as where xlogy zero zeros_like empty_like full_like
-"""
-
-
-_MOVING = """
-    view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as ravel _reshape_alias view_copy permute
-    transpose t numpy_T mT swapaxes swapdims movedim expand expand_as repeat repeat_interleave cat stack split split_with_sizes
-    chunk tensor_split unsafe_split unsafe_chunk unbind slice select narrow index index_select index_put gather
-    constant_pad_nd pad
-"""
-
-
-_MAKING = "zeros ones full empty new_zeros new_ones new_full new_empty rand randn"
-
-
-_REDUCING = """
-    mean sum amax amin prod var std logsumexp norm linalg_vector_norm all any count_nonzero nansum nanmean max min
-"""
-
-
-_PRODUCTS = "matmul mm bmm addmm baddbmm linear einsum"
-
-
-_ATTENTION = """
-    scaled_dot_product_attention _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention
-    _scaled_dot_product_cudnn_attention _scaled_dot_product_attention_math
-"""
-
-
-BY_ITSELF = frozenset(" ".join((_POINTWISE, _MOVING, _MAKING, _REDUCING, _PRODUCTS, _ATTENTION)).split())
-"""Operators in which the part of one index of an axis depends on that part of the operands alone, unless the axis is gone,
-or stands twice in an operand, the result or the cost. Those of attention and `einsum` say by their cost what they pair."""
-
-
-_TRAILING = frozenset({"layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm"})
-
-
-_KERNELS = frozenset({OpType.CONV, OpType.DEPTHWISE_CONV})
-
-
-_OPAQUE = frozenset({OpType.UNKNOWN, OpType.CUSTOMIZED, OpType.MHA, OpType.LSTM})
+from depgraph.graph.records import Operation, Tensor
 
 
 def ragged_groups(graph: Graph) -> dict[str, str]:
@@ -204,21 +154,24 @@ class _Facts:
                     yield f"{place} pairs indices of {rows} with others of it"
                 if any(turned for marks in cell for _, turned in marks):
                     yield f"{place} reads indices of {rows} backwards"
-        cells = [cell for tensor in tensors for cell in _cells(tensor.axes, atom, base) if _count(cell, _ATOM)]
-        joined = all(map(_joined, cells))
-        name = operation.op.rpartition(".")[2]
-        if not operation.op.startswith("aten.") or operation.type in _OPAQUE:
-            known = False
-        elif name == "einsum" and len(operation.inputs) > 2:
-            known = joined
-        elif name in _TRAILING:
-            known = joined or all(_place(cell, _BASE) <= _place(cell, _ATOM) for cell in cells)
-        elif operation.type in _KERNELS:
-            known = True  # an index of the base in the kernel counts blocks, inputs or outputs, each of them once
-        else:
-            known = joined or name in BY_ITSELF or name.rstrip("_") in BY_ITSELF
-        if not known:
+        if self._may_mix(operation, atom, base):
             yield f"{place} may mix the indices of {rows}"
+
+    def _may_mix(self, operation: Operation, atom: Atom, base: Atom) -> bool:
+        """Whether an operator mixes indices of the base that stay, along an axis that does not hold the atom as well.
+
+        What it sums over is gone from its results, which then hold the atom without the base, or neither of them.
+        """
+        mixes = operation.traits.mixes
+        if mixes is None:
+            return True
+        stays = any(base in atoms(space) for name in operation.outputs for space in self.graph.tensor(name).axes)
+        return stays and any(
+            _place(cell, _BASE) == dim and not _joined(cell)
+            for name, dim in mixes
+            for cell in _cells(self.graph.tensor(name).axes, atom, base)
+            if _count(cell, _ATOM)
+        )
 
 
 _ATOM, _BASE = "atom", "base"

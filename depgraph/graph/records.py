@@ -8,6 +8,7 @@ from functools import cached_property
 
 from attrs import evolve, field, frozen
 
+from depgraph import codec
 from depgraph.algebra.spaces import Atom, Space
 
 
@@ -99,6 +100,46 @@ class Cost:
         return count
 
 
+AxisPlace = tuple[str, int]
+"""A dimension of a tensor, by the tensor's name."""
+
+
+@frozen
+class LayerWeight:
+    """Which operand is the weight of a layer.
+
+    Attributes:
+        operand: its position among the inputs.
+        inner: its dimension that meets what the layer reads.
+        outer: its dimension that becomes what the layer makes.
+        read: the dimension that `inner` meets.
+        made: the dimension that `outer` becomes.
+    """
+
+    operand: int
+    inner: int
+    outer: int
+    read: AxisPlace
+    made: AxisPlace
+
+
+@frozen
+class OperationTraits:
+    """What the operator table says of an operation beside its spaces; as `depgraph.rules.Traits`, by names.
+
+    Attributes:
+        mixes: dimensions of inputs and outputs along which indices are averaged, normalised or added up; None: nobody says.
+        draws: whether it draws numbers, in evaluation too.
+        offsets: positions of the inputs that are only added.
+        weight: which input is the weight of a layer.
+    """
+
+    mixes: tuple[AxisPlace, ...] | None = None
+    draws: bool = False
+    offsets: tuple[int, ...] = ()
+    weight: LayerWeight | None = None
+
+
 @frozen
 class Operation:
     """One recorded operator call, without its derived neighbourhood. `Node` is the view that a reader wants."""
@@ -111,13 +152,16 @@ class Operation:
     outputs: tuple[str, ...]
     costs: tuple[Cost, ...] = ()
     where: str = field(default="", eq=False)
+    traits: OperationTraits = field(default=OperationTraits(), eq=False, metadata=codec.LATE)
 
     def costing(self, costs: Iterable[Cost]) -> Operation:
         """The same operation with other costs."""
         new = tuple(costs)
         if not new and not self.costs:
             return self
-        return Operation(self.name, self.type, self.op, self.module_class, self.inputs, self.outputs, new, self.where)
+        return Operation(
+            self.name, self.type, self.op, self.module_class, self.inputs, self.outputs, new, self.where, self.traits
+        )
 
 
 @frozen

@@ -6,9 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from depgraph.graph.records import Operation, OpType, Tensor
 
-_NORMS = frozenset({OpType.BN, OpType.LN, OpType.GN, OpType.IN})
-
-
 _PASSING = frozenset(
     {OpType.RESHAPE, OpType.PERMUTE, OpType.EXPAND, OpType.SLICE, OpType.SPLIT, OpType.UNBIND, OpType.ELEMENTWISE}
 )
@@ -34,16 +31,7 @@ def offsets_of(by_name: Mapping[str, Tensor], uses: Mapping[str, Sequence[tuple[
     """The parameters that are only ever added: offsets of layers and normalisations, and bare vectors in a sum."""
     return frozenset(
         name
-        for name, found in uses.items()
+        for name, places in uses.items()
         if sum(size > 1 for size in by_name[name].shape) <= 1
-        and all(_adds(operation, place, by_name[name].shape) for operation, place in found)
+        and all(place in operation.traits.offsets for operation, place in places)
     )
-
-
-def _adds(operation: Operation, place: int, shape: tuple[int, ...]) -> bool:
-    if operation.type in {OpType.CONV, OpType.DEPTHWISE_CONV, OpType.LINEAR} or operation.type in _NORMS:
-        return place > 1
-    if operation.type is OpType.LSTM:
-        return len(shape) == 1
-    name = operation.op.rpartition(".")[2].rstrip("_")
-    return name in {"add", "sub"} or (name in {"addmm", "addmv", "addbmm", "baddbmm"} and place == 0)

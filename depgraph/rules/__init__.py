@@ -30,6 +30,7 @@ from depgraph.rules import (
     windows,
 )
 from depgraph.solving.statements import (
+    POINTWISE,
     Axis,
     Backwards,
     Balanced,
@@ -42,7 +43,9 @@ from depgraph.solving.statements import (
     Plus,
     Rule,
     Times,
+    Traits,
     Value,
+    Weight,
     Work,
 )
 
@@ -55,6 +58,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({name: rule for family in _FAMILIES
 """Operator name to `Rule`; `RULES | {...}` gives a new mapping."""
 
 __all__ = [
+    "POINTWISE",
     "RULES",
     "Axis",
     "Backwards",
@@ -68,6 +72,8 @@ __all__ = [
     "Plus",
     "Rule",
     "Times",
+    "Traits",
     "Value",
+    "Weight",
     "Work",
 ]

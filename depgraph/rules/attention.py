@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import broadcast, family, named, passed, pinned
+from depgraph.rules.common import broadcast, family, mixing, named, passed, pinned
 from depgraph.solving.statements import (
     Axis,
     Balanced,
@@ -17,6 +17,7 @@ from depgraph.solving.statements import (
     Statement,
     Term,
     Times,
+    Traits,
     Value,
     Work,
     pin_all,
@@ -78,6 +79,12 @@ _COUNTED = {
     "aten._scaled_dot_product_attention_math",
 }
 """Those that PyTorch's counter of FLOPs sees."""
+
+
+def _attended(call: Call, tokens: int) -> list[Axis]:
+    """A softmax runs over the keys, and products of queries and keys are divided by the root of their width."""
+    q, k, v = call["query"], call["key"], call["value"]
+    return [q[-1], k[-1], k[tokens], v[tokens]]
 
 
 def _tokens_first(call: Call) -> Iterator[Statement]:
@@ -196,15 +203,17 @@ RULES: dict[str, Rule] = {
         "_scaled_dot_product_attention_math_for_mps _scaled_dot_product_fused_attention_overrideable",
         _attention,
         "ATTENTION",
+        mixing(lambda call: _attended(call, -2)),
     ),
     **family(
         "_flash_attention_forward _flash_attention_forward_no_dropout_inplace _efficient_attention_forward "
         "_cudnn_attention_forward",
         _tokens_first,
         "ATTENTION",
+        mixing(lambda call: _attended(call, -3)),
     ),
-    **family("_native_multi_head_attention", _native_attention, "MHA"),
-    **family("_transformer_encoder_layer_fwd", _encoder_layer, "MHA"),
-    **family("_transform_bias_rescale_qkv", _biased_heads, "RESHAPE"),
-    "higher_order.flex_attention": Rule(_flex, "ATTENTION"),
+    **family("_native_multi_head_attention", _native_attention, "MHA", Traits()),
+    **family("_transformer_encoder_layer_fwd", _encoder_layer, "MHA", Traits()),
+    **family("_transform_bias_rescale_qkv", _biased_heads, "RESHAPE", mixing(lambda call: [out[-1] for out in call.outputs])),
+    "higher_order.flex_attention": Rule(_flex, "ATTENTION", mixing(lambda call: _attended(call, -2))),
 }

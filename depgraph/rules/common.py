@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
-from depgraph.solving.statements import Axis, Call, Equal, Pin, Rule, RuleFunction, Statement, Term, Value, pin_all
+from depgraph.solving.statements import (
+    POINTWISE,
+    Axis,
+    Call,
+    Equal,
+    Pin,
+    Rule,
+    RuleFunction,
+    Statement,
+    Term,
+    Traits,
+    Value,
+    pin_all,
+)
 
 POSITIONS = "its positions are computed by {}, they are no channels"
 TAKEN = "{} takes positions of it that are computed in forward"
@@ -40,9 +53,30 @@ def elementwise(call: Call) -> Iterator[Statement]:
             yield from broadcast(value.axes, out.axes)
 
 
-def family(names: str, equations: RuleFunction, kind: str) -> dict[str, Rule]:
-    """One rule for several ATen operators."""
-    return {f"aten.{name}": Rule(equations, kind) for name in names.split()}
+def family(
+    names: str, equations: RuleFunction, kind: str, traits: Traits | Callable[[Call], Traits] = POINTWISE
+) -> dict[str, Rule]:
+    """One rule for several ATen operators. Unless it states traits, they mix no indices."""
+    return {f"aten.{name}": Rule(equations, kind, traits) for name in names.split()}
+
+
+def mixing(axes: Callable[[Call], Iterable[Axis]], *offsets: str) -> Callable[[Call], Traits]:
+    """Traits of an operator that mixes the indices of some axes, and only adds the operands of these names."""
+
+    def traits(call: Call) -> Traits:
+        return Traits(tuple(axes(call)), offsets=operands(call, *offsets))
+
+    return traits
+
+
+def mixes_all(call: Call) -> Traits:
+    """Every result may depend on every index of every operand."""
+    return Traits(tuple(axis for value in (*call.inputs, *call.outputs) for axis in value.axes))
+
+
+def operands(call: Call, *names: str) -> tuple[Value, ...]:
+    """Those of the named arguments that are values."""
+    return tuple(call[name] for name in names if isinstance(call[name], Value))
 
 
 def opaque(reason: str) -> Rule:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import broadcast, elementwise, family, table
-from depgraph.solving.statements import Call, Equal, Named, Pin, Rule, Statement, Value
+from depgraph.rules.common import broadcast, elementwise, family, mixes_all, table
+from depgraph.solving.statements import Call, Equal, Named, Pin, Rule, Statement, Traits, Value
 
 
 def _created(call: Call) -> Iterator[Statement]:
@@ -68,14 +68,15 @@ _QUESTIONS = """
 
 RULES: dict[str, Rule] = {
     **family(
-        "zeros ones full empty rand randn randint new_zeros new_ones new_full new_empty empty_permuted _efficientzerotensor",
+        "zeros ones full empty new_zeros new_ones new_full new_empty empty_permuted _efficientzerotensor",
         _created,
         "CREATE",
     ),
+    **family("rand randn randint", _created, "CREATE", Traits((), draws=True)),
     **family(_POSITIONS, _positions, "CREATE"),
     **family("eye", _eye, "CREATE"),
-    **family("normal", _drawn, "ELEMENTWISE"),
+    **family("normal", _drawn, "ELEMENTWISE", Traits((), draws=True)),
     **table("empty_strided new_empty_strided", "{} is told strides, which no other size follows"),
-    **family(_QUESTIONS, _nothing, "ELEMENTWISE"),
-    **family("equal allclose", _compared, "ELEMENTWISE"),
+    **family(_QUESTIONS, _nothing, "ELEMENTWISE", mixes_all),
+    **family("equal allclose", _compared, "ELEMENTWISE", mixes_all),
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import POSITIONS, opaque, pinned
-from depgraph.solving.statements import Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
+from depgraph.rules.common import POSITIONS, mixing, opaque, pinned
+from depgraph.solving.statements import POINTWISE, Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value
 
 
 def _regions(call: Call) -> Iterator[Statement]:
@@ -64,7 +64,7 @@ def _deformable(call: Call) -> Iterator[Statement]:
 
 RULES: dict[str, Rule] = {
     "torchvision.nms": opaque("{} picks boxes by their scores"),
-    **{f"torchvision.{name}": Rule(_regions, "POOL") for name in ("roi_align", "roi_pool")},
-    **{f"torchvision.{name}": Rule(_sensitive_regions, "POOL") for name in ("ps_roi_align", "ps_roi_pool")},
-    "torchvision.deform_conv2d": Rule(_deformable, "CONV"),
+    **{f"torchvision.{name}": Rule(_regions, "POOL", POINTWISE) for name in ("roi_align", "roi_pool")},
+    **{f"torchvision.{name}": Rule(_sensitive_regions, "POOL", POINTWISE) for name in ("ps_roi_align", "ps_roi_pool")},
+    "torchvision.deform_conv2d": Rule(_deformable, "CONV", mixing(lambda call: (), "bias")),
 }

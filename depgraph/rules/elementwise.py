@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import broadcast, elementwise, family, passed, pinned, values
-from depgraph.solving.statements import Call, Equal, Pin, Rule, Statement, Value
+from depgraph.rules.common import broadcast, elementwise, family, mixes_all, mixing, passed, pinned, values
+from depgraph.solving.statements import Axis, Call, Equal, Pin, Rule, Statement, Traits, Value
 
 
 def _same(call: Call) -> Iterator[Statement]:
@@ -23,7 +23,23 @@ def _along(reason: str, *names: str) -> Rule:
             if value.ndim:
                 yield Pin(value[int(dim)], reason.format(call.op))
 
-    return Rule(equations)
+    return Rule(equations, traits=Traits(mixes=()))
+
+
+def _added(call: Call) -> Traits:
+    return Traits(mixes=(), offsets=call.inputs)
+
+
+def _normalised(call: Call) -> tuple[Axis, ...]:
+    x = call["self"]
+    axes = () if not x.ndim else (x[int(call["dim"] if call["dim"] is not None else -1)],)
+    return (*axes, *(call.out[axis.dim] for axis in axes))
+
+
+def _renormalised(call: Call) -> tuple[Axis, ...]:
+    """The norms are taken over all axes but one."""
+    x = call["self"]
+    return tuple(value[dim] for value in (x, call.out) for dim in range(x.ndim) if dim != int(call["dim"]) % x.ndim)
 
 
 def _triangle(call: Call) -> Iterator[Statement]:
@@ -70,35 +86,43 @@ def _lists(call: Call) -> Iterator[Statement]:
             yield from broadcast(value.axes, widest.axes)
 
 
-POINTWISE = """
-    abs acos acosh add _add_relu addcdiv addcmul alias alias_copy alpha_dropout angle asin asinh atan atan2 atanh
-    bernoulli binomial bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor cauchy ceil
-    celu clamp clamp_max clamp_min clone complex _conj conj _conj_copy _conj_physical conj_physical contiguous copy
-    copysign cos cosh deg2rad dequantize detach detach_copy digamma div dropout elu empty_like eq erf erfc erfinv exp
-    exp2 expm1 exponential _fake_quantize_learnable_per_tensor_affine fake_quantize_per_tensor_affine
+POSITION_BY_POSITION = """
+    abs acos acosh _add_relu addcdiv addcmul alias alias_copy alpha_dropout angle asin asinh atan atan2 atanh
+    bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp clamp_max
+    clamp_min clone complex _conj conj _conj_copy _conj_physical conj_physical contiguous copy copysign cos cosh
+    deg2rad dequantize detach detach_copy digamma div dropout elu empty_like eq erf erfc erfinv exp exp2 expm1
+    _fake_quantize_learnable_per_tensor_affine fake_quantize_per_tensor_affine
     fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
-    feature_alpha_dropout feature_dropout fill floor floor_divide fmax fmin fmod frac frexp full_like
-    _fused_dropout gcd ge gelu geometric greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh heaviside
-    hypot i0 igamma igammac __ilshift__ imag int_repr __irshift__ isclose isfinite isinf isnan isneginf isposinf
-    _lazy_clone lcm ldexp le leaky_relu lerp less less_equal lgamma lift lift_fresh lift_fresh_copy log log10 log1p log2
-    log_normal log_sigmoid log_sigmoid_forward _log_softmax log_softmax logaddexp logaddexp2 logical_and logical_not
-    logical_or logical_xor logit __lshift__ lt masked_fill _masked_scale _masked_softmax maximum minimum mish mul
-    multiply mvlgamma nan_to_num native_dropout ne neg _neg_view _neg_view_copy negative nextafter normal_functional
-    not_equal ones_like _pin_memory poisson polar polygamma positive pow _prelu_kernel quantize_per_tensor
-    quantize_per_tensor_dynamic rad2deg rand_like randint_like randn_like random real reciprocal relu relu6 remainder
-    renorm resolve_conj resolve_neg round rrelu rrelu_with_noise rrelu_with_noise_functional __rshift__
-    rsqrt rsub _safe_softmax selu sgn sigmoid sign signbit silu sin sinc sinh _softmax softmax softplus softshrink
-    special_airy_ai special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1
-    special_chebyshev_polynomial_t special_chebyshev_polynomial_u special_chebyshev_polynomial_v
-    special_chebyshev_polynomial_w special_entr special_erfcx special_expit special_hermite_polynomial_h
-    special_hermite_polynomial_he special_i0e special_i1 special_i1e special_laguerre_polynomial_l
-    special_legendre_polynomial_p special_log_ndtr special_modified_bessel_i0 special_modified_bessel_i1
-    special_modified_bessel_k0 special_modified_bessel_k1 special_ndtri special_scaled_modified_bessel_k0
-    special_scaled_modified_bessel_k1 special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u
-    special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w special_spherical_bessel_j0
-    special_xlog1py special_zeta sqrt square _standard_gamma sub subtract tan tanh threshold _to_copy true_divide trunc
-    uniform xlogy zero zeros_like
+    feature_alpha_dropout feature_dropout fill floor floor_divide fmax fmin fmod frac frexp full_like _fused_dropout
+    gcd ge gelu greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh heaviside hypot i0 igamma igammac
+    __ilshift__ imag int_repr __irshift__ isclose isfinite isinf isnan isneginf isposinf _lazy_clone lcm ldexp le
+    leaky_relu lerp less less_equal lgamma lift lift_fresh lift_fresh_copy log log10 log1p log2 log_sigmoid
+    log_sigmoid_forward logaddexp logaddexp2 logical_and logical_not logical_or logical_xor logit __lshift__ lt
+    masked_fill _masked_scale maximum minimum mish mul multiply mvlgamma nan_to_num native_dropout ne neg _neg_view
+    _neg_view_copy negative nextafter not_equal ones_like _pin_memory polar polygamma positive pow _prelu_kernel
+    quantize_per_tensor quantize_per_tensor_dynamic rad2deg real reciprocal relu relu6 remainder resolve_conj
+    resolve_neg round rrelu rrelu_with_noise rrelu_with_noise_functional __rshift__ rsqrt rsub selu sgn sigmoid sign
+    signbit silu sin sinc sinh softplus softshrink special_airy_ai special_bessel_j0 special_bessel_j1
+    special_bessel_y0 special_bessel_y1 special_chebyshev_polynomial_t special_chebyshev_polynomial_u
+    special_chebyshev_polynomial_v special_chebyshev_polynomial_w special_entr special_erfcx special_expit
+    special_hermite_polynomial_h special_hermite_polynomial_he special_i0e special_i1 special_i1e
+    special_laguerre_polynomial_l special_legendre_polynomial_p special_log_ndtr special_modified_bessel_i0
+    special_modified_bessel_i1 special_modified_bessel_k0 special_modified_bessel_k1 special_ndtri
+    special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1 special_shifted_chebyshev_polynomial_t
+    special_shifted_chebyshev_polynomial_u special_shifted_chebyshev_polynomial_v
+    special_shifted_chebyshev_polynomial_w special_spherical_bessel_j0 special_xlog1py special_zeta sqrt square
+    subtract tan tanh threshold _to_copy true_divide trunc xlogy zero zeros_like
 """
+DRAWN = """
+    bernoulli binomial cauchy exponential geometric log_normal normal_functional poisson rand_like randint_like randn_like
+    random _standard_gamma uniform
+"""
+
+SOFTMAX = "_log_softmax log_softmax _masked_softmax _safe_softmax _softmax softmax"
+
+POINTWISE = f"{POSITION_BY_POSITION} {DRAWN} add sub"
+"""Operators in which each position of the result depends on the same position of the operands alone."""
+
 
 FOREACH = """
     abs acos add addcdiv addcmul asin atan ceil clamp_max clamp_min clone copy cos cosh div erf erfc exp expm1 floor
@@ -107,8 +131,13 @@ FOREACH = """
 """
 
 RULES: dict[str, Rule] = {
-    **family(POINTWISE, elementwise, "ELEMENTWISE"),
-    **{f"aten._foreach_{name}": Rule(_lists) for name in FOREACH.split()},
+    **family(POSITION_BY_POSITION, elementwise, "ELEMENTWISE"),
+    **family(DRAWN, elementwise, "ELEMENTWISE", Traits(mixes=(), draws=True)),
+    **family("add sub", elementwise, "ELEMENTWISE", _added),
+    **family(SOFTMAX, elementwise, "ELEMENTWISE", mixing(_normalised)),
+    **family("renorm", elementwise, "ELEMENTWISE", mixing(_renormalised)),
+    **{f"aten._foreach_{name}": Rule(_lists, traits=Traits(mixes=())) for name in FOREACH.split()},
+    **{f"aten._foreach_{name}": Rule(_lists, traits=mixes_all) for name in ("max", "norm", "powsum")},
     **family("where", _chosen, "ELEMENTWISE"),
     **family(
         "quantize_per_channel fake_quantize_per_channel_affine_cachemask _fake_quantize_learnable_per_channel_affine",

@@ -7,8 +7,8 @@ from math import prod
 
 from attrs import frozen
 
-from depgraph.rules.common import TAKEN, broadcast, family, matched, named, passed, pinned, values
-from depgraph.solving.statements import Axis, Call, Equal, Named, Pin, Rule, Statement, Value, pin_all
+from depgraph.rules.common import TAKEN, broadcast, family, matched, mixes_all, named, passed, pinned, values
+from depgraph.solving.statements import Axis, Call, Equal, Named, Pin, Rule, Statement, Traits, Value, pin_all
 
 
 @frozen
@@ -277,8 +277,8 @@ RULES: dict[str, Rule] = {
     **family("put", _put, "SLICE"),
     **family("bucketize searchsorted", _looked_up, "ELEMENTWISE"),
     **family("isin", _member, "ELEMENTWISE"),
-    **family("bincount histc histogram", _counted, "REDUCE"),
-    **family("multinomial", _sampled, "SLICE"),
+    **family("bincount histc histogram", _counted, "REDUCE", mixes_all),
+    **family("multinomial", _sampled, "SLICE", Traits((), draws=True)),
     **family("segment_reduce", _segments, "REDUCE"),
     **family("index_select", _index_select, "SLICE"),
     **family("index_add index_copy index_fill index_reduce", _index_write, "SLICE"),

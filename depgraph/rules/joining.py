@@ -108,7 +108,9 @@ def _cut_at(call: Call, dim: int) -> Iterator[Statement]:
 def _select(call: Call) -> Iterator[Statement]:
     x = call["self"]
     dim = int(call["dim"] or 0) % x.ndim
-    yield Pin(x[dim], f"{call.op} takes a fixed position of it")
+    looked_at = call["index"] in {0, -1} and 0 in call.unread  # forward reads its shape only; it exists while an index is left
+    if not looked_at:
+        yield Pin(x[dim], f"{call.op} takes a fixed position of it")
     rest = [axis for position, axis in enumerate(x.axes) if position != dim]
     for out in call.outputs:
         for axis, target in zip(out.axes, rest, strict=True):

@@ -4,14 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import POSITIONS, broadcast, elementwise, family, passed
-from depgraph.solving.statements import Call, Equal, Fresh, Named, Pin, Rule, Statement, Times, Value, Work
+from depgraph.rules.common import POSITIONS, broadcast, elementwise, family, mixing, operands, passed
+from depgraph.solving.statements import (
+    Axis,
+    Call,
+    Equal,
+    Fresh,
+    Named,
+    Pin,
+    Rule,
+    Statement,
+    Times,
+    Traits,
+    Value,
+    Weight,
+    Work,
+)
+
+
+def _read(call: Call) -> Value:
+    x: Value = call["input"] if call["input"] is not None else call["self"]
+    return x
+
+
+def _is_transposed(call: Call) -> bool:
+    return bool(call["transposed"]) or "transpose" in call.op
+
+
+def _convolving(call: Call) -> Traits:
+    """Inside of a block, channels meet the second axis of the weight, or its first one if it is transposed."""
+    x, w, out = _read(call), call["weight"], call.out
+    inner, outer = (w[0], w[1]) if _is_transposed(call) else (w[1], w[0])
+    return Traits((), offsets=operands(call, "bias"), weight=Weight(inner, outer, x[1 - w.ndim], out[1 - w.ndim]))
+
+
+def _multiplying(call: Call) -> Traits:
+    x, w, out = _read(call), call["weight"], call.out
+    weight = Weight(w[1], w[0], x[-1], out[-1]) if w.ndim == 2 else None
+    return Traits((), offsets=operands(call, "bias"), weight=weight)
+
+
+def _normalised(call: Call) -> list[Axis]:
+    """Directions are normalised over all axes but one, which the magnitudes scale."""
+    v, kept = call["v"], int(call["dim"] or 0) % call["v"].ndim
+    return [value[dim] for value in (v, call.out) for dim in range(v.ndim) if dim != kept]
 
 
 def _convolution(call: Call) -> Iterator[Statement]:
-    x = call["input"] if call["input"] is not None else call["self"]
-    w, bias, out = call["weight"], call["bias"], call.out
-    transposed = bool(call["transposed"]) or "transpose" in call.op
+    x, w, bias, out = _read(call), call["weight"], call["bias"], call.out
+    transposed = _is_transposed(call)
     groups = int(call["groups"] or 1) if call.op not in _DEPTHWISE else x.shape[1]
     spatial = w.ndim - 2
     batch = x.ndim - spatial - 1
@@ -63,8 +104,7 @@ def _time_first(call: Call) -> Iterator[Statement]:
 
 
 def _linear(call: Call) -> Iterator[Statement]:
-    x = call["input"] if call["input"] is not None else call["self"]
-    w, bias, out = call["weight"], call["bias"], call.out
+    x, w, bias, out = _read(call), call["weight"], call["bias"], call.out
     yield Equal(x[-1], w[-1])
     for before, after in zip(x.axes[:-1], out.axes, strict=False):
         yield Equal(before, after)
@@ -119,12 +159,12 @@ _CONVOLUTIONS = (
 )
 
 RULES: dict[str, Rule] = {
-    **family(_CONVOLUTIONS, _convolution, "CONV"),
-    **family("conv_tbc", _time_first, "CONV"),
-    **family("linear mkldnn_linear", _linear, "LINEAR"),
+    **family(_CONVOLUTIONS, _convolution, "CONV", _convolving),
+    **family("conv_tbc", _time_first, "CONV", mixing(lambda call: (), "bias")),
+    **family("linear mkldnn_linear", _linear, "LINEAR", _multiplying),
     **family("embedding", _embedding, "EMBEDDING"),
     **family("embedding_bag _embedding_bag _embedding_bag_forward_only", _embedding_bag, "EMBEDDING"),
-    **family("embedding_renorm", _renormalised, "EMBEDDING"),
-    **family("_weight_norm _weight_norm_interface", elementwise, "ELEMENTWISE"),
+    **family("embedding_renorm", _renormalised, "EMBEDDING", mixing(lambda call: (call["self"][1], call.out[1]))),
+    **family("_weight_norm _weight_norm_interface", elementwise, "ELEMENTWISE", mixing(_normalised)),
     **family("prelu", _prelu, "PRELU"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import broadcast, family, named, passed, pinned
+from depgraph.rules.common import broadcast, family, mixes_all, named, passed, pinned
 from depgraph.solving.statements import Axis, Call, Equal, Fresh, Pin, Plus, Rule, Statement, Term, Value
 
 _WHOLE = "{} works on a matrix as a whole"
@@ -124,7 +124,7 @@ RULES: dict[str, Rule] = {
         _solve,
         "MATMUL",
     ),
-    **family("trace", _trace, "REDUCE"),
+    **family("trace", _trace, "REDUCE", mixes_all),
     **family("diagonal diagonal_copy", _diagonal, "SLICE"),
     **family("diagonal_scatter", _diagonal_scatter, "SLICE"),
     **family("diag_embed", _diag_embed, "EXPAND"),

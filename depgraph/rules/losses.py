@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import broadcast, family, pinned, table
+from depgraph.rules.common import broadcast, family, mixes_all, pinned, table
 from depgraph.solving.statements import Call, Rule, Statement, Value
 
 _CLASSES = "targets of {} number its classes"
@@ -52,13 +52,15 @@ RULES: dict[str, Rule] = {
         "kl_div poisson_nll_loss",
         _pointwise,
         "REDUCE",
+        mixes_all,
     ),
     **family(
         "cross_entropy_loss nll_loss nll_loss2d nll_loss_nd nll_loss_forward nll_loss2d_forward multi_margin_loss",
         _classes,
         "REDUCE",
+        mixes_all,
     ),
-    **family("multilabel_margin_loss multilabel_margin_loss_forward", _numbered, "REDUCE"),
+    **family("multilabel_margin_loss multilabel_margin_loss_forward", _numbered, "REDUCE", mixes_all),
     **table("ctc_loss _ctc_loss _cudnn_ctc_loss miopen_ctc_loss", "{} aligns its classes and time with targets"),
     **table("_use_cudnn_ctc_loss _use_miopen_ctc_loss", "{} asks about its targets"),
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import broadcast, family, passed, pinned
-from depgraph.solving.statements import Call, Equal, Fresh, Named, Rule, Statement, Times, Value
+from depgraph.rules.common import broadcast, family, mixing, passed, pinned
+from depgraph.solving.statements import Axis, Call, Equal, Fresh, Named, Rule, Statement, Times, Value
 
 _PER_CHANNEL = ("weight", "bias", "running_mean", "running_var", "mean", "var", "invstd")
 
@@ -67,17 +67,42 @@ def _trailing_norm(call: Call) -> Iterator[Statement]:
                 yield Equal(axis, parameter)
 
 
+def _full(call: Call) -> list[Value]:
+    """The operand that is normalised, and the results of its shape."""
+    x = call["input"]
+    return [x, *(value for value in call.outputs if value.shape == x.shape)]
+
+
+def _over_the_batch(call: Call) -> list[Axis]:
+    """Batch and positions. In evaluation, recorded statistics take their place; traits hold for training, too."""
+    return [axis for value in _full(call) for axis in value.axes if axis.dim != 1]
+
+
+def _over_groups(call: Call) -> list[Axis]:
+    return [axis for value in _full(call) for axis in value.axes[1:]]
+
+
+def _over_the_last(call: Call) -> list[Axis]:
+    return [axis for value in _full(call) for axis in value.axes[value.ndim - len(call["normalized_shape"]) :]]
+
+
 RULES: dict[str, Rule] = {
     **family(
         "batch_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional "
-        "_native_batch_norm_legit_no_training _batch_norm_impl_index _batch_norm_with_update _batch_norm_no_update "
-        "_batch_norm_with_update_functional cudnn_batch_norm miopen_batch_norm batch_norm_elemt batch_norm_stats "
-        "batch_norm_gather_stats batch_norm_gather_stats_with_counts batch_norm_update_stats quantized_batch_norm",
+        "_batch_norm_impl_index _batch_norm_with_update _batch_norm_with_update_functional cudnn_batch_norm miopen_batch_norm "
+        "batch_norm_stats batch_norm_gather_stats batch_norm_gather_stats_with_counts batch_norm_update_stats",
         _channel_norm,
         "BN",
+        mixing(_over_the_batch, "bias"),
     ),
-    **family("instance_norm", _channel_norm, "IN"),
-    **family("group_norm", _group_norm, "GN"),
-    **family("native_group_norm", _native_group_norm, "GN"),
-    **family("layer_norm rms_norm native_layer_norm _fused_rms_norm", _trailing_norm, "LN"),
+    **family(
+        "_native_batch_norm_legit_no_training _batch_norm_no_update batch_norm_elemt quantized_batch_norm",
+        _channel_norm,
+        "BN",
+        mixing(lambda call: (), "bias"),
+    ),
+    **family("instance_norm", _channel_norm, "IN", mixing(_over_the_batch, "bias")),
+    **family("group_norm", _group_norm, "GN", mixing(_over_groups, "bias")),
+    **family("native_group_norm", _native_group_norm, "GN", mixing(_over_groups, "bias")),
+    **family("layer_norm rms_norm native_layer_norm _fused_rms_norm", _trailing_norm, "LN", mixing(_over_the_last, "bias")),
 }

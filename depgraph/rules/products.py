@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from depgraph.rules.common import broadcast, elementwise, family, named, pinned, table
-from depgraph.solving.statements import Axis, Call, Equal, Fresh, Larger, Pin, Rule, Statement, Times, Value, Work
+from depgraph.rules.common import broadcast, elementwise, family, mixes_all, mixing, named, operands, pinned, table
+from depgraph.solving.statements import (
+    Axis,
+    Call,
+    Equal,
+    Fresh,
+    Larger,
+    Pin,
+    Rule,
+    Statement,
+    Times,
+    Traits,
+    Value,
+    Weight,
+    Work,
+)
 
 
 def _matmul(call: Call) -> Iterator[Statement]:
@@ -38,6 +52,14 @@ def _factors(call: Call) -> tuple[Value, Value]:
     b = named(call, "mat2", "batch2", "vec", "other", "tensor")
     assert a is not None and b is not None, "a product has two factors"
     return a, b
+
+
+def _multiplying(call: Call) -> Traits:
+    """A matrix on the right may be the weight of a layer; what is not a factor is added."""
+    (a, b), out = _factors(call), call.out
+    weight = Weight(b[0], b[1], a[-1], out[-1]) if b.ndim == 2 and a.ndim else None
+    added = operands(call, "self") if call["self"] is not a else ()
+    return Traits((), offsets=added, weight=weight)
 
 
 _COUNTED = {f"aten.{name}" for name in ("matmul", "mm", "bmm", "addmm", "baddbmm", "dot", "vdot", "mv", "addmv")}
@@ -127,6 +149,11 @@ def _einsum(call: Call) -> Iterator[Statement]:
         yield Work(tuple(axis_of[letter] for letter in sorted(together)), 0)  # a sum before the product counts no work
 
 
+def _contracting(call: Call) -> Traits:
+    """Of several products in a row no single cost tells what is paired with what."""
+    return mixes_all(call) if len(call["tensors"]) > 2 else Traits(())
+
+
 def _contractions(operands: Sequence[set[str]], out: set[str]) -> Iterator[tuple[set[str], set[str]]]:
     """The letters of each matrix product, and those that it sums over, from left to right, as ATen contracts them.
 
@@ -212,14 +239,14 @@ def _quantised_product(call: Call) -> Iterator[Statement]:
 
 
 RULES: dict[str, Rule] = {
-    **family("matmul mm bmm mv dot addmm baddbmm addmv vdot _int_mm _addmm_activation", _matmul, "MATMUL"),
-    **family("addbmm", _summed_batches, "MATMUL"),
+    **family("matmul mm bmm mv dot addmm baddbmm addmv vdot _int_mm _addmm_activation", _matmul, "MATMUL", _multiplying),
+    **family("addbmm", _summed_batches, "MATMUL", mixing(lambda call: (), "self")),
     **family("tensordot", _tensordot, "MATMUL"),
     **family("inner", _inner, "MATMUL"),
     **family("kron", _kron, "MATMUL"),
     **family("outer addr", _outer, "MATMUL"),
-    **family("einsum", _einsum, "MATMUL"),
-    **family("bilinear", _bilinear, "LINEAR"),
+    **family("einsum", _einsum, "MATMUL", _contracting),
+    **family("bilinear", _bilinear, "LINEAR", mixing(lambda call: (), "bias")),
     **family("_trilinear", _trilinear, "MATMUL"),
     **family("_grouped_mm", _grouped_product, "MATMUL"),
     **family("_weight_int8pack_mm", _quantised_product, "MATMUL"),

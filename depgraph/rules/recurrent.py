@@ -20,10 +20,16 @@ from depgraph.solving.statements import (
     Statement,
     Term,
     Times,
+    Traits,
     Value,
     Work,
     pin_all,
 )
+
+
+def _biased(call: Call) -> Traits:
+    """Vectors are biases. Hidden units feed each other, which their weights show, and tokens feed later ones."""
+    return Traits(offsets=tuple(value for value in call.inputs if value.ndim == 1))
 
 
 def _recurrent(gates: int) -> Rule:
@@ -80,7 +86,7 @@ def _recurrent(gates: int) -> Rule:
         for value in call.outputs[1 + len(reported) :]:
             yield from pinned(value.axes, f"it is what {call.op} keeps for its gradient")
 
-    return Rule(equations, "LSTM")
+    return Rule(equations, "LSTM", _biased)
 
 
 _PACKED = "it counts the rows of packed sequences, which the data gives"
@@ -104,7 +110,7 @@ def _cell(gates: int) -> Rule:
         for weight in (inputs, recurrent):
             yield Work((*x.axes[:-1], *weight.axes))
 
-    return Rule(equations, "LSTM")
+    return Rule(equations, "LSTM", _biased)
 
 
 def _fused_cell(gates: int) -> Rule:
@@ -128,7 +134,7 @@ def _fused_cell(gates: int) -> Rule:
         yield Equal(kept[-1], Times((parts, before[-1])))
         yield Equal(kept[0], before[0])
 
-    return Rule(equations, "LSTM")
+    return Rule(equations, "LSTM", _biased)
 
 
 def _mkldnn_layer(call: Call) -> Iterator[Statement]:
@@ -205,8 +211,8 @@ RULES: dict[str, Rule] = {
     "aten.rnn_relu_cell": _cell(1),
     "aten._thnn_fused_lstm_cell": _fused_cell(4),
     "aten._thnn_fused_gru_cell": _fused_cell(3),
-    **family("mkldnn_rnn_layer", _mkldnn_layer, "LSTM"),
-    **family("_cudnn_rnn miopen_rnn", _cudnn, "LSTM"),
+    **family("mkldnn_rnn_layer", _mkldnn_layer, "LSTM", _biased),
+    **family("_cudnn_rnn miopen_rnn", _cudnn, "LSTM", _biased),
     **table("_cudnn_rnn_flatten_weight", "{} lays all weights into one flat buffer"),
     **family("_pack_padded_sequence", _pack, "RESHAPE"),
     **family("_pad_packed_sequence", _unpack, "RESHAPE"),

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import broadcast, elementwise, family
-from depgraph.solving.statements import Call, Equal, Named, Pin, Rule, Statement, Value
+from depgraph.rules.common import broadcast, elementwise, family, mixes_all, mixing
+from depgraph.solving.statements import Axis, Call, Equal, Named, Pin, Rule, Statement, Value
+
+
+def _dims(call: Call) -> set[int]:
+    """The dimensions that are reduced: those given, or all."""
+    ndim, given = call.inputs[0].ndim, call["dim"]
+    if given is None or (isinstance(given, (list, tuple)) and not given):
+        return set(range(ndim))
+    return {int(dim) % max(ndim, 1) for dim in (given if isinstance(given, (list, tuple)) else [given])}
+
+
+def _reduced(call: Call) -> list[Axis]:
+    """Those that are reduced; `max` and `min` of two tensors are taken position by position."""
+    return [] if isinstance(call["other"], Value) else [axis for axis in call.inputs[0].axes if axis.dim in _dims(call)]
 
 
 def _reduce(call: Call) -> Iterator[Statement]:
     if isinstance(call["other"], Value):
         yield from elementwise(call)
         return
-    x = call.inputs[0]
-    given = call["dim"]
-    if given is None or (isinstance(given, (list, tuple)) and not given):
-        dims = set(range(x.ndim))
-    else:
-        dims = {int(dim) % max(x.ndim, 1) for dim in (given if isinstance(given, (list, tuple)) else [given])}
+    x, dims = call.inputs[0], _dims(call)
     returned = len(call.outputs) > 1 and (1 not in call.unread or call.op == "aten.kthvalue")  # k counts along the axis
     if "arg" in call.op or (call.op in _WITH_POSITIONS and returned):
         for dim in dims if x.ndim else ():
@@ -44,12 +52,13 @@ def _sum_to_size(call: Call) -> Iterator[Statement]:
 _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode", "aten.kthvalue"}
 
 RULES: dict[str, Rule] = {
-    **family("sum_to_size", _sum_to_size, "REDUCE"),
-    **family("dist", _distance, "REDUCE"),
+    **family("sum_to_size", _sum_to_size, "REDUCE", mixes_all),
+    **family("dist", _distance, "REDUCE", mixes_all),
     **family(
         "mean sum amax amin aminmax max min prod var std var_mean std_mean logsumexp norm linalg_vector_norm argmax argmin "
         "all any count_nonzero median nanmedian nansum nanmean mode kthvalue native_norm linalg__powsum _aminmax",
         _reduce,
         "REDUCE",
+        mixing(_reduced),
     ),
 }

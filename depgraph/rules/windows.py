@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from depgraph.rules.common import POSITIONS, family, passed
-from depgraph.solving.statements import Call, Equal, Fresh, Named, Pin, Rule, Statement, Times
+from depgraph.solving.statements import POINTWISE, Call, Equal, Fresh, Named, Pin, Rule, Statement, Times
 
 
 def _window(spatial: int) -> Rule:
@@ -21,7 +21,7 @@ def _window(spatial: int) -> Rule:
             for axis in value.axes[leading:]:
                 yield Pin(axis, POSITIONS.format(call.op))
 
-    return Rule(equations, "POOL")
+    return Rule(equations, "POOL", POINTWISE)
 
 
 def _im2col(call: Call) -> Iterator[Statement]:

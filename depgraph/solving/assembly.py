@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from attrs import field, frozen
 
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.graph.canonical import renumber
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Balance, Cost, LowerBound, Operation, OpType, PinnedAtom, SizeAttribute, Tensor, retyped
+from depgraph.graph.records import (
+    Balance,
+    Cost,
+    LowerBound,
+    Operation,
+    OperationTraits,
+    OpType,
+    PinnedAtom,
+    SizeAttribute,
+    Tensor,
+    retyped,
+)
 from depgraph.solving.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, Settled, SizeFact, Unlike
 from depgraph.solving.expressions import Attribute, Expression, Literal
 from depgraph.solving.recording import Declared, Recording
@@ -31,6 +42,7 @@ from depgraph.solving.statements import (
     Work,
     pin_all,
 )
+from depgraph.solving.traits import named_traits
 from depgraph.solving.unification import Solver
 
 
@@ -60,12 +72,9 @@ def settled(
     work: dict[int, list[Work]] = {}
     for name, value in recording.inputs:
         _pin_axes(solver, value, f"it is a dimension of the model's {name}")
-    read = {value.id for call in recording.calls for value in call.inputs} | {value.id for _, value in recording.outputs}
     for call in recording.calls:
         place = _place(call)
         for statement in _statements(call, rules):
-            if isinstance(statement, Pin) and _is_idle(call, read):
-                continue
             if isinstance(statement, Equal):
                 solver.state(statement, place)
             elif isinstance(statement, Pin):
@@ -106,6 +115,7 @@ def _statements(call: Call, rules: Mapping[str, Rule]) -> list[Statement]:
     if rule is None:
         return list(pin_all(call, f"there is no rule for {call.op}"))
     try:
+        rule.traits_of(call)
         statements = list(rule.equations(call))
     except Exception as error:  # noqa: BLE001 - a rule may be a user's own: its failure pins, and is told in graph.pinned
         return list(pin_all(call, f"the rule for {call.op} does not fit this call ({type(error).__name__}: {error})"))
@@ -114,11 +124,6 @@ def _statements(call: Call, rules: Mapping[str, Rule]) -> list[Statement]:
             reason = f"the rule for {call.op} equates sizes {statement.left.size} and {statement.right.size}"
             return list(pin_all(call, reason))
     return [*statements, *_unmentioned(call, statements)] if call.whole else statements
-
-
-def _is_idle(call: Call, read: Container[int]) -> bool:
-    """A first or last element that nothing reads: forward looks at its shape only, and it exists while one index is left."""
-    return call.op == "aten.select" and call["index"] in {0, -1} and call.out.id not in read
 
 
 def _repeats(call: Call, rules: Mapping[str, Rule]) -> bool:
@@ -191,7 +196,7 @@ def _written(
     by_name = {tensor.name: tensor for tensor in tensors}
     operations = tuple(
         retyped(
-            Operation(o.name, o.type, o.op, o.module_class, o.inputs, o.outputs, cost, o.where),
+            o.costing(cost),
             by_name,
         )
         for o, cost in zip((line.operation for line in lines), costs, strict=True)
@@ -239,7 +244,8 @@ def _lines(recording: Recording, rules: Mapping[str, Rule], work: Mapping[int, l
         inputs = tuple(current[value.id] for value in call.inputs if value.id in current)
         outputs = tuple(f"{name}:{k}" for k in range(len(call.outputs)))
         kind = OpType[rules[call.op].type] if call.op in rules else OpType.UNKNOWN
-        operation = Operation(name, kind, call.op, call.module_class, inputs, outputs, (), call.where)
+        traits = named_traits(call, rules[call.op], current, outputs) if call.op in rules else OperationTraits()
+        operation = Operation(name, kind, call.op, call.module_class, inputs, outputs, (), call.where, traits)
         lines.append(_Line(operation, call.outputs, tuple(work.get(id(call), ()))))
         for value, tensor in zip(call.outputs, outputs, strict=True):
             current[value.id] = tensor

@@ -209,17 +209,63 @@ def _gather(args: Iterable[Any], found: list[Value]) -> None:
 RuleFunction: TypeAlias = Callable[[Call], Iterable[Statement]]
 
 
+@frozen(slots=False)
+class Weight:
+    """That an operand is the weight of a layer: two of its axes, with what the layer reads and makes along them.
+
+    Attributes:
+        inner: the weight's axis that meets what the layer reads.
+        outer: the weight's axis that becomes what the layer makes.
+        read: the axis of another operand that `inner` meets.
+        made: the axis of the result that `outer` becomes.
+    """
+
+    inner: Axis
+    outer: Axis
+    read: Axis
+    made: Axis
+
+
+@frozen(slots=False)
+class Traits:
+    """What an operator does beside its equations, which say nothing of values.
+
+    Attributes:
+        mixes: the axes along which a result depends on other indices than its own: those that are averaged, normalised or
+            added up. What a product contracts and what the equations pin need not be named. ``()``: each index of each axis
+            is treated by itself. None: nobody says, and anything may be mixed.
+        draws: whether it draws numbers, in evaluation too: another number of draws gives every later one another value.
+        offsets: the operands that are only added.
+        weight: which operand is the weight of a layer.
+    """
+
+    mixes: tuple[Axis, ...] | None = None
+    draws: bool = False
+    offsets: tuple[Value, ...] = ()
+    weight: Weight | None = None
+
+
+POINTWISE = Traits(mixes=())
+"""Those of an operator that treats each position by itself."""
+
+
 @frozen
 class Rule:
-    """What an operator states, and how its node is typed.
+    """What an operator states, how its node is typed, and its traits.
 
     Attributes:
         equations: reads a call and yields its statements.
         type: name of the `OpType` of the operator's node.
+        traits: its `Traits`, or a function of a call that gives them.
     """
 
     equations: RuleFunction
     type: str = field(default="ELEMENTWISE")
+    traits: Traits | Callable[[Call], Traits] = field(default=Traits())
+
+    def traits_of(self, call: Call) -> Traits:
+        """The traits that the operator has in a call."""
+        return self.traits if isinstance(self.traits, Traits) else self.traits(call)
 
 
 def pin_all(call: Call, reason: str) -> Iterator[Statement]:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from depgraph.algebra.indices import IndexSet
-from depgraph.algebra.spaces import Atom, Space
+from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.solving.assembly import settled
 from depgraph.solving.statements import Equal, Pin, Rule, Statement
 from depgraph.tracing.custom_rules import RuleTable
@@ -136,6 +136,7 @@ class Solved:
         numbers: the space that an integer argument counts.
         pins: pinned atoms with their reasons.
         balances: atoms that must lose equally many indices.
+        mixed: the atoms along which the rules say that indices are mixed; None where they do not say.
         faults: rules that do not fit the call.
     """
 
@@ -144,6 +145,7 @@ class Solved:
     numbers: Mapping[str, Space]
     pins: Mapping[Atom, str]
     balances: tuple[tuple[Atom, ...], ...]
+    mixed: frozenset[Atom] | None
     faults: tuple[str, ...]
 
 
@@ -161,12 +163,16 @@ def solved(call: Invocation, table: RuleTable, lifted: bool = False) -> Solved:
     places = {(name, axis.dim): axis for name, value in values.items() for axis in value.axes}
     counted = {path.removeprefix("leaves."): term for path, term in follow.attributes}
     balanced = [term for terms, _ in follow.balances for term in terms]
-    solution = solver.solution([*places.values(), *counted.values(), *balanced])
+    traits = [rules[made.op].traits_of(made) for made in recording.calls if not faults]
+    mixing = [axis for trait in traits for axis in trait.mixes or ()]
+    solution = solver.solution([*places.values(), *counted.values(), *balanced, *mixing])
     spaces = iter(solution.spaces)
     axes = dict(zip(places, spaces, strict=False)) if places else {}
     numbers = {call.names[int(path)]: next(spaces) for path in counted}
     balances = tuple(tuple(_atom(next(spaces)) for _ in terms) for terms, _ in follow.balances)
-    return Solved(tuple(made.op for made in recording.calls), axes, numbers, solution.pins, balances, faults)
+    stated = frozenset(atom for _ in mixing for atom in atoms(next(spaces)))
+    mixed = None if any(trait.mixes is None for trait in traits) else stated
+    return Solved(tuple(made.op for made in recording.calls), axes, numbers, solution.pins, balances, mixed, faults)
 
 
 def _atom(space: Space) -> Atom:
@@ -187,6 +193,7 @@ def _faults(made: Any, rules: Mapping[str, Rule]) -> Iterator[str]:
         yield f"there is no rule for {made.op}"
         return
     try:
+        rule.traits_of(made)
         statements = list(rule.equations(made))
     except Exception as error:  # noqa: BLE001 - any failure of a rule is a finding
         yield f"the rule of {made.op} does not fit the call: {type(error).__name__}: {error}"

@@ -214,48 +214,41 @@ def normalised_atoms(graph: Graph) -> frozenset[Atom]:
     The head dims of queries and keys are among them, and whatever else two computed values are multiplied along: such
     products are divided by the root of their number.
     """
-    found: set[Atom] = set()
+    normalised: set[Atom] = set()
+    scaled = _scaled_dims(graph)
     widths = {group.atom for group in graph.groups if group.role == "head_dim"}
     for operation in graph.operations:
         tensors = [graph.tensor(name) for name in operation.inputs]
-        if not tensors:
-            continue
-        first = {atom for space in tensors[0].axes for atom in atoms(space)}
-        if operation.type is OpType.LN:
-            found |= set(atoms(tensors[0].axes[-1]))
-        elif operation.type is OpType.GN:
-            found |= set(atoms(tensors[0].axes[1]))
-        elif operation.type in {OpType.BN, OpType.IN}:
-            found |= {atom for dim, space in enumerate(tensors[0].axes) if dim != 1 for atom in atoms(space)}
-        elif operation.type is OpType.ATTENTION:
-            found |= set(atoms(tensors[0].axes[-1]))
-        elif operation.type is OpType.MATMUL:
-            outputs = {atom for name in operation.outputs for space in graph.tensor(name).axes for atom in atoms(space)}
+        results = {atom for name in operation.outputs for space in graph.tensor(name).axes for atom in atoms(space)}
+        mixes = () if operation.name in scaled else operation.traits.mixes or ()
+        normalised.update(atom for name, dim in mixes for atom in atoms(graph.tensor(name).axes[dim]))
+        if operation.traits.draws:
+            normalised |= results
+        if operation.type is OpType.MATMUL and tensors:
+            contracted = {atom for space in tensors[0].axes for atom in atoms(space)} - results
             computed = all(tensor.kind == "value" for tensor in tensors)  # such as the channels of a correlation volume
-            found |= (first - outputs) & (first if computed else widths)
-        elif operation.type is OpType.REDUCE:
-            found |= first - {atom for name in operation.outputs for space in graph.tensor(name).axes for atom in atoms(space)}
-        elif "softmax" in operation.op:
-            found |= first
-        elif operation.op.rpartition(".")[2] in _DRAWN:
-            found |= {atom for name in operation.outputs for space in graph.tensor(name).axes for atom in atoms(space)}
-    return frozenset(found)
+            normalised |= contracted if computed else contracted & widths
+    return frozenset(normalised)
 
 
-_DRAWN = frozenset({"bernoulli", "normal", "uniform", "exponential", "multinomial"}) | {
-    f"{kind}{suffix}" for kind in ("rand", "randn", "randint") for suffix in ("", "_like")
-}
-"""Operators that draw: another number of draws gives every later one another value."""
+def _scaled_dims(graph: Graph) -> dict[str, frozenset[tuple[str, int]]]:
+    """Dimensions of weight-normalised directions that a gain scales, by operation.
 
-
-def _scaled_dims(graph: Graph) -> frozenset[tuple[str, int]]:
-    """Dimensions of weight-normalised directions that a gain scales: without the gain nothing is left, as without the rows."""
-    found = set()
+    Without the gain nothing is left, as without the rows; a direction itself may not be zero. What is zero in other
+    dimensions adds nothing to its norm.
+    """
+    scaled = {}
     for operation in graph.operations:
-        if "_weight_norm" in operation.op:
-            direction, gain = (graph.tensor(name) for name in operation.inputs[:2])
-            found |= {(direction.name, dim) for dim, space in enumerate(gain.axes) if space.size > 1}
-    return frozenset(found)
+        held = [graph.tensor(name) for name in operation.inputs]
+        if len(held) < 2 or any(tensor.kind != "parameter" for tensor in held) or not operation.traits.mixes:
+            continue
+        direction, gain = held[:2]
+        kept = [dim for dim in range(len(direction.axes)) if (direction.name, dim) not in operation.traits.mixes]
+        around = {atom for space in gain.axes for atom in atoms(space)}
+        scaled[operation.name] = frozenset(
+            (direction.name, dim) for dim in kept if around.intersection(atoms(direction.axes[dim]))
+        )
+    return scaled
 
 
 def assert_zero_channels(
@@ -278,7 +271,8 @@ def assert_zero_channels(
     if not removed:
         return 0
     compared = plan_of(graph, removed)
-    masked, scaled = execute(Plan.empty(graph), model).eval().double(), _scaled_dims(graph)
+    masked = execute(Plan.empty(graph), model).eval().double()
+    scaled = frozenset[tuple[str, int]]().union(*_scaled_dims(graph).values())
     inputs, named = pytree.tree_map(_doubled, (example_inputs, dict(kwargs or {})))
     tolerance = 1e-6
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

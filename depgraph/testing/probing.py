@@ -49,6 +49,8 @@ class Findings:
         refuted: what is wrong with the rules, as sentences.
         needless: pinned axes of which every index could go, with the reason of the pin, as sentences.
         mixed: whether an axis declared as mixed was seen to be so.
+        stated: whether the rules say that they mix indices that can go.
+        seen: whether these were seen to be mixed.
     """
 
     ops: tuple[str, ...]
@@ -56,6 +58,8 @@ class Findings:
     refuted: tuple[str, ...] = ()
     needless: tuple[str, ...] = ()
     mixed: bool = field(default=False)
+    stated: bool = field(default=False)
+    seen: bool = field(default=False)
 
 
 def assert_rule_sound(
@@ -118,7 +122,7 @@ def probe(
     if said.pins and checked and Mixed() not in mixed:
         free = _Bench(call, solved(call, table, lifted=True), tuple(mixed), checked)
         needless = list(_needless(bench, free))
-    return Findings(said.ops, bench.count, tuple(refuted), tuple(needless), bench.mixed)
+    return Findings(said.ops, bench.count, tuple(refuted), tuple(needless), bench.mixed, bench.stated, bench.seen)
 
 
 Removed = Mapping[Atom, IndexSet]
@@ -134,12 +138,13 @@ class _Bench:
         self.call, self.said, self.checked = call, said, checked
         self.whole = call.outputs()
         self.count = 0
-        self.mixed = False
+        self.mixed = self.stated = self.seen = False
         self._level: dict[Atom, float | None] = {}
         shown = {atom for (name, _), space in said.axes.items() if name in self.whole for atom in atoms(space)}
         held = {atom for (name, _), space in said.axes.items() if name not in self.whole for atom in atoms(space)}
         self._level.update(dict.fromkeys(held - shown, 0.0))
         self._declared: set[Atom] = set()
+        self._random = Mixed() in mixed
         for entry in mixed:
             for place in entry.axes or said.axes:
                 for atom in atoms(said.axes[place]):
@@ -179,8 +184,13 @@ class _Bench:
         self.count += 1
         lost, numbers = self._lost(cut), self._numbers(cut)
         level = self._agreement(cut)
-        if self._declared.intersection(cut) and self.differs(self.call, lost, numbers) is not None:
-            self.mixed = True
+        stated = self.said.mixed is not None and bool(self.said.mixed.intersection(cut))
+        declared = bool(self._declared.intersection(cut))
+        if (stated or declared) and self.differs(self.call, lost, numbers) is not None:
+            self.mixed, self.seen = self.mixed or declared, self.seen or stated
+            if declared and not stated and self.said.mixed is not None and not self._random:
+                return f"the traits name no mixing, but without {_listed(lost, numbers, self.call)} others change"
+        self.stated = self.stated or stated
         wrong = self.differs(self.base(lost, level), lost, numbers, compared=level is not None)
         return None if wrong is None else f"too little is coupled: without {_listed(lost, numbers, self.call)} {wrong}"
 

@@ -7,7 +7,8 @@ import torch
 import depgraph as dg
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import atoms
-from depgraph.graph.ragged import BY_ITSELF, bases_of
+from depgraph.graph.ragged import bases_of
+from depgraph.rules.elementwise import DRAWN, POINTWISE
 from tests.attention import Attention, Stream, shuffled
 from tests.zoo import transformers
 from tests.zoo.conformance import tensors
@@ -330,18 +331,19 @@ def test_one_key_head_for_all_is_shared():
     assert not dg.ragged.ragged_groups(graph)
 
 
-def test_known_operators_have_rules_that_couple_rows():
-    """Every operator that may be met row by row is one of ATen's, in the table under this name or one that decomposes."""
-    missing = {name for name in BY_ITSELF if f"aten.{name}" not in dg.RULES}
-    assert missing <= DECOMPOSED, missing
+BY_ITSELF = frozenset(POINTWISE.split())
 
 
-DECOMPOSED = frozenset({"movedim", "negative", "unsafe_split", "unsafe_chunk", "pad", "split_with_sizes", "tensor_split"})
+def test_pointwise_operators_state_that_they_mix_nothing():
+    """All that the table calls pointwise have the trait, more than any list beside it ever had."""
+    assert {dg.RULES[f"aten.{name}"].traits.mixes for name in BY_ITSELF - {"add", "sub"}} == {()}
+    assert len(BY_ITSELF) > 220
 
 
 def _by_itself():
     """Calls of one or two operands of (3, 4) in which each row must be what the call makes of that row alone."""
-    skipped = {"bernoulli", "dropout", "native_dropout", "rand_like", "randn_like", "empty_like", "new_empty", "empty"}
+    dropped = {"dropout", "native_dropout", "alpha_dropout", "feature_alpha_dropout", "feature_dropout", "rrelu"}
+    skipped = {"empty_like", *dropped, *DRAWN.split()}
     for name in sorted(BY_ITSELF - skipped):
         packet = getattr(torch.ops.aten, name, None)
         for count in (1, 2):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from depgraph.rules import RULES
+from depgraph.rules import RULES, Traits
 from depgraph.testing.probing import Mixed, probe
 from tests.laws import samples, samples_kernels, samples_layers, samples_math, samples_moving
 from tests.laws.drawing import Draw, call, draws
@@ -59,6 +59,13 @@ TREATMENTS = {
     "mkldnn_rnn_layer": (0.0, "hidden units feed each other"),
 }
 """How removals along mixed axes are compared: the neutral element (None: there is none, shapes alone are compared), and why."""
+
+
+STATED_ONLY = {
+    **dict.fromkeys(("equal", "allclose", "_is_any_true"), "one index less does not change the answer for drawn data"),
+    **dict.fromkeys(sorted(_NUMBERED), "its samples return a loss for each row; a mean mixes rows"),
+}
+"""Operators that state mixed axes along which no sample shows that they mix, and why they do so."""
 
 
 def named():
@@ -202,6 +209,30 @@ def test_every_rule_is_probed_or_left_out():
 def test_treatments_are_needed(name):
     """An operator with a treatment does mix positions: what is left changes when one goes."""
     assert any(findings.mixed for findings in seeded(name, 40))
+
+
+def test_stated_mixing_is_seen():
+    """An operator that states mixed axes does mix, or is listed with its reason; a listed one is never seen to."""
+    unseen = set()
+    for name in ROWS:
+        stated, rule = False, RULES.get(f"aten.{name}", RULES.get(name))
+        if isinstance(rule.traits, Traits):
+            assert not rule.traits.mixes, "a constant cannot name the axes of a call"
+            continue
+        for findings in seeded(name, 6):
+            stated = stated or findings.stated
+            if findings.seen:
+                break
+        else:
+            unseen |= {name} if stated else set()
+    assert unseen == set(STATED_ONLY)
+
+
+def test_operators_that_draw_state_it():
+    """What a pointwise operator returns depends on the seed exactly where its traits say so."""
+    for name in set(samples.RANDOM) - {"empty_like"}:
+        draws = RULES[f"aten.{name}"].traits.draws
+        assert draws or "drop" in name or "rrelu" in name, f"{name} draws in evaluation, too"
 
 
 @pytest.mark.parametrize("name", PINS_BY_CHOICE)

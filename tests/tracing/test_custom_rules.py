@@ -5,9 +5,21 @@ import torch
 from torch import nn
 
 import depgraph as dg
-from depgraph import testing
+from depgraph import codec, testing
+from depgraph.criteria.layers import layers_of
 from depgraph.rules import RULES
-from depgraph.solving.statements import Equal, Fresh, Named, Pin, Rule, Times, Work
+from depgraph.solving.statements import (
+    POINTWISE,
+    Equal,
+    Fresh,
+    Named,
+    Pin,
+    Rule,
+    Times,
+    Traits,
+    Weight,
+    Work,
+)
 
 X = torch.randn(3, 4)
 
@@ -344,3 +356,83 @@ def test_a_branch_not_taken_is_not_used():
     assert graph.mode == "real"
     assert [group.name for group in graph.groups] == ["first.weight:0"]
     assert reasons["inner.weight"] == "inner.weight is not used in forward"
+
+
+class Heads(nn.Module):
+    """Attention of two heads whose values pass through an operator of one's own."""
+
+    def __init__(self, something):
+        super().__init__()
+        self.heads, self.width, self.something = 2, 3, something
+        self.qkv, self.out = nn.Linear(4, 18), nn.Linear(6, 4)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(len(x), -1, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
+        y = torch.softmax(q @ k.mT, -1) @ self.something(v)
+        return self.out(y.transpose(1, 2).reshape(len(x), -1, self.heads * self.width))
+
+
+def over_heads(call):
+    """The traits of an operator that mixes heads."""
+    return Traits(mixes=(call["x"][1], call.out[1]))
+
+
+def test_an_operator_of_ones_own_is_ragged_by_its_traits(operators):
+    """Without traits nobody knows what it mixes; stated to treat each position by itself, heads may differ behind it."""
+    model, x, key = Heads(operators["doubled"]), torch.randn(1, 5, 4), "depgraph_own::doubled"
+    unknown, stated, mixing = (
+        dg.trace(model, x, rules=RULES | {key: Rule(passes, "CUSTOMIZED", traits)})
+        for traits in (Traits(), POINTWISE, over_heads)
+    )
+    group = "qkv.weight:0[2]"
+    assert not dg.ragged.ragged_groups(unknown) and "doubled in" in dg.ragged.why_uniform(unknown, group)
+    assert not dg.ragged.ragged_groups(mixing) and "may mix the indices" in dg.ragged.why_uniform(mixing, group)
+    assert dg.ragged.ragged_groups(stated) == {group: "qkv.weight:0[1]"}
+    loaded = testing.same(stated, codec.loads(codec.dumps("graph", stated), "graph", dg.Graph))
+    assert loaded and dg.ragged.ragged_groups(codec.loads(codec.dumps("graph", stated), "graph", dg.Graph))
+    assert stated == unknown and stated.fingerprint == unknown.fingerprint
+
+
+def test_traits_that_claim_too_much_are_refuted():
+    """Negative control: a softmax that is said to treat each position by itself, and one that is said to mix the other axis."""
+    softmax = RULES["aten.softmax"].equations
+    over = [testing.Mixed((("args[0]", 1),))]
+    args = (torch.randn(3, 5, dtype=torch.float64), 1)
+    other = lambda call: Traits(mixes=(call["self"][0], call.out[0]))  # noqa: E731
+    testing.assert_rule_sound(torch.softmax, args, mixed=over)
+    for wrong in (POINTWISE, other):
+        with pytest.raises(AssertionError, match="traits name no mixing"):
+            testing.assert_rule_sound(
+                torch.softmax, args, mixed=over, rules=RULES | {"aten.softmax": Rule(softmax, traits=wrong)}
+            )
+
+
+def test_an_operator_of_ones_own_is_a_layer_by_its_traits():
+    """A module that is one operator states its weight and its offset: criteria of layers and of biases take part in it."""
+
+    class Affine(nn.Linear):
+        pass
+
+    def rule(call):
+        x, w, out = call["input"], call["weight"], call.out
+        yield from (Equal(x[0], out[0]), Equal(x[1], w[1]), Equal(out[1], w[0]), Equal(call["bias"][0], w[0]))
+
+    def traits(call):
+        x, w, out = call["input"], call["weight"], call.out
+        return Traits((), offsets=(call["bias"],), weight=Weight(w[1], w[0], x[-1], out[-1]))
+
+    model = nn.Sequential(Affine(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    plain = dg.trace(model, X)
+    both, last = ({"0.weight", "2.weight"}, {"0.bias", "2.bias"}), ({"2.weight"}, {"2.bias"})
+    for stated, (layers, offsets) in ((traits, both), (Traits(), last)):
+        graph = dg.trace(model, X, rules=RULES | {Affine: Rule(rule, "CUSTOMIZED", stated)})
+        assert layers_of(graph).keys() == layers and graph.offsets == offsets
+    assert layers_of(plain).keys() == {"0.weight", "2.weight"}
+
+
+def test_traits_that_do_not_fit_pin(operators):
+    """A function of traits that fails is a rule that fails: everything it touches stays, with the reason."""
+    rules = RULES | {"depgraph_own::doubled": Rule(passes, traits=lambda call: Traits((call["nothing"][0],)))}
+    graph = dg.trace(Between(operators["doubled"]), X, rules=rules)
+    reasons = {pinned.tensor: pinned.reason for pinned in graph.pinned}
+    assert reasons["first.bias"].startswith("the rule for depgraph_own.doubled does not fit this call (TypeError")
