@@ -184,7 +184,7 @@ class OBDC(Hessian):
     >>> graph = dg.trace(model, torch.randn(1, 1))
     >>> loss = lambda model, batch: model(batch).sum()
     >>> apart = dg.score(graph, model, dg.criteria.OBDC([torch.ones(1, 1)], loss, reduction="none"))
-    >>> apart.members
+    >>> dict(apart.members)
     {'0.weight:0': (('0.weight', 0),)}
     """
 

@@ -5,6 +5,7 @@ import sys
 from collections import OrderedDict
 from types import SimpleNamespace
 
+import attrs
 import pytest
 import torch
 from torch import nn
@@ -223,6 +224,16 @@ def test_ties_of_the_model_that_the_plan_does_not_know_are_refused(name):
         with pytest.raises(dg.errors.MismatchError, match=f"'extra.{name[2:]}' is tied to '{name}' here, but not in the model"):
             job(plan, model)
     assert state([model], {})[1] == before[1]
+
+
+@pytest.mark.parametrize("path", ["sizes.width", "alias", "sizes.7", "more.width"])
+def test_edits_that_meet_something_else_are_refused(path):
+    """A word in a list, a tensor where a number was, no such index, no such key: each is a mismatch, named."""
+    model, x, _ = hoarding()
+    plan = dg.cut(dg.trace(model, x), "a.weight", [1], dim=0)
+    wrong = attrs.evolve(plan, edits=(*plan.edits, dg.plans.Edit(path, 8, 7)))
+    with pytest.raises(dg.errors.MismatchError, match=f"attribute '{path}'"):
+        dg.execute(wrong, model)
 
 
 def test_hooks_of_the_copy_are_its_own():
