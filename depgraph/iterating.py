@@ -10,14 +10,12 @@ from torch import nn
 
 from depgraph.choosing.choose import plan as choose
 from depgraph.choosing.schedules import Shape, lifted, remainder, schedule
+from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
 from depgraph.execution.execute import execute
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
 from depgraph.tracing.trace import trace
-
-Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
-
 
 Scoring: TypeAlias = Callable[[Graph, nn.Module], Scores]
 """The scores of a model, given with its graph: for example ``lambda graph, model: dg.score(graph, model, criterion)``."""

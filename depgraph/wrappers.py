@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from torch import nn
+
+PREFIXES = ("module.", "_orig_mod.")
+"""What wrappers put before the names of parameters: `DataParallel` and `DistributedDataParallel`; `torch.compile`."""
+
+
+def unprefixed(name: str, known: Container[str]) -> str | None:
+    """The known name that is left when the prefixes of wrappers are taken off; None if there is none.
+
+    >>> unprefixed("module._orig_mod.0.weight", {"0.weight"})
+    '0.weight'
+    >>> unprefixed("module.weight", {"module.weight"})
+    'module.weight'
+    """
+    while name not in known:
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+        if prefix is None:
+            return None
+        name = name.removeprefix(prefix)
+    return name
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -10,19 +10,22 @@ from attrs import field, frozen
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from depgraph.algebra.spaces import Space, atoms
-from depgraph.criteria.collecting import DataDriven, Forward, counted, is_function, is_iterable, refuse_meta, run, untouched
-from depgraph.criteria.gathering import Lanes, Member, Members, Tensors, gathered, real
-from depgraph.criteria.layers import Layer, layers_of, marginals
-from depgraph.criteria.options import is_positive
+from depgraph.algebra.spaces import Atom, Space, atoms
+from depgraph.criteria.checks import is_function, is_iterable, is_positive
+from depgraph.criteria.collecting import DataDriven, Forward, counted, refuse_meta, run, untouched
+from depgraph.criteria.gathering import GroupIndices, Member, Members, Tensors, gathered
+from depgraph.criteria.layers import Layer, layers_of
 from depgraph.criteria.reductions import Importances
+from depgraph.criteria.sums import marginals, real
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 
-_SAME = frozenset({"_to_copy", "detach", "alias", "clone", "expand", "view", "_unsafe_view", "unsqueeze", "lift_fresh"})
+_KEEPS_ORDER = frozenset({"_to_copy", "detach", "alias", "clone", "expand", "view", "_unsafe_view", "unsqueeze", "lift_fresh"})
+"""Operators whose result holds the weights of a layer in their order: a layer that multiplies with it is that layer."""
 
 
-_TURNED = frozenset({"t", "transpose", "permute", "numpy_T", "mT"})
+_PERMUTES = frozenset({"t", "transpose", "permute", "numpy_T", "mT"})
+"""Operators whose result holds them with dimensions permuted, such as the transpose that `linear` multiplies with."""
 
 
 class Moments:
@@ -69,8 +72,11 @@ class Moments:
         together([self.deviations])
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes what layers read and make, by the parameter that they multiply with, under any way to call them."""
+class _LayerRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up what layers read and make, by the parameter that they multiply with.
+
+    It sees operators, so that functional calls, tied weights and modules of any class count alike.
+    """
 
     def __init__(self, parameters: Tensors, read: Mapping[str, Moments], made: Mapping[str, Moments]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -81,26 +87,26 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if name in _SAME or name in _TURNED:
-            source = self.owner(args[0])
-            if source is not None:
-                self.views[id(result)] = (result, source)
+        if name in _KEEPS_ORDER or name in _PERMUTES:
+            parameter = self.parameter_of(args[0])
+            if parameter is not None:
+                self.views[id(result)] = (result, parameter)
         elif name in {"convolution", "convolution_overrideable", "_convolution"}:
-            self.note(args[1], args[0], result, 1)
+            self.add(args[1], args[0], result, 1)
         elif name in {"mm", "bmm", "matmul", "linear"}:
-            self.note(args[1], args[0], result, -1)
+            self.add(args[1], args[0], result, -1)
         elif name in {"addmm", "baddbmm", "_addmm_activation"}:
-            self.note(args[2], args[1], result, -1)
+            self.add(args[2], args[1], result, -1)
         return result
 
-    def owner(self, tensor: Any) -> str | None:
-        """The parameter that a tensor is, or is a view of."""
-        found = self.names.get(id(tensor)) or self.views.get(id(tensor))
-        return None if found is None else found[1]
+    def parameter_of(self, tensor: Any) -> str | None:
+        """The name of the parameter that a tensor is, or is a view of."""
+        entry = self.names.get(id(tensor)) or self.views.get(id(tensor))
+        return None if entry is None else entry[1]
 
-    def note(self, weight: torch.Tensor, x: torch.Tensor, out: torch.Tensor, dim: int) -> None:
+    def add(self, weight: torch.Tensor, x: torch.Tensor, out: torch.Tensor, dim: int) -> None:
         """Add what a layer read and made."""
-        name = self.owner(weight)
+        name = self.parameter_of(weight)
         if name is None:
             return
         for moments, values in ((self.read.get(name), x), (self.made.get(name), out)):
@@ -121,11 +127,11 @@ class _OnActivations(DataDriven):
         refuse_meta(weights)
         before = {name: Moments(size, tensors[name].device) for name, size in read.items()}
         after = {name: Moments(size, tensors[name].device) for name, size in made.items()}
-        watch, number = _Watch(weights, before, after), 0
-        with untouched(model, self.training), torch.no_grad(), watch:
+        recorder, number = _LayerRecorder(weights, before, after), 0
+        with untouched(model, self.training), torch.no_grad(), recorder:
             for batch in self.read(self.batches):
                 self.forward(model, batch)
-                watch.views.clear()
+                recorder.views.clear()
                 number += 1
         count = torch.tensor(float(number), device=next((tensor.device for tensor in weights.values()), None))
         self.together([count])
@@ -176,7 +182,7 @@ class Activation(_OnActivations):
     def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
         layers = {name: found[0] for name, found in layers_of(graph).items() if self._taken(found[0])}
-        inputs, outputs = _holding(layers, "read"), _holding(layers, "made")
+        inputs, outputs = _layers_by_atom(layers, "read"), _layers_by_atom(layers, "made")
         members: Members = {}
         spaces: dict[Member, Space] = {}
         read: dict[str, int] = {}
@@ -196,17 +202,17 @@ class Activation(_OnActivations):
         if members and not before and not after:
             raise PlanError("forward ran none of the layers that the graph knows; pass the model's own inputs.")
 
-        def vector(member: Member, lanes: Lanes) -> torch.Tensor | None:
+        def vector(member: Member, indices: GroupIndices) -> torch.Tensor | None:
             name, dim = member
             moments = (before if dim == layers[name].in_dim else after).get(name)
-            return None if moments is None else gathered(self._read_off(moments).float(), spaces[member], lanes)
+            return None if moments is None else gathered(self._value(moments).float(), spaces[member], indices)
 
         return self.assembled(graph, members, vector)
 
     def _taken(self, layer: Layer) -> bool:
         return self.types is None or layer.operation.type in self.types
 
-    def _read_off(self, moments: Moments) -> torch.Tensor:
+    def _value(self, moments: Moments) -> torch.Tensor:
         if self.statistic == "absolute":
             return moments.absolute / moments.count
         if self.statistic == "mean":
@@ -216,13 +222,13 @@ class Activation(_OnActivations):
         return (moments.squares / moments.count).sqrt()
 
 
-def _holding(layers: Mapping[str, Layer], side: str) -> dict[Any, list[str]]:
-    """The layers that read or make each atom."""
-    found: dict[Any, list[str]] = {}
+def _layers_by_atom(layers: Mapping[str, Layer], side: str) -> dict[Atom, list[str]]:
+    """Each atom with the weights of the layers that read it, or make it."""
+    weights: dict[Atom, list[str]] = {}
     for name, layer in layers.items():
         for atom in atoms(getattr(layer, side)):
-            found.setdefault(atom, []).append(name)
-    return found
+            weights.setdefault(atom, []).append(name)
+    return weights
 
 
 @frozen
@@ -252,11 +258,11 @@ class Wanda(_OnActivations):
     def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
         layers = {name: found[0] for name, found in layers_of(graph).items()}
-        kept = {name: tuple(member for member in held if member[0] in layers) for name, held in self.members(graph).items()}
-        members = {name: held for name, held in kept.items() if held}
+        axes = {name: tuple(axis for axis in axes if axis[0] in layers) for name, axes in self.members(graph).items()}
+        members = {name: weights for name, weights in axes.items() if weights}
         if graph.groups and not members:
             raise PlanError("no group has a weight of a convolution or linear layer; Wanda measures nothing else.")
-        read = {name: layers[name].read.size for held in members.values() for name, _ in held}
+        read = {name: layers[name].read.size for weights in members.values() for name, _ in weights}
         before, _ = self.watched(model, tensors, read, {})
         if members and not before:
             raise PlanError("forward ran none of the layers that the graph knows; pass the model's own inputs.")
@@ -267,15 +273,18 @@ class Wanda(_OnActivations):
             weight, norms, layer = tensors[name], before[name].squares.sqrt().float(), layers[name]
 
             def element(slab: torch.Tensor, rows: slice) -> torch.Tensor:
-                return (real(slab).abs() * _beside(norms, weight, layer.in_dim, rows)).pow(self.p)
+                return (real(slab).abs() * _norms_like_rows(norms, weight, layer.in_dim, rows)).pow(self.p)
 
             return marginals(name, weight, dims, element)
 
         return self.summed(graph, members, sums)
 
 
-def _beside(norms: torch.Tensor, weight: torch.Tensor, in_dim: int, rows: slice) -> torch.Tensor:
-    """The norms of a layer's inputs in the shape of some rows of its weight; each block of a convolution has its own."""
+def _norms_like_rows(norms: torch.Tensor, weight: torch.Tensor, in_dim: int, rows: slice) -> torch.Tensor:
+    """The norm of the input that each weight multiplies, for some rows of a layer's weight.
+
+    They broadcast against the rows. In a grouped convolution each block of rows reads channels of its own.
+    """
     rest = (1,) * (weight.ndim - 2)
     if in_dim == 0:
         return norms[rows].view(-1, 1, *rest)

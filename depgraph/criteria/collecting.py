@@ -12,9 +12,11 @@ import torch.distributed as dist
 from attrs import field, frozen
 from torch import nn
 
-from depgraph.criteria.gathering import Tensors, readable
-from depgraph.criteria.options import Options, is_flag
+from depgraph.criteria.checks import is_flag
+from depgraph.criteria.gathering import Tensors
+from depgraph.criteria.options import Options
 from depgraph.criteria.reductions import Importances
+from depgraph.criteria.sums import readable
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 
@@ -22,21 +24,6 @@ Loss = Callable[[nn.Module, Any], torch.Tensor]
 
 
 Forward = Callable[[nn.Module, Any], Any]
-
-
-def is_function(instance: object, attribute: Any, value: Any) -> None:
-    """Refuse what cannot be called."""
-    if not callable(value):
-        raise PlanError(f"expected {attribute.name}= to be a function of (model, batch), met {value!r}.")
-
-
-def is_iterable(instance: object, attribute: Any, value: Any) -> None:
-    """Refuse what cannot be read batch by batch."""
-    if isinstance(value, (torch.Tensor, str, bytes, Mapping)) or not hasattr(value, "__iter__"):
-        raise PlanError(
-            f"expected {attribute.name}= to be an iterable of batches, such as a DataLoader, met {type(value).__name__}; "
-            "put a single batch into a list."
-        )
 
 
 @frozen(kw_only=True)
@@ -103,7 +90,7 @@ def untouched(model: nn.Module, training: bool, differentiable: Iterable[torch.T
         differentiable: parameters that are to require gradients meanwhile.
     """
     modules = list(model.modules())
-    plain = [dict(module.__dict__) for module in modules]
+    attributes = [dict(module.__dict__) for module in modules]
     registries = [
         (registry, dict(registry))
         for module in modules
@@ -131,7 +118,7 @@ def untouched(model: nn.Module, training: bool, differentiable: Iterable[torch.T
             torch.backends.mha.set_fastpath_enabled(fast)
             for registry, content in registries:
                 _put_back(registry, content)
-            for module, content in zip(modules, plain, strict=True):
+            for module, content in zip(modules, attributes, strict=True):
                 _put_back(module.__dict__, content)
 
 
@@ -144,23 +131,23 @@ def _put_back(target: dict[Any, Any], content: dict[Any, Any]) -> None:
 
 def losses(loss: Loss, model: nn.Module, batch: Any, number: int) -> torch.Tensor:
     """The losses of one batch as a vector: of one entry for a scalar, else one for each sample."""
-    found = loss(model, batch)
-    if not isinstance(found, torch.Tensor):
-        raise PlanError(f"expected the loss to be a tensor, met {type(found).__name__} for batch {number}.")
-    if found.ndim > 1 or not found.numel():
+    values = loss(model, batch)
+    if not isinstance(values, torch.Tensor):
+        raise PlanError(f"expected the loss to be a tensor, met {type(values).__name__} for batch {number}.")
+    if values.ndim > 1 or not values.numel():
         raise PlanError(
-            f"expected the loss to be a scalar, or a vector of one loss per sample, met the shape {tuple(found.shape)} "
+            f"expected the loss to be a scalar, or a vector of one loss per sample, met the shape {tuple(values.shape)} "
             f"for batch {number}."
         )
-    if not found.requires_grad:
+    if not values.requires_grad:
         raise PlanError(
             f"the loss of batch {number} has no gradient: compute it from the model that the function is given, without "
             "torch.no_grad, detach or item."
         )
-    total = float(found.detach().sum())
+    total = float(values.detach().sum())
     if not math.isfinite(total):
         raise PlanError(f"the loss of batch {number} is {total}; leave that batch out, or check the model.")
-    return found.reshape(-1)
+    return values.reshape(-1)
 
 
 def run(model: nn.Module, batch: Any) -> Any:

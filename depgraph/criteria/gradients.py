@@ -9,11 +9,12 @@ import torch
 from attrs import field, frozen
 from torch import nn
 
-from depgraph.criteria.collecting import DataDriven, Loss, counted, is_function, is_iterable, losses, refuse_meta, untouched
+from depgraph.criteria.checks import is_flag, is_function, is_iterable
+from depgraph.criteria.collecting import DataDriven, Loss, counted, losses, refuse_meta, untouched
 from depgraph.criteria.gathering import Members, Tensors
-from depgraph.criteria.layers import layers_of, marginals
-from depgraph.criteria.options import is_flag
+from depgraph.criteria.layers import layers_of
 from depgraph.criteria.reductions import Importances, Normaliser, known_normaliser
+from depgraph.criteria.sums import marginals
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 
@@ -31,11 +32,14 @@ class _OnLoss(DataDriven):
     def gathered(self, graph: Graph, model: nn.Module, tensors: Tensors) -> tuple[Members, dict[str, torch.Tensor]]:
         """What takes part, and for each parameter in it the mean over the samples of the gradient or of its square."""
         members = self.chosen(graph)
-        wanted = {name: tensors[name] for held in members.values() for name, _ in held}
+        wanted = {name: tensors[name] for axes in members.values() for name, _ in axes}
         refuse_meta(wanted)
-        whole = [name for name, tensor in wanted.items() if not (tensor.is_floating_point() or tensor.is_complex())]
-        if whole:
-            raise PlanError(f"{whole[0]!r} holds whole numbers and has no gradient; choose other layers with types=.")
+        integral = [name for name, tensor in wanted.items() if not (tensor.is_floating_point() or tensor.is_complex())]
+        if integral:
+            names = ", ".join(map(repr, integral))
+            raise PlanError(
+                f"whole numbers have no gradient, but a group holds those of {names}; choose other layers with types=."
+            )
         sums = {name: torch.zeros_like(tensor, dtype=_accumulating(tensor)) for name, tensor in wanted.items()}
         count = torch.zeros((), dtype=torch.float32, device=next((t.device for t in wanted.values()), None))
         with untouched(model, self.training, wanted.values()), torch.enable_grad():
@@ -43,9 +47,11 @@ class _OnLoss(DataDriven):
                 count += self.accumulate(sums, wanted, losses(self.loss, model, batch, number))
         self.together([*sums.values(), count])
         total = counted(float(count))
-        return members, {name: found.div_(total) for name, found in sums.items()}
+        return members, {name: values.div_(total) for name, values in sums.items()}
 
-    def accumulate(self, sums: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], found: torch.Tensor) -> int:
+    def accumulate(
+        self, sums: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], batch_losses: torch.Tensor
+    ) -> int:
         """Add what the losses of one batch give; returns the number of samples."""
         raise NotImplementedError
 
@@ -56,13 +62,13 @@ def _accumulating(tensor: torch.Tensor) -> torch.dtype:
     return narrow.get(tensor.dtype, tensor.dtype) if tensor.is_complex() or tensor.element_size() >= 4 else torch.float32
 
 
-def _slopes(loss: torch.Tensor, wanted: Mapping[str, torch.Tensor], again: bool = False) -> list[tuple[str, torch.Tensor]]:
+def _gradients(loss: torch.Tensor, wanted: Mapping[str, torch.Tensor], again: bool = False) -> list[tuple[str, torch.Tensor]]:
     """The gradients of a loss in the parameters that it depends on."""
-    found = torch.autograd.grad(loss, list(wanted.values()), retain_graph=again, allow_unused=True)
-    slopes = [(name, slope.detach()) for name, slope in zip(wanted, found, strict=True) if slope is not None]
-    if not slopes:
+    values = torch.autograd.grad(loss, list(wanted.values()), retain_graph=again, allow_unused=True)
+    gradients = [(name, value.detach()) for name, value in zip(wanted, values, strict=True) if value is not None]
+    if not gradients:
         raise PlanError("the loss does not depend on any parameter of a group; compute it from this model's output.")
-    return slopes
+    return gradients
 
 
 @frozen
@@ -92,19 +98,21 @@ class Taylor(_OnLoss):
     normaliser: Normaliser = field(default="mean", validator=known_normaliser, kw_only=True)
     multivariable: bool = field(default=False, validator=is_flag)
 
-    def accumulate(self, sums: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], found: torch.Tensor) -> int:
+    def accumulate(
+        self, sums: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], batch_losses: torch.Tensor
+    ) -> int:
         """Add the gradient of the batch's mean loss."""
-        for name, slope in _slopes(found.mean(), wanted):
-            sums[name].add_(slope)
+        for name, gradient in _gradients(batch_losses.mean(), wanted):
+            sums[name].add_(gradient)
         return 1
 
     def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
-        members, slopes = self.gathered(graph, model, tensors)
+        members, gradients = self.gathered(graph, model, tensors)
 
         def sums(name: str, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
             def element(slab: torch.Tensor, rows: slice) -> torch.Tensor:
-                change = slopes[name][rows] * slab.conj()
+                change = gradients[name][rows] * slab.conj()
                 change = change.real if change.is_complex() else change
                 return change if self.multivariable else change.abs()
 
@@ -134,13 +142,15 @@ class Hessian(_OnLoss):
     {'0.weight:0': (2.0, 4.5)}
     """
 
-    def accumulate(self, sums: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], found: torch.Tensor) -> int:
+    def accumulate(
+        self, sums: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], batch_losses: torch.Tensor
+    ) -> int:
         """Add the squared gradient of each sample's loss."""
-        for place, loss in enumerate(found):
-            for name, slope in _slopes(loss, wanted, place + 1 < len(found)):
-                slope = slope.to(sums[name].dtype)
-                sums[name].add_(slope.abs().square() if slope.is_complex() else slope.square())
-        return len(found)
+        for place, loss in enumerate(batch_losses):
+            for name, gradient in _gradients(loss, wanted, place + 1 < len(batch_losses)):
+                gradient = gradient.to(sums[name].dtype)
+                sums[name].add_(gradient.abs().square() if gradient.is_complex() else gradient.square())
+        return len(batch_losses)
 
     def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
@@ -174,13 +184,11 @@ class OBDC(Hessian):
     >>> graph = dg.trace(model, torch.randn(1, 1))
     >>> loss = lambda model, batch: model(batch).sum()
     >>> apart = dg.score(graph, model, dg.criteria.OBDC([torch.ones(1, 1)], loss, reduction="none"))
-    >>> apart.members
+    >>> dict(apart.members)
     {'0.weight:0': (('0.weight', 0),)}
     """
 
     def chosen(self, graph: Graph) -> Members:
         """The output axes of layers, where a group has any."""
-        outputs = {(name, layer.out_dim) for name, found in layers_of(graph).items() for layer in found}
-        return {
-            name: tuple(member for member in held if member in outputs) or held for name, held in self.members(graph).items()
-        }
+        outputs = {(name, layer.out_dim) for name, layers in layers_of(graph).items() for layer in layers}
+        return {name: tuple(axis for axis in axes if axis in outputs) or axes for name, axes in self.members(graph).items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from attrs import field, frozen
 
-from depgraph.criteria.gathering import Lanes, Member, Members, gathered
+from depgraph.criteria.checks import is_flag, op_types
+from depgraph.criteria.gathering import GroupIndices, Member, Members, gathered
 from depgraph.criteria.reductions import (
     REDUCTIONS,
     Importances,
@@ -24,32 +24,6 @@ from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.ragged import bases_of
 from depgraph.graph.records import OpType
-
-
-def op_types(value: Iterable[OpType] | OpType | None) -> frozenset[OpType] | None:
-    """The chosen types as a set; None for all. Refuses anything else."""
-    if value is None:
-        return None
-    try:
-        chosen = frozenset([value] if isinstance(value, OpType) else value)
-    except TypeError:
-        raise PlanError(f"expected types= to be a set of dg.OpType, met {value!r}.") from None
-    wrong = [item for item in chosen if not isinstance(item, OpType)]
-    if wrong or not chosen:
-        raise PlanError(f"expected types= to be a set of dg.OpType, such as {{dg.OpType.CONV}}, met {value!r}.")
-    return chosen
-
-
-def is_flag(instance: object, attribute: Any, value: object) -> None:
-    """Refuse anything but a truth value."""
-    if not isinstance(value, bool):
-        raise PlanError(f"expected {attribute.name}= to be True or False, met {value!r}.")
-
-
-def is_positive(instance: object, attribute: Any, value: Any) -> None:
-    """Refuse anything but a positive number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise PlanError(f"expected {attribute.name}= to be a positive number, met {value!r}.")
 
 
 @frozen(kw_only=True)
@@ -86,38 +60,40 @@ class Options:
         parameters = {tensor.name for tensor in graph.tensors if tensor.kind == "parameter"}
         uses = graph.uses
         offsets = frozenset() if self.bias else graph.offsets
-        found: Members = {}
+        members: Members = {}
         for group in graph.groups:
-            held = [member for member in group.members if member[0] in parameters]
+            axes = [axis for axis in group.members if axis[0] in parameters]
             if self.types is not None:
-                held = [member for member in held if any(use.type in self.types for use, _ in uses.get(member[0], ()))]
-            chosen = tuple(member for member in held if member[0] not in offsets) or tuple(held)
+                axes = [axis for axis in axes if any(use.type in self.types for use, _ in uses.get(axis[0], ()))]
+            chosen = tuple(axis for axis in axes if axis[0] not in offsets) or tuple(axes)
             if chosen:
-                found[group.name] = chosen
-        if graph.groups and not found:
+                members[group.name] = chosen
+        if graph.groups and not members:
             wanted = ", ".join(sorted(kind.name for kind in self.types or ()))
             raise PlanError(f"no group has a parameter in a layer of the types {wanted}; choose others with types=.")
-        return found
+        return members
 
-    def assembled(self, graph: Graph, members: Members, vector: Callable[[Member, Lanes], torch.Tensor | None]) -> Importances:
+    def assembled(
+        self, graph: Graph, members: Members, vector: Callable[[Member, GroupIndices], torch.Tensor | None]
+    ) -> Importances:
         """Reduce and normalise the vectors, or tables, of the members of each group; a member without one is left out."""
         bases = bases_of(graph) if self.ragged else {}
         scores: Importances = {}
-        apart: dict[str, tuple[Numbers, ...]] = {}
-        seen: Members = {}
+        by_member: dict[str, tuple[Numbers, ...]] = {}
+        measured: Members = {}
         for group in graph.groups:
-            lanes = Lanes(group.atom, bases.get(group.atom))
-            found = [(member, part) for member in members.get(group.name, ()) if (part := vector(member, lanes)) is not None]
-            if not found:
+            indices = GroupIndices(group.atom, bases.get(group.atom))
+            pairs = [(member, part) for member in members.get(group.name, ()) if (part := vector(member, indices)) is not None]
+            if not pairs:
                 continue
-            parts = [part.to(found[0][1].device) for _, part in found]
+            parts = [part.to(pairs[0][1].device) for _, part in pairs]
             if self.reduction == "none":
-                seen[group.name] = tuple(member for member, _ in found)
-                apart[group.name] = tuple(normalised(group.name, part, self.normaliser) for part in parts)
+                measured[group.name] = tuple(member for member, _ in pairs)
+                by_member[group.name] = tuple(normalised(group.name, part, self.normaliser) for part in parts)
             else:
                 scores[group.name] = normalised(group.name, REDUCTIONS[self.reduction](parts), self.normaliser)
         if self.reduction == "none":
-            return cast(Importances, MemberScores(seen, apart))  # no mapping, so that a plan refuses it
+            return cast(Importances, MemberScores(measured, by_member))  # no mapping, so that a plan refuses it
         return scores
 
     def summed(
@@ -135,14 +111,14 @@ class Options:
             sums: from a parameter's name and some of its dimensions to a vector along each of these.
             after: applied to what `gathered` makes of each vector.
         """
-        wanted: dict[str, dict[int, None]] = {}
-        for name, dim in (member for held in members.values() for member in held):
-            wanted.setdefault(name, {})[dim] = None
-        found = {name: sums(name, tuple(dims)) for name, dims in wanted.items()}
+        dims_of: dict[str, dict[int, None]] = {}
+        for name, dim in (member for axes in members.values() for member in axes):
+            dims_of.setdefault(name, {})[dim] = None
+        sums_of = {name: sums(name, tuple(dims)) for name, dims in dims_of.items()}
 
-        def vector(member: Member, lanes: Lanes) -> torch.Tensor | None:
+        def vector(member: Member, indices: GroupIndices) -> torch.Tensor | None:
             name, dim = member
-            along = found[name].get(dim)
-            return None if along is None else after(gathered(along, graph.by_name[name].axes[dim], lanes))
+            along_axis = sums_of[name].get(dim)
+            return None if along_axis is None else after(gathered(along_axis, graph.by_name[name].axes[dim], indices))
 
         return self.assembled(graph, members, vector)

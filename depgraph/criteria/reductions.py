@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 
 from depgraph.errors import PlanError
 
@@ -113,13 +114,13 @@ def normalised(group: str, importances: torch.Tensor, normaliser: Normaliser) ->
     """
     if importances.ndim == 1:
         return tuple(_normalised(group, importances, normaliser).tolist())
-    lanes, order = importances.sort(dim=1, stable=True)
-    together = lanes.sum(0)
+    ascending, order = importances.sort(dim=1, stable=True)
+    together = ascending.sum(0)
     result = _normalised(group, together, normaliser)
     if isinstance(normaliser, str) and normaliser in SCALING:
         table = importances * _over(result.sum(), together.sum())
     else:
-        table = torch.empty_like(importances).scatter_(1, order, (result / len(lanes)).to(importances.dtype).expand_as(lanes))
+        table = torch.empty_like(importances).scatter_(1, order, (result / len(order)).to(importances.dtype).expand_as(order))
     return tuple(map(tuple, table.tolist()))
 
 
@@ -134,6 +135,10 @@ def _normalised(group: str, importances: torch.Tensor, normaliser: Normaliser) -
                 "it must return one number per index."
             )
     return result
+
+
+def _read_only(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    return MappingProxyType(dict(mapping))
 
 
 @frozen
@@ -151,8 +156,12 @@ class MemberScores:
     {'a:0': (3.0, 5.0)}
     """
 
-    members: dict[str, tuple[tuple[str, int], ...]]
-    scores: dict[str, tuple[Numbers, ...]]
+    members: Mapping[str, tuple[tuple[str, int], ...]] = field(converter=_read_only)
+    scores: Mapping[str, tuple[Numbers, ...]] = field(converter=_read_only)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Read-only mappings can be neither pickled nor copied; what they show can."""
+        return MemberScores, (dict(self.members), dict(self.scores))
 
     def reduce(self, reduction: str = "mean", normaliser: Normaliser = "mean") -> Importances:
         """One number per index of each group.
@@ -168,8 +177,8 @@ class MemberScores:
             raise PlanError(f"expected a reduction among {list(REDUCTIONS)}, met {reduction!r}.")
         if not callable(normaliser) and normaliser not in NORMALISERS:
             raise PlanError(f"expected a normaliser among {list(NORMALISERS)} or a function, met {normaliser!r}.")
-        made = REDUCTIONS[reduction]
+        reduced = REDUCTIONS[reduction]
         return {
-            group: normalised(group, made([torch.tensor(values, dtype=torch.float64) for values in apart]), normaliser)
-            for group, apart in self.scores.items()
+            group: normalised(group, reduced([torch.tensor(values, dtype=torch.float64) for values in members]), normaliser)
+            for group, members in self.scores.items()
         }

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from attrs import field, frozen, validators
 
-from depgraph.criteria.gathering import Lanes, Member, Tensors, readable, real, slices
-from depgraph.criteria.layers import marginals, squares
-from depgraph.criteria.options import Options, is_flag, is_positive, op_types
+from depgraph.criteria.checks import is_flag, is_positive, op_types
+from depgraph.criteria.gathering import GroupIndices, Member, Tensors, slices
+from depgraph.criteria.options import Options
 from depgraph.criteria.reductions import Importances, Normaliser, known_normaliser
+from depgraph.criteria.sums import marginals, readable, real, squares
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.ragged import bases_of
@@ -125,9 +126,9 @@ class FPGM(Options):
     def __call__(self, graph: Graph, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
 
-        def vector(member: Member, lanes: Lanes) -> torch.Tensor:
+        def vector(member: Member, indices: GroupIndices) -> torch.Tensor:
             name, dim = member
-            rows = slices(readable(name, tensors[name]), dim, graph.by_name[name].axes[dim], lanes)
+            rows = slices(readable(name, tensors[name]), dim, graph.by_name[name].axes[dim], indices)
             rows = torch.view_as_real(rows).flatten(-2) if rows.is_complex() else real(rows)
             rows = rows if self.p is None else _powers(rows, self.p)
             batches = rows if rows.ndim == 3 else rows[None]
@@ -165,11 +166,11 @@ class Elementwise(Options):
 
         def sums(name: str, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
             def element(slab: torch.Tensor, rows: slice) -> torch.Tensor:
-                found = self.function(slab)
-                if not isinstance(found, torch.Tensor) or found.shape != slab.shape:
-                    met = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+                values = self.function(slab)
+                if not isinstance(values, torch.Tensor) or values.shape != slab.shape:
+                    met = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
                     raise PlanError(f"the function gave {met} for {name!r}; expected a tensor of shape {tuple(slab.shape)}.")
-                return real(found)
+                return real(values)
 
             return marginals(name, tensors[name], dims, element)
 
@@ -195,8 +196,8 @@ class Random:
         def numbers(count: int) -> tuple[float, ...]:
             return tuple(generator.random() for _ in range(count))
 
-        found: Importances = {}
+        scores: Importances = {}
         for group in graph.groups:
             base = bases.get(group.atom)
-            found[group.name] = numbers(group.size) if base is None else tuple(numbers(group.size) for _ in range(base.size))
-        return found
+            scores[group.name] = numbers(group.size) if base is None else tuple(numbers(group.size) for _ in range(base.size))
+        return scores

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,25 +50,61 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
     """
     model = checked(plan, model)
     smaller = _prepared(plan, model)
-    replaced = {id(old): new for old, new in smaller.values()}
-    undo: list[Callable[[], None]] = []
+    for old, new in smaller.values():
+        _move_hooks(old, new)
+    new_of = {id(old): new for old, new in smaller.values()}
+    parameters = {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}
+    before = _State(model, plan.edits)
     try:
         for module in model.modules():
-            for held in (module._parameters, module._buffers):
-                for name, tensor in held.items():
-                    if tensor is not None and id(tensor) in replaced:
-                        undo.append(_setter(held, name, tensor))
-                        held[name] = replaced[id(tensor)]  # type: ignore[assignment]
+            _replace_tensors(module, new_of)
         for edit in plan.edits:
             _write(model, edit.path, edit.new)
-            undo.append(_restorer(model, edit))
-        for module in model.modules():
-            _follow_elsewhere(module, replaced, undo)
-    except BaseException:
-        for action in reversed(undo):
-            action()
+        return parameters  # type: ignore[return-value]
+    except BaseException as error:
+        before.restore(error)
         raise
-    return {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}  # type: ignore[misc]
+
+
+class _State:
+    """What a module tree holds before it is written to, and how to put it back: the very objects, in the same order.
+
+    Noted are the attributes and the registries of every module, so that whatever a setter of the user's own writes beside the
+    attribute of an edit goes back, too, and the objects between the modules and the edits, such as configs and lists.
+    """
+
+    def __init__(self, model: nn.Module, edits: Sequence[Edit]) -> None:
+        self._model, self._edits = model, edits
+        self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+        self._lists: list[tuple[list[Any], list[Any]]] = []
+        holders = [holder for edit in edits for holder in _holders(model, edit.path)]
+        own = [module.__dict__ for module in model.modules()]
+        for holder in (*own, *(value for attributes in own for value in attributes.values()), *holders):
+            if isinstance(holder, list):
+                self._lists.append((holder, list(holder)))
+            elif isinstance(holder, dict):
+                self._dicts.append((holder, dict(holder)))
+            elif (
+                any(holder is other for other in holders) and not isinstance(holder, nn.Module) and hasattr(holder, "__dict__")
+            ):
+                self._dicts.append((vars(holder), dict(vars(holder))))
+
+    def restore(self, error: BaseException) -> None:
+        """Put everything back. What that raises becomes a note of the error, and keeps nothing else from going back."""
+        for attributes, content in self._dicts:
+            if len(attributes) != len(content) or any(
+                key not in attributes or attributes[key] is not value for key, value in content.items()
+            ):
+                attributes.clear()
+                attributes.update(content)
+        for items, elements in self._lists:
+            items[:] = elements
+        for edit in reversed(self._edits):  # values behind slots, descriptors and the like
+            try:
+                if _read(self._model, edit.path) != edit.old:
+                    _write(self._model, edit.path, edit.old)
+            except Exception as failure:  # noqa: BLE001  the steps after it must run
+                error.add_note(f"depgraph could not put back {edit.path!r}, which was {edit.old}: {failure!r}")
 
 
 def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
@@ -100,65 +136,67 @@ def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
     return result
 
 
-def _setter(held: Any, name: str, tensor: Any) -> Callable[[], None]:
-    return lambda: held.__setitem__(name, tensor)
-
-
-def _restorer(model: nn.Module, edit: Edit) -> Callable[[], None]:
-    return lambda: _write(model, edit.path, edit.old)
-
-
 def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and buffers that the plan cuts, by name. Raises `MismatchError`, with everything that does not fit."""
-    held: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    held.update(model.named_buffers(remove_duplicate=False))
-    problems = []
-    for name, sizes in plan.sizes.items():
-        tensor = held.get(name)
-        if tensor is None:
-            problems.append(f"the model has no parameter or buffer {name!r}")
-            continue
-        for dim, size in sizes.items():
-            if dim >= tensor.ndim or tensor.shape[dim] != size:
-                problems.append(f"{name!r}: expected size {size} in dimension {dim}, met shape {tuple(tensor.shape)}")
-    for edit in plan.edits:
-        try:
-            met = _read(model, edit.path)
-        except (AttributeError, KeyError, IndexError, TypeError):
-            problems.append(f"the model has no attribute {edit.path!r}")
-            continue
-        if met != edit.old:
-            problems.append(f"attribute {edit.path!r}: expected {edit.old}, met {met!r}")
-    by_tensor: dict[int, tuple[str, dict[int, IndexSet]]] = {}
-    for name, dims in plan.kept.items():
-        if name in held:
-            first = by_tensor.setdefault(id(held[name]), (name, dims))
-            if first[1] != dims:
-                problems.append(f"{first[0]!r} and {name!r} are one tensor here, but the plan cuts them differently")
-    cut_names = set(plan.kept)
-    for name, tensor in held.items():
-        if id(tensor) in by_tensor and name not in cut_names:
-            problems.append(f"{name!r} is tied to {by_tensor[id(tensor)][0]!r} here, but not in the model that was traced")
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    problems = [*_misshapen(plan, tensors), *_other_attributes(plan, model), *_other_ties(plan, tensors)]
     if problems:
         raise MismatchError(
             "the plan does not fit this model:",
             problems,
             "Execute it on the model that it was made for, before any other change.",
         )
-    return {name: held[name] for name in plan.kept}
+    return {name: tensors[name] for name in plan.kept}
+
+
+def _misshapen(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    for name, sizes in plan.sizes.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            yield f"the model has no parameter or buffer {name!r}"
+            continue
+        for dim, size in sizes.items():
+            if dim >= tensor.ndim or tensor.shape[dim] != size:
+                yield f"{name!r}: expected size {size} in dimension {dim}, met shape {tuple(tensor.shape)}"
+
+
+def _other_attributes(plan: Plan, model: nn.Module) -> Iterator[str]:
+    for edit in plan.edits:
+        try:
+            met = _read(model, edit.path)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+            yield f"the model has no attribute {edit.path!r}"
+            continue
+        if isinstance(met, torch.Tensor) or met != edit.old:
+            yield f"attribute {edit.path!r}: expected {edit.old}, met {met!r}"
+
+
+def _other_ties(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    """One tensor under several names must be cut alike under all of them, the ones that the plan does not reach included."""
+    first_of: dict[int, tuple[str, dict[int, IndexSet]]] = {}
+    for name, dims in plan.kept.items():
+        if name in tensors:
+            first, cut = first_of.setdefault(id(tensors[name]), (name, dims))
+            if cut != dims:
+                yield f"{first!r} and {name!r} are one tensor here, but the plan cuts them differently"
+    reached = set(plan.kept)
+    for name, tensor in tensors.items():
+        if id(tensor) in first_of and name not in reached:
+            yield f"{name!r} is tied to {first_of[id(tensor)][0]!r} here, but not in the model that was traced"
 
 
 def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Check the plan against the model, then make every new tensor. Name to (old, new); tied names share both."""
-    held = fitting(plan, model)
-    made: dict[int, torch.Tensor] = {}
+    tensors = fitting(plan, model)
+    new_of: dict[int, torch.Tensor] = {}
     distinct = {id(kept): kept for dims in plan.kept.values() for kept in dims.values()}
-    positions = {key: torch.tensor(list(kept), dtype=torch.long) for key, kept in distinct.items()}
+    positions = {number: torch.tensor(list(kept), dtype=torch.long) for number, kept in distinct.items()}
     for name, dims in plan.kept.items():
-        old = held[name]
-        if id(old) not in made:
-            made[id(old)] = _smaller(old, {dim: positions[id(kept)] for dim, kept in dims.items()})
-    return {name: (held[name], made[id(held[name])]) for name in plan.kept}
+        old = tensors[name]
+        if id(old) not in new_of:
+            new_of[id(old)] = _smaller(old, {dim: positions[id(kept)] for dim, kept in dims.items()})
+    return {name: (tensors[name], new_of[id(tensors[name])]) for name in plan.kept}
 
 
 def _smaller(tensor: torch.Tensor, positions: dict[int, torch.Tensor]) -> torch.Tensor:
@@ -182,22 +220,33 @@ def like(old: torch.Tensor, data: torch.Tensor, select: Callable[[torch.Tensor],
     else:
         new = data.requires_grad_(old.requires_grad)
     new.__dict__.update({key: value for key, value in old.__dict__.items() if key != "_is_param"})
-    if old._backward_hooks:
-        new._backward_hooks = old._backward_hooks
+    for hooks in _HOOKS:
+        if content := getattr(old, hooks, None):
+            setattr(new, hooks, type(content)(content))  # its own: a hook that is added later belongs to one model alone
     if old.grad is not None:
         new.grad = select(old.grad)
     return new
 
 
-def _holder(model: Any, path: str) -> tuple[Any, str]:
-    *parents, last = path.split(".")
-    holder = model
-    for name in parents:
-        holder = _step(holder, name)
-    return holder, last
+def _move_hooks(old: torch.Tensor, new: torch.Tensor) -> None:
+    """Let a tensor that takes the place of another have that one's hooks, so that the user's handles still remove them."""
+    for hooks in _HOOKS:
+        if content := getattr(old, hooks, None):
+            setattr(new, hooks, content)
 
 
-def _step(holder: Any, name: str) -> Any:
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def _holders(model: Any, path: str) -> list[Any]:
+    """The objects on the way to an attribute, from the model to the one that has it."""
+    holders = [model]
+    for name in path.split(".")[:-1]:
+        holders.append(_child(holders[-1], name))
+    return holders
+
+
+def _child(holder: Any, name: str) -> Any:
     if isinstance(holder, (list, tuple)):
         return holder[int(name)]
     if isinstance(holder, dict):
@@ -206,12 +255,12 @@ def _step(holder: Any, name: str) -> Any:
 
 
 def _read(model: nn.Module, path: str) -> Any:
-    return _step(*_holder(model, path))
+    return _child(_holders(model, path)[-1], path.rpartition(".")[2])
 
 
 def _write(model: nn.Module, path: str, value: Any) -> None:
     """Set an attribute by dotted path. A tuple on the way is replaced by one with the new element."""
-    holder, last = _holder(model, path)
+    holder, last = _holders(model, path)[-1], path.rpartition(".")[2]
     if isinstance(holder, tuple):
         position = int(last)
         items = (*holder[:position], value, *holder[position + 1 :])
@@ -226,42 +275,50 @@ def _write(model: nn.Module, path: str, value: Any) -> None:
         object.__setattr__(holder, last, value)  # configs may be frozen, or map names when they are set
 
 
-def _follow_elsewhere(module: nn.Module, replaced: dict[int, torch.Tensor], undo: list[Callable[[], None]]) -> None:
-    """A module may hold its parameters in lists, tuples or dicts of its own, too: let these hold the new ones."""
+def _replace_tensors(module: nn.Module, new_of: Mapping[int, torch.Tensor]) -> None:
+    """Put new tensors in the place of old ones, in attributes and in containers of the module's own, too.
+
+    Containers are replaced instead of written to. A recurrent layer's list of flat weights is one of them; it is made anew,
+    because on a GPU the weights must lie in one block of memory.
+    """
+    touched = False
+    for tensors in (module._parameters, module._buffers):
+        for name, tensor in tensors.items():
+            if tensor is not None and id(tensor) in new_of:
+                tensors[name] = new_of[id(tensor)]  # type: ignore[assignment]
+                touched = True
     for name, content in list(module.__dict__.items()):
-        if name in _STATE or isinstance(content, torch.Tensor):
-            continue
-        new = _swapped(content, replaced)
-        if new is not content:
-            undo.append(_setter(module.__dict__, name, content))
-            module.__dict__[name] = new
-    if isinstance(module, nn.RNNBase):
+        if name not in _OWN_STATE:
+            new = _replaced(content, new_of)
+            if new is not content:
+                module.__dict__[name] = new
+    if touched and isinstance(module, nn.RNNBase):
         module._init_flat_weights()
-        undo.insert(0, module._init_flat_weights)  # undone last, when the old weights are back in their places
 
 
-_STATE = frozenset(vars(nn.Module()))
+_OWN_STATE = frozenset(vars(nn.Module()))
+"""What every module holds: its registries and hooks."""
 
 
-def _swapped(content: Any, replaced: dict[int, torch.Tensor]) -> Any:
+def _replaced(content: Any, new_of: Mapping[int, torch.Tensor]) -> Any:
     """The same container with the new tensors; the container itself if it holds none of the old ones."""
     if isinstance(content, torch.Tensor):
-        return replaced.get(id(content), content)
+        return new_of.get(id(content), content)
     if type(content) in {list, tuple}:
-        items = [_swapped(item, replaced) for item in content]
+        items = [_replaced(item, new_of) for item in content]
         unchanged = all(new is old for new, old in zip(items, content, strict=True))
         return content if unchanged else type(content)(items)
     if type(content) is dict:
-        made = {key: _swapped(item, replaced) for key, item in content.items()}
-        return content if all(made[key] is item for key, item in content.items()) else made
+        values = {key: _replaced(item, new_of) for key, item in content.items()}
+        return content if all(values[key] is item for key, item in content.items()) else values
     return content
 
 
 def _computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
     """Copies of tensors that modules keep from a forward, such as weight_norm's weight: deepcopy refuses these."""
-    found: dict[int, torch.Tensor] = {}
-    for module in model.modules():
-        for content in module.__dict__.values():
-            if isinstance(content, torch.Tensor) and not content.is_leaf:
-                found[id(content)] = content.detach().clone()
-    return found
+    return {
+        id(content): content.detach().clone()
+        for module in model.modules()
+        for content in module.__dict__.values()
+        if isinstance(content, torch.Tensor) and not content.is_leaf
+    }

@@ -45,13 +45,13 @@ def mask(plan: Plan, model: nn.Module) -> nn.Module:
     True
     """
     model = checked(plan, model)
-    made: dict[int, torch.Tensor] = {}
-    for parameter, positions in _targets(plan, model):
+    masked: dict[int, torch.Tensor] = {}
+    for parameter, positions in _zeroed(plan, model):
         values = parameter.detach().clone()
         for dim, index in positions.items():
-            _real(values).index_fill_(dim, index.to(values.device), 0)
-        made[id(parameter)] = like(parameter, values, lambda gradient: gradient.clone())
-    return copied(model, made)
+            _as_real(values).index_fill_(dim, index.to(values.device), 0)
+        masked[id(parameter)] = like(parameter, values, lambda gradient: gradient.clone())
+    return copied(model, masked)
 
 
 def mask_(plan: Plan, model: nn.Module) -> Masked:
@@ -74,20 +74,15 @@ def mask_(plan: Plan, model: nn.Module) -> Masked:
     True
     """
     model = checked(plan, model)
-    targets = _targets(plan, model)
+    zeroed = _zeroed(plan, model)
     masked = Masked(model, {name: id(tensor) for name, tensor in fitting(plan, model).items()})
-    with torch.no_grad():
-        try:
-            for parameter, positions in targets:
-                for dim, index in positions.items():
-                    held, place = _real(parameter), index.to(parameter.device)
-                    saved = held.index_select(dim, place)
-                    held.index_copy_(dim, place, torch.zeros_like(saved))  # unlike index_fill_, refuses expanded tensors
-                    masked._saved.append((parameter, dim, index, saved))
-        except BaseException:
-            masked._put_back()
-            raise
-    return masked
+    try:
+        for parameter, positions in zeroed:
+            masked._zero(parameter, positions)
+        return masked
+    except BaseException as error:
+        masked._undo(error)
+        raise
 
 
 class Masked:
@@ -109,12 +104,12 @@ class Masked:
         """
         if not self._saved:
             return
-        held: dict[str, torch.Tensor] = dict(self._model.named_parameters(remove_duplicate=False))
-        held.update(self._model.named_buffers(remove_duplicate=False))
+        tensors: dict[str, torch.Tensor] = dict(self._model.named_parameters(remove_duplicate=False))
+        tensors.update(self._model.named_buffers(remove_duplicate=False))
         problems = [
             f"{name!r} is another tensor, or of another shape, than when it was masked"
             for name, number in self._names.items()
-            if name not in held or id(held[name]) != number
+            if name not in tensors or id(tensors[name]) != number
         ]
         if problems:
             raise MismatchError(
@@ -122,13 +117,38 @@ class Masked:
             )
         self._put_back()
 
+    @torch.no_grad()
+    def _zero(self, parameter: nn.Parameter, positions: Positions) -> None:
+        """Note numbers, then zero them."""
+        for dim, index in positions.items():
+            values, place = _as_real(parameter), index.to(parameter.device)
+            saved = values.index_select(dim, place)
+            self._saved.append((parameter, dim, index, saved))
+            values.index_copy_(dim, place, torch.zeros_like(saved))  # unlike index_fill_, refuses expanded tensors
+
+    @torch.no_grad()
     def _put_back(self) -> None:
-        with torch.no_grad():
-            for parameter, dim, index, saved in reversed(self._saved):
-                held = _real(parameter)
-                place, old = index.to(held.device), saved.to(held.device, held.dtype)
-                live = (old != 0) | torch.signbit(old)
-                held.index_copy_(dim, place, torch.where(live, old, held.index_select(dim, place)))
+        for parameter, dim, index, saved in reversed(self._saved):
+            values = _as_real(parameter)
+            place, old = index.to(values.device), saved.to(values.device, values.dtype)
+            nonzero = (old != 0) | torch.signbit(old)
+            values.index_copy_(dim, place, torch.where(nonzero, old, values.index_select(dim, place)))
+        self._saved.clear()
+
+    @torch.no_grad()
+    def _undo(self, error: BaseException) -> None:
+        """Put every number back, bit for bit. What that raises becomes a note of the error that made it necessary.
+
+        Where the numbers are what they were nothing is written: the write that failed may be one that PyTorch refuses.
+        """
+        for parameter, dim, index, saved in reversed(self._saved):
+            try:
+                values = _as_real(parameter)
+                place = index.to(values.device)
+                if not values.is_meta and not torch.equal(_bits(values.index_select(dim, place)), _bits(saved)):
+                    values.index_copy_(dim, place, saved)
+            except Exception as failure:  # noqa: BLE001  the steps after it must run
+                error.add_note(f"depgraph could not put back a parameter of shape {tuple(parameter.shape)}: {failure!r}")
         self._saved.clear()
 
     def __enter__(self) -> Masked:
@@ -138,22 +158,22 @@ class Masked:
         self.restore()
 
 
-def _targets(plan: Plan, model: nn.Module) -> list[tuple[nn.Parameter, Positions]]:
+def _zeroed(plan: Plan, model: nn.Module) -> list[tuple[nn.Parameter, Positions]]:
     """Each parameter that the plan reaches, once, with the indices to zero."""
-    held, scaled = fitting(plan, model), _directions(model)
-    found: dict[int, tuple[nn.Parameter, Positions]] = {}
+    tensors, scaled = fitting(plan, model), _directions(model)
+    zeroed: dict[int, tuple[nn.Parameter, Positions]] = {}
     for name, dims in plan.kept.items():
-        tensor = held[name]
-        if isinstance(tensor, nn.Parameter) and id(tensor) not in found:
-            gone = {dim: kept.complement(plan.sizes[name][dim]) for dim, kept in dims.items()}
-            chosen = {dim: torch.tensor(list(indices)) for dim, indices in gone.items() if (name, dim) not in scaled}
-            found[id(tensor)] = (tensor, chosen)
-    return list(found.values())
+        tensor = tensors[name]
+        if isinstance(tensor, nn.Parameter) and id(tensor) not in zeroed:
+            removed = {dim: kept.complement(plan.sizes[name][dim]) for dim, kept in dims.items()}
+            positions = {dim: torch.tensor(list(indices)) for dim, indices in removed.items() if (name, dim) not in scaled}
+            zeroed[id(tensor)] = (tensor, positions)
+    return list(zeroed.values())
 
 
 def _directions(model: nn.Module) -> frozenset[tuple[str, int]]:
     """Dimensions of weight-normalised directions that a gain scales. A zero gain is enough; zero has no direction."""
-    found = set()
+    directions: set[tuple[str, int]] = set()
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         pairs = [
@@ -161,16 +181,20 @@ def _directions(model: nn.Module) -> frozenset[tuple[str, int]]:
             for hook in module._forward_pre_hooks.values()
             if isinstance(hook, WeightNorm)
         ]
-        held = getattr(module, "parametrizations", None)
-        if isinstance(held, nn.ModuleDict):
-            for name, steps in held.items():
+        parametrizations = getattr(module, "parametrizations", None)
+        if isinstance(parametrizations, nn.ModuleDict):
+            for name, steps in parametrizations.items():
                 if isinstance(steps, nn.ModuleList) and any(isinstance(step, _WeightNorm) for step in steps):
                     pairs.append((f"parametrizations.{name}.original1", steps.original0))
         for name, gain in pairs:
-            found |= {(prefix + name, dim) for dim, size in enumerate(gain.shape) if size > 1}
-    return frozenset(found)
+            directions |= {(prefix + name, dim) for dim, size in enumerate(gain.shape) if size > 1}
+    return frozenset(directions)
 
 
-def _real(tensor: torch.Tensor) -> torch.Tensor:
+def _as_real(tensor: torch.Tensor) -> torch.Tensor:
     """A complex tensor as pairs of real numbers: leading dimensions are the same, and signs can be told."""
     return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    return values.contiguous().view(torch.uint8)

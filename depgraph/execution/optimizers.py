@@ -61,7 +61,7 @@ def carry_state(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer) 
         raise MismatchError(
             "this optimizer's state cannot be carried over:", problems, "Make a new optimizer for the pruned model instead."
         )
-    return {**state, "state": carried}
+    return {**copy.deepcopy({key: value for key, value in state.items() if key != "state"}), "state": carried}
 
 
 def _carried(plan: Plan, name: str, parameter: torch.Tensor, state: dict[str, Any], problems: list[str]) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from depgraph.algebra.index_maps import Leaf, leaves
 from depgraph.choosing.patterns import INNER
+from depgraph.criteria.gathering import GroupIndices, gathered
+from depgraph.criteria.sums import real
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.records import OpType
-from depgraph.wrappers import unwrap
+from depgraph.wrappers import unprefixed, unwrap
 
 Parameters: TypeAlias = nn.Module | Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]
 """A model, wrapped or not, or its named parameters."""
@@ -96,16 +97,16 @@ def penalty_gradients(penalty: torch.Tensor, parameters: Parameters) -> dict[str
     >>> sorted(gradients), torch.equal(gradients["0.bias"], 0.5 * model[0].bias)
     (['0.bias', '0.weight', '1.weight'], True)
     """
-    trained = {name: tensor for name, tensor in _named(parameters).items() if tensor.requires_grad}
+    trained = {name: tensor for name, tensor in _named_parameters(parameters).items() if tensor.requires_grad}
     if not trained:
         return {}
     if not penalty.requires_grad:
         raise PlanError("the penalty depends on no parameter that is trained; compute it outside of torch.no_grad().")
-    found = torch.autograd.grad(penalty, list(trained.values()), allow_unused=True)
-    return {name: gradient for name, gradient in zip(trained, found, strict=True) if gradient is not None}
+    gradients = torch.autograd.grad(penalty, list(trained.values()), allow_unused=True)
+    return {name: gradient for name, gradient in zip(trained, gradients, strict=True) if gradient is not None}
 
 
-def _named(parameters: Parameters) -> dict[str, torch.Tensor]:
+def _named_parameters(parameters: Parameters) -> dict[str, torch.Tensor]:
     if isinstance(parameters, nn.Module):
         return dict(parameters.named_parameters())
     return dict(parameters.items() if isinstance(parameters, Mapping) else parameters)
@@ -119,12 +120,12 @@ def _root(squares: torch.Tensor) -> torch.Tensor:
 
 def _scales(graph: Graph, types: frozenset[OpType]) -> frozenset[tuple[str, int]]:
     """Axes of the parameters by which normalisations multiply: the first parameter that each one reads."""
-    found = set()
+    scales: set[tuple[str, int]] = set()
     for operation in graph.operations:
         if operation.type in types:
-            held = [tensor for name in operation.inputs if (tensor := graph.tensor(name)).kind == "parameter"]
-            found |= {(held[0].name, dim) for dim in range(len(held[0].axes))} if held else set()
-    return frozenset(found)
+            read = [tensor for name in operation.inputs if (tensor := graph.tensor(name)).kind == "parameter"]
+            scales |= {(tensor.name, dim) for tensor in read[:1] for dim in range(len(tensor.axes))}
+    return frozenset(scales)
 
 
 def _total(
@@ -136,20 +137,20 @@ def _total(
     within: frozenset[tuple[str, int]] | None = None,
 ) -> torch.Tensor:
     """Sum over indices of a function of the sum over an index's weights of a function of the weight."""
-    kinds = {tensor.name: tensor for tensor in graph.tensors if tensor.kind == "parameter"}
+    axes_of = {tensor.name: tensor.axes for tensor in graph.tensors if tensor.kind == "parameter"}
     chosen = {
         group: (members, factor)
         for group, factor in _factors(graph, strength).items()
-        if (members := [item for item in group.members if item[0] in kinds and (within is None or item in within)])
+        if (members := [item for item in group.members if item[0] in axes_of and (within is None or item in within)])
     }
     wanted = {name for members, _ in chosen.values() for name, _ in members}
-    held = _held(graph, parameters, wanted)
-    powers = {name: of_weight(_wide(tensor)) for name, tensor in held.items()}
+    weights = _by_graph_name(graph, parameters, wanted)
+    powers = {name: of_weight(real(tensor)) for name, tensor in weights.items()}
     total: torch.Tensor | None = None
     for group, (members, factor) in chosen.items():
         sums: torch.Tensor | None = None
         for name, dim in members:
-            part = _gathered(powers[name], dim, group, leaves(kinds[name].axes[dim]))
+            part = gathered(_along(powers[name], dim), axes_of[name][dim], GroupIndices(group.atom))
             sums = part if sums is None else sums + part.to(sums.device)
         assert sums is not None, "a group without members was left out"
         weighted = of_index(sums) * (factor if isinstance(factor, float) else factor.to(sums))
@@ -157,71 +158,45 @@ def _total(
     return torch.zeros(()) if total is None else total
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_complex():
-        return tensor.abs()
-    return tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor
-
-
-def _gathered(powers: torch.Tensor, dim: int, group: Group, places: Sequence[Leaf]) -> torch.Tensor:
-    """Sum over all dimensions but one, then from that axis onto the group's indices."""
+def _along(powers: torch.Tensor, dim: int) -> torch.Tensor:
+    """The sum over all dimensions but one."""
     others = [other for other in range(powers.ndim) if other != dim]
-    marginal = (powers.sum(others) if others else powers).contiguous()
-    parts = []
-    for leaf in places:
-        if leaf.atom == group.atom:
-            size = (*(count for count, _ in leaf.loops), leaf.atom.size, leaf.stride)
-            stride = (*(step for _, step in leaf.loops), leaf.stride, 1)
-            view = marginal.as_strided(size, stride, marginal.storage_offset() + leaf.offset)
-            part = view.sum([place for place in range(len(size)) if place != len(leaf.loops)])
-            parts.append(part.flip(0) if leaf.backwards else part)
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+    return powers.sum(others) if others else powers
 
 
 def _factors(graph: Graph, strength: Strength) -> dict[Group, float | torch.Tensor]:
     """Each group that takes part with its strength."""
     if not isinstance(strength, Mapping):
         return {group: float(strength) for group in graph.groups if group.role in INNER}
-    found: dict[Group, float | torch.Tensor] = {}
+    factors: dict[Group, float | torch.Tensor] = {}
+    problems = []
     for name, value in strength.items():
         if name not in graph.groups_by_name:
             raise UnknownNameError("group", name, graph.groups_by_name)
         group = graph.groups_by_name[name]
-        if isinstance(value, (int, float)):
-            found[group] = float(value)
-            continue
-        found[group] = values = torch.as_tensor(value)
-        if values.shape != (group.size,):
-            shape = tuple(values.shape)
-            raise PlanError(
-                f"group {name!r} has {group.size} indices, its strengths have the shape {shape}; give one per index."
-            )
-    return found
+        factor = float(value) if isinstance(value, (int, float)) else torch.as_tensor(value)
+        if isinstance(factor, torch.Tensor) and factor.shape != (group.size,):
+            problems.append(f"group {name!r} has {group.size} indices, its strengths have the shape {tuple(factor.shape)}")
+        factors[group] = factor
+    if problems:
+        raise PlanError(f"{'; '.join(problems)}; give one per index.")
+    return factors
 
 
-def _held(graph: Graph, parameters: Parameters, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The wanted parameters by their names in the graph."""
-    given = _named(unwrap(parameters) if isinstance(parameters, nn.Module) else parameters)
-    held = {graph.by_name[plain].name: value for name, value in given.items() if (plain := _plain(name, graph.by_name))}
+def _by_graph_name(graph: Graph, parameters: Parameters, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The wanted parameters by their names in the graph, whatever wrappers and aliases the given names have."""
+    given = _named_parameters(unwrap(parameters) if isinstance(parameters, nn.Module) else parameters)
+    plain = {unprefixed(name, graph.by_name): tensor for name, tensor in given.items()}
+    tensors = {graph.by_name[name].name: tensor for name, tensor in plain.items() if name is not None}
     problems = []
     for name in sorted(wanted):
         shape = graph.tensor(name).shape
-        if name not in held:
+        if name not in tensors:
             problems.append(f"there is no parameter {name!r}")
-        elif tuple(held[name].shape) != shape:
-            problems.append(f"{name!r}: expected shape {shape}, met {tuple(held[name].shape)}")
+        elif tuple(tensors[name].shape) != shape:
+            problems.append(f"{name!r}: expected shape {shape}, met {tuple(tensors[name].shape)}")
     if problems:
         raise MismatchError(
             "the graph was traced from another model:", problems, "Trace this model, and pass all of its named parameters."
         )
-    return {name: held[name] for name in wanted}
-
-
-def _plain(name: str, known: Mapping[str, object]) -> str:
-    """A name without the prefixes of wrappers; empty where the graph has none like it."""
-    while name not in known:
-        prefix = next((prefix for prefix in ("module.", "_orig_mod.") if name.startswith(prefix)), None)
-        if prefix is None:
-            return ""
-        name = name.removeprefix(prefix)
-    return name
+    return {name: tensors[name] for name in wanted}

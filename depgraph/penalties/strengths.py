@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from depgraph.algebra.ragged_sets import is_table
+from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
 
 Numbers: TypeAlias = Mapping[str, Sequence[float]]
 """Group name to one number per index."""
-
-
-Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
 
 
 Strengths: TypeAlias = dict[str, tuple[float, ...]]
@@ -71,8 +69,8 @@ def grow(strengths: Numbers, toward: Scores | Plan, *, delta: float, ceiling: fl
     else:
         shares = {name: _unimportance(name, toward.get(name), len(old)) for name, old in strengths.items()}
     return {
-        name: tuple(max(old, min(old + delta * share, ceiling)) for old, share in zip(held, shares[name], strict=True))
-        for name, held in strengths.items()
+        name: tuple(max(old, min(old + delta * share, ceiling)) for old, share in zip(values, shares[name], strict=True))
+        for name, values in strengths.items()
     }
 
 

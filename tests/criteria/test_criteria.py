@@ -350,3 +350,13 @@ def test_scaling_the_weights_scales_the_scores(factor, p):
     assert only(dg.score(graph, scaled, dg.Magnitude(p=p))) == pytest.approx(
         only(dg.score(graph, model, dg.Magnitude(p=p))), rel=1e-4
     )
+
+
+def test_scores_of_members_are_read_only_and_can_be_copied():
+    """A frozen value hands out nothing that can be written to; pickling and deep copies give an equal one."""
+    model, graph = net()
+    apart = dg.score(graph, model, dg.Magnitude(reduction="none"))
+    for mapping in (apart.members, apart.scores):
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            mapping["x"] = ()
+    assert copy.deepcopy(apart) == apart

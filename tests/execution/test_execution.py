@@ -180,6 +180,9 @@ def test_a_recurrent_layer_is_put_back_too():
     assert torch.equal(model(tokens), expected)
     dg.execute_(plan, model)
     assert model(tokens).shape == expected.shape
+    (layer,) = (module for module in model.modules() if isinstance(module, nn.RNNBase))
+    assert all(layer.get_parameter(n) is w for n, w in zip(layer._flat_weights_names, layer._flat_weights, strict=True))
+    assert all(ref() is w for ref, w in zip(layer._flat_weight_refs, layer._flat_weights, strict=True))
 
 
 def test_every_mismatch_is_listed():

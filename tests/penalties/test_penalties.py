@@ -217,3 +217,12 @@ def test_what_does_not_fit_is_refused():
         dg.penalties.grow({"g": [1.0]}, {"g": [1.0]}, delta=-1)
     with pytest.raises(dg.errors.PlanError, match=r"the plan cuts '0.weight:0', which has no strength"):
         dg.penalties.grow({}, dg.cut(graph, "0.weight", [1], dim=0), delta=1)
+
+
+def test_all_strengths_that_do_not_fit_are_named():
+    """Two groups with strengths of another length are two problems of one error."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    graph = dg.trace(model, torch.zeros(1, 3))
+    first, second = (group.name for group in graph.groups)
+    with pytest.raises(dg.errors.PlanError, match=rf"'{first}' has 4 indices.*\(2,\); group '{second}' has 5 indices.*\(1,\)"):
+        dg.penalties.group_lasso(graph, model, {first: [1.0, 2.0], second: [1.0]})
