@@ -7,11 +7,22 @@ from itertools import product
 from math import prod
 from typing import TypeAlias
 
-from depgraph.algebra.polynomials import Polynomial, without_common_factor
+from attrs import frozen
+
+from depgraph.algebra.polynomials import Polynomial
 from depgraph.solving.balances import Balancing
 
-Form: TypeAlias = "Polynomial | tuple[str, Form, Form]"
-"""A polynomial, or arithmetic over forms that is none: a division that does not come out even."""
+
+@frozen
+class Uneven:
+    """Arithmetic over sizes that is no polynomial, for a division in it does not come out even."""
+
+    op: str
+    left: Form
+    right: Form
+
+
+Form: TypeAlias = Polynomial | Uneven
 
 
 Span: TypeAlias = tuple[int, int]
@@ -43,8 +54,8 @@ class Bounds:
         value = _span(form, now, now)
         if value is None or not value[0] or (value[0] < 0 and not either):
             return False
-        if isinstance(form, dict):
-            form = _without_positive_factor(form)
+        if isinstance(form, Polynomial) and not form.is_constant:
+            form, _ = form.without_common_factor(Polynomial())  # the factor is positive: the sign stays
         least = {atom: self._least(atom, size) for atom, size in now.items()}
 
         def comes_out(low: Sizes, high: Sizes) -> bool:
@@ -116,28 +127,22 @@ def _smallest(low: int, high: int, enough: Callable[[int], bool]) -> int:
 
 
 def _atoms(form: Form) -> Iterator[int]:
-    if isinstance(form, dict):
-        for monomial in form:
-            yield from monomial
+    if isinstance(form, Polynomial):
+        yield from form.variables
     else:
-        yield from _atoms(form[1])
-        yield from _atoms(form[2])
-
-
-def _without_positive_factor(polynomial: Polynomial) -> Polynomial:
-    """Divided by what all its terms have in common, which is positive: the sign stays."""
-    return without_common_factor(polynomial, {})[0] if any(polynomial) else polynomial
+        yield from _atoms(form.left)
+        yield from _atoms(form.right)
 
 
 def _span(form: Form, low: Sizes, high: Sizes) -> Span | None:
     """Bounds of a value while each atom lies between two sizes; exact where these agree. None: it may divide by zero."""
-    if isinstance(form, dict):
+    if isinstance(form, Polynomial):
         least = most = 0
-        for monomial, count in form.items():
+        for monomial, count in form.terms:
             small, large = count * prod(low[atom] for atom in monomial), count * prod(high[atom] for atom in monomial)
             least, most = least + min(small, large), most + max(small, large)
         return least, most
-    op, left, right = form[0], _span(form[1], low, high), _span(form[2], low, high)
+    op, left, right = form.op, _span(form.left, low, high), _span(form.right, low, high)
     if left is None or right is None:
         return None
     if op == "+":
