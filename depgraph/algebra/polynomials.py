@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from math import gcd, prod
 from typing import TypeAlias
 
@@ -45,6 +46,11 @@ class Polynomial:
         """The variable of that number."""
         return cls({(number,): 1})
 
+    @classmethod
+    def sum(cls, polynomials: Iterable[Polynomial]) -> Polynomial:
+        """Several polynomials added up at once, which is faster than one by one."""
+        return cls(_added(chain.from_iterable(polynomial.terms for polynomial in polynomials)))
+
     @property
     def is_constant(self) -> bool:
         """Whether no variable occurs."""
@@ -68,7 +74,7 @@ class Polynomial:
         return bool(self.terms)
 
     def __add__(self, other: Polynomial) -> Polynomial:
-        return Polynomial(_added(self.terms, other.terms))
+        return Polynomial(_added((*self.terms, *other.terms)))
 
     def __neg__(self) -> Polynomial:
         return Polynomial({monomial: -count for monomial, count in self.terms})
@@ -117,10 +123,10 @@ class Polynomial:
         return " + ".join("*".join((str(c), *(f"x{v}" for v in m))) for m, c in self.terms) or "0"
 
 
-def _added(*terms: Iterable[tuple[Monomial, int]]) -> Coefficients:
+def _added(terms: Iterable[tuple[Monomial, int]]) -> Coefficients:
     """The coefficients of a sum of terms, of which several may have one monomial."""
     total: dict[Monomial, int] = {}
-    for monomial, count in (term for some in terms for term in some):
+    for monomial, count in terms:
         total[monomial] = total.get(monomial, 0) + count
     return total
 

@@ -44,13 +44,13 @@ class Balancing:
             return Polynomial.constant(size) if fixed else Polynomial.variable(self.balanced.representative(leaf))
         parts = self.solver.parts(root)
         if len(parts) > 1:
-            return sum(map(self.polynomial, parts), Polynomial())
+            return Polynomial.sum(map(self.polynomial, parts))
         return prod(map(self.polynomial, self.solver.factors(root)), start=_ONE)
 
     def refreshed(self, polynomial: Polynomial) -> Polynomial:
         """The same polynomial after atoms in it were balanced, split or pinned."""
         terms = (prod(map(self.polynomial, monomial), start=Polynomial.constant(count)) for monomial, count in polynomial.terms)
-        return sum(terms, Polynomial())
+        return Polynomial.sum(terms)
 
     def size_of(self, polynomial: Polynomial) -> int:
         """The value at the present sizes."""

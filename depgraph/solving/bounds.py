@@ -36,7 +36,7 @@ _SHARES = 64
 
 
 class Bounds:
-    """The least sizes that comparisons ask of atoms, each with the reason of the last comparison that raised it.
+    """The lower bounds that comparisons ask of atoms, each with the reason of the last comparison that raised it.
 
     Whatever sizes are at least these and at most the present ones, each comparison comes out as it did. For a comparison that
     one atom decides alone the bound is the smallest such; one that several atoms decide bounds what costs the smallest share.
@@ -45,11 +45,11 @@ class Bounds:
     def __init__(self, sizes: Balancing) -> None:
         self.sizes = sizes
         self.lower_bounds: dict[int, tuple[int, str]] = {}
-        self._held = sizes.held_leaves()
+        self._parameter_atoms = sizes.held_leaves()
         self._fixed: dict[int, bool] = {}
 
     def keep(self, form: Form, reason: str, either: bool = False) -> bool:
-        """Let the value stay positive or, with `either`, other than zero; false if it cannot be told how."""
+        """Let the value stay positive or, with `either`, other than zero; false if it is not known how."""
         now = {atom: self.sizes.solver.size(atom) for atom in _atoms(form)}
         value = _span(form, now, now)
         if value is None or not value[0] or (value[0] < 0 and not either):
@@ -59,8 +59,8 @@ class Bounds:
         least = {atom: self._least(atom, size) for atom, size in now.items()}
 
         def comes_out(low: Sizes, high: Sizes) -> bool:
-            found = _span(form, low, high)
-            return found is not None and (found[0] > 0 or (either and found[1] < 0))
+            span = _span(form, low, high)
+            return span is not None and (span[0] > 0 or (either and span[1] < 0))
 
         def holds(changed: Sizes) -> bool:
             return comes_out({**least, **changed}, now)
@@ -76,7 +76,7 @@ class Bounds:
     def _least(self, atom: int, size: int) -> int:
         """What is left of an atom at least; one that no parameter holds cannot lose an index by itself."""
         if atom not in self._fixed:
-            self._fixed[atom] = self._held is not None and self._held.isdisjoint(self.sizes.members(atom))
+            self._fixed[atom] = self._parameter_atoms is not None and self._parameter_atoms.isdisjoint(self.sizes.members(atom))
         if self._fixed[atom]:
             return size
         return self.lower_bounds[atom][0] if atom in self.lower_bounds else 1
@@ -109,10 +109,10 @@ def _shared(free: list[int], least: Sizes, now: Sizes, holds: Holds) -> dict[int
         best = min(enough, key=lambda atom: (alone[atom] / now[atom], atom))
         return {best: alone[best]}
 
-    def kept(share: int) -> dict[int, int]:
+    def with_share(share: int) -> dict[int, int]:
         return {atom: max(least[atom], -(-now[atom] * share // _SHARES)) for atom in free}
 
-    raised = kept(_smallest(1, _SHARES, lambda share: holds(kept(share))))
+    raised = with_share(_smallest(1, _SHARES, lambda share: holds(with_share(share))))
     for atom in free:
         raised[atom] = _smallest(least[atom], raised[atom], with_size(atom, dict(raised)))
     return raised

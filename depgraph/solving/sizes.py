@@ -3,7 +3,7 @@
 Every size is a polynomial in the sizes of the prunable atoms; pinned atoms are constants. A demand equates two such
 polynomials. One that holds identically is dropped; one between two single atoms balances them; an attribute takes the
 polynomial that is demanded of it; anything else pins what it mentions. A comparison that comes out the same only while enough
-indices are left gives its atoms a least size.
+indices are left gives its atoms a lower bound.
 """
 
 from __future__ import annotations

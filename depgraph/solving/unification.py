@@ -65,8 +65,7 @@ class Solver:
         self._kind: list[Kind] = []
         self._children: list[tuple[int, ...]] = []
         self._reason: list[str | None] = []
-        self._axis: dict[tuple[int, int], int] = {}
-        self._fresh: dict[Fresh, int] = {}
+        self._variables: dict[Axis | Fresh, int] = {}
 
     def state(self, statement: Equal | Pin, where: str) -> None:
         """Take in one statement; `where` completes the reason if it cannot be expressed."""
@@ -86,16 +85,10 @@ class Solver:
 
     def term(self, term: Term) -> int:
         """The variable or structure that stands for a term."""
-        if isinstance(term, Axis):
-            key = (term.value, term.dim)
-            variable = self._axis.get(key)
+        if isinstance(term, (Axis, Fresh)):
+            variable = self._variables.get(term)
             if variable is None:
-                variable = self._axis[key] = self._variable(term.size)
-            return self._find(variable)
-        if isinstance(term, Fresh):
-            variable = self._fresh.get(term)
-            if variable is None:
-                variable = self._fresh[term] = self._variable(term.size)
+                variable = self._variables[term] = self._variable(term.size)
             return self._find(variable)
         if isinstance(term, Known):
             return self._find(term.root)
@@ -184,7 +177,7 @@ class Solver:
 
     def _node(self, kind: Kind, size: int, children: tuple[int, ...]) -> int:
         """A new variable or structure, read forwards. Backwards, its children are so too, those of a sum from the last one."""
-        backward_children = tuple([reversed_(child) for child in children])
+        backward_children = tuple([reversed_(child) for child in children]) if children else ()
         root = len(self._parent)
         self._parent += (root, reversed_(root))
         self._size += (size, size)

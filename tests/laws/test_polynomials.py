@@ -27,6 +27,7 @@ def test_arithmetic_is_that_of_values(p, q, point):
     assert (p + q).value(point) == p.value(point) + q.value(point)
     assert (p - q).value(point) == p.value(point) - q.value(point)
     assert (-p).value(point) == -p.value(point)
+    assert Polynomial.sum([p, q, p]) == p + q + p and Polynomial.sum([]) == ZERO
     assert_product(p, q, p * q, point)
     assert all(count for result in (p + q, p - q, p * q) for _, count in result.terms)
 
