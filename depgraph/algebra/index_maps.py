@@ -13,7 +13,11 @@ from depgraph.algebra.spaces import Atom, Reversed, Space, Sum
 
 @frozen
 class Leaf:
-    """One place where an atom stands in a space.
+    """One place where an atom stands in a space, by itself: which flat blocks go with each of its indices.
+
+    What goes with a cut is asked atom by atom, in as few and as long blocks as there are; `Summand` tells instead which
+    indices of several atoms meet in one flat index. Neither gives the other cheaply: in ``a x (b + c)`` the atom a stands in
+    one place, whose blocks span b and c, but in two products.
 
     Index i of the atom owns the flat blocks ``[base + i * stride, base + (i + 1) * stride)`` for each base that
     `offset` and the outer `loops` of (count, stride) give. Where the atom is read backwards, i counts from its last index.
@@ -44,22 +48,22 @@ def leaves(space: Space) -> tuple[Leaf, ...]:
         return (Leaf(space, 0, (), 1),)
     if isinstance(space, Reversed):
         return (Leaf(space.atom, 0, (), 1, True),)
-    found: list[Leaf] = []
+    places: list[Leaf] = []
     if isinstance(space, Sum):
         offset = 0
         for part in space.parts:
-            found.extend(Leaf(x.atom, x.offset + offset, x.loops, x.stride, x.backwards) for x in leaves(part))
+            places.extend(Leaf(x.atom, x.offset + offset, x.loops, x.stride, x.backwards) for x in leaves(part))
             offset += part.size
-        return tuple(found)
+        return tuple(places)
     outer, inner = 1, space.size
     for factor in space.factors:
         inner //= factor.size
         around = ((outer, factor.size * inner),) if outer > 1 else ()
         for x in leaves(factor):
             loops = around + tuple((count, stride * inner) for count, stride in x.loops)
-            found.append(Leaf(x.atom, x.offset * inner, loops, x.stride * inner, x.backwards))
+            places.append(Leaf(x.atom, x.offset * inner, loops, x.stride * inner, x.backwards))
         outer *= factor.size
-    return tuple(found)
+    return tuple(places)
 
 
 def image(space: Space, cut: Mapping[Atom, IndexSet]) -> IndexSet:
@@ -167,7 +171,10 @@ class Digit:
 
 @frozen
 class Summand:
-    """One product of a space: flat index = offset + the sum of index times stride of its places, the outermost first."""
+    """One product of a space: flat index = offset + the sum of index times stride of its places, the outermost first.
+
+    It says which atoms meet, and in which order, as ragged cuts ask; `Leaf` says what one atom owns.
+    """
 
     offset: int
     places: tuple[Digit, ...]
@@ -188,18 +195,18 @@ def summands(space: Space) -> tuple[Summand, ...]:
     if isinstance(space, Reversed):
         return (Summand(0, (Digit(space.atom, 1, True),)),)
     if isinstance(space, Sum):
-        found: list[Summand] = []
+        products: list[Summand] = []
         start = 0
         for part in space.parts:
-            found.extend(Summand(term.offset + start, term.places) for term in summands(part))
+            products.extend(Summand(term.offset + start, term.places) for term in summands(part))
             start += part.size
-        return tuple(found)
-    joined: Iterable[Summand] = (Summand(0, ()),)
+        return tuple(products)
+    combined: Iterable[Summand] = (Summand(0, ()),)
     inner = space.size
     for factor in space.factors:
         inner //= factor.size
-        joined = [_inside(outer, term, inner) for outer in joined for term in summands(factor)]
-    return tuple(joined)
+        combined = [_inside(outer, term, inner) for outer in combined for term in summands(factor)]
+    return tuple(combined)
 
 
 def _inside(outer: Summand, term: Summand, inner: int) -> Summand:

@@ -53,9 +53,9 @@ class IndexSet:
     @classmethod
     def _canonical(cls, intervals: Iterable[tuple[int, int]]) -> IndexSet:
         """A set from intervals that are known to be sorted, disjoint and not adjacent: nothing is left to merge."""
-        made = object.__new__(cls)
-        object.__setattr__(made, "intervals", tuple(intervals))
-        return made
+        result = object.__new__(cls)
+        object.__setattr__(result, "intervals", tuple(intervals))
+        return result
 
     @classmethod
     def range(cls, start: int, stop: int) -> IndexSet:

@@ -1,5 +1,6 @@
-"""What groups lose, and what they lose by one cut after another: a set of indices, or a set for each index of a base.
+"""What groups lose, by one cut or by several in turn: a set of indices, or, for a ragged cut, one for each index of a base.
 
+The base is another group, and its indices are the rows.
 A plain cut takes the same indices of a head's width in each head. A ragged one takes as many in each, but in each its own.
 """
 
@@ -22,7 +23,7 @@ class RaggedSet:
 
     Attributes:
         base: the atom whose indices are the rows.
-        sets: what each row loses; a row that goes as a whole has the empty set.
+        sets: the indices that go in each row, as many in each; the empty set for a row that goes as a whole.
     """
 
     base: Atom
@@ -53,12 +54,12 @@ class RaggedSet:
         >>> RaggedSet(Atom(0, 3), (IndexSet.of([1]), IndexSet.of([0]), IndexSet.of([1]))).without(IndexSet.of([1]))
         IndexSet('1')
         """
-        sets = tuple(IndexSet() if row in gone else lost for row, lost in enumerate(self.sets))
-        distinct = {lost for row, lost in enumerate(sets) if row not in gone}
+        sets = tuple(IndexSet() if row in gone else indices for row, indices in enumerate(self.sets))
+        distinct = {indices for row, indices in enumerate(sets) if row not in gone}
         return distinct.pop() if len(distinct) == 1 else RaggedSet(self.base, sets)
 
 
-def ragged_image(space: Space, atom: Atom, rows: RaggedSet) -> IndexSet:
+def ragged_image(space: Space, atom: Atom, removed: RaggedSet) -> IndexSet:
     """The flat indices of `space` that go with an atom's indices, row by row.
 
     Raises:
@@ -68,16 +69,16 @@ def ragged_image(space: Space, atom: Atom, rows: RaggedSet) -> IndexSet:
     >>> ragged_image(Product((heads, dims)), dims, RaggedSet(heads, (IndexSet.of([0]), IndexSet.of([2]))))
     IndexSet('0,5')
     """
-    if len(set(rows.sets)) == 1:
-        return image(space, {atom: rows.sets[0]})
-    return IndexSet(tuple(_gone(space, 0, None, atom, rows)))
+    if len(set(removed.sets)) == 1:
+        return image(space, {atom: removed.sets[0]})
+    return IndexSet(tuple(_intervals(space, 0, None, atom, removed)))
 
 
-def _gone(space: Space, start: int, row: int | None, atom: Atom, rows: RaggedSet) -> Iterator[tuple[int, int]]:
+def _intervals(space: Space, start: int, row: int | None, atom: Atom, removed: RaggedSet) -> Iterator[tuple[int, int]]:
     """The intervals that go in a block that begins at `start`, once the row is known."""
     if isinstance(space, Sum):
         for part in space.parts:
-            yield from _gone(part, start, row, atom, rows)
+            yield from _intervals(part, start, row, atom, removed)
             start += part.size
         return
     factors = space.factors if isinstance(space, Product) else (space,)
@@ -86,15 +87,15 @@ def _gone(space: Space, start: int, row: int | None, atom: Atom, rows: RaggedSet
         return
     if first == atom:
         if row is None:
-            raise PlanError(f"{atom} is to be cut row by row, but stands in {space} without {rows.base} around it.")
-        yield from ((start + a * rest.size, start + b * rest.size) for a, b in rows.sets[row].intervals)
+            raise PlanError(f"{atom} is to be cut row by row, but stands in {space} without {removed.base} around it.")
+        yield from ((start + a * rest.size, start + b * rest.size) for a, b in removed.sets[row].intervals)
     elif isinstance(first, Sum):
-        yield from _gone(first, start, row, atom, rows)  # nothing follows a sum in a product
-    elif isinstance(first, Reversed) and first.atom in {atom, rows.base}:
+        yield from _intervals(first, start, row, atom, removed)  # nothing follows a sum in a product
+    elif isinstance(first, Reversed) and first.atom in {atom, removed.base}:
         raise PlanError(f"{first.atom} is to be cut row by row, but stands backwards in {space}.")
     else:
         for index in range(first.size):
-            yield from _gone(rest, start + index * rest.size, index if first == rows.base else row, atom, rows)
+            yield from _intervals(rest, start + index * rest.size, index if first == removed.base else row, atom, removed)
 
 
 def is_table(values: Any) -> bool:
@@ -136,62 +137,63 @@ def joined(first: Removals, second: Removals) -> dict[Atom, Removal]:
         PlanError: the two cut one group row by row along different others.
     """
     total: dict[Atom, Removal] = {}
-    by_row: list[Atom] = []
+    ragged: list[Atom] = []
     for atom in dict.fromkeys((*first, *second)):
         before, after = first.get(atom, IndexSet()), second.get(atom, IndexSet())
         if isinstance(before, RaggedSet) or isinstance(after, RaggedSet):
-            by_row.append(atom)
+            ragged.append(atom)
         else:
             total[atom] = before | after.lift(before)
-    for atom in by_row:
-        total[atom] = _joined_rows(atom, first, second, total)
+    for atom in ragged:
+        total[atom] = _joined_ragged(atom, first, second, total)
     return canonical(total)
 
 
 def left_over(first: Removals, total: Removals) -> dict[Atom, Removal]:
     """What goes by a second cut if both together are to be `total`: in the numbers that the first one leaves."""
-    found: dict[Atom, Removal] = {}
+    rest: dict[Atom, Removal] = {}
     for atom, lost in total.items():
         before = first.get(atom, IndexSet())
         base = _base(lost, before)
         if base is None:
             assert isinstance(lost, IndexSet) and isinstance(before, IndexSet)
-            found[atom] = (lost - before).renumber(before)
+            rest[atom] = (lost - before).renumber(before)
             continue
         gone, already = _plain(total.get(base)), _plain(first.get(base))
         ours, whole = (_in_rows(part, base, gone).sets for part in (before, lost))
         sets = [(whole[row] - ours[row]).renumber(ours[row]) for row in already.complement(base.size)]
-        found[atom] = RaggedSet(Atom(base.id, len(sets)), tuple(sets)).without((gone - already).renumber(already))
-    return {atom: lost for atom, lost in found.items() if lost}
+        rest[atom] = RaggedSet(Atom(base.id, len(sets)), tuple(sets)).without((gone - already).renumber(already))
+    return {atom: lost for atom, lost in rest.items() if lost}
 
 
 def kept_by(first: Removals, total: Removals) -> dict[Atom, IndexSet]:
-    """What a first cut removes and `total` keeps, by atom; in flat indices where either is row by row."""
-    found: dict[Atom, IndexSet] = {}
+    """What a first cut removes and `total` keeps, by atom; in flat indices where either is ragged."""
+    only_first: dict[Atom, IndexSet] = {}
     for atom, before in first.items():
         lost = total.get(atom, IndexSet())
         base = _base(lost, before)
         if base is None:
             assert isinstance(lost, IndexSet) and isinstance(before, IndexSet)
-            found[atom] = before - lost
+            only_first[atom] = before - lost
             continue
         flat = [_in_rows(part, base, _plain(total.get(base))).flat(atom.size) for part in (before, lost)]
-        found[atom] = flat[0] - flat[1]
-    return {atom: kept for atom, kept in found.items() if kept}
+        only_first[atom] = flat[0] - flat[1]
+    return {atom: indices for atom, indices in only_first.items() if indices}
 
 
 def _base(*parts: Removal) -> Atom | None:
-    """The base of the first part that is by rows."""
+    """The base of the first removal that is ragged."""
     return next((part.base for part in parts if isinstance(part, RaggedSet)), None)
 
 
 def _in_rows(lost: Removal, base: Atom, gone: IndexSet) -> RaggedSet:
+    """A removal as a ragged one, of which the given rows go as a whole."""
     sets = lost.sets if isinstance(lost, RaggedSet) else (lost,) * base.size
     return RaggedSet(base, tuple(IndexSet() if row in gone else indices for row, indices in enumerate(sets)))
 
 
-def _joined_rows(atom: Atom, first: Removals, second: Removals, total: Removals) -> Removal:
-    """The same of one atom that a cut takes row by row, once it is known which rows go."""
+def _joined_ragged(atom: Atom, first: Removals, second: Removals, total: Removals) -> Removal:
+    """What one group loses by two cuts of which one is ragged; `total` tells which rows go as a whole."""
     before, after = first.get(atom, IndexSet()), second.get(atom, IndexSet())
     if isinstance(before, RaggedSet):
         before = before.without(_plain(total.get(before.base)))
@@ -210,7 +212,7 @@ def _joined_rows(atom: Atom, first: Removals, second: Removals, total: Removals)
 
 
 def _plain(lost: Removal | None) -> IndexSet:
-    """What the base of rows loses: the same everywhere, for it is itself not cut row by row."""
+    """The rows that go as a whole: what a base loses is the same everywhere, for a base is not ragged itself."""
     if isinstance(lost, RaggedSet):
         raise PlanError("a group that loses other indices in each row cannot be the rows of another one. Nothing was changed.")
     return IndexSet() if lost is None else lost

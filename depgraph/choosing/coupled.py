@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from attrs import frozen
 
+from depgraph.algebra.partitions import Partition
 from depgraph.algebra.ragged_sets import Removal, is_table
 from depgraph.algebra.spaces import Atom
 from depgraph.choosing.scores import Ranking, Scores, mean_of, ranking_of
@@ -80,21 +81,14 @@ def bundles_of(graph: Graph, groups: Iterable[Group], scores: Scores, limits: Li
 
 def tied(graph: Graph) -> list[tuple[Group, ...]]:
     """The groups by connected balances, in the graph's order."""
-    parent = {group.atom: group.atom for group in graph.groups}
-
-    def find(atom: Atom) -> Atom:
-        while parent[atom] != atom:
-            parent[atom] = atom = parent[parent[atom]]
-        return atom
-
+    ties: Partition[Atom] = Partition()
     for balance in graph.balances:
-        first, *others = balance.atoms
-        for atom in others:
-            parent[find(atom)] = find(first)
-    found: dict[Atom, list[Group]] = {}
+        for atom in balance.atoms[1:]:
+            ties.join(balance.atoms[0], atom)
+    classes: dict[Atom, list[Group]] = {}
     for group in graph.groups:
-        found.setdefault(find(group.atom), []).append(group)
-    return [tuple(groups) for groups in found.values()]
+        classes.setdefault(ties.representative(group.atom), []).append(group)
+    return [tuple(groups) for groups in classes.values()]
 
 
 def _bundle(groups: tuple[Group, ...], rankings: tuple[Ranking, ...], limits: Limits) -> Bundle:

@@ -1,8 +1,8 @@
-"""A recording of a forward becomes a `Graph`: state every rule's equations, solve, settle sizes, name everything."""
+"""A recording of a forward becomes a `Graph` in three pure stages: what rules state, what follows, and the names of it all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -21,11 +21,12 @@ from depgraph.graph.records import (
     Tensor,
     retyped,
 )
-from depgraph.solving.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, Settled, SizeFact, Unlike
+from depgraph.solving.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, SizeFact, Unlike
 from depgraph.solving.expressions import Attribute, Expression, Literal
 from depgraph.solving.recording import Declared, Recording
 from depgraph.solving.sizes import settle
 from depgraph.solving.statements import (
+    Axis,
     Backwards,
     Balanced,
     Call,
@@ -46,6 +47,47 @@ from depgraph.solving.traits import named_traits
 from depgraph.solving.unification import Solver
 
 
+@frozen(eq=False)
+class Stated:
+    """What rules say of a recorded forward, before anything is solved.
+
+    Attributes:
+        equations: equations and pins with where they come from, in the order in which they are stated: of two reasons for
+            one pin the first one is shown.
+        demands: what is said of sizes.
+        work: the multiply-accumulates of each call, by its position in the recording.
+        asked: the axes whose spaces are wanted, in reading order.
+        held: the axes of the parameters.
+        copies: axes that forward makes of equal parts.
+    """
+
+    equations: tuple[tuple[Equal | Pin, str], ...]
+    demands: tuple[Demand, ...]
+    work: tuple[tuple[Work, ...], ...]
+    asked: tuple[Term, ...]
+    held: tuple[Axis, ...]
+    copies: tuple[Axis, ...]
+
+
+@frozen(eq=False)
+class Solved:
+    """What follows from what was stated, in spaces.
+
+    Attributes:
+        spaces: of each term that was asked for.
+        pins: pinned atoms with their reasons.
+        attributes: paths of integers with the spaces that they count.
+        balances: atoms that lose equally many indices, with the reasons.
+        lower_bounds: atoms with how many indices they keep at least, and the reasons.
+    """
+
+    spaces: Mapping[Term, Space]
+    pins: Mapping[Atom, str]
+    attributes: tuple[tuple[str, Space], ...]
+    balances: tuple[tuple[tuple[Atom, ...], str], ...]
+    lower_bounds: tuple[tuple[Atom, int, str], ...]
+
+
 @frozen
 class _Line:
     """An operation before its spaces are known."""
@@ -57,53 +99,123 @@ class _Line:
 
 def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
     """The graph of a recording under an operator table. Pure: equal recordings give equal graphs."""
-    return _written(recording, *settled(recording, rules), rules)
+    statements = stated(recording, rules)
+    return named(recording, rules, statements.work, solved(statements))
 
 
-def settled(
-    recording: Recording, rules: Mapping[str, Rule], boundary: bool = True
-) -> tuple[Solver, Settled, dict[int, list[Work]]]:
-    """The solver that took in every statement, the sizes that follow, and the work of each call by its id.
+def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = True) -> Stated:
+    """The first stage: what the rules say of each call, and the tracer of sizes.
 
-    Without `boundary` the axes of the outputs are free as well.
+    Without `boundary` the axes of the outputs are free as well, and their spaces are asked for even where no call made them.
     """
-    solver = Solver()
+    equations: list[tuple[Equal | Pin, str]] = []
     demands: list[Demand] = []
-    work: dict[int, list[Work]] = {}
+    work: list[tuple[Work, ...]] = []
     for name, value in recording.inputs:
-        _pin_axes(solver, value, f"it is a dimension of the model's {name}")
+        equations.extend(_pinned(value, f"it is a dimension of the model's {name}"))
     for call in recording.calls:
         place = _place(call)
+        counted: list[Work] = []
         for statement in _statements(call, rules):
             if isinstance(statement, Equal):
-                solver.state(statement, place)
+                equations.append((statement, place))
             elif isinstance(statement, Pin):
-                solver.pin(solver.term(statement.term), f"{statement.reason} ({place})")
-            elif isinstance(statement, Named):
-                demands.append(NamedSize(statement.term, statement.size, place))
-            elif isinstance(statement, Balanced):
-                demands.append(EqualSizes(statement.terms, f"{statement.reason} ({place})"))
-            elif isinstance(statement, Larger):
-                smaller = Literal(statement.than) if isinstance(statement.than, int) else statement.than
-                demands.append(Below(smaller, statement.term, f"{statement.reason} ({place})"))
+                equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
+            elif isinstance(statement, Work):
+                counted.append(statement)
             else:
-                work.setdefault(id(call), []).append(statement)
+                demands.append(_demand(statement, place))
+        work.append(tuple(counted))
     for name, value in recording.outputs if boundary else ():
-        _pin_axes(solver, value, f"it is a dimension of the model's {name}")
+        equations.extend(_pinned(value, f"it is a dimension of the model's {name}"))
     for value, reason in recording.constants:
-        _pin_axes(solver, value, reason)
+        equations.extend(_pinned(value, reason))
     used = {value.id for call in recording.calls for value in (*call.inputs, *call.outputs)}
     for declared in recording.declared:
         if declared.value.id not in used:
-            _pin_axes(solver, declared.value, f"{declared.name} is not used in forward")
-    demands.extend(SizeFact(left, right, where) for left, right, where in recording.facts)
-    demands.extend(Unlike(left, right, _compared(left, right, where)) for left, right, where in recording.differences)
-    demands.extend(Below(left, right, _compared(left, right, where)) for left, right, where in recording.orders)
-    demands.extend(FollowingAttribute(Attribute(path), term) for path, term in recording.layer_attributes)
-    demands.extend(Escape(sources, where) for sources, where in recording.escapes)
+            equations.extend(_pinned(declared.value, f"{declared.name} is not used in forward"))
+    demands.extend(_recorded_demands(recording))
+    values = [declared.value for declared in recording.declared] + [value for _, value in recording.inputs]
+    values += [value for call in recording.calls for value in call.outputs]
+    values += [value for _, value in recording.outputs if not boundary]
+    asked: list[Term] = [axis for value in values for axis in value.axes]
+    asked += [axis for counted_work in work for item in counted_work for axis in item.axes]
     held = [axis for declared in recording.declared if declared.kind == "parameter" for axis in declared.value.axes]
     copies = [axis for call in recording.calls if _repeats(call, rules) for value in call.outputs for axis in value.axes]
-    return solver, settle(solver, demands, held, copies), work
+    return Stated(tuple(equations), tuple(demands), tuple(work), tuple(asked), tuple(held), tuple(copies))
+
+
+def solved(statements: Stated) -> Solved:
+    """The second stage: unify the equations, settle the sizes, and read the spaces off. The solver does not leave it."""
+    solver = Solver()
+    for statement, place in statements.equations:
+        solver.state(statement, place)
+    sizes = settle(solver, statements.demands, statements.held, statements.copies)
+    asked = [*statements.asked, *(term for _, term in sizes.attributes)]
+    asked += [term for terms, _ in sizes.balances for term in terms]
+    asked += [term for term, _, _ in sizes.lower_bounds]
+    solution = solver.solution(asked)
+    spaces = solution.spaces
+    return Solved(
+        spaces,
+        solution.pins,
+        attributes=tuple((path, spaces[term]) for path, term in sizes.attributes),
+        balances=tuple((tuple(_atom(spaces[term]) for term in terms), reason) for terms, reason in sizes.balances),
+        lower_bounds=tuple((_atom(spaces[term]), size, reason) for term, size, reason in sizes.lower_bounds),
+    )
+
+
+def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[Work, ...]], solution: Solved) -> Graph:
+    """The third stage: operations and tensors with their names and spaces, as a graph; `work` is that of each call."""
+    spaces = solution.spaces
+    lines = _lines(recording, rules, work)
+    tensors = [_tensor(item.name, item.kind, item.value, spaces, item.aliases) for item in recording.declared]
+    for line in lines:
+        if line.operation.type is not OpType.PARAMETER:
+            for name, value in zip(line.operation.outputs, line.outputs, strict=True):
+                tensors.append(_tensor(name, "value", value, spaces))
+    by_name = {tensor.name: tensor for tensor in tensors}
+    operations = []
+    for line in lines:
+        o = line.operation
+        costs = tuple(Cost(tuple([spaces[axis] for axis in item.axes]), item.scale) for item in line.work)
+        operations.append(
+            retyped(Operation(o.name, o.type, o.op, o.module_class, o.inputs, o.outputs, costs, o.where), by_name)
+        )
+    graph = Graph(
+        tuple(operations),
+        tuple(tensors),
+        tuple(SizeAttribute(path, space) for path, space in solution.attributes),
+        tuple(PinnedAtom(atom, reason) for atom, reason in solution.pins.items()),
+        tuple(Balance(atoms, reason) for atoms, reason in solution.balances),
+        recording.mode,
+        tuple(LowerBound(atom, size, reason) for atom, size, reason in solution.lower_bounds),
+    )
+    return renumber(graph)[0]
+
+
+def _demand(statement: Named | Balanced | Larger, place: str) -> Demand:
+    """What a rule says of sizes."""
+    if isinstance(statement, Named):
+        return NamedSize(statement.term, statement.size, place)
+    if isinstance(statement, Balanced):
+        return EqualSizes(statement.terms, f"{statement.reason} ({place})")
+    smaller = Literal(statement.than) if isinstance(statement.than, int) else statement.than
+    return Below(smaller, statement.term, f"{statement.reason} ({place})")
+
+
+def _recorded_demands(recording: Recording) -> Iterator[Demand]:
+    """What forward itself said of sizes: its comparisons, its modules' attributes, the numbers that it computed."""
+    for left, right, where in recording.facts:
+        yield SizeFact(left, right, where)
+    for left, right, where in recording.differences:
+        yield Unlike(left, right, _compared(left, right, where))
+    for left, right, where in recording.orders:
+        yield Below(left, right, _compared(left, right, where))
+    for path, term in recording.layer_attributes:
+        yield FollowingAttribute(Attribute(path), term)
+    for sources, where in recording.escapes:
+        yield Escape(sources, where)
 
 
 def _compared(left: Expression, right: Expression, where: str) -> str:
@@ -159,63 +271,23 @@ def _place(call: Call) -> str:
     return f"{call.op} in {call.module or 'the model'} at {call.where}"
 
 
-def _pin_axes(solver: Solver, value: Value, reason: str) -> None:
+def _pinned(value: Value, reason: str) -> Iterator[tuple[Pin, str]]:
+    """Nothing may be removed from the axes of a value."""
     for axis in value.axes:
         if axis.size != 1:
-            solver.pin(solver.term(axis), reason)
-
-
-def _written(
-    recording: Recording,
-    solver: Solver,
-    follow: Settled,
-    work: Mapping[int, list[Work]],
-    rules: Mapping[str, Rule],
-) -> Graph:
-    lines = _lines(recording, rules, work)
-    values = [value for line in lines if line.operation.type is not OpType.PARAMETER for value in line.outputs]
-    asked: list[Term] = [axis for declared in recording.declared for axis in declared.value.axes]
-    asked += [axis for value in values for axis in value.axes]
-    asked += [axis for line in lines for item in line.work for axis in item.axes]
-    asked += [term for _, term in follow.attributes]
-    asked += [term for terms, _ in follow.balances for term in terms]
-    asked += [term for term, _, _ in follow.lower_bounds]
-    solution = solver.solution(asked)
-    spaces = iter(solution.spaces)
-    tensors = [
-        _tensor(declared.name, declared.kind, declared.value, spaces, declared.aliases) for declared in recording.declared
-    ]
-    for line in lines:
-        if line.operation.type is not OpType.PARAMETER:
-            for name, value in zip(line.operation.outputs, line.outputs, strict=True):
-                tensors.append(_tensor(name, "value", value, spaces))
-    costs = [tuple(Cost(tuple(next(spaces) for _ in item.axes), item.scale) for item in line.work) for line in lines]
-    attributes = [SizeAttribute(path, next(spaces)) for path, _ in follow.attributes]
-    balances = [Balance(tuple(_atom(next(spaces)) for _ in terms), reason) for terms, reason in follow.balances]
-    lower_bounds = [LowerBound(_atom(next(spaces)), size, reason) for _, size, reason in follow.lower_bounds]
-    by_name = {tensor.name: tensor for tensor in tensors}
-    operations = tuple(
-        retyped(
-            o.costing(cost),
-            by_name,
-        )
-        for o, cost in zip((line.operation for line in lines), costs, strict=True)
-    )
-    pinned = tuple(PinnedAtom(atom, reason) for atom, reason in solution.pins.items())
-    graph = Graph(operations, tuple(tensors), tuple(attributes), pinned, tuple(balances), recording.mode, tuple(lower_bounds))
-    return renumber(graph)[0]
+            yield Pin(axis, reason), reason
 
 
 def _atom(space: Space) -> Atom:
-    (atom,) = atoms(space)  # only single atoms are balanced
+    (atom,) = atoms(space)  # only single atoms are balanced or bounded
     return atom
 
 
-def _tensor(name: str, kind: str, value: Value, spaces: Iterator[Space], aliases: tuple[str, ...] = ()) -> Tensor:
-    return Tensor(name, kind, tuple([next(spaces) for _ in value.shape]), aliases)
+def _tensor(name: str, kind: str, value: Value, spaces: Mapping[Term, Space], aliases: tuple[str, ...] = ()) -> Tensor:
+    return Tensor(name, kind, tuple([spaces[axis] for axis in value.axes]), aliases)
 
 
-def _lines(recording: Recording, rules: Mapping[str, Rule], work: Mapping[int, list[Work]]) -> list[_Line]:
+def _lines(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[Work, ...]]) -> list[_Line]:
     """Name the operations and what flows between them. A value that is written in place changes its producer."""
     names = _Names()
     lines: list[_Line] = []
@@ -229,7 +301,7 @@ def _lines(recording: Recording, rules: Mapping[str, Rule], work: Mapping[int, l
         current[value.id] = lines[-1].operation.outputs[0]
     shown: set[int] = set()
     holders = {declared.owner for declared in recording.declared if declared.value.ndim}
-    for call in recording.calls:
+    for call, counted in zip(recording.calls, work, strict=True):
         if not call.outputs or not any(value.ndim for value in (*call.inputs, *call.outputs)):
             continue  # scalars, such as a BatchNorm's count of batches, have no axes
         name = names.of(call, {owners[value.id].owner for value in call.inputs if value.id in owners}, holders)
@@ -246,7 +318,7 @@ def _lines(recording: Recording, rules: Mapping[str, Rule], work: Mapping[int, l
         kind = OpType[rules[call.op].type] if call.op in rules else OpType.UNKNOWN
         traits = named_traits(call, rules[call.op], current, outputs) if call.op in rules else OperationTraits()
         operation = Operation(name, kind, call.op, call.module_class, inputs, outputs, (), call.where, traits)
-        lines.append(_Line(operation, call.outputs, tuple(work.get(id(call), ()))))
+        lines.append(_Line(operation, call.outputs, counted))
         for value, tensor in zip(call.outputs, outputs, strict=True):
             current[value.id] = tensor
     for name, value in recording.outputs:

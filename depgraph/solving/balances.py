@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from depgraph.algebra.polynomials import Monomial, Polynomial, combine, difference, without_common_factor
+from depgraph.algebra.partitions import Partition
+from depgraph.algebra.polynomials import Monomial, Polynomial
 from depgraph.solving.statements import Axis, Fresh, Known, Pin, Plus, Term, Times
-from depgraph.solving.unification import Solver
+from depgraph.solving.unification import Solver, forwards
 
 _MANY = 64
 """More constant positions than this in one size are pinned rather than laid out one by one."""
+
+
+_ONE = Polynomial.constant(1)
 
 
 _KEEPS = "it must keep the size of a pinned axis"
@@ -23,49 +27,39 @@ class Balancing:
         self.solver = solver
         self.held = held
         self.copies = copies
-        self.balanced: dict[int, int] = {}
+        self.balanced: Partition[int] = Partition()
         self.reasons: dict[int, str] = {}
 
     def polynomial(self, root: int) -> Polynomial:
         """The size of a term in its free atoms, one for all that are balanced with each other."""
         size = self.solver.size(root)
         if size == 1:
-            return {(): 1}
+            return _ONE
         leaf = self.solver.variable(root)
         if leaf is None:
             leaves = self.solver.leaves(root)
             leaf = leaves[0] if len(leaves) == 1 and self.solver.size(leaves[0]) == size else None
         if leaf is not None:
-            return {(): size} if self.solver.reason(leaf) else {(self.representative(leaf),): 1}
+            fixed = self.solver.reason(leaf) is not None
+            return Polynomial.constant(size) if fixed else Polynomial.variable(self.balanced.representative(leaf))
         parts = self.solver.parts(root)
         if len(parts) > 1:
-            total: Polynomial = {}
-            for part in parts:
-                total = combine("+", total, self.polynomial(part)) or {}
-            return total
-        result: Polynomial = {(): 1}
-        for factor in self.solver.factors(root):
-            result = combine("*", result, self.polynomial(factor)) or {}
-        return result
+            return Polynomial.sum(map(self.polynomial, parts))
+        return prod(map(self.polynomial, self.solver.factors(root)), start=_ONE)
 
     def refreshed(self, polynomial: Polynomial) -> Polynomial:
         """The same polynomial after atoms in it were balanced, split or pinned."""
-        total: Polynomial = {}
-        for monomial, count in polynomial.items():
-            term: Polynomial = {(): count}
-            for leaf in monomial:
-                term = combine("*", term, self.polynomial(leaf)) or {}
-            total = combine("+", total, term) or {}
-        return total
+        terms = (prod(map(self.polynomial, monomial), start=Polynomial.constant(count)) for monomial, count in polynomial.terms)
+        return Polynomial.sum(terms)
 
     def size_of(self, polynomial: Polynomial) -> int:
         """The value at the present sizes."""
-        return sum(count * prod(map(self.solver.size, monomial)) for monomial, count in polynomial.items())
+        return polynomial.value({leaf: self.solver.size(leaf) for leaf in polynomial.variables})
 
     def term_of(self, polynomial: Polynomial) -> Term:
         """A term of that size; it occurs in no tensor."""
         parts: list[Term] = []
-        for monomial, count in sorted(polynomial.items()):
+        for monomial, count in polynomial.terms:
             factors: tuple[Term, ...] = tuple(Known(self.solver.size(leaf), leaf) for leaf in monomial) or (Fresh(1),)
             if count <= _MANY:
                 parts.extend(Times(factors) for _ in range(count))
@@ -77,38 +71,28 @@ class Balancing:
 
     def balance(self, one: int, other: int, reason: str) -> None:
         """Let two atoms lose equally many indices, each its own."""
-        a, b = self.representative(one), self.representative(other)
         self.reasons.setdefault(one, reason)
         self.reasons.setdefault(other, reason)
-        low, high = min(a, b), max(a, b)
-        self.balanced[high] = low
-        self.balanced.setdefault(low, low)
-
-    def representative(self, leaf: int) -> int:
-        """The atom that stands for all that are balanced with one."""
-        while self.balanced.get(leaf, leaf) != leaf:
-            leaf = self.balanced[leaf]
-        return leaf
+        self.balanced.join(*sorted(map(self.balanced.representative, (one, other))))
 
     def members(self, leaf: int) -> list[int]:
         """The free atoms that are balanced with an atom, itself among them."""
-        representative = self.representative(leaf)
-        members = [other for other in self.balanced if self.representative(other) == representative] or [leaf]
-        roots = dict.fromkeys(root for member in (representative, *members) for root in self.solver.leaves(member))
+        members = self.balanced.representative(leaf), *self.balanced.members(leaf)
+        roots = dict.fromkeys(root for member in members for root in self.solver.leaves(member))
         return [root for root in roots if self.solver.reason(root) is None]
 
     def balances(self) -> tuple[tuple[tuple[Term, ...], str], ...]:
         """What is balanced in the end, with the reasons."""
         classes: dict[int, list[int]] = {}
         for leaf in self.balanced:
-            classes.setdefault(self.representative(leaf), []).append(leaf)
-        found = []
+            classes.setdefault(self.balanced.representative(leaf), []).append(leaf)
+        result = []
         for representative, leaves in classes.items():
             members = dict.fromkeys(root for leaf in (representative, *leaves) for root in self.solver.leaves(leaf))
             if len(members) > 1 and not any(self.solver.reason(root) for root in members):
                 reason = next(self.reasons[leaf] for leaf in leaves if leaf in self.reasons)
-                found.append((tuple(Known(self.solver.size(root), root) for root in members), reason))
-        return tuple(found)
+                result.append((tuple(Known(self.solver.size(root), root) for root in members), reason))
+        return tuple(result)
 
     def held_leaves(self) -> set[int] | None:
         """The atoms that a parameter holds; None where nothing is said about parameters."""
@@ -125,7 +109,7 @@ class Balancing:
                 self.solver.pin(root, "no parameter holds it")
                 changed = True
         for leaf in list(self.balanced):
-            representative = self.representative(leaf)
+            representative = self.balanced.representative(leaf)
             for one, other in ((leaf, representative), (representative, leaf)):
                 reasons = [r for root in self.solver.leaves(one) if (r := self.solver.reason(root)) is not None]
                 for root in self.solver.leaves(other):
@@ -144,10 +128,7 @@ class Balancing:
             (root, *others) = self.solver.leaves(leaf) or (leaf,)
             if others or root in held or root not in copies or self.solver.reason(root) is not None:
                 continue
-            partner = next(
-                (other for other in self.balanced if self.representative(other) == self.representative(leaf) and other in held),
-                None,
-            )
+            partner = next((other for other in self.balanced.members(leaf) if other in held), None)
             if partner is not None and self.solver.size(partner) == self.solver.size(root):
                 self.solver.unify(root, partner, self.reasons.get(leaf, "a repetition"))
                 changed = True
@@ -155,25 +136,25 @@ class Balancing:
 
     def reconcile(self, left: Polynomial, right: Polynomial, where: str) -> None:
         """Make two polynomials equal with as little coupling as possible; where nothing else helps, pin them."""
-        ours, theirs = without_common_factor(*difference(*without_common_factor(left, right)))
+        ours, theirs = left.without_common_factor(right)
+        ours, theirs = ours.difference(theirs)
+        ours, theirs = ours.without_common_factor(theirs)
         for one, other in ((ours, theirs), (theirs, ours)):
-            if len(one) == 1:
-                (monomial, count), *_ = one.items()
+            if len(one.terms) == 1:
+                ((monomial, count),) = one.terms
                 if len(monomial) == 1 and count == 1 and self._follow(monomial[0], other, where):
                     return
         if self._pair(ours, theirs, where) or self._match(ours, theirs, where):
             return
         reason = f"its size must agree with another one in a way that only the present sizes do ({where})"
-        for polynomial in (left, right):
-            for monomial in polynomial:
-                for leaf in monomial:
-                    self.solver.pin(leaf, reason)
+        for leaf in (*left.variables, *right.variables):
+            self.solver.pin(leaf, reason)
 
     def _pair(self, ours: Polynomial, theirs: Polynomial, where: str) -> bool:
         """Two products of equally large atoms: balance them one by one, as the heads of layers that share a config."""
-        if len(ours) != 1 or len(theirs) != 1:
+        if len(ours.terms) != 1 or len(theirs.terms) != 1:
             return False
-        (m, c), (n, d) = next(iter(ours.items())), next(iter(theirs.items()))
+        (m, c), (n, d) = *ours.terms, *theirs.terms
         pairs = list(zip(sorted(m, key=self._size_and_id), sorted(n, key=self._size_and_id), strict=False))
         if c != d or len(m) != len(n) or any(self.solver.size(a) != self.solver.size(b) for a, b in pairs):
             return False
@@ -186,9 +167,9 @@ class Balancing:
 
     def _follow(self, leaf: int, target: Polynomial, where: str) -> bool:
         """Let one atom have the size of a product: balanced with an atom, or factored."""
-        if len(target) != 1:
+        if len(target.terms) != 1:
             return False
-        (monomial, count), *_ = target.items()
+        ((monomial, count),) = target.terms
         if count == 1 and len(monomial) == 1:
             self.balance(leaf, monomial[0], where)
             return True
@@ -203,15 +184,16 @@ class Balancing:
 
         The order does not depend on the sizes, so that a smaller model is matched in the same way.
         """
-        if any(len(monomial) > 1 for monomial in (*ours, *theirs)) or sum((*ours.values(), *theirs.values())) > 2 * _MANY:
+        terms = (*ours.terms, *theirs.terms)
+        if any(len(monomial) > 1 for monomial, _ in terms) or sum(count for _, count in terms) > 2 * _MANY:
             return False
         left, right = self._laid_out(ours), self._laid_out(theirs)
         while left and right:
             left[:1], right[:1] = (
-                self._laid_out(self.refreshed(dict(left[:1]))),
-                self._laid_out(self.refreshed(dict(right[:1]))),
+                self._laid_out(self.refreshed(Polynomial(dict(left[:1])))),
+                self._laid_out(self.refreshed(Polynomial(dict(right[:1])))),
             )
-            (p, m), (q, n) = ((item[0], self.size_of(dict([item]))) for item in (left[0], right[0]))
+            (p, m), (q, n) = ((item[0], self.size_of(Polynomial(dict([item])))) for item in (left[0], right[0]))
             short = min(m, n)
             for side, monomial, size in ((left, p, m), (right, q, n)):
                 if size > short:
@@ -234,21 +216,17 @@ class Balancing:
 
     def _laid_out(self, polynomial: Polynomial) -> list[tuple[Monomial, int]]:
         """The atoms of a sum one by one in the order of their numbers, and its constant last."""
-        atoms = [(monomial, 1) for monomial, count in sorted(polynomial.items()) if monomial for _ in range(count)]
-        return [*atoms, ((), polynomial[()])] if () in polynomial else atoms
+        atoms = [(monomial, 1) for monomial, count in polynomial.terms if monomial for _ in range(count)]
+        return [*atoms, *(term for term in polynomial.terms if not term[0])]
 
     def _cut(self, leaf: int, at: int, where: str) -> list[tuple[Monomial, int]]:
         """Cut an atom, and all that are balanced with it, in two; the pieces are balanced in their turn."""
-        representative = self.representative(leaf)
-        members = [other for other in self.balanced if self.representative(other) == representative] or [leaf]
-        for member in members:
-            self.balanced.pop(member, None)
         pieces = []
-        for member in members:
+        for member in self.balanced.dissolve(leaf):
             sizes = at, self.solver.size(member) - at
             fresh = tuple(map(Fresh, sizes))
             self.solver.unify(member, self.solver.term(Plus(fresh)), where)
-            pieces.append([self.solver.term(part) & ~1 for part in fresh])
+            pieces.append([forwards(self.solver.term(part)) for part in fresh])
         for first, *others in zip(*pieces, strict=True):
             for other in others:
                 self.balance(first, other, self.reasons.get(leaf, where))

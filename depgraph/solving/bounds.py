@@ -7,11 +7,22 @@ from itertools import product
 from math import prod
 from typing import TypeAlias
 
-from depgraph.algebra.polynomials import Polynomial, without_common_factor
+from attrs import frozen
+
+from depgraph.algebra.polynomials import Polynomial
 from depgraph.solving.balances import Balancing
 
-Form: TypeAlias = "Polynomial | tuple[str, Form, Form]"
-"""A polynomial, or arithmetic over forms that is none: a division that does not come out even."""
+
+@frozen
+class Uneven:
+    """Arithmetic over sizes that is no polynomial, for a division in it does not come out even."""
+
+    op: str
+    left: Form
+    right: Form
+
+
+Form: TypeAlias = Polynomial | Uneven
 
 
 Span: TypeAlias = tuple[int, int]
@@ -25,7 +36,7 @@ _SHARES = 64
 
 
 class Bounds:
-    """The least sizes that comparisons ask of atoms, each with the reason of the last comparison that raised it.
+    """The lower bounds that comparisons ask of atoms, each with the reason of the last comparison that raised it.
 
     Whatever sizes are at least these and at most the present ones, each comparison comes out as it did. For a comparison that
     one atom decides alone the bound is the smallest such; one that several atoms decide bounds what costs the smallest share.
@@ -34,22 +45,22 @@ class Bounds:
     def __init__(self, sizes: Balancing) -> None:
         self.sizes = sizes
         self.lower_bounds: dict[int, tuple[int, str]] = {}
-        self._held = sizes.held_leaves()
+        self._parameter_atoms = sizes.held_leaves()
         self._fixed: dict[int, bool] = {}
 
     def keep(self, form: Form, reason: str, either: bool = False) -> bool:
-        """Let the value stay positive or, with `either`, other than zero; false if it cannot be told how."""
+        """Let the value stay positive or, with `either`, other than zero; false if it is not known how."""
         now = {atom: self.sizes.solver.size(atom) for atom in _atoms(form)}
         value = _span(form, now, now)
         if value is None or not value[0] or (value[0] < 0 and not either):
             return False
-        if isinstance(form, dict):
-            form = _without_positive_factor(form)
+        if isinstance(form, Polynomial) and not form.is_constant:
+            form, _ = form.without_common_factor(Polynomial())  # the factor is positive: the sign stays
         least = {atom: self._least(atom, size) for atom, size in now.items()}
 
         def comes_out(low: Sizes, high: Sizes) -> bool:
-            found = _span(form, low, high)
-            return found is not None and (found[0] > 0 or (either and found[1] < 0))
+            span = _span(form, low, high)
+            return span is not None and (span[0] > 0 or (either and span[1] < 0))
 
         def holds(changed: Sizes) -> bool:
             return comes_out({**least, **changed}, now)
@@ -65,7 +76,7 @@ class Bounds:
     def _least(self, atom: int, size: int) -> int:
         """What is left of an atom at least; one that no parameter holds cannot lose an index by itself."""
         if atom not in self._fixed:
-            self._fixed[atom] = self._held is not None and self._held.isdisjoint(self.sizes.members(atom))
+            self._fixed[atom] = self._parameter_atoms is not None and self._parameter_atoms.isdisjoint(self.sizes.members(atom))
         if self._fixed[atom]:
             return size
         return self.lower_bounds[atom][0] if atom in self.lower_bounds else 1
@@ -98,10 +109,10 @@ def _shared(free: list[int], least: Sizes, now: Sizes, holds: Holds) -> dict[int
         best = min(enough, key=lambda atom: (alone[atom] / now[atom], atom))
         return {best: alone[best]}
 
-    def kept(share: int) -> dict[int, int]:
+    def with_share(share: int) -> dict[int, int]:
         return {atom: max(least[atom], -(-now[atom] * share // _SHARES)) for atom in free}
 
-    raised = kept(_smallest(1, _SHARES, lambda share: holds(kept(share))))
+    raised = with_share(_smallest(1, _SHARES, lambda share: holds(with_share(share))))
     for atom in free:
         raised[atom] = _smallest(least[atom], raised[atom], with_size(atom, dict(raised)))
     return raised
@@ -116,28 +127,22 @@ def _smallest(low: int, high: int, enough: Callable[[int], bool]) -> int:
 
 
 def _atoms(form: Form) -> Iterator[int]:
-    if isinstance(form, dict):
-        for monomial in form:
-            yield from monomial
+    if isinstance(form, Polynomial):
+        yield from form.variables
     else:
-        yield from _atoms(form[1])
-        yield from _atoms(form[2])
-
-
-def _without_positive_factor(polynomial: Polynomial) -> Polynomial:
-    """Divided by what all its terms have in common, which is positive: the sign stays."""
-    return without_common_factor(polynomial, {})[0] if any(polynomial) else polynomial
+        yield from _atoms(form.left)
+        yield from _atoms(form.right)
 
 
 def _span(form: Form, low: Sizes, high: Sizes) -> Span | None:
     """Bounds of a value while each atom lies between two sizes; exact where these agree. None: it may divide by zero."""
-    if isinstance(form, dict):
+    if isinstance(form, Polynomial):
         least = most = 0
-        for monomial, count in form.items():
+        for monomial, count in form.terms:
             small, large = count * prod(low[atom] for atom in monomial), count * prod(high[atom] for atom in monomial)
             least, most = least + min(small, large), most + max(small, large)
         return least, most
-    op, left, right = form[0], _span(form[1], low, high), _span(form[2], low, high)
+    op, left, right = form.op, _span(form.left, low, high), _span(form.right, low, high)
     if left is None or right is None:
         return None
     if op == "+":

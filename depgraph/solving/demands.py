@@ -75,7 +75,7 @@ Demand: TypeAlias = NamedSize | EqualSizes | SizeFact | Unlike | Below | Followi
 
 @frozen
 class Settled:
-    """Attributes with the terms that they count, balanced terms and least sizes of terms with their reasons."""
+    """Attributes with the terms that they count, balanced terms and lower bounds of terms with their reasons."""
 
     attributes: tuple[tuple[str, Term], ...]
     balances: tuple[tuple[tuple[Term, ...], str], ...]

@@ -51,10 +51,10 @@ class Sized(int):
 
     def __new__(cls, value: int, expression: Expression, owner: object = None) -> Sized:
         """An integer with its origin."""
-        made = super().__new__(cls, value)
-        made.expression = expression
-        made.owner = owner
-        return made
+        number = super().__new__(cls, value)
+        number.expression = expression
+        number.owner = owner
+        return number
 
     def __reduce__(self) -> Any:
         return int, (int(self),)
@@ -116,10 +116,10 @@ class SizedFloat(float):
 
     def __new__(cls, value: float, sources: tuple[Expression, ...], owner: object) -> SizedFloat:
         """A number with its sources."""
-        made = super().__new__(cls, value)
-        made.sources = sources
-        made.owner = owner
-        return made
+        number = super().__new__(cls, value)
+        number.sources = sources
+        number.owner = owner
+        return number
 
     def __reduce__(self) -> Any:
         return float, (float.__float__(self),)

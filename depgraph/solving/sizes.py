@@ -3,18 +3,19 @@
 Every size is a polynomial in the sizes of the prunable atoms; pinned atoms are constants. A demand equates two such
 polynomials. One that holds identically is dropped; one between two single atoms balances them; an attribute takes the
 polynomial that is demanded of it; anything else pins what it mentions. A comparison that comes out the same only while enough
-indices are left gives its atoms a least size.
+indices are left gives its atoms a lower bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import Enum
 
 from attrs import frozen
 
-from depgraph.algebra.polynomials import Polynomial, combine
+from depgraph.algebra.polynomials import Polynomial
 from depgraph.solving.balances import Balancing
-from depgraph.solving.bounds import Bounds, Form
+from depgraph.solving.bounds import Bounds, Form, Uneven
 from depgraph.solving.demands import TERMS, Below, Demand, EqualSizes, Escape, FollowingAttribute, Settled, SizeFact, Unlike
 from depgraph.solving.expressions import Arithmetic, Attribute, AxisSize, Computed, Expression, Literal
 from depgraph.solving.sized import origin
@@ -29,6 +30,14 @@ def settle(solver: Solver, demands: Iterable[Demand], held: Sequence[Axis] = (),
     are axes that forward makes of equal parts: which of these go is all the same.
     """
     return _Settlement(solver, demands, held, copies).run()
+
+
+class _Outcome(Enum):
+    """What came of one equation."""
+
+    DONE = "it holds, or an attribute was solved for"
+    CHANGED = "something was pinned or balanced"
+    WAITING = "more must be known first"
 
 
 @frozen
@@ -102,11 +111,11 @@ class _Settlement:
         attributes: dict[str, Term] = {}
         for path, (known, term) in self.known.items():
             polynomial = self.sizes.refreshed(known)
-            if any(polynomial):
+            if not polynomial.is_constant:
                 attributes[path] = term if term is not None else self.sizes.term_of(polynomial)
         for path, term in self.following.items():
             polynomial = self.sizes.polynomial(self.solver.term(term))
-            if any(polynomial) and path not in attributes:
+            if not polynomial.is_constant and path not in attributes:
                 attributes[path] = term
         return Settled(tuple(attributes.items()), self.sizes.balances(), self._lower_bounds())
 
@@ -126,24 +135,20 @@ class _Settlement:
         return changed
 
     def _lower_bounds(self) -> tuple[tuple[Term, int, str], ...]:
-        found = []
+        result: list[tuple[Term, int, str]] = []
         for leaf, (size, reason) in self.lower_bounds.items():
             for root in self.sizes.members(leaf):
-                found.append((Known(self.solver.size(root), root), size, reason))
-        return tuple(found)
+                result.append((Known(self.solver.size(root), root), size, reason))
+        return tuple(result)
 
     def _form(self, side: Expression | Term) -> Form | None:
         """An expression as a polynomial, or as arithmetic over polynomials where a division does not come out even."""
         if isinstance(side, Attribute) and side.path not in self.known:
             term = self.following.get(side.path)
-            return self._constant(side.value) if term is None else self.sizes.polynomial(self.solver.term(term))
+            return Polynomial.constant(side.value) if term is None else self.sizes.polynomial(self.solver.term(term))
         if not isinstance(side, Arithmetic):
             return self._value(side)
         return _combined(side.op, self._form(side.left), self._form(side.right))
-
-    @staticmethod
-    def _constant(value: int) -> Polynomial:
-        return {(): value} if value else {}
 
     def _round(self) -> bool:
         """One pass over the open equations; true if something was pinned, balanced or solved, so that another may help."""
@@ -151,8 +156,8 @@ class _Settlement:
         still_open = []
         for equation in self.equations:
             outcome = self._solve(equation)
-            progress = progress or outcome != "waiting"
-            if outcome != "done":
+            progress = progress or outcome is not _Outcome.WAITING
+            if outcome is not _Outcome.DONE:
                 still_open.append(equation)
         self.equations = still_open
         if progress or self._settle_one(still_open):
@@ -166,7 +171,7 @@ class _Settlement:
                 unknown = self._unknown(side)
                 if len(unknown) > 1:
                     path, value = min(unknown.items(), key=lambda item: (item[1], item[0]))
-                    self.known[path] = ({(): value}, None)
+                    self.known[path] = (Polynomial.constant(value), None)
                     return True
         return False
 
@@ -178,35 +183,35 @@ class _Settlement:
             return {**self._unknown(side.left), **self._unknown(side.right)}
         return {}
 
-    def _solve(self, equation: _Equation) -> str:
-        """Use one equation: ``done``, ``changed`` (something was pinned or balanced), or ``waiting``."""
+    def _solve(self, equation: _Equation) -> _Outcome:
+        """Use one equation: pin, balance or solve for an attribute what it forces."""
         left, right = self._value(equation.left), self._value(equation.right)
         if left is not None and right is not None:
-            if left == right or not (any(left) or any(right)):
-                return "done"
+            if left == right or (left.is_constant and right.is_constant):
+                return _Outcome.DONE
             self.sizes.reconcile(left, right, equation.where)
-            return "changed"
+            return _Outcome.CHANGED
         if (left is None) == (right is None):
-            return "waiting"
+            return _Outcome.WAITING
         quotient = self._quotient(equation.left, right) or self._quotient(equation.right, left)
         if quotient is not None:
-            if quotient[0] == quotient[1] or not (any(quotient[0]) or any(quotient[1])):
-                return "done"
+            if quotient[0] == quotient[1] or (quotient[0].is_constant and quotient[1].is_constant):
+                return _Outcome.DONE
             self.sizes.reconcile(*quotient, equation.where)
-            return "changed"
+            return _Outcome.CHANGED
         side, target = (equation.left, right) if left is None else (equation.right, left)
         assert target is not None
         solved = self._invert(side, target)
-        if solved is None or any(count < 0 for count in solved[1].values()):
-            return "waiting"
+        if solved is None or solved[1].has_negative:
+            return _Outcome.WAITING
         attribute, polynomial = solved
         if self.sizes.size_of(polynomial) != attribute.value:
-            return "waiting"  # a division that left a remainder: the attribute cannot be told from the quotient
+            return _Outcome.WAITING  # a division that left a remainder: the attribute cannot be told from the quotient
         other = equation.right if left is None else equation.left
         direct = isinstance(side, Attribute)
         term = other if direct and isinstance(other, TERMS) else None
         self.known[attribute.path] = (polynomial, term)
-        return "done"
+        return _Outcome.DONE
 
     def _quotient(self, side: Expression | Term, target: Polynomial | None) -> tuple[Polynomial, Polynomial] | None:
         """``a // b == target`` as ``a == b * target``, where it comes out even now and polynomials do not divide."""
@@ -215,30 +220,28 @@ class _Settlement:
         dividend, divisor = self._value(side.left), self._value(side.right)
         if dividend is None or divisor is None:
             return None
-        multiple = combine("*", divisor, target) or {}
+        multiple = divisor * target
         return (dividend, multiple) if self.sizes.size_of(dividend) == self.sizes.size_of(multiple) else None
 
     def _value(self, side: Expression | Term) -> Polynomial | None:
         if isinstance(side, TERMS):
             return self.sizes.polynomial(self.solver.term(side))
         if isinstance(side, Literal):
-            return {(): side.value} if side.value else {}
+            return Polynomial.constant(side.value)
         if isinstance(side, AxisSize):
             return self.sizes.polynomial(self._axis(side))
         if isinstance(side, Attribute):
-            found = self.known.get(side.path)
-            return None if found is None else self.sizes.refreshed(found[0])
+            return self.sizes.refreshed(self.known[side.path][0]) if side.path in self.known else None
         if isinstance(side, Computed):
             sources = [self._value(source) for source in side.sources]
-            constant = all(source is not None and not any(source) for source in sources)
-            return ({(): side.value} if side.value else {}) if constant else None
+            constant = all(source is not None and source.is_constant for source in sources)
+            return Polynomial.constant(side.value) if constant else None
         left, right = self._value(side.left), self._value(side.right)
         if left is None or right is None:
             return None
-        if side.op == "//" and not any(left) and not any(right):
-            floor = left.get((), 0) // right[()]
-            return {(): floor} if floor else {}
-        return combine(side.op, left, right)
+        if side.op == "//" and left.is_constant and right.is_constant:
+            return Polynomial.constant(left.value({}) // right.value({}))
+        return _polynomial(side.op, left, right)
 
     def _invert(self, side: Expression | Term, target: Polynomial) -> tuple[Attribute, Polynomial] | None:
         """Solve ``side == target`` for its one unknown attribute."""
@@ -253,11 +256,10 @@ class _Settlement:
         if left is None:
             assert right is not None
             inverse = {"+": "-", "-": "+", "*": "//", "//": "*"}[side.op]
-            undone = combine(inverse, target, right)
+            undone = _polynomial(inverse, target, right)
             return None if undone is None else self._invert(side.left, undone)
-        undone = combine(
-            {"+": "-", "-": "-", "*": "//", "//": "//"}[side.op], *((left, target) if side.op in "-//" else (target, left))
-        )
+        inverse = {"+": "-", "-": "-", "*": "//", "//": "//"}[side.op]
+        undone = _polynomial(inverse, *((left, target) if side.op in "-//" else (target, left)))
         return None if undone is None else self._invert(side.right, undone)
 
     def _pin_equation(self, equation: _Equation) -> bool:
@@ -280,12 +282,19 @@ class _Settlement:
         if isinstance(side, Arithmetic):
             return self._mentioned(side.left) + self._mentioned(side.right)
         if isinstance(side, Attribute) and side.path in self.known:
-            return [leaf for monomial in self.sizes.refreshed(self.known[side.path][0]) for leaf in monomial]
+            return list(self.sizes.refreshed(self.known[side.path][0]).variables)
         return []
 
 
 def _combined(op: str, left: Form | None, right: Form | None) -> Form | None:
-    if left is None or right is None or (op == "//" and right == {}):
+    if left is None or right is None or (op == "//" and right == Polynomial()):
         return None
-    exact = combine(op, left, right) if isinstance(left, dict) and isinstance(right, dict) else None
-    return (op, left, right) if exact is None else exact
+    exact = _polynomial(op, left, right) if isinstance(left, Polynomial) and isinstance(right, Polynomial) else None
+    return Uneven(op, left, right) if exact is None else exact
+
+
+def _polynomial(op: str, left: Polynomial, right: Polynomial) -> Polynomial | None:
+    """Arithmetic over polynomials; None for a division that does not come out even."""
+    if op == "//":
+        return left.quotient(right)
+    return left + right if op == "+" else left - right if op == "-" else left * right

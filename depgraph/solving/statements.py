@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 from attrs import field, frozen
 
 
-@frozen(slots=False)
+@frozen(slots=False, cache_hash=True)
 class Axis:
-    """A dimension of a recorded value."""
+    """A dimension of a recorded value, which has one size: value and dimension tell it from all others."""
 
     value: int
     dim: int
-    size: int
+    size: int = field(eq=False)
 
 
 @frozen(eq=False)
@@ -191,19 +191,19 @@ class Call:
     @cached_property
     def inputs(self) -> tuple[Value, ...]:
         """Every value among the arguments, in order."""
-        found: list[Value] = []
-        _gather(self.args.values(), found)
-        return tuple(found)
+        values: list[Value] = []
+        _gather(self.args.values(), values)
+        return tuple(values)
 
 
-def _gather(args: Iterable[Any], found: list[Value]) -> None:
+def _gather(args: Iterable[Any], values: list[Value]) -> None:
     for arg in args:
         if isinstance(arg, Value):
-            found.append(arg)
+            values.append(arg)
         elif isinstance(arg, (list, tuple)):
-            _gather(arg, found)
+            _gather(arg, values)
         elif isinstance(arg, (dict, MappingProxyType)):
-            _gather(arg.values(), found)
+            _gather(arg.values(), values)
 
 
 RuleFunction: TypeAlias = Callable[[Call], Iterable[Statement]]

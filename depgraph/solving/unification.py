@@ -4,13 +4,16 @@ A variable is an axis or a fresh space. Unification binds variables to products 
 and segments as far as the equations force it, down to single indices where nothing coarser fits. What stays unsplit are the
 atoms. Factors that have no common divisor cannot be expressed by one another: they are pinned, with the reason.
 
-A number stands for a variable or structure, read forwards if it is even, backwards if it is odd.
+Each variable or structure has two neighbouring numbers, one for each direction in which it is read: `forwards` and `reversed_`
+go from one to the other, and nothing else in the package looks into a number. Every list has an entry for both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import IntEnum
 from math import gcd, prod
+from types import MappingProxyType
 
 from attrs import frozen
 
@@ -18,28 +21,51 @@ from depgraph.algebra.spaces import UNIT, Atom, Space, backwards, laid_end_to_en
 from depgraph.errors import RuleError
 from depgraph.solving.statements import Axis, Backwards, Equal, Fresh, Known, Pin, Term, Times
 
-_VARIABLE, _PRODUCT, _SUM = 0, 1, 2
+
+class Kind(IntEnum):
+    """What a number of the solver stands for."""
+
+    VARIABLE = 0
+    PRODUCT = 1
+    SUM = 2
+
+
+_VARIABLE, _PRODUCT, _SUM = Kind
+
+
+def reversed_(root: int) -> int:
+    """The same variable or structure, read in the other direction."""
+    return root ^ 1
+
+
+def forwards(root: int) -> int:
+    """The same variable or structure, read forwards."""
+    return root & ~1
+
+
+def is_reversed(root: int) -> bool:
+    """Whether a variable or structure is read backwards."""
+    return bool(root & 1)
 
 
 @frozen
 class Solution:
-    """Spaces of the asked terms, in the order of asking, and the pinned atoms with their reasons."""
+    """The space of each term that was asked for, and the pinned atoms with their reasons."""
 
-    spaces: tuple[Space, ...]
+    spaces: Mapping[Term, Space]
     pins: Mapping[Atom, str]
 
 
 class Solver:
-    """Collects statements; `space` reads the answer off. A value of this class never leaves the function that made it."""
+    """Collects statements; `solution` reads the answer off. A value of this class never leaves the function that made it."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._size: list[int] = []
-        self._kind: list[int] = []
+        self._kind: list[Kind] = []
         self._children: list[tuple[int, ...]] = []
-        self._pin: list[str | None] = []
-        self._axis: dict[tuple[int, int], int] = {}
-        self._fresh: dict[int, tuple[Fresh, int]] = {}
+        self._reason: list[str | None] = []
+        self._variables: dict[Axis | Fresh, int] = {}
 
     def state(self, statement: Equal | Pin, where: str) -> None:
         """Take in one statement; `where` completes the reason if it cannot be expressed."""
@@ -59,21 +85,15 @@ class Solver:
 
     def term(self, term: Term) -> int:
         """The variable or structure that stands for a term."""
-        if isinstance(term, Axis):
-            key = (term.value, term.dim)
-            found = self._axis.get(key)
-            if found is None:
-                found = self._axis[key] = self._variable(term.size)
-            return self._find(found)
-        if isinstance(term, Fresh):
-            entry = self._fresh.get(id(term))
-            if entry is None:
-                entry = self._fresh[id(term)] = (term, self._variable(term.size))
-            return self._find(entry[1])
+        if isinstance(term, (Axis, Fresh)):
+            variable = self._variables.get(term)
+            if variable is None:
+                variable = self._variables[term] = self._variable(term.size)
+            return self._find(variable)
         if isinstance(term, Known):
             return self._find(term.root)
         if isinstance(term, Backwards):
-            return self.term(term.term) ^ 1
+            return reversed_(self.term(term.term))
         if isinstance(term, Times):
             return self._structure(_PRODUCT, [self.term(factor) for factor in term.factors])
         return self._structure(_SUM, [self.term(part) for part in term.parts])
@@ -81,143 +101,140 @@ class Solver:
     def pin(self, root: int, reason: str) -> None:
         """Forbid any removal from the atoms below; the first reason stays."""
         root = self._find(root)
-        if self._kind[root >> 1] == _VARIABLE:
-            if self._pin[root >> 1] is None:
-                self._pin[root >> 1] = reason
+        if self._kind[root] is _VARIABLE:
+            if self._reason[root] is None:
+                self._reason[root] = self._reason[reversed_(root)] = reason
         else:
-            for child in self._children[root >> 1]:
+            for child in self._children[root]:
                 self.pin(child, reason)
 
     def leaves(self, root: int) -> list[int]:
         """The variables of which a term is made, read forwards, in reading order, without those of size 1."""
         root = self._find(root)
-        if self._size[root >> 1] == 1:
+        if self._size[root] == 1:
             return []
-        if self._kind[root >> 1] == _VARIABLE:
-            return [root & ~1]
-        return [leaf for child in self._inside(root) for leaf in self.leaves(child)]
+        if self._kind[root] is _VARIABLE:
+            return [forwards(root)]
+        return [leaf for child in self._children[root] for leaf in self.leaves(child)]
 
     def variable(self, root: int) -> int | None:
         """The variable that a term is, read forwards; None for a structure."""
         root = self._find(root)
-        return root & ~1 if self._kind[root >> 1] == _VARIABLE else None
+        return forwards(root) if self._kind[root] is _VARIABLE else None
 
     def reason(self, leaf: int) -> str | None:
         """Why a variable is pinned."""
-        return self._pin[self._find(leaf) >> 1]
+        return self._reason[self._find(leaf)]
 
     def factors(self, root: int) -> list[int]:
         """The canonical flat factors of a term, without those of size 1."""
         root = self._find(root)
         if self.size(root) == 1:
             return []
-        if self._kind[root >> 1] == _PRODUCT:
-            return [factor for child in self._inside(root) for factor in self.factors(child)]
+        if self._kind[root] is _PRODUCT:
+            return [factor for child in self._children[root] for factor in self.factors(child)]
         return [root]
 
     def parts(self, root: int) -> list[int]:
         """The flat parts of a term."""
         root = self._find(root)
-        if self._kind[root >> 1] == _SUM:
-            return [part for child in self._inside(root) for part in self.parts(child)]
+        if self._kind[root] is _SUM:
+            return [part for child in self._children[root] for part in self.parts(child)]
         return [root]
 
     def size(self, root: int) -> int:
         """The size of a term."""
-        return self._size[root >> 1]
+        return self._size[root]
 
     def solution(self, asked: Iterable[Term]) -> Solution:
-        """The spaces of the asked terms. Atoms are numbered in reading order."""
+        """The space of each asked term. Atoms are numbered in the order in which they are first read."""
         numbers: dict[int, Atom] = {}
         memo: dict[int, Space] = {}
 
         def space(root: int) -> Space:
             root = self._find(root)
-            found = memo.get(root)
-            if found is not None:
-                return found
+            result = memo.get(root)
+            if result is not None:
+                return result
             if self.size(root) == 1:
-                found = UNIT
-            elif self._kind[root >> 1] == _VARIABLE:
-                atom = numbers.setdefault(root >> 1, Atom(len(numbers), self.size(root)))
-                found = backwards(atom) if root & 1 else atom
-            elif self._kind[root >> 1] == _PRODUCT:
-                found = product(*[space(child) for child in self._inside(root)])
+                result = UNIT
+            elif self._kind[root] is _VARIABLE:
+                atom = numbers.setdefault(forwards(root), Atom(len(numbers), self.size(root)))
+                result = backwards(atom) if is_reversed(root) else atom
+            elif self._kind[root] is _PRODUCT:
+                result = product(*[space(child) for child in self._children[root]])
             else:
-                found = laid_end_to_end(*[space(child) for child in self._inside(root)])
-            memo[root] = found
-            return found
+                result = laid_end_to_end(*[space(child) for child in self._children[root]])
+            memo[root] = result
+            return result
 
-        spaces = tuple(space(self.term(term)) for term in asked)
-        pins = {atom: reason for node, atom in numbers.items() if (reason := self._pin[node]) is not None}
-        return Solution(spaces, pins)
-
-    def _inside(self, root: int) -> tuple[int, ...]:
-        """The children of a structure in the order in which it is read."""
-        children = self._children[root >> 1]
-        if not root & 1:
-            return children
-        turned = tuple(child ^ 1 for child in children)
-        return turned[::-1] if self._kind[root >> 1] == _SUM else turned
+        spaces = {term: space(self.term(term)) for term in asked}
+        pins = {atom: reason for variable, atom in numbers.items() if (reason := self._reason[variable]) is not None}
+        return Solution(MappingProxyType(spaces), MappingProxyType(pins))
 
     def _variable(self, size: int) -> int:
         return self._node(_VARIABLE, int(size), ())  # a size with a provenance stays in no graph
 
-    def _node(self, kind: int, size: int, children: tuple[int, ...]) -> int:
-        made = 2 * len(self._parent)
-        self._parent.append(made)
-        self._size.append(size)
-        self._kind.append(kind)
-        self._children.append(children)
-        self._pin.append(None)
-        return made
+    def _node(self, kind: Kind, size: int, children: tuple[int, ...]) -> int:
+        """A new variable or structure, read forwards. Backwards, its children are so too, those of a sum from the last one."""
+        backward_children = tuple([reversed_(child) for child in children]) if children else ()
+        root = len(self._parent)
+        self._parent += (root, reversed_(root))
+        self._size += (size, size)
+        self._kind += (kind, kind)
+        self._children += (children, backward_children[::-1] if kind is _SUM else backward_children)
+        self._reason += (None, None)
+        return root
 
-    def _structure(self, kind: int, children: list[int]) -> int:
-        neutral = 1 if kind == _PRODUCT else 0
+    def _structure(self, kind: Kind, children: list[int]) -> int:
+        neutral = 1 if kind is _PRODUCT else 0
         sizes = self._size
-        used = [child for child in children if sizes[child >> 1] != neutral]
+        used = [child for child in children if sizes[child] != neutral]
         if len(used) == 1:
             return used[0]
-        each = [sizes[child >> 1] for child in used]
-        return self._node(kind, prod(each) if kind == _PRODUCT else sum(each), tuple(used))
+        each = [sizes[child] for child in used]
+        return self._node(kind, prod(each) if kind is _PRODUCT else sum(each), tuple(used))
 
     def _find(self, root: int) -> int:
         parent = self._parent
-        up = parent[root >> 1]
-        while up >> 1 != root >> 1:
-            above = parent[up >> 1] ^ (up & 1)
-            parent[root >> 1] = above
-            root = above ^ (root & 1)
-            up = parent[root >> 1]
+        up = parent[root]
+        while up != root:
+            parent[root] = root = parent[up]  # halve the path, for the next time
+            up = parent[root]
         return root
 
+    def _let_stand(self, root: int, target: int) -> None:
+        """Let one number stand for another one, and so in the other direction."""
+        self._parent[root] = target
+        self._parent[reversed_(root)] = reversed_(target)
+
     def _bind(self, variable: int, target: int) -> None:
-        self._parent[variable >> 1] = target ^ (variable & 1)
-        reason = self._pin[variable >> 1]
+        self._let_stand(variable, target)
+        reason = self._reason[variable]
         if reason is not None:
             self.pin(target, reason)
 
-    def _give_up(self, nodes: Iterable[int], where: str) -> None:
-        for node in nodes:
-            self.pin(node, f"{where}: the sizes on both sides do not nest, so no index map can be given")
+    def _give_up(self, roots: Iterable[int], where: str) -> None:
+        for root in roots:
+            self.pin(root, f"{where}: the sizes on both sides do not nest, so no index map can be given")
 
     def unify(self, left: int, right: int, where: str) -> None:
         """Make two terms of equal size range over the same space."""
         left, right = self._find(left), self._find(right)
-        if left == right or self._size[left >> 1] <= 1:
+        if left == right or self._size[left] <= 1:
             return
-        kinds = self._kind[left >> 1], self._kind[right >> 1]
-        if left == right ^ 1 and kinds[0] == _VARIABLE:
+        kinds = self._kind[left], self._kind[right]
+        if left == reversed_(right) and kinds[0] is _VARIABLE:
             self._fold(left)
-        elif kinds[0] == _VARIABLE:
+        elif kinds[0] is _VARIABLE:
             self._bind(left, right)
-        elif kinds[1] == _VARIABLE:
+        elif kinds[1] is _VARIABLE:
             self._bind(right, left)
         elif kinds == (_SUM, _SUM):
             self._match_sums(left, right, where)
         elif kinds == (_PRODUCT, _PRODUCT):
             self._match_products(left, right, where)
-        elif kinds[0] == _SUM:
+        elif kinds[0] is _SUM:
             self._distribute(left, right, where)
         else:
             self._distribute(right, left, where)
@@ -226,7 +243,7 @@ class Solver:
         """A variable is equal to itself backwards: its second half is its first one backwards."""
         half = self._variable(self.size(variable) // 2)
         middle = [self._variable(1)] if self.size(variable) % 2 else []
-        self._bind(variable, self._structure(_SUM, [half, *middle, half ^ 1]))
+        self._bind(variable, self._structure(_SUM, [half, *middle, reversed_(half)]))
 
     def _match_products(self, left: int, right: int, where: str) -> None:
         a, b = self.factors(left), self.factors(right)
@@ -267,23 +284,23 @@ class Solver:
                 self.unify(p, q, where)
                 i, j = i + 1, j + 1
                 continue
-            small, large, holder, at = (p, q, b, j) if self.size(p) < self.size(q) else (q, p, a, i)
-            holder[at : at + 1] = self._cut(large, self.size(small))
+            small, large, parts, at = (p, q, b, j) if self.size(p) < self.size(q) else (q, p, a, i)
+            parts[at : at + 1] = self._cut(large, self.size(small))
         self._merge(left, right)
 
-    def _cut(self, node: int, at: int) -> list[int]:
+    def _cut(self, root: int, at: int) -> list[int]:
         """Split a term in two segments, the first of size `at`.
 
         Where the place lies inside of a block of a product, that block's index of the first factor is set apart.
         """
-        node = self._find(node)
-        if self._kind[node >> 1] == _VARIABLE:
-            pieces = [self._variable(at), self._variable(self.size(node) - at)]
-            self._bind(node, self._structure(_SUM, pieces))
+        root = self._find(root)
+        if self._kind[root] is _VARIABLE:
+            pieces = [self._variable(at), self._variable(self.size(root) - at)]
+            self._bind(root, self._structure(_SUM, pieces))
             return pieces
-        if self._kind[node >> 1] == _SUM:
+        if self._kind[root] is _SUM:
             before = []
-            after = self.parts(node)
+            after = self.parts(root)
             while self.size(after[0]) <= at:
                 at -= self.size(after[0])
                 before.append(after.pop(0))
@@ -291,7 +308,7 @@ class Solver:
                 first, after[0] = self._cut(after[0], at)
                 before.append(first)
             return [self._structure(_SUM, before), self._structure(_SUM, after)]
-        first, *others = self.factors(node)
+        first, *others = self.factors(root)
         rest = self._structure(_PRODUCT, others)
         whole, inside = divmod(at, self.size(rest))
         before, across, after = [], [], [first]
@@ -318,5 +335,5 @@ class Solver:
     def _merge(self, left: int, right: int) -> None:
         """Two structures were found equal part by part: let one stand for both."""
         left, right = self._find(left), self._find(right)
-        if left >> 1 != right >> 1:
-            self._parent[left >> 1] = right ^ (left & 1)
+        if forwards(left) != forwards(right):
+            self._let_stand(left, right)

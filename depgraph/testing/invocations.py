@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Space, atoms
-from depgraph.solving.assembly import settled
+from depgraph.solving import assembly
 from depgraph.solving.statements import Equal, Pin, Rule, Statement
 from depgraph.tracing.custom_rules import RuleTable
 from depgraph.tracing.trace import record
@@ -157,27 +157,16 @@ def solved(call: Invocation, table: RuleTable, lifted: bool = False) -> Solved:
     faults = tuple(fault for made in recording.calls for fault in _faults(made, rules))
     if lifted:
         rules = {name: _without_pins(rule) for name, rule in rules.items() if name in {made.op for made in recording.calls}}
-    solver, follow, _ = settled(recording, rules, boundary=False)
+    solution = assembly.solved(assembly.stated(recording, rules, boundary=False))
     names = dict(zip((f"leaf{position}" for position in range(len(call.names))), call.names, strict=True))
     values = {names[declared.name]: declared.value for declared in recording.declared} | dict(outputs)
-    places = {(name, axis.dim): axis for name, value in values.items() for axis in value.axes}
-    counted = {path.removeprefix("leaves."): term for path, term in follow.attributes}
-    balanced = [term for terms, _ in follow.balances for term in terms]
+    axes = {(name, axis.dim): solution.spaces[axis] for name, value in values.items() for axis in value.axes}
+    numbers = {call.names[int(path.removeprefix("leaves."))]: space for path, space in solution.attributes}
+    balances = tuple(balanced for balanced, _ in solution.balances)
     traits = [rules[made.op].traits_of(made) for made in recording.calls if not faults]
-    mixing = [axis for trait in traits for axis in trait.mixes or ()]
-    solution = solver.solution([*places.values(), *counted.values(), *balanced, *mixing])
-    spaces = iter(solution.spaces)
-    axes = dict(zip(places, spaces, strict=False)) if places else {}
-    numbers = {call.names[int(path)]: next(spaces) for path in counted}
-    balances = tuple(tuple(_atom(next(spaces)) for _ in terms) for terms, _ in follow.balances)
-    stated = frozenset(atom for _ in mixing for atom in atoms(next(spaces)))
-    mixed = None if any(trait.mixes is None for trait in traits) else stated
+    mixing = frozenset(atom for trait in traits for axis in trait.mixes or () for atom in atoms(solution.spaces[axis]))
+    mixed = None if any(trait.mixes is None for trait in traits) else mixing
     return Solved(tuple(made.op for made in recording.calls), axes, numbers, solution.pins, balances, mixed, faults)
-
-
-def _atom(space: Space) -> Atom:
-    assert isinstance(space, Atom), "only single atoms are balanced"
-    return space
 
 
 def _without_pins(rule: Rule) -> Rule:

@@ -1,7 +1,7 @@
 """IndexSet against Python's set, with wrong implementations that must be refuted."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from depgraph.algebra.indices import IndexSet
@@ -71,3 +71,29 @@ def test_negative_indices_are_refused():
     """Positions are counted from the front."""
     with pytest.raises(ValueError, match="counted from 0, got -1"):
         IndexSet.of([-1, 2])
+    for intervals in [((-1, 2),), ((4, 6), (-1, 0)), ((-1, 3), (2, 5))]:
+        with pytest.raises(ValueError, match="counted from 0, got -1"):
+            IndexSet(intervals)
+    with pytest.raises(ValueError, match="counted from 0, got -1"):
+        IndexSet.range(-1, 3)
+    with pytest.raises(ValueError, match="counted from 0, got -2"):
+        IndexSet.of([0, 3]).shift(-2)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=6))
+@example([(2, 5), (0, 9), (9, 10)])
+@example([(3, 3), (5, 2)])
+def test_any_intervals_become_canonical_ones(intervals):
+    """Unsorted, overlapping, adjacent and empty intervals mean the union of their ranges."""
+    x = IndexSet(tuple(intervals))
+    assert list(x) == sorted({index for start, stop in intervals for index in range(start, stop)})
+    assert x == IndexSet.of(list(x))
+
+
+@given(numbers, st.integers(0, 5))
+def test_shifts_and_mirrors_move_each_index(a, offset):
+    """`shift` adds, and `mirrored` counts from the end; twice it is as before."""
+    x = IndexSet.of(a)
+    assert set(x.shift(offset)) == {index + offset for index in a}
+    assert set(x.mirrored(41)) == {40 - index for index in a}
+    assert x.mirrored(41).mirrored(41) == x

@@ -1,50 +1,107 @@
-"""Polynomials against their values at points."""
+"""Polynomials against plain integers: their values at points."""
 
-from math import prod
-
-from hypothesis import given
+import pytest
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from depgraph.algebra.polynomials import combine, difference, without_common_factor
+from depgraph.algebra.polynomials import Polynomial
 
-monomials = st.lists(st.integers(0, 3), max_size=3).map(lambda leaves: tuple(sorted(leaves)))
-polynomials = st.dictionaries(monomials, st.integers(1, 5), max_size=4)
-points = st.lists(st.integers(1, 7), min_size=4, max_size=4)
+monomials = st.lists(st.integers(0, 3), max_size=3).map(lambda variables: tuple(sorted(variables)))
+polynomials = st.dictionaries(monomials, st.integers(-5, 5), max_size=4).map(Polynomial)
+positive = st.dictionaries(monomials, st.integers(1, 5), max_size=4).map(Polynomial)
+points = st.lists(st.integers(1, 7), min_size=4, max_size=4).map(lambda sizes: dict(enumerate(sizes)))
+ZERO, ONE, X, Y = Polynomial(), Polynomial.constant(1), Polynomial.variable(0), Polynomial.variable(1)
+POINT = {0: 3, 1: 5, 2: 2, 3: 7}
 
 
-def at(polynomial, point):
-    """The value with the k-th variable at `point[k]`."""
-    return sum(count * prod(point[leaf] for leaf in monomial) for monomial, count in polynomial.items())
+def assert_product(p, q, product, point):
+    """The law of multiplication at a point."""
+    assert product.value(point) == p.value(point) * q.value(point)
 
 
 @given(polynomials, polynomials, points)
+@example(ZERO, X, POINT)
+@example(X - Y, X + Y, POINT)
 def test_arithmetic_is_that_of_values(p, q, point):
-    """Sum, difference and product at a point are those of the values; no coefficient is zero."""
-    for op, value in (
-        ("+", at(p, point) + at(q, point)),
-        ("-", at(p, point) - at(q, point)),
-        ("*", at(p, point) * at(q, point)),
+    """Sum, difference, negation and product at a point are those of the values; no coefficient is zero."""
+    assert (p + q).value(point) == p.value(point) + q.value(point)
+    assert (p - q).value(point) == p.value(point) - q.value(point)
+    assert (-p).value(point) == -p.value(point)
+    assert Polynomial.sum([p, q, p]) == p + q + p and Polynomial.sum([]) == ZERO
+    assert_product(p, q, p * q, point)
+    assert all(count for result in (p + q, p - q, p * q) for _, count in result.terms)
+
+
+def test_a_product_term_by_term_is_refuted():
+    """Multiplying only terms of one monomial, as a sum is added, breaks the law."""
+    p, q = X + Y, X + Y + ONE
+    shared = dict(p.terms).keys() & dict(q.terms).keys()
+    wrong = Polynomial({m + m: dict(p.terms)[m] * dict(q.terms)[m] for m in shared})
+    with pytest.raises(AssertionError):
+        assert_product(p, q, wrong, POINT)
+
+
+@given(polynomials, polynomials, polynomials)
+def test_equal_polynomials_are_equal_values(p, q, r):
+    """However a polynomial came about, it is one value with one hash, and the laws of a commutative ring hold."""
+    for one, other in (
+        (p + q, q + p),
+        (p * q, q * p),
+        ((p + q) * r, p * r + q * r),
+        ((p * q) * r, p * (q * r)),
+        (p - p, ZERO),
+        (p * ONE, p),
+        (p - q, p + -q),
     ):
-        result = combine(op, p, q)
-        assert at(result, point) == value
-        assert 0 not in result.values()
-
-
-@given(polynomials, monomials, st.integers(1, 5), points)
-def test_division_undoes_multiplication(p, monomial, count, point):
-    """What was multiplied by one term divides by it; what does not come out even has no quotient."""
-    divisor = {monomial: count}
-    assert combine("//", combine("*", p, divisor), divisor) == p
-    quotient = combine("//", p, divisor)
-    if quotient is not None:
-        assert at(quotient, point) * at(divisor, point) == at(p, point)
-    assert combine("//", {(0,): 3}, {(1,): 1}) is None and combine("//", {(0,): 3}, {(0,): 2}) is None
+        assert one == other and hash(one) == hash(other)
+    assert bool(p) == (p != ZERO)
 
 
 @given(polynomials, polynomials, points)
+@example(X * X - Y * Y, X + Y, POINT)
+@example(Polynomial({(0,): 3}), Polynomial({(0,): 2}), POINT)
+@example(X, Y, POINT)
+@example(X, ZERO, POINT)
+@example(ZERO, X, POINT)
+@example(ZERO, ZERO, POINT)
+def test_division_undoes_multiplication(p, divisor, point):
+    """What was multiplied divides again; a quotient times the divisor is what was divided; nothing divides by zero."""
+    assert (p * divisor).quotient(divisor) == (p if divisor else None)
+    quotient = p.quotient(divisor)
+    if quotient is not None:
+        assert quotient * divisor == p
+        assert_product(quotient, divisor, p, point)
+    if divisor and not divisor.is_constant:
+        assert (p * divisor + ONE).quotient(divisor) is None
+
+
+def test_what_does_not_come_out_even_has_no_quotient():
+    """A coefficient or a variable that the dividend lacks, whether it shows in the first step or in the last one."""
+    two = Polynomial.constant(2)
+    assert (two * X + ONE).quotient(two) is None
+    assert X.quotient(Y) is None
+    assert (X * X + Y).quotient(X) is None
+    assert (X * Y + X).quotient(Y + ONE) == X
+
+
+@given(positive, positive, points)
+@example(ZERO, X, POINT)
+@example(X * Y + X, X * X, POINT)
 def test_common_factors_and_terms_cancel(p, q, point):
     """Without common factors and terms, two polynomials are equal at a point just where they were before."""
-    if p and q:
-        a, b = difference(*without_common_factor(p, q))
-        assert (at(a, point) == at(b, point)) == (at(p, point) == at(q, point))
-        assert not set(a) & set(b)
+    a, b = p.without_common_factor(q)
+    assert a.value(point) * q.value(point) == b.value(point) * p.value(point)
+    assert a.without_common_factor(b) == (a, b)
+    c, d = a.difference(b)
+    assert (c.value(point) == d.value(point)) == (p.value(point) == q.value(point))
+    assert c - d == a - b
+    assert not c.has_negative and not d.has_negative
+    assert not {monomial for monomial, _ in c.terms} & {monomial for monomial, _ in d.terms}
+
+
+@given(polynomials, points, points)
+def test_a_constant_does_not_depend_on_sizes(p, one, other):
+    """What has no variables has one value; the variables are all that a value needs."""
+    assert p.value({variable: one[variable] for variable in p.variables}) == p.value(one)
+    assume(p.is_constant)
+    assert p.value(one) == p.value(other) == p.value({})

@@ -2,12 +2,24 @@
 
 from itertools import product as pairs
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from depgraph.algebra.index_maps import IndexMap, image, preimage
 from depgraph.algebra.indices import IndexSet
-from depgraph.algebra.spaces import UNIT, Atom, Product, Reversed, Space, Sum, atoms, laid_end_to_end, product, substitute
+from depgraph.algebra.spaces import (
+    UNIT,
+    Atom,
+    Product,
+    Reversed,
+    Space,
+    Sum,
+    atoms,
+    backwards,
+    laid_end_to_end,
+    product,
+    substitute,
+)
 from depgraph.testing import index_sets, spaces
 
 
@@ -105,6 +117,30 @@ def test_the_identity_passes_indices_through(size, data):
     other = IndexMap.between(atom, product(atom, Atom(1, 3)))
     assert same(x) == x
     assert same.then(other) == other
+
+
+@given(spaces(), spaces())
+@example(product(Atom(0, 2), Atom(1, 3)), Atom(0, 6))
+@example(backwards(Atom(0, 3)), Atom(0, 3))
+@example(product(backwards(Atom(0, 2)), Atom(1, 2)), UNIT)
+def test_what_is_called_an_identity_is_one(space, other):
+    """An identity passes every index through, also where it was left out of a chain; between unlike spaces there is none."""
+    same = IndexMap.between(space, space)
+    for index in range(space.size):
+        only = IndexSet.of([index])
+        assert not same.is_identity or same(only) == only
+        assert same.then(same)(only) == same(same(only))
+        assert same.then(IndexMap.between(space, other))(only) == IndexMap.between(space, other)(same(only))
+    assert IndexMap.between(space, other).is_identity == (space == other and isinstance(space, (Atom, Reversed)))
+
+
+def test_a_product_is_no_identity():
+    """One index of a product takes its whole row and column along: a map that leaves the step out would lose them."""
+    rows = product(Atom(0, 2), Atom(1, 3))
+    step, only = IndexMap.between(rows, rows), IndexSet.of([0])
+    assert not step.is_identity and not step.then(IndexMap()).is_identity
+    assert set(step(only)) == {0, 1, 2, 3}
+    assert step.then(step).steps == step.steps * 2
 
 
 @given(cut_spaces())
