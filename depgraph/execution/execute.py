@@ -124,7 +124,7 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
             continue
         if met != edit.old:
             problems.append(f"attribute {edit.path!r}: expected {edit.old}, met {met!r}")
-    by_tensor: dict[int, tuple[str, dict[int, IndexSet]]] = {}
+    by_tensor: dict[int, tuple[str, Mapping[int, IndexSet]]] = {}
     for name, dims in plan.kept.items():
         if name in held:
             first = by_tensor.setdefault(id(held[name]), (name, dims))
