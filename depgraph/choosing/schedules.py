@@ -102,7 +102,7 @@ def lifted(graph: Graph, done: Plan, scores: Scores) -> dict[str, Numbers]:
         PlanError: scores of another length than the groups have by now, or NaN among them.
     """
     names = {base: name for name, base in done.renamed}
-    lost = {cut.atom: cut.lost for cut in done.cuts}
+    lost = {cut.atom: cut.removal for cut in done.cuts}
     tables = any(is_table(values) for values in scores.values()) or any(cut.base is not None for cut in done.cuts)
     bases = bases_of(graph) if tables else {}
     found: dict[str, Numbers] = {}
@@ -153,11 +153,11 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
     >>> done, wanted = dg.cut(graph, "0.weight", [1], dim=0), dg.cut(graph, "0.weight", [1, 4, 7], dim=0)
     >>> left = remainder(graph, done, wanted)
-    >>> left.removed, done.then(left) == wanted
+    >>> dict(left.removed), done.then(left) == wanted
     ({'0.weight:0': IndexSet('3,6')}, True)
     """
-    gone = {cut.atom: cut.lost for cut in done.cuts}
-    asked = {cut.atom: cut.lost for cut in wanted.cuts}
+    gone = {cut.atom: cut.removal for cut in done.cuts}
+    asked = {cut.atom: cut.removal for cut in wanted.cuts}
     problems = [
         f"the {name} plan is for the graph {plan.base[:12]}, not for {graph.fingerprint[:12]}"
         for name, plan in (("first", done), ("second", wanted))

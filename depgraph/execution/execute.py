@@ -174,7 +174,7 @@ def _other_attributes(plan: Plan, model: nn.Module) -> Iterator[str]:
 
 def _other_ties(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
     """One tensor under several names must be cut alike under all of them, the ones that the plan does not reach included."""
-    first_of: dict[int, tuple[str, dict[int, IndexSet]]] = {}
+    first_of: dict[int, tuple[str, Mapping[int, IndexSet]]] = {}
     for name, dims in plan.kept.items():
         if name in tensors:
             first, cut = first_of.setdefault(id(tensors[name]), (name, dims))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from attrs import field, frozen
 
@@ -78,12 +79,12 @@ class Graph:
     @cached_property
     def by_name(self) -> Mapping[str, Tensor]:
         """Every tensor by its name and its aliases."""
-        return {name: tensor for tensor in self.tensors for name in (tensor.name, *tensor.aliases)}
+        return MappingProxyType({name: tensor for tensor in self.tensors for name in (tensor.name, *tensor.aliases)})
 
     @cached_property
     def reasons(self) -> Mapping[Atom, str]:
         """Why each pinned atom is pinned."""
-        return {pinned.atom: pinned.reason for pinned in self.pinned_atoms}
+        return MappingProxyType({pinned.atom: pinned.reason for pinned in self.pinned_atoms})
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -93,12 +94,12 @@ class Graph:
     @cached_property
     def group_of(self) -> Mapping[Atom, Group]:
         """Each prunable atom's group."""
-        return {group.atom: group for group in self.groups}
+        return MappingProxyType({group.atom: group for group in self.groups})
 
     @cached_property
     def groups_by_name(self) -> Mapping[str, Group]:
         """Each group by its name."""
-        return {group.name: group for group in self.groups}
+        return MappingProxyType({group.name: group for group in self.groups})
 
     @cached_property
     def pinned(self) -> tuple[Pinned, ...]:
@@ -118,9 +119,9 @@ class Graph:
         return coverage_of(self.tensors, self.group_of, self.reasons)
 
     @cached_property
-    def uses(self) -> Mapping[str, Sequence[tuple[Operation, int]]]:
+    def uses(self) -> Mapping[str, tuple[tuple[Operation, int], ...]]:
         """The operations in which each parameter, or a view of it, is an operand, and at which place."""
-        return uses_of(self.tensors, self.operations)
+        return MappingProxyType({name: tuple(places) for name, places in uses_of(self.tensors, self.operations).items()})
 
     @cached_property
     def offsets(self) -> frozenset[str]:
@@ -139,7 +140,7 @@ class Graph:
 
     @cached_property
     def _nodes_by_name(self) -> Mapping[str, Node]:
-        return {node.name: node for node in self.nodes}
+        return MappingProxyType({node.name: node for node in self.nodes})
 
     def node(self, name: str) -> Node:
         """The node with this name. Raises `UnknownNameError` with near names."""

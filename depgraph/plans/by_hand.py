@@ -31,7 +31,7 @@ def cut(graph: Graph, name: str, indices: Iterable[int], dim: int) -> Plan:
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> plan = dg.cut(dg.trace(model, torch.randn(1, 4)), "0.weight", [2, 6], dim=0)
-    >>> plan.kept["2.weight"]
+    >>> dict(plan.kept["2.weight"])
     {1: IndexSet('0-1,3-5,7')}
     """
     space = graph.axis(name, dim)
@@ -103,7 +103,7 @@ def cut_each(graph: Graph, lost: Mapping[str, Sequence[int] | Sequence[Sequence[
     ...         q, k = (layer(x).view(-1, self.heads, self.width).transpose(0, 1) for layer in (self.q, self.k))
     ...         return (q @ k.mT).sum(0)
     >>> graph = dg.trace(Heads(), torch.randn(5, 4))
-    >>> dg.cut_each(graph, {"q.weight:0[1]": [[0], [2]]}).kept["k.weight"]
+    >>> dict(dg.cut_each(graph, {"q.weight:0[1]": [[0], [2]]}).kept["k.weight"])
     {0: IndexSet('1-4')}
     """
     if not isinstance(lost, Mapping):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from attrs import field, frozen
@@ -19,6 +20,7 @@ from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.graph import Graph
 
 K = TypeVar("K", int, str)
+V = TypeVar("V")
 
 
 @frozen
@@ -39,14 +41,14 @@ class Cut:
     base: Atom | None = field(default=None, metadata=codec.LATE)
 
     @property
-    def lost(self) -> Removal:
+    def removal(self) -> Removal:
         """What goes: the indices, or, where each row loses its own, the rows."""
         return self.removed if self.base is None else RaggedSet.of_flat(self.base, self.atom.size, self.removed)
 
     @property
     def count(self) -> int:
         """By how many indices the group becomes smaller."""
-        return len(self.lost)
+        return len(self.removal)
 
 
 @frozen
@@ -112,34 +114,35 @@ class Plan:
         return cls(graph.fingerprint, graph.fingerprint)
 
     @cached_property
-    def kept(self) -> dict[str, dict[int, IndexSet]]:
+    def kept(self) -> Mapping[str, Mapping[int, IndexSet]]:
         """Parameter or buffer name to dimension to the original indices that stay."""
-        removed = {cut.atom: cut.removed for cut in self.cuts if cut.base is None}
-        ragged = {cut.atom: cut.lost for cut in self.cuts if cut.base is not None}
-        result: dict[str, dict[int, IndexSet]] = {}
-        seen: dict[Space, IndexSet] = {}
-        for axis in self.axes:
-            if axis.space not in seen:
-                gone = image(axis.space, removed)
-                for atom in atoms(axis.space):
-                    if isinstance(rows := ragged.get(atom), RaggedSet):
-                        gone = gone | ragged_image(axis.space, atom, rows)
-                seen[axis.space] = gone.complement(axis.space.size)
-            result.setdefault(axis.tensor, {})[axis.dim] = seen[axis.space]
-        return result
+        plain = {cut.atom: cut.removed for cut in self.cuts if cut.base is None}
+        ragged = {cut.atom: cut.removal for cut in self.cuts if cut.base is not None}
+        stays: dict[Space, IndexSet] = {}
+        for space in {axis.space for axis in self.axes}:
+            removed = image(space, plain)
+            for atom in atoms(space):
+                if isinstance(rows := ragged.get(atom), RaggedSet):
+                    removed = removed | ragged_image(space, atom, rows)
+            stays[space] = removed.complement(space.size)
+        return self._by_axis(lambda space: stays[space])
 
     @cached_property
-    def sizes(self) -> dict[str, dict[int, int]]:
+    def sizes(self) -> Mapping[str, Mapping[int, int]]:
         """Parameter or buffer name to dimension to the size that is expected before the plan."""
-        result: dict[str, dict[int, int]] = {}
-        for axis in self.axes:
-            result.setdefault(axis.tensor, {})[axis.dim] = axis.space.size
-        return result
+        return self._by_axis(lambda space: space.size)
 
-    @property
-    def removed(self) -> dict[str, IndexSet]:
+    def _by_axis(self, value_of: Callable[[Space], V]) -> Mapping[str, Mapping[int, V]]:
+        """Tensor to dimension to a value of the axis's space, read-only at both levels."""
+        table: dict[str, dict[int, V]] = {}
+        for axis in self.axes:
+            table.setdefault(axis.tensor, {})[axis.dim] = value_of(axis.space)
+        return MappingProxyType({name: MappingProxyType(dims) for name, dims in table.items()})
+
+    @cached_property
+    def removed(self) -> Mapping[str, IndexSet]:
         """Group name to the original indices that go; where each row loses its own, flat ones, as in `Cut`."""
-        return {cut.group: cut.removed for cut in self.cuts}
+        return MappingProxyType({cut.group: cut.removed for cut in self.cuts})
 
     def apply(self, graph: Graph) -> Graph:
         """The graph after the cut. The given graph does not change.
@@ -155,7 +158,7 @@ class Plan:
                 [f"expected fingerprint {self.base[:12]}, met {graph.fingerprint[:12]}"],
                 "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan.",
             )
-        return shrunk_and_numbered(graph, {cut.atom: cut.lost for cut in self.cuts})[0]
+        return shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in self.cuts})[0]
 
     def then(self, other: Plan) -> Plan:
         """One plan that does what this plan and then the other one do. Its targets are those of the last cut.
@@ -178,13 +181,13 @@ class Plan:
             number = numbers.get(atom.id, atom.id)
             return base_sizes.get(number, Atom(number, atom.size))
 
-        lost: dict[Atom, Removal] = {cut.atom: cut.lost for cut in self.cuts}
+        lost: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts}
         groups = {cut.atom: cut.group for cut in self.cuts}
         second: dict[Atom, Removal] = {}
         for cut in other.cuts:
             atom = lifted(cut.atom)
             groups.setdefault(atom, names.get(cut.group, cut.group))
-            gone = cut.lost
+            gone = cut.removal
             second[atom] = RaggedSet(lifted(gone.base), gone.sets) if isinstance(gone, RaggedSet) else gone
         cuts = cuts_of(joined(lost, second), groups)
         axes = {(axis.tensor, axis.dim): axis for axis in self.axes}

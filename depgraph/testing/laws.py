@@ -267,7 +267,7 @@ def assert_zero_channels(
     normalised = normalised_atoms(graph)
     beside = {atom for balance in graph.balances if normalised.intersection(balance.atoms) for atom in balance.atoms}
     left_out = normalised | beside
-    removed = {cut.atom: cut.lost for cut in plan.cuts if cut.atom not in left_out}
+    removed = {cut.atom: cut.removal for cut in plan.cuts if cut.atom not in left_out}
     if not removed:
         return 0
     compared = plan_of(graph, removed)

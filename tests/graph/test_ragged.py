@@ -39,7 +39,7 @@ def test_each_head_loses_its_own_rows_of_every_parameter():
     assert torch.equal(small.inner.o.weight, model.inner.o.weight[:, 1:5])
     assert small.inner.values == 2 and [edit.path for edit in plan.edits if "features" not in edit.path] == ["inner.values"]
     assert str(plan).splitlines()[1] == f"  {VALUES}: 1 of 3 indices go, of each of 2 rows its own"
-    assert plan.cuts[0].lost.sets == (IndexSet.of([0]), IndexSet.of([2])) and plan.cuts[0].count == 1
+    assert plan.cuts[0].removal.sets == (IndexSet.of([0]), IndexSet.of([2])) and plan.cuts[0].count == 1
 
 
 def test_heads_that_go_take_their_own_dims_along():
@@ -48,7 +48,7 @@ def test_heads_that_go_take_their_own_dims_along():
     heads = graph.groups_by_name["inner.q.weight:0[0]"]
     ragged = dg.cut_each(graph, {VALUES: [[0], [1], [2]]})
     fewer = ragged.then(dg.combine(ragged.apply(graph), [{heads.name: [1]}]))
-    assert [str(row) for row in next(cut for cut in fewer.cuts if cut.group == VALUES).lost.sets] == ["0", "", "2"]
+    assert [str(row) for row in next(cut for cut in fewer.cuts if cut.group == VALUES).removal.sets] == ["0", "", "2"]
     one = ragged.then(dg.combine(ragged.apply(graph), [{heads.name: [0, 1]}]))
     cut = next(cut for cut in one.cuts if cut.group == VALUES)
     assert cut.base is None and cut.removed == IndexSet.of([2])
@@ -131,7 +131,7 @@ def test_tables_have_a_row_for_each_head(criterion, shared):
     assert plan.apply(graph) == uniform.apply(graph)
     for cut in plan.cuts:
         values = tables[cut.group]
-        rows = cut.lost.sets if cut.base is not None else (cut.removed,) * len(values)
+        rows = cut.removal.sets if cut.base is not None else (cut.removed,) * len(values)
         if cut.group not in bases:
             assert cut == next(other for other in uniform.cuts if other.group == cut.group)
         elif type(criterion) is not dg.criteria.LAMP and criterion.normaliser != "gaussian":
@@ -171,7 +171,7 @@ def test_ragged_keeps_at_least_what_uniform_keeps():
     for name in (WIDTH, VALUES):
         ragged = next(cut for cut in dg.plan(graph, tables, ratio=0.5).cuts if cut.group == name)
         uniform = next(cut for cut in dg.plan(graph, plain, ratio=0.5).cuts if cut.group == name)
-        lost = sum(row[index] for row, gone in zip(tables[name], ragged.lost.sets, strict=True) for index in gone)
+        lost = sum(row[index] for row, gone in zip(tables[name], ragged.removal.sets, strict=True) for index in gone)
         assert lost < sum(plain[name][index] for index in uniform.removed)
 
 
@@ -187,7 +187,7 @@ def test_tables_obey_targets_limits_and_infinities():
     held[1] = [float("inf")] * 6 + held[1][6:]
     few = dg.plan(graph, {**tables, WIDTH: held}, ratio=0.5, only=["role:head_dim"], scope="global")
     cut = next(cut for cut in few.cuts if cut.group == WIDTH)
-    assert cut.count <= 2 and cut.lost.sets[1] <= IndexSet.of([6, 7])
+    assert cut.count <= 2 and cut.removal.sets[1] <= IndexSet.of([6, 7])
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_steps_are_nested_row_by_row():
     for name in (WIDTH, VALUES):
         heads = last["inner.q.weight:0[0]"].removed
         for head in heads.complement(4):
-            assert first[name].lost.sets[head] <= last[name].lost.sets[head]
+            assert first[name].removal.sets[head] <= last[name].removal.sets[head]
 
 
 CONFIGS = {
