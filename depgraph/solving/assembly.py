@@ -179,9 +179,7 @@ def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[
     for line in lines:
         o = line.operation
         costs = tuple(Cost(tuple([spaces[axis] for axis in item.axes]), item.scale) for item in line.work)
-        operations.append(
-            retyped(Operation(o.name, o.type, o.op, o.module_class, o.inputs, o.outputs, costs, o.where), by_name)
-        )
+        operations.append(retyped(o.costing(costs), by_name))
     graph = Graph(
         tuple(operations),
         tuple(tensors),
