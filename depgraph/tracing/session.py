@@ -298,9 +298,7 @@ def _always_below(left: Expression, right: Expression) -> bool:
 
 
 def _with_unread(call: Call, read: set[int]) -> Call:
-    """The call, told which of its several results nothing reads: the indices of a maximum, say, need not stay in place."""
-    if len(call.outputs) < 2:
-        return call
+    """The call, told which of its results nothing reads: the indices of a maximum, say, need not stay in place."""
     unread = frozenset(position for position, value in enumerate(call.outputs) if value.id not in read)
     return attrs.evolve(call, unread=unread) if unread else call
 
