@@ -12,6 +12,8 @@ from depgraph.errors import MismatchError
 from depgraph.execution.execute import checked, fitting
 from depgraph.plans.plan import Plan
 
+__all__ = ["carry_state"]
+
 
 def carry_state(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The state dict with which an optimizer of the pruned model goes on where this one is. Nothing is written or shared.

@@ -23,6 +23,8 @@ from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.records import Operation, Tensor
 
+__all__ = ["ragged_groups", "why_uniform"]
+
 
 def ragged_groups(graph: Graph) -> dict[str, str]:
     """The groups that may be cut row by row, each with the group whose indices are the rows.
