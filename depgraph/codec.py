@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +111,16 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+_LISTED = 10
+"""So many problems of a file are told; a damaged one may have thousands."""
+
+
+def _short(value: Any, written: Callable[[Any], str] = repr) -> str:
+    """What a file holds, as part of a message: its beginning, where it is long."""
+    text = written(value)
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text):,} characters)"
+
+
 def dumps(kind: str, value: Any) -> str:
     """The JSON text of a graph or plan: format, version, content and the content's digest."""
     content = _CONVERTER.unstructure(value)
@@ -126,31 +139,54 @@ def loads(text: str, kind: str, cls: type[T], source: str = "the document") -> T
         document = json.loads(text)
     except ValueError as error:
         raise DocumentError(f"{source} is not complete JSON ({error}); it is truncated or not a {kind}. {fix}") from None
+    except RecursionError:
+        raise DocumentError(
+            f"{source} is nested too deeply to be a {kind}. Pass a file that a {kind}'s save() wrote."
+        ) from None
     expected = f"depgraph.{kind}"
     if not isinstance(document, dict) or document.get("format") != expected:
         met = document.get("format") if isinstance(document, dict) else type(document).__name__
-        raise DocumentError(f"{source}: expected format {expected!r}, met {met!r}. Pass a file that a {kind}'s save() wrote.")
+        raise DocumentError(
+            f"{source}: expected format {expected!r}, met {_short(met)}. Pass a file that a {kind}'s save() wrote."
+        )
     if document.get("version") != VERSION:
         raise DocumentError(
-            f"{source} has schema version {document.get('version')!r}, this depgraph reads version {VERSION}. "
+            f"{source} has schema version {_short(document.get('version'))}, this depgraph reads version {VERSION}. "
             f"Read it with the depgraph that wrote it, or save the {kind} again."
         )
     content = document.get("content")
-    if document.get("digest") != _digest(content):
+    try:
+        digest = _digest(content)
+    except RecursionError:
+        raise DocumentError(
+            f"{source} is nested too deeply to be a {kind}. Pass a file that a {kind}'s save() wrote."
+        ) from None
+    if document.get("digest") != digest:
         raise DocumentError(f"{source} was edited or damaged: its content does not match its digest. {fix}")
     try:
         return _CONVERTER.structure(content, cls)
     except Exception as error:
-        problems = "; ".join(transform_error(error))
+        listed = [_short(problem, str) for problem in transform_error(error)]
+        problems = "; ".join(listed[:_LISTED]) + (f"; and {len(listed) - _LISTED} more" if len(listed) > _LISTED else "")
         raise DocumentError(f"{source} does not hold a valid {kind}: {problems}. {fix}") from error
 
 
 def write(path: str | Path, kind: str, value: Any) -> None:
-    """Write a document whole or not at all."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    """Write a document whole or not at all: readers meet the old file or the new one, also after a crash.
+
+    Each call has a temporary file of its own beside the target, so that two threads may save to one path. A symbolic link
+    stays one, and a file that is replaced keeps its permissions.
+    """
+    text = dumps(kind, value)
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
-        temporary.write_text(dumps(kind, value), encoding="utf-8")
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

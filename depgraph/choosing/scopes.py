@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import accumulate, chain, pairwise
 from typing import TypeAlias
 
@@ -79,7 +79,10 @@ def ranking(bundles: Sequence[Bundle], scope: Sequence[int]) -> list[int]:
     if len(scope) == 1:
         return [scope[0]] * len(bundles[scope[0]].steps)
     owners = [position for position in scope for _ in bundles[position].steps]
-    fractions = [step * len(bundles[k].groups) / bundles[k].size for k in scope for step in bundles[k].steps]
+    fractions: list[float] = []
+    for position in scope:
+        count, size = len(bundles[position].groups), bundles[position].size
+        fractions.extend([step * count / size for step in bundles[position].steps])
     importances = list(chain.from_iterable(bundles[position].importances for position in scope))
     order = sorted(range(len(owners)), key=fractions.__getitem__)
     order.sort(key=importances.__getitem__)
@@ -113,14 +116,14 @@ def sequence(bundles: Sequence[Bundle], scopes: Iterable[Sequence[int]]) -> list
 def losses(bundles: Sequence[Bundle], order: Iterable[int]) -> list[int]:
     """How many indices have gone after each unit of an order."""
     order = tuple(order)
-    gains = {position: _gains(bundles[position]) for position in dict.fromkeys(order)}
-    return list(accumulate(next(gains[position]) for position in order))
+    gains = {position: iter(_gains(bundles[position])) for position in dict.fromkeys(order)}
+    return list(accumulate(map(next, map(gains.__getitem__, order))))
 
 
-def _gains(bundle: Bundle) -> Iterator[int]:
+def _gains(bundle: Bundle) -> list[int]:
     """How many indices go with each unit of a bundle, one after the other."""
     count = len(bundle.groups)
-    return ((step - before) * count for before, step in pairwise((0, *bundle.steps)))
+    return [(step - before) * count for before, step in pairwise((0, *bundle.steps))]
 
 
 def units_up_to(bundles: Sequence[Bundle], order: Sequence[int], quota: float, over: bool) -> list[int]:

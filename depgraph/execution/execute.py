@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +18,22 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.errors import MismatchError, PlanError
 from depgraph.plans.plan import Edit, Plan
 from depgraph.wrappers import unwrap
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
+    """Make tensors that can be trained, also under `torch.inference_mode`, whose own tensors autograd refuses for good."""
+
+    @wraps(function)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return outside
 
 
 def execute(plan: Plan, model: nn.Module) -> nn.Module:
@@ -121,6 +138,7 @@ def checked(plan: object, model: object) -> nn.Module:
     return unwrap(model)
 
 
+@outside_inference_mode
 def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
     """A copy that shares no tensor with the model; a tensor whose id is given is replaced by the given one."""
     memo: dict[int, Any] = dict(instead)
@@ -186,6 +204,7 @@ def _other_ties(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str
             yield f"{name!r} is tied to {first_of[id(tensor)][0]!r} here, but not in the model that was traced"
 
 
+@outside_inference_mode
 def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Check the plan against the model, then make every new tensor. Name to (old, new); tied names share both."""
     tensors = fitting(plan, model)

@@ -19,13 +19,14 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from depgraph.errors import MismatchError
-from depgraph.execution.execute import checked, copied, fitting, like
+from depgraph.execution.execute import checked, copied, fitting, like, outside_inference_mode
 from depgraph.plans.plan import Plan
 
 Positions = dict[int, torch.Tensor]
 """The indices to zero, by dimension."""
 
 
+@outside_inference_mode
 def mask(plan: Plan, model: nn.Module) -> nn.Module:
     """A new module of the same shapes with zeros where `execute` would remove. The given one is untouched.
 

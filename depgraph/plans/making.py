@@ -82,6 +82,6 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
         cuts=cuts_of(removed, {atom: graph.group_of[atom].name for atom in removed}),
         axes=ordered_axes(axes),
         edits=tuple(sorted(edits, key=lambda edit: edit.path)),
-        renumbered=tuple((new, old) for new, old in numbers.items() if new != old),
-        renamed=tuple((new, old) for new, old in renamed if new != old),
+        renumbered=tuple(sorted((new, old) for new, old in numbers.items() if new != old)),
+        renamed=tuple(sorted((new, old) for new, old in renamed if new != old)),
     )

@@ -19,7 +19,7 @@ from depgraph.errors import RuleError
 from depgraph.graph.records import OpType
 from depgraph.rules import RULES
 from depgraph.solving.statements import Rule
-from depgraph.tracing.session import Running, Session, named_leaves
+from depgraph.tracing.session import Running, Session, class_name, named_leaves
 
 RuleKey = str | type
 """``"namespace::operator"`` or ``"namespace.operator"``, a module class, or a `torch.autograd.Function` class."""
@@ -125,7 +125,7 @@ def as_one_module(module: nn.Module, path: str, op: str, session: Session) -> No
         arguments = _arguments(signature, args, kwargs)
         for name, content in _held(module):
             arguments[name if name not in arguments else f"self.{name}"] = content
-        label = Running(path, type(module).__name__, True)
+        label = Running(path, class_name(module), True)
         return _as_one_call(session, op, arguments, label, lambda: inner(*args, **kwargs))
 
     module.__dict__["forward"] = forward

@@ -19,7 +19,7 @@ from depgraph.solving.sized import Sized
 from depgraph.solving.statements import Value
 from depgraph.tracing.custom_rules import as_one_module
 from depgraph.tracing.layer_attributes import POSITIONAL, followed, read_in_forward
-from depgraph.tracing.session import Running, Session, named_leaves
+from depgraph.tracing.session import Running, Session, class_name, named_leaves
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
 
 
@@ -206,7 +206,7 @@ def _converted(clone: nn.Module, function: Callable[[torch.Tensor], torch.Tensor
 
 def _follow_calls(clone: nn.Module, path: str, session: Session) -> None:
     """Keep the path of the running module. The hooks are the copy's own; the model's hooks run as well."""
-    label = Running(path, type(clone).__name__, not clone._modules)
+    label = Running(path, class_name(clone), not clone._modules)
 
     def enter(module: nn.Module, args: Any) -> None:
         session.entered(label)

@@ -33,14 +33,27 @@ _LIBRARY = (torch.__path__[0] + os.sep, os.path.dirname(os.path.dirname(os.path.
 def named_leaves(root: str, tree: Any) -> list[tuple[str, torch.Tensor]]:
     """The tensors of a pytree, dataclasses included, with their key paths."""
     tensors = []
-    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
-        name = root + pytree.keystr(path)
+    for key, leaf in _keyed_leaves(tree):
+        name = root + key
         if isinstance(leaf, torch.Tensor):
             tensors.append((name, leaf))
         elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
             for item in dataclasses.fields(leaf):
                 tensors.extend(named_leaves(f"{name}.{item.name}", getattr(leaf, item.name)))
     return tensors
+
+
+def _keyed_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves with their key paths; by position where a class was registered as a pytree without a function for its keys."""
+    try:
+        return [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(tree)[0]]
+    except ValueError:
+        return [(f"[{position}]", leaf) for position, leaf in enumerate(pytree.tree_leaves(tree))]
+
+
+def class_name(module: torch.nn.Module) -> str:
+    """The name of a module's class; one for all of torch.fx, which makes a class for each module and another for its copy."""
+    return "GraphModule" if isinstance(module, torch.fx.GraphModule) else type(module).__name__
 
 
 def memory_order(tensor: torch.Tensor) -> tuple[int, ...] | None:

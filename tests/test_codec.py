@@ -1,0 +1,95 @@
+"""Files of graphs and plans: written whole or not at all, by each call for itself, and refused in few words."""
+
+import json
+import os
+import stat
+import threading
+
+import pytest
+
+import depgraph as dg
+from depgraph import codec
+from depgraph.algebra.spaces import Atom
+from depgraph.graph.graph import Graph
+from depgraph.graph.records import Tensor
+
+
+def graph(size):
+    return Graph((), (Tensor("weight", "parameter", (Atom(0, size),)),))
+
+
+def test_two_threads_that_save_to_one_path_leave_a_whole_file(tmp_path):
+    """Each call has a temporary file of its own: readers meet one graph or the other, and nothing else stays behind."""
+    path, both, problems = tmp_path / "graph.json", (graph(3), graph(4)), []
+    both[0].save(path)
+
+    def save(value):
+        for _ in range(40):
+            try:
+                value.save(path)
+                assert Graph.load(path) in both
+            except Exception as error:  # noqa: BLE001 - told by the main thread
+                problems.append(error)
+
+    threads = [threading.Thread(target=save, args=(both[k % 2],)) for k in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert problems == [] and [file.name for file in tmp_path.iterdir()] == ["graph.json"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step):
+    """Whichever step fails: the disk is full, the rename is refused."""
+    path = tmp_path / "graph.json"
+    graph(3).save(path)
+    before = path.read_bytes()
+
+    def failing(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, step, failing)
+    with pytest.raises(OSError, match="no space left"):
+        graph(4).save(path)
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["graph.json"]
+
+
+def test_the_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    """Otherwise a machine that stops between the two leaves an empty file under the name."""
+    steps = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, original=original: (steps.append(name), original(*args))[1])
+    graph(3).save(tmp_path / "graph.json")
+    assert steps == ["fsync", "replace"]
+
+
+def test_links_and_permissions_stay(tmp_path):
+    """A symbolic link is followed, and what it names keeps its mode."""
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    graph(3).save(real)
+    real.chmod(0o640)
+    link.symlink_to(real)
+    graph(4).save(link)
+    assert link.is_symlink() and Graph.load(real) == graph(4) and stat.S_IMODE(real.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("opening, closing", [("[", "]"), ('{"product":[', "]}")])
+@pytest.mark.parametrize("depth", [300, 900, 100_000])
+def test_nesting_is_refused(opening, closing, depth):
+    """A file of brackets is no plan, however deep they go."""
+    text = '{"format":"depgraph.plan","version":1,"digest":"x","content":' + opening * depth + closing * depth + "}"
+    with pytest.raises(dg.errors.DocumentError, match=r"nested too deeply|does not match its digest"):
+        codec.loads(text, "plan", dg.Plan)
+
+
+def test_messages_are_short():
+    """What a file holds is quoted by its beginning, and of many problems the first are told."""
+    for document in ({"format": "x" * 10**6}, {"format": "depgraph.graph", "version": "9" * 10**6}):
+        with pytest.raises(dg.errors.DocumentError) as caught:
+            codec.loads(json.dumps(document), "graph", Graph)
+        assert len(str(caught.value)) < 1000
+    content = {"operations": [], "tensors": [{"name": k} for k in range(1000)]}
+    document = {"format": "depgraph.graph", "version": 1, "digest": codec._digest(content), "content": content}
+    with pytest.raises(dg.errors.DocumentError, match=r"; and [0-9]+ more. Save the graph again") as caught:
+        codec.loads(json.dumps(document), "graph", Graph)
+    assert len(str(caught.value)) < 4000
