@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 import depgraph as dg
+
+pytestmark = pytest.mark.models
 
 ROOT = Path(__file__).parents[1]
 BLOCKED = """

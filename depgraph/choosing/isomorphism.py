@@ -19,38 +19,35 @@ def signatures(graph: Graph) -> Mapping[Atom, Hashable]:
     at whatever width, are alike.
     """
     axes = {tensor.name: tensor.axes for tensor in graph.tensors}
-    held = {tensor.name: tensor.kind for tensor in graph.tensors}
-    wanted = graph.group_of
-    touching: dict[Atom, list[Operation]] = {atom: [] for atom in wanted}
+    kinds = {tensor.name: tensor.kind for tensor in graph.tensors}
+    groups = graph.group_of
+    atoms_of = {name: {atom for space in spaces for atom in atoms(space) if atom in groups} for name, spaces in axes.items()}
+    touching: dict[Atom, list[Operation]] = {atom: [] for atom in groups}
     for operation in graph.operations:
-        names = (*operation.inputs, *operation.outputs)
-        reached = dict.fromkeys(atom for name in names for space in axes[name] for atom in atoms(space))
-        for atom in reached:
-            if atom in touching:
-                touching[atom].append(operation)
-    found: dict[Atom, Hashable] = {}
-    places: dict[tuple[Space, Atom], Hashable] = {}
+        for atom in set().union(*(atoms_of[name] for name in (*operation.inputs, *operation.outputs))):
+            touching[atom].append(operation)
+    signature_of: dict[Atom, Hashable] = {}
+    places: dict[tuple[tuple[Space, ...], Atom], tuple[Hashable, ...]] = {}
 
     def standing(name: str, atom: Atom) -> tuple[Hashable, ...]:
         """The dimensions of a tensor in which the atom occurs, each with its place in the axis."""
-        result = []
-        for dim, space in enumerate(axes[name]):
-            if atom in atoms(space):
-                if (space, atom) not in places:
-                    places[space, atom] = _place(space, atom)
-                result.append((dim, places[space, atom]))
-        return tuple(result)
+        if atom not in atoms_of[name]:
+            return ()
+        key = axes[name], atom
+        if key not in places:
+            places[key] = tuple((dim, _place(space, atom)) for dim, space in enumerate(axes[name]) if atom in atoms(space))
+        return places[key]
 
     for atom, operations in touching.items():
-        made: dict[str, int] = {}
+        producers: dict[str, int] = {}
         lines: list[Any] = []
         for position, operation in enumerate(operations):
-            read = tuple((held[name], standing(name, atom), made.get(name)) for name in operation.inputs)
+            read = tuple((kinds[name], standing(name, atom), producers.get(name)) for name in operation.inputs)
             returned = tuple(standing(name, atom) for name in operation.outputs)
             lines.append((operation.type.value, operation.op, operation.module_class, read, returned))
-            made.update(dict.fromkeys(operation.outputs, position))
-        found[atom] = (wanted[atom].role, tuple(lines))
-    return found
+            producers.update(dict.fromkeys(operation.outputs, position))
+        signature_of[atom] = (groups[atom].role, tuple(lines))
+    return signature_of
 
 
 def _place(space: Space, atom: Atom) -> Hashable:

@@ -12,6 +12,8 @@ import depgraph as dg
 from depgraph.choosing.isomorphism import signatures
 from tests.zoo import torchvision
 
+pytestmark = pytest.mark.models
+
 X = torch.randn(1, 4)
 
 

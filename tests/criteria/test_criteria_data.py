@@ -13,6 +13,8 @@ from torch import nn
 import depgraph as dg
 from depgraph import testing
 
+pytestmark = pytest.mark.models
+
 
 def entropy(model, batch):
     """One cross entropy per sample."""

@@ -12,6 +12,8 @@ from depgraph.algebra.spaces import atoms
 from tests import zoo
 from tests.zoo.vision import classifier
 
+pytestmark = pytest.mark.models
+
 zoo.torchvision()
 tp = pytest.importorskip("torch_pruning", reason="Torch-Pruning is not installed; it is what we compare with")
 

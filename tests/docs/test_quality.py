@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.models
+
 pytest.importorskip("torch_pruning", reason="Torch-Pruning is not installed; it is what we compare with")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed; it draws the figures")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed; it has the digits")

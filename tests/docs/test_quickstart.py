@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.models
+
 
 def test_the_quickstart_does_the_main_job(tmp_path):
     """It trains above 96 %, halves the MACs, verifies the square, and the saved file gives the same model again."""

@@ -14,6 +14,8 @@ import depgraph as dg
 from depgraph import testing
 from tests import networks
 
+pytestmark = pytest.mark.models
+
 WRITERS = (
     "depgraph/execution/execute.py",
     "depgraph/execution/masking.py",

@@ -14,6 +14,8 @@ from tests.zoo import transformers
 from tests.zoo.conformance import tensors
 from tests.zoo.language import models
 
+pytestmark = pytest.mark.models
+
 X = torch.randn(2, 3, 3)
 WIDTH, VALUES = "inner.q.weight:0[1]", "inner.v.weight:0[1]"
 

@@ -10,6 +10,8 @@ from torch import nn
 import depgraph as dg
 from depgraph.testing import modules, network, plans
 
+pytestmark = pytest.mark.models
+
 X = torch.randn(2, 3, 4, 4)
 
 

@@ -3,6 +3,7 @@
 import copy
 
 import attrs
+import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ import depgraph as dg
 from depgraph import testing
 from depgraph.plans.making import plan_of
 from depgraph.testing import modules, network, normalised_atoms, plans
+
+pytestmark = pytest.mark.models
 
 X = torch.randn(2, 3, 4, 4)
 

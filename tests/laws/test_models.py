@@ -17,6 +17,8 @@ from depgraph.plans.making import plan_of
 from depgraph.solving.statements import Equal
 from depgraph.testing import KINDS, index_sets, modules, network, plans
 
+pytestmark = pytest.mark.models
+
 X = torch.randn(2, 3, 4, 4)
 
 

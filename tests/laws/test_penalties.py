@@ -12,6 +12,8 @@ import depgraph as dg
 from depgraph.algebra.index_maps import image
 from depgraph.testing import modules, network
 
+pytestmark = pytest.mark.models
+
 X = torch.randn(2, 3, 4, 4)
 
 

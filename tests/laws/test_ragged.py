@@ -17,6 +17,8 @@ from depgraph.graph.ragged import bases_of
 from depgraph.plans.making import plan_of
 from tests.attention import Attention, Heads, Stream, shuffled
 
+pytestmark = pytest.mark.models
+
 X = torch.randn(2, 3, 3, dtype=torch.float64)
 
 

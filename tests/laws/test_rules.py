@@ -11,6 +11,8 @@ from depgraph.testing.probing import Mixed, probe
 from tests.laws import samples, samples_kernels, samples_layers, samples_math, samples_moving
 from tests.laws.drawing import Draw, call, draws
 
+pytestmark = pytest.mark.models
+
 ROWS = {
     **samples.POINTWISE_ROWS, **samples.HAND_ROWS, **samples.REDUCTION_ROWS, **samples_moving.SHAPE_ROWS,
     **samples_moving.JOINING_ROWS, **samples_moving.INDEXING_ROWS, **samples_layers.LAYER_ROWS, **samples_layers.CELL_ROWS,

@@ -11,6 +11,8 @@ from depgraph.rules.common import elementwise, passed
 from depgraph.solving.statements import Equal, Fresh, Named, Pin, Plus, Times
 from depgraph.testing.probing import Mixed, assert_rule_sound, probe
 
+pytestmark = pytest.mark.models
+
 
 def data(*shape):
     """Data without repeated values."""

@@ -12,6 +12,8 @@ import depgraph as dg
 from depgraph import testing
 from depgraph.testing import modules, network, normalised_atoms, plans
 
+pytestmark = pytest.mark.models
+
 X = torch.randn(2, 3, 4, 4)
 
 

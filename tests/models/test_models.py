@@ -9,6 +9,8 @@ from depgraph import testing
 from tests import networks, zoo
 from tests.zoo import vision
 
+pytestmark = pytest.mark.models
+
 HALF = {f"role:{role}": 0.5 for role in ("channel", "head_dim", "head", "kv_group", "conv_group", "block")}
 
 

@@ -14,6 +14,8 @@ from depgraph.plans.making import plan_of
 from depgraph.solving.statements import Rule
 from tests.zoo import catalogue, conformance, detection
 
+pytestmark = pytest.mark.models
+
 # zoo and model: the most of the parameters that may remain; what can be pruned beside channels: heads (H), head dims (D),
 # query heads for each key-value head (G), groups of convolutions (C)
 MODELS = {

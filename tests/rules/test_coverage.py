@@ -7,6 +7,8 @@ from depgraph.graph.records import OpType
 from depgraph.rules import RULES
 from depgraph.tracing.recorder import _SKIPPED
 
+pytestmark = pytest.mark.models
+
 REACHED = """
     view hardsigmoid t upsample_bilinear2d addmm roll convolution _adaptive_avg_pool2d add lift_fresh mean repeat mul
     _safe_softmax transpose clamp_min empty sum native_batch_norm squeeze native_layer_norm masked_fill cat

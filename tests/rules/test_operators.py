@@ -19,6 +19,8 @@ from depgraph.plans.making import plan_of
 from depgraph.rules import RULES
 from depgraph.solving.statements import Equal, Rule
 
+pytestmark = pytest.mark.models
+
 CONVOLUTION = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 SHAPES = {1: (2, 3, 6), 2: (2, 3, 6, 6), 3: (2, 3, 4, 4, 4)}
 ROWS, TOKENS, SEQUENCE, IMAGE, VOLUME = (2, 4), (2, 5, 4), *SHAPES.values()
