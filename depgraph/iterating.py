@@ -83,7 +83,7 @@ def iterate(
     if not callable(scores):
         raise PlanError("expected scores= as a function of graph and model, such as one that calls dg.score.")
     graph = trace(model, example_inputs, kwargs)
-    targets = schedule(graph, target, steps, shape, clock=options.get("clock"))
+    targets = schedule(graph, target, steps, shape, latency_model=options.get("latency_model"))
     return _steps(graph, model, scores, targets, options)
 
 

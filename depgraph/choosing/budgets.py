@@ -10,7 +10,7 @@ from attrs import frozen
 
 from depgraph.algebra.spaces import Atom
 from depgraph.choosing.costs import CostPolynomial
-from depgraph.choosing.coupled import Bundle
+from depgraph.choosing.coupled import Coupling
 from depgraph.choosing.scopes import removal
 from depgraph.errors import PlanError
 from depgraph.graph.canonical import shrunk
@@ -20,7 +20,7 @@ from depgraph.plans.plan import Target
 Number: TypeAlias = int | float
 
 
-Clock: TypeAlias = Callable[[Graph], float]
+LatencyModel: TypeAlias = Callable[[Graph], float]
 """What a graph costs, by a function of the user's, such as a latency."""
 
 
@@ -33,7 +33,7 @@ class Budget:
         asked: what the caller gave, for messages.
         limit: the largest cost that is allowed.
         total: the cost of the whole graph.
-        cost: the cost after the given number of units of each bundle.
+        cost: the cost after the given number of units of each coupling.
     """
 
     name: str
@@ -43,36 +43,40 @@ class Budget:
     cost: Callable[[Mapping[int, int]], Number]
 
 
-def budget_of(graph: Graph, bundles: Sequence[Bundle], name: str, asked: Number, clock: Clock | None = None) -> Budget:
-    """The budget of `params`, `macs` or a clock: a fraction in (0, 1] of the graph's cost, or the cost itself, above 1.
+def budget_of(
+    graph: Graph, couplings: Sequence[Coupling], name: str, asked: Number, latency_model: LatencyModel | None = None
+) -> Budget:
+    """The budget of `params`, `macs` or a latency: a fraction in (0, 1] of the graph's cost, or the cost itself, above 1.
 
     Raises:
-        PlanError: the number is no budget, or the clock gives no cost.
+        PlanError: the number is no budget, or the latency model gives no cost.
     """
-    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not _is_budget(asked, whole=clock is None):
-        number = "a whole number" if clock is None else "a number"
+    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not _is_budget(asked, whole=latency_model is None):
+        number = "a whole number" if latency_model is None else "a number"
         raise PlanError(
             f"expected {name}= in (0, 1], the fraction that is to remain, or {number} above 1, the cost itself; met {asked!r}."
         )
     cost: Callable[[Mapping[int, int]], Number]
-    if clock is None:
+    if latency_model is None:
         polynomial = CostPolynomial.of(graph, name)
 
         def cost(units: Mapping[int, int]) -> Number:
-            return polynomial(_sizes(bundles, units))
+            return polynomial(_sizes(couplings, units))
 
     else:
-        measure = clock
+        measure = latency_model
 
         def cost(units: Mapping[int, int]) -> Number:
             order = [position for position, count in units.items() for _ in range(count)]
-            return _measured(measure, shrunk(graph, removal(bundles, order)))
+            return _measured(measure, shrunk(graph, removal(couplings, order)))
 
     total = cost({})
     return Budget(name, asked, asked * total if asked <= 1 else asked, total, cost)
 
 
-def cut_where_met(bundles: Sequence[Bundle], order: Sequence[int], budgets: Sequence[Budget]) -> tuple[int, tuple[Target, ...]]:
+def cut_where_met(
+    couplings: Sequence[Coupling], order: Sequence[int], budgets: Sequence[Budget]
+) -> tuple[int, tuple[Target, ...]]:
     """How many units of an order go, and what the budgets come to: all are met, and with one unit less one of them is not.
 
     Raises:
@@ -91,7 +95,7 @@ def cut_where_met(bundles: Sequence[Bundle], order: Sequence[int], budgets: Sequ
 
     if not met(0):
         if not met(len(order)):
-            raise PlanError(_out_of_reach(bundles, costs(len(order)), budgets))
+            raise PlanError(_out_of_reach(couplings, costs(len(order)), budgets))
         missed, enough = 0, len(order)
         while enough - missed > 1:
             middle = (missed + enough) // 2
@@ -106,23 +110,23 @@ def _is_budget(asked: Number, whole: bool) -> bool:
     return 0 < asked <= 1 or (1 < asked < float("inf") and (not whole or asked == int(asked)))
 
 
-def _sizes(bundles: Sequence[Bundle], units: Mapping[int, int]) -> dict[Atom, int]:
+def _sizes(couplings: Sequence[Coupling], units: Mapping[int, int]) -> dict[Atom, int]:
     return {
-        group.atom: group.size - bundles[position].steps[count - 1]
+        group.atom: group.size - couplings[position].steps[count - 1]
         for position, count in units.items()
-        for group in bundles[position].groups
+        for group in couplings[position].groups
     }
 
 
-def _measured(clock: Clock, graph: Graph) -> Number:
-    cost = clock(graph)
+def _measured(latency_model: LatencyModel, graph: Graph) -> Number:
+    cost = latency_model(graph)
     if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 < cost < float("inf"):
         raise PlanError(f"expected a positive number from the function that measures a graph, met {cost!r}.")
     return cost
 
 
-def _out_of_reach(bundles: Sequence[Bundle], least: Sequence[Number], budgets: Sequence[Budget]) -> str:
-    whole = all(group.size - max((0, *bundle.steps)) == 1 for bundle in bundles for group in bundle.groups)
+def _out_of_reach(couplings: Sequence[Coupling], least: Sequence[Number], budgets: Sequence[Budget]) -> str:
+    whole = all(group.size - max((0, *coupling.steps)) == 1 for coupling in couplings for group in coupling.groups)
     state = "with one index left in each group" if whole else "with as little left in each group as its limits allow"
     missed = [
         f"{budget.name}={budget.asked} is out of reach: {state}, "

@@ -96,9 +96,9 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
     if isinstance(step, bool) or not isinstance(step, int) or step < 1:
         raise PlanError(f"expected step= as a whole number of indices from 1 up, met {step!r}.")
     if plan is None:
-        cuts = [cut for bundle in tied(graph) for cut in _lowest_first(bundle, scores, step)]
+        cuts = [cut for coupling in tied(graph) for cut in _lowest_first(coupling, scores, step)]
     elif plan.base == graph.fingerprint:
-        cuts = [cut for bundle in tied(graph) if (cut := _planned(bundle, plan))]
+        cuts = [cut for coupling in tied(graph) if (cut := _planned(coupling, plan))]
     else:
         problem = f"expected fingerprint {plan.base[:12]}, met {graph.fingerprint[:12]}"
         raise MismatchError("the plan was made for another graph:", [problem], "Make the plan on this graph.")
@@ -159,21 +159,21 @@ def _index_set(name: str, indices: Iterable[int]) -> IndexSet:
     return IndexSet.of(asked)
 
 
-def _lowest_first(bundle: Sequence[Group], scores: Scores, step: int) -> Iterator[dict[Group, IndexSet]]:
-    """All indices of a bundle but the least number of each group, the lowest of each group side by side."""
-    orders = {group: sorted(range(group.size), key=_fitting(group, scores).__getitem__) for group in bundle}
-    most = min(group.size - group.lower_bound for group in bundle)
+def _lowest_first(coupling: Sequence[Group], scores: Scores, step: int) -> Iterator[dict[Group, IndexSet]]:
+    """All indices of a coupling but the least number of each group, the lowest of each group side by side."""
+    orders = {group: sorted(range(group.size), key=_fitting(group, scores).__getitem__) for group in coupling}
+    most = min(group.size - group.lower_bound for group in coupling)
     for start in range(0, most, step):
         yield {group: IndexSet.of(order[start : min(start + step, most)]) for group, order in orders.items()}
 
 
-def _planned(bundle: Sequence[Group], plan: Plan) -> dict[Group, IndexSet]:
-    """What a plan takes of the groups of a bundle."""
+def _planned(coupling: Sequence[Group], plan: Plan) -> dict[Group, IndexSet]:
+    """What a plan takes of the groups of a coupling."""
     ragged = [cut.group for cut in plan.cuts if cut.base is not None]
     if ragged:
         raise PlanError(f"the plan cuts {ragged[0]!r} row by row; candidates take the same indices in each row.")
     taken = {cut.atom: cut.removed for cut in plan.cuts}
-    return {group: taken[group.atom] for group in bundle if group.atom in taken}
+    return {group: taken[group.atom] for group in coupling if group.atom in taken}
 
 
 def _fitting(group: Group, scores: Scores) -> Sequence[float]:

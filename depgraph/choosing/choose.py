@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from attrs import evolve
 
-from depgraph.choosing.budgets import Clock, Number, budget_of, cut_where_met
-from depgraph.choosing.coupled import Bundle, Limits, bundles_of
+from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met
+from depgraph.choosing.coupled import Coupling, Limits, couplings_of
 from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, values_by_group
 from depgraph.choosing.scopes import Scope, by_key, ranking, removal, scopes_of, sequence, units_up_to
 from depgraph.choosing.scores import Scores
@@ -29,7 +29,7 @@ def plan(
     params: Number | None = None,
     macs: Number | None = None,
     latency: Number | None = None,
-    clock: Clock | None = None,
+    latency_model: LatencyModel | None = None,
     scope: Scope = "group",
     max_ratio: float | Mapping[str, float] | None = None,
     min_width: int | Mapping[str, int] | None = None,
@@ -56,8 +56,8 @@ def plan(
             patterns to fractions; a tuple of patterns as a key makes their groups compete for one ratio.
         params: what is to remain of the parameters at most: a fraction in (0, 1], or a whole number above 1.
         macs: the same of the multiply-accumulates.
-        latency: the same of what `clock` says, where the number above 1 need not be whole.
-        clock: a function of a graph that returns its cost in any unit, such as what `latency_table` makes.
+        latency: the same of what `latency_model` says, where the number above 1 need not be whole.
+        latency_model: a function of a graph that returns its cost in any unit, such as what `latency_table` makes.
         scope: who competes. ``group``: each group for itself, all lose the same fraction. ``global``: all indices of all
             groups, by importance. ``isomorphic``: those of groups with the same structure and role (Fang et al., "Isomorphic
             Pruning for Vision Models", ECCV 2024). Or a list of tuples of patterns: the groups of each tuple compete.
@@ -86,30 +86,33 @@ def plan(
     if (ratio is None) == (not budgets):
         met = [*sorted(budgets), "ratio"] if ratio is not None else "none"
         raise PlanError(f"expected either ratio= or budgets, which are params=, macs= and latency=, met {met}.")
-    if (clock is None) != (latency is None):
-        raise PlanError("latency= and clock= belong together: the budget, and the function that measures a graph.")
+    if (latency_model is None) != (latency is None):
+        raise PlanError("latency= and latency_model= belong together: the budget, and the function that measures a graph.")
     limits = limits_of(graph, max_ratio, min_width, round_to, rounding)
     groups = chosen_groups(graph, ignore, only)
     by_default = defaults(graph, only)
     if ratio is not None:
         ratios, apart = _ratios(graph, ratio, by_default)
-        bundles = bundles_of(graph, groups, scores, limits)
+        couplings = couplings_of(graph, groups, scores, limits)
         if not groups:
             raise PlanError(_nothing(graph, groups))
-        chosen = _at_ratio(graph, bundles, ratios, apart, scope, rounding == "down")
+        chosen = _at_ratio(graph, couplings, ratios, apart, scope, rounding == "down")
         if not chosen and any(ratios.get(group.name) for group in groups):
             raise PlanError(
                 "nothing can be removed at this ratio: every group is too small, at its least size, or balanced with one "
                 "that is left."
             )
-        return plan_of(graph, removal(bundles, chosen))
-    bundles = bundles_of(graph, [group for group in groups if group.name in by_default], scores, limits)
-    wanted = [budget_of(graph, bundles, name, value, clock if name == "latency" else None) for name, value in budgets.items()]
-    order = sequence(bundles, scopes_of(graph, bundles, scope))
-    if not bundles and any(budget.limit < budget.total for budget in wanted):
+        return plan_of(graph, removal(couplings, chosen))
+    couplings = couplings_of(graph, [group for group in groups if group.name in by_default], scores, limits)
+    wanted = [
+        budget_of(graph, couplings, name, value, latency_model if name == "latency" else None)
+        for name, value in budgets.items()
+    ]
+    order = sequence(couplings, scopes_of(graph, couplings, scope))
+    if not couplings and any(budget.limit < budget.total for budget in wanted):
         raise PlanError(_nothing(graph, groups))
-    count, targets = cut_where_met(bundles, order, wanted)
-    return evolve(plan_of(graph, removal(bundles, order[:count])), targets=targets)
+    count, targets = cut_where_met(couplings, order, wanted)
+    return evolve(plan_of(graph, removal(couplings, order[:count])), targets=targets)
 
 
 def _way(scores: object) -> str:
@@ -176,29 +179,29 @@ def _ratios(graph: Graph, ratio: Ratio, by_default: Iterable[str]) -> tuple[dict
 
 def _at_ratio(
     graph: Graph,
-    bundles: Sequence[Bundle],
+    couplings: Sequence[Coupling],
     ratios: Mapping[str, float],
     apart: Mapping[str, int],
     scope: Scope,
     over: bool,
 ) -> list[int]:
-    """The units that go, by the positions of their bundles.
+    """The units that go, by the positions of their couplings.
 
     Each scope loses what its groups would lose, each at its own ratio; balanced groups at the smallest of theirs.
     """
-    shares = [min(ratios.get(group.name, 0.0) for group in bundle.groups) for bundle in bundles]
-    keys: list[tuple[str, int]] = [("apart", -1)] * len(bundles)
-    for number, positions in enumerate(scopes_of(graph, bundles, scope)):
+    shares = [min(ratios.get(group.name, 0.0) for group in coupling.groups) for coupling in couplings]
+    keys: list[tuple[str, int]] = [("apart", -1)] * len(couplings)
+    for number, positions in enumerate(scopes_of(graph, couplings, scope)):
         for position in positions:
             keys[position] = ("scope", number)
-    for position, bundle in enumerate(bundles):
-        named = [apart[group.name] for group in bundle.groups if group.name in apart]
+    for position, coupling in enumerate(couplings):
+        named = [apart[group.name] for group in coupling.groups if group.name in apart]
         if named:
             keys[position] = ("apart", named[0])
     cut = [position for position, share in enumerate(shares) if share > 0]
     chosen: list[int] = []
     for members in by_key([keys[position] for position in cut]):
         competing = [cut[member] for member in members]
-        quota = sum(shares[position] * bundles[position].size for position in competing)
-        chosen.extend(units_up_to(bundles, ranking(bundles, competing), quota, over))
+        quota = sum(shares[position] * couplings[position].size for position in competing)
+        chosen.extend(units_up_to(couplings, ranking(couplings, competing), quota, over))
     return chosen

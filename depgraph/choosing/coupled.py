@@ -1,4 +1,4 @@
-"""What goes in one step: bundles of groups that lose equally many indices, and the widths that rounding and floors allow."""
+"""What goes in one step: coupled groups, which lose equally many indices, and the widths that rounding and floors allow."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from depgraph.graph.ragged import bases_of
 
 
 @frozen
-class Bundle:
-    """Groups that a balance ties, or one group alone: they lose equally many indices, each its own lowest ones.
+class Coupling:
+    """Coupled groups, which a balance ties, or one group alone: they lose equally many indices, each its own lowest ones.
 
     Attributes:
         groups: in the graph's order.
@@ -61,8 +61,8 @@ class Limits:
     multiples: Mapping[str, int]
 
 
-def bundles_of(graph: Graph, groups: Iterable[Group], scores: Scores, limits: Limits) -> tuple[Bundle, ...]:
-    """The bundles of some groups, in the graph's order. A bundle of which a member is missing is left out whole.
+def couplings_of(graph: Graph, groups: Iterable[Group], scores: Scores, limits: Limits) -> tuple[Coupling, ...]:
+    """The couplings of some groups, in the graph's order. One of which a member is missing is left out whole.
 
     Raises:
         PlanError: a group has no scores, too few or too many, or NaN among them; or it has a table of them, but must lose the
@@ -72,11 +72,11 @@ def bundles_of(graph: Graph, groups: Iterable[Group], scores: Scores, limits: Li
     tables = any(name in scores and is_table(scores[name]) for name in free)
     bases = bases_of(graph) if tables else {}
     rankings = {name: ranking_of(graph, group, scores, bases) for name, group in free.items()}
-    bundles = []
+    couplings = []
     for members in tied(graph):
         if all(group.name in free for group in members):
-            bundles.append(_bundle(members, tuple(rankings[group.name] for group in members), limits))
-    return tuple(bundles)
+            couplings.append(_coupling(members, tuple(rankings[group.name] for group in members), limits))
+    return tuple(couplings)
 
 
 def tied(graph: Graph) -> list[tuple[Group, ...]]:
@@ -91,7 +91,7 @@ def tied(graph: Graph) -> list[tuple[Group, ...]]:
     return [tuple(groups) for groups in classes.values()]
 
 
-def _bundle(groups: tuple[Group, ...], rankings: tuple[Ranking, ...], limits: Limits) -> Bundle:
+def _coupling(groups: tuple[Group, ...], rankings: tuple[Ranking, ...], limits: Limits) -> Coupling:
     steps = _steps(groups, rankings, limits)
     importances: Iterable[float]
     if steps == tuple(range(1, len(steps) + 1)) and len(rankings) == 1:
@@ -102,7 +102,7 @@ def _bundle(groups: tuple[Group, ...], rankings: tuple[Ranking, ...], limits: Li
             for start, stop in zip((0, *steps), steps, strict=False)
         ]
         importances = accumulate(importances, max)  # a mean may be rounded below the one before it
-    return Bundle(groups, rankings, steps, tuple(importances))
+    return Coupling(groups, rankings, steps, tuple(importances))
 
 
 def _steps(groups: Sequence[Group], rankings: Sequence[Ranking], limits: Limits) -> tuple[int, ...]:

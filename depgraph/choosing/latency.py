@@ -1,4 +1,4 @@
-"""Clocks made of a table: what a graph costs, as the sum of what each of its operations was measured to cost."""
+"""Latency models made of a table: what a graph costs, as the sum of what each of its operations was measured to cost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def form_of(graph: Graph, operation: Operation) -> OperationForm:
 
 
 def latency_table(measured: Measured) -> Callable[[Graph], float]:
-    """A clock for `plan`: the sum over a graph's operations of what each form of operation costs.
+    """A latency model for `plan`: the sum over a graph's operations of what each form of operation costs.
 
     Args:
         measured: cost by `OperationForm`, or a function that measures one; it is called once for each distinct form that
@@ -52,10 +52,10 @@ def latency_table(measured: Measured) -> Callable[[Graph], float]:
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)), torch.randn(1, 4))
     >>> def microseconds(form):                # in earnest: time torch.nn.functional.linear at these shapes
     ...     return form.inputs[1][0] if "linear" in form.op else 0
-    >>> clock = dg.latency.latency_table(microseconds)
-    >>> clock(graph)
+    >>> latency_model = dg.latency.latency_table(microseconds)
+    >>> latency_model(graph)
     10
-    >>> plan = dg.plan(graph, {"0.weight:0": range(8)}, latency=0.7, clock=clock)
+    >>> plan = dg.plan(graph, {"0.weight:0": range(8)}, latency=0.7, latency_model=latency_model)
     >>> len(plan.removed["0.weight:0"])
     3
     """
@@ -75,7 +75,7 @@ def latency_table(measured: Measured) -> Callable[[Graph], float]:
                 known[form] = measured(form)
         return known[form]
 
-    def clock(graph: Graph) -> float:
+    def latency_model(graph: Graph) -> float:
         return sum(cost(form_of(graph, operation)) for operation in graph.operations)
 
-    return clock
+    return latency_model

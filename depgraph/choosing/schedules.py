@@ -42,7 +42,7 @@ def schedule(
     steps: int,
     shape: Shape = "linear",
     *,
-    clock: Callable[[Graph], float] | None = None,
+    latency_model: Callable[[Graph], float] | None = None,
 ) -> tuple[dict[str, Any], ...]:
     """The target of each step, all of them in terms of the original graph.
 
@@ -51,7 +51,7 @@ def schedule(
         target: what `plan` takes as keywords in the end: a `ratio`, or budgets such as ``{"macs": 0.5}``.
         steps: how many steps there are.
         shape: how far each step goes: ``linear``, ``cubic``, or a function from (0, 1] to [0, 1] that ends at 1.
-        clock: for a `latency` that is no fraction: what measures the graph.
+        latency_model: for a `latency` that is no fraction: what measures the graph.
 
     Raises:
         PlanError: no step, a shape that goes back or does not end at 1, or targets that `plan` does not know.
@@ -74,7 +74,11 @@ def schedule(
     shares = [way((number + 1) / steps) for number in range(steps)]
     if any(not 0 <= before <= after for before, after in zip([0.0, *shares], shares, strict=False)) or shares[-1] != 1:
         raise PlanError(f"a schedule goes from 0 to 1 and never back, met {shares}.")
-    totals: dict[str, float | None] = {"params": graph.params, "macs": graph.macs, "latency": clock and clock(graph)}
+    totals: dict[str, float | None] = {
+        "params": graph.params,
+        "macs": graph.macs,
+        "latency": latency_model and latency_model(graph),
+    }
     return tuple({name: _at(name, value, share, totals.get(name)) for name, value in target.items()} for share in shares)
 
 
@@ -87,7 +91,7 @@ def _at(name: str, value: Any, share: float, total: float | None) -> Any:
     if value <= 1 and not isinstance(value, bool):
         return 1 - (1 - value) * share
     if total is None:
-        raise PlanError("a latency that is no fraction needs clock=, which measures the graph that it starts from.")
+        raise PlanError("a latency that is no fraction needs latency_model=, which measures the graph that it starts from.")
     reached = total - (total - value) * share
     return reached if name == "latency" else math.floor(reached)
 

@@ -1,4 +1,4 @@
-"""Who competes with whom: scopes of bundles, and the one order in which their units go."""
+"""Who competes with whom: scopes of coupled groups, and the one order in which their units go."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import Atom
-from depgraph.choosing.coupled import Bundle
+from depgraph.choosing.coupled import Coupling
 from depgraph.choosing.isomorphism import signatures
 from depgraph.choosing.patterns import groups_at
 from depgraph.errors import PlanError
@@ -23,8 +23,8 @@ Scope: TypeAlias = str | Iterable[str | tuple[str, ...]]
 POLICIES = ("group", "global", "isomorphic")
 
 
-def scopes_of(graph: Graph, bundles: Sequence[Bundle], scope: Scope) -> tuple[tuple[int, ...], ...]:
-    """The positions of the bundles that compete with each other, scope by scope. What no scope names stands alone.
+def scopes_of(graph: Graph, couplings: Sequence[Coupling], scope: Scope) -> tuple[tuple[int, ...], ...]:
+    """The positions of the couplings that compete with each other, scope by scope. What no scope names stands alone.
 
     Raises:
         PlanError: no policy has this name.
@@ -38,17 +38,17 @@ def scopes_of(graph: Graph, bundles: Sequence[Bundle], scope: Scope) -> tuple[tu
                 f"met {scope!r}."
             )
         if scope == "group":
-            keys = list(range(len(bundles)))
+            keys = list(range(len(couplings)))
         elif scope == "global":
-            keys = [()] * len(bundles)
+            keys = [()] * len(couplings)
         else:
             alike = signatures(graph)
-            keys = [tuple(alike[group.atom] for group in bundle.groups) for bundle in bundles]
+            keys = [tuple(alike[group.atom] for group in coupling.groups) for coupling in couplings]
     else:
         named = shared(graph, scope)
         keys = []
-        for position, bundle in enumerate(bundles):
-            first = next((named[group.name] for group in bundle.groups if group.name in named), None)
+        for position, coupling in enumerate(couplings):
+            first = next((named[group.name] for group in coupling.groups if group.name in named), None)
             keys.append(("alone", position) if first is None else first)
     return by_key(keys)
 
@@ -70,75 +70,75 @@ def by_key(keys: Sequence[Hashable]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(positions) for positions in found.values())
 
 
-def ranking(bundles: Sequence[Bundle], scope: Sequence[int]) -> list[int]:
-    """The order in which a scope's units go, as positions of bundles: each time that one is named, its next unit goes.
+def ranking(couplings: Sequence[Coupling], scope: Sequence[int]) -> list[int]:
+    """The order in which a scope's units go, as positions of couplings: each time that one is named, its next unit goes.
 
-    The least important unit goes first. Of equally important ones the one after which its bundle has lost the smaller
+    The least important unit goes first. Of equally important ones the one after which its coupling has lost the smaller
     fraction goes first, so that equal scores everywhere give equal ratios; then the one of the earlier group.
     """
     if len(scope) == 1:
-        return [scope[0]] * len(bundles[scope[0]].steps)
-    owners = [position for position in scope for _ in bundles[position].steps]
+        return [scope[0]] * len(couplings[scope[0]].steps)
+    owners = [position for position in scope for _ in couplings[position].steps]
     fractions: list[float] = []
     for position in scope:
-        count, size = len(bundles[position].groups), bundles[position].size
-        fractions.extend([step * count / size for step in bundles[position].steps])
-    importances = list(chain.from_iterable(bundles[position].importances for position in scope))
+        count, size = len(couplings[position].groups), couplings[position].size
+        fractions.extend([step * count / size for step in couplings[position].steps])
+    importances = list(chain.from_iterable(couplings[position].importances for position in scope))
     order = sorted(range(len(owners)), key=fractions.__getitem__)
     order.sort(key=importances.__getitem__)
     return [owners[unit] for unit in order]
 
 
-def sequence(bundles: Sequence[Bundle], scopes: Iterable[Sequence[int]]) -> list[int]:
+def sequence(couplings: Sequence[Coupling], scopes: Iterable[Sequence[int]]) -> list[int]:
     """One order for the units of all scopes: each time the one goes after which its scope has lost the smallest fraction.
 
     Every prefix is a valid removal, and prefixes are nested: a plan that removes more removes whatever the smaller one did.
     """
     scopes = tuple(scopes)
     if len(scopes) == 1:
-        return ranking(bundles, scopes[0])
+        return ranking(couplings, scopes[0])
     owners: list[int] = []
     fractions: list[float] = []
     for scope in scopes:
         if len(scope) == 1:
             (position,) = scope
-            steps, size = bundles[position].steps, bundles[position].groups[0].size
+            steps, size = couplings[position].steps, couplings[position].groups[0].size
             owners.extend([position] * len(steps))
             fractions.extend([step / size for step in steps])
             continue
-        order = ranking(bundles, scope)
-        total = sum(bundles[position].size for position in scope)
+        order = ranking(couplings, scope)
+        total = sum(couplings[position].size for position in scope)
         owners.extend(order)
-        fractions.extend(lost / total for lost in losses(bundles, order))
+        fractions.extend(lost / total for lost in losses(couplings, order))
     return [owners[unit] for unit in sorted(range(len(owners)), key=fractions.__getitem__)]
 
 
-def losses(bundles: Sequence[Bundle], order: Iterable[int]) -> list[int]:
+def losses(couplings: Sequence[Coupling], order: Iterable[int]) -> list[int]:
     """How many indices have gone after each unit of an order."""
     order = tuple(order)
-    gains = {position: iter(_gains(bundles[position])) for position in dict.fromkeys(order)}
+    gains = {position: iter(_gains(couplings[position])) for position in dict.fromkeys(order)}
     return list(accumulate(map(next, map(gains.__getitem__, order))))
 
 
-def _gains(bundle: Bundle) -> list[int]:
-    """How many indices go with each unit of a bundle, one after the other."""
-    count = len(bundle.groups)
-    return [(step - before) * count for before, step in pairwise((0, *bundle.steps))]
+def _gains(coupling: Coupling) -> list[int]:
+    """How many indices go with each unit of a coupling, one after the other."""
+    count = len(coupling.groups)
+    return [(step - before) * count for before, step in pairwise((0, *coupling.steps))]
 
 
-def units_up_to(bundles: Sequence[Bundle], order: Sequence[int], quota: float, over: bool) -> list[int]:
+def units_up_to(couplings: Sequence[Coupling], order: Sequence[int], quota: float, over: bool) -> list[int]:
     """The longest beginning of an order that removes no more than a quota; with `over`, the shortest that removes no less."""
-    lost = losses(bundles, order)
+    lost = losses(couplings, order)
     within = bisect_right(lost, quota + 1e-9)
     if over and within < len(lost) and (lost[within - 1] if within else 0) < int(quota + 1e-9):
         within += 1
     return list(order[:within])
 
 
-def removal(bundles: Sequence[Bundle], order: Iterable[int]) -> dict[Atom, Removal]:
+def removal(couplings: Sequence[Coupling], order: Iterable[int]) -> dict[Atom, Removal]:
     """What goes with the units of an order."""
     counts = Counter(order)
     merged: dict[Atom, Removal] = {}
     for position in sorted(counts):
-        merged.update(bundles[position].removed(counts[position]))
+        merged.update(couplings[position].removed(counts[position]))
     return merged

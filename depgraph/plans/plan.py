@@ -75,7 +75,7 @@ class Target:
 
     Attributes:
         name: ``params``, ``macs`` or ``latency``.
-        requested: the most that was to remain, as a number of parameters or MACs, or in the clock's unit.
+        requested: the most that was to remain, as a number of parameters or MACs, or in the latency model's unit.
         realised: what the plan's result costs.
     """
 

@@ -212,10 +212,10 @@ def test_an_infinite_score_keeps_its_index(layers):
         ({"params": 12}, r"params=12 is out of reach: with one index left in each group, 0.0644 of .*, which is 13"),
         ({"params": 0.5, "max_ratio": 0.1}, "out of reach: with as little left in each group as its limits allow, 1.0000"),
         ({"params": 0.5, "macs": 0.01}, "macs=0.01 is out of reach"),
-        ({"latency": 0.5}, "latency= and clock= belong together"),
-        ({"ratio": 0.5, "clock": lambda graph: 1.0}, "latency= and clock= belong together"),
-        ({"latency": 0.5, "clock": lambda graph: "fast"}, "expected a positive number .* met 'fast'"),
-        ({"latency": 0.5, "clock": lambda graph: 1.0}, "latency=0.5 is out of reach"),
+        ({"latency": 0.5}, "latency= and latency_model= belong together"),
+        ({"ratio": 0.5, "latency_model": lambda graph: 1.0}, "latency= and latency_model= belong together"),
+        ({"latency": 0.5, "latency_model": lambda graph: "fast"}, "expected a positive number .* met 'fast'"),
+        ({"latency": 0.5, "latency_model": lambda graph: 1.0}, "latency=0.5 is out of reach"),
         ({"ratio": 0.5, "scope": "locally"}, "expected scope= to be one of 'group', 'global', 'isomorphic'.* met 'locally'"),
         ({"ratio": 0.5, "max_ratio": 1.5}, r"expected max_ratio= in \[0, 1\], met 1.5 for '\*'"),
         ({"ratio": 0.5, "min_width": {"0": 0}}, "expected min_width= to be a whole number of at least 1, met 0 for '0'"),
@@ -241,21 +241,23 @@ def test_patterns_that_name_nothing_are_refused(layers, option):
 
 
 def test_latency_is_met_by_any_function_of_a_graph(layers):
-    """The budget is kept and one unit less would break it, also where the clock rises when something goes."""
+    """The budget is kept and one unit less would break it, also where the latency rises when something goes."""
     graph, scores = layers
     calls = []
 
-    def clock(smaller):
+    def latency_model(smaller):
         calls.append(smaller.params)
         width = smaller.tensor("0.weight").shape[0]
         return smaller.macs + (40.0 if width % 2 else 0.0)  # odd widths are slow
 
-    plan = dg.plan(graph, scores, latency=0.6, clock=clock)
+    plan = dg.plan(graph, scores, latency=0.6, latency_model=latency_model)
     (target,) = plan.targets
-    assert target.name == "latency" and target.realised == clock(plan.apply(graph)) <= target.requested == 0.6 * 176
+    assert target.name == "latency" and target.realised == latency_model(plan.apply(graph)) <= target.requested == 0.6 * 176
     assert len(calls) <= 10  # a bisection over 21 units
-    assert dg.plan(graph, scores, latency=0.6 * 176, clock=clock) == plan  # 105.6, in the unit of the clock
-    both = dg.plan(graph, scores, latency=0.6, clock=clock, params=0.3)
+    assert (
+        dg.plan(graph, scores, latency=0.6 * 176, latency_model=latency_model) == plan
+    )  # 105.6, in the unit of the latency model
+    both = dg.plan(graph, scores, latency=0.6, latency_model=latency_model, params=0.3)
     assert both.apply(graph).params <= 0.3 * 202 and [item.name for item in both.targets] == ["params", "latency"]
 
 
@@ -268,17 +270,17 @@ def test_a_latency_table_measures_each_form_once(layers):
         seen.append(form)
         return 1e-3 + 1e-6 * math.prod(form.inputs[1]) if "linear" in form.op else 1e-4
 
-    clock = dg.latency.latency_table(measure)
-    assert clock(graph) == pytest.approx(4e-3 + 176e-6 + (len(graph.operations) - 4) * 1e-4)
-    plan = dg.plan(graph, scores, latency=0.99, clock=clock)
+    latency_model = dg.latency.latency_table(measure)
+    assert latency_model(graph) == pytest.approx(4e-3 + 176e-6 + (len(graph.operations) - 4) * 1e-4)
+    plan = dg.plan(graph, scores, latency=0.99, latency_model=latency_model)
     assert plan.targets[0].realised <= plan.targets[0].requested and len(seen) == len(set(seen)) < 60
     table = {form: measure(form) for form in set(seen)}
-    assert dg.plan(graph, scores, latency=0.99, clock=dg.latency.latency_table(table)) == plan
+    assert dg.plan(graph, scores, latency=0.99, latency_model=dg.latency.latency_table(table)) == plan
     table.pop(next(form for form in table if form.inputs == ((1, 4), (8, 4), (8,))))
     with pytest.raises(
         dg.errors.PlanError, match=r"the table has no OperationForm\(op='aten.linear', inputs=\(\(1, 4\), \(8, 4\)"
     ):
-        dg.plan(graph, scores, latency=0.99, clock=dg.latency.latency_table(table))
+        dg.plan(graph, scores, latency=0.99, latency_model=dg.latency.latency_table(table))
     with pytest.raises(dg.errors.PlanError, match=r"expected costs by OperationForm, or a function .* met float"):
         dg.latency.latency_table(1.0)
 

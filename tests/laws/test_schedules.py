@@ -115,9 +115,9 @@ def test_exact_targets():
         {"macs": 36, "params": 0.75},
         {"macs": 24, "params": 0.5},
     )
-    with pytest.raises(dg.errors.PlanError, match="needs clock="):
+    with pytest.raises(dg.errors.PlanError, match="needs latency_model="):
         dg.schedules.schedule(graph, {"latency": 24.0}, 2)
-    assert dg.schedules.schedule(graph, {"latency": 24.0}, 2, clock=lambda held: held.macs)[0] == {"latency": 36.0}
+    assert dg.schedules.schedule(graph, {"latency": 24.0}, 2, latency_model=lambda held: held.macs)[0] == {"latency": 36.0}
     for wrong in ({"steps": 0}, {"shape": "square"}, {"shape": lambda done: 1 - done}, {"shape": lambda done: done / 2}):
         with pytest.raises(dg.errors.PlanError):
             dg.schedules.schedule(graph, {"ratio": 0.5}, **{"steps": 2, **wrong})
