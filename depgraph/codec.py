@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,8 +128,10 @@ def dumps(kind: str, value: Any) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
-def loads(text: str, kind: str, cls: type[T], source: str = "the document") -> T:
-    """Read what `dumps` wrote.
+def loads(
+    text: str, kind: str, cls: type[T], source: str = "the document", check: Callable[[T], Sequence[str]] | None = None
+) -> T:
+    """Read what `dumps` wrote; `check` names everything that is wrong with a value whose fields have the right types.
 
     Raises:
         DocumentError: not JSON, another format or version, or a content that does not match its digest or schema.
@@ -164,11 +166,19 @@ def loads(text: str, kind: str, cls: type[T], source: str = "the document") -> T
     if document.get("digest") != digest:
         raise DocumentError(f"{source} was edited or damaged: its content does not match its digest. {fix}")
     try:
-        return _CONVERTER.structure(content, cls)
+        value = _CONVERTER.structure(content, cls)
     except Exception as error:
-        listed = [_short(problem, str) for problem in transform_error(error)]
-        problems = "; ".join(listed[:_LISTED]) + (f"; and {len(listed) - _LISTED} more" if len(listed) > _LISTED else "")
-        raise DocumentError(f"{source} does not hold a valid {kind}: {problems}. {fix}") from error
+        raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(transform_error(error))}. {fix}") from error
+    problems = check(value) if check is not None else ()
+    if problems:
+        raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(problems)}. {fix}")
+    return value
+
+
+def _listed(problems: Sequence[str]) -> str:
+    """The first problems, each by its beginning, and how many more there are."""
+    shown = "; ".join(_short(problem, str) for problem in problems[:_LISTED])
+    return shown + (f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else "")
 
 
 def write(path: str | Path, kind: str, value: Any) -> None:
@@ -192,10 +202,10 @@ def write(path: str | Path, kind: str, value: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read(path: str | Path, kind: str, cls: type[T]) -> T:
-    """Read a document from a file."""
+def read(path: str | Path, kind: str, cls: type[T], check: Callable[[T], Sequence[str]] | None = None) -> T:
+    """Read a document from a file, as `loads` does."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise DocumentError(f"{path} is no text; pass a file that a {kind}'s save() wrote.") from None
-    return loads(text, kind, cls, str(path))
+    return loads(text, kind, cls, str(path), check)

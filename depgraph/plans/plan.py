@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from depgraph.algebra.spaces import Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.graph import Graph
+from depgraph.plans.checking import check
 
 K = TypeVar("K", int, str)
 V = TypeVar("V")
@@ -194,6 +195,7 @@ class Plan:
         for axis in other.axes:
             lift = PrunedAxis(axis.tensor, axis.dim, substitute(axis.space, lifted))
             axes.setdefault((axis.tensor, axis.dim), lift)
+        single = [cut for cut in other.cuts if cut.atom.size - cut.count == 1]  # an axis of size 1 has no atom
         before = {edit.path: edit.old for edit in (*other.edits, *self.edits)}
         after = {edit.path: edit.new for edit in (*self.edits, *other.edits)}
         return Plan(
@@ -202,8 +204,8 @@ class Plan:
             cuts=cuts,
             axes=ordered_axes(axes.values()),
             edits=tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path]),
-            renumbered=_composed(self.renumbered, other.renumbered),
-            renamed=_composed(self.renamed, other.renamed),
+            renumbered=_composed(self.renumbered, other.renumbered, {cut.atom.id for cut in single}),
+            renamed=_composed(self.renamed, other.renamed, {cut.group for cut in single}),
             targets=other.targets if other.cuts else self.targets,
         )
 
@@ -214,7 +216,7 @@ class Plan:
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """Read what `save` wrote. Raises `DocumentError` for a damaged, edited or foreign file."""
-        return codec.read(path, "plan", cls)
+        return codec.read(path, "plan", cls, check)
 
     def __str__(self) -> str:
         listed = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
@@ -240,12 +242,15 @@ def ordered_axes(axes: Iterable[PrunedAxis]) -> tuple[PrunedAxis, ...]:
     return tuple(sorted(axes, key=lambda axis: (axis.tensor, axis.dim)))
 
 
-def _composed(first: tuple[tuple[K, K], ...], second: tuple[tuple[K, K], ...]) -> tuple[tuple[K, K], ...]:
-    """Renamings from the last result to the first base. What the second moves is looked up in the first."""
+def _composed(first: tuple[tuple[K, K], ...], second: tuple[tuple[K, K], ...], gone: Container[K]) -> tuple[tuple[K, K], ...]:
+    """Renamings from the last result to the first base. What the second moves is looked up in the first.
+
+    What the first moved keeps that name in the last result, unless the second moves it on or it is `gone`, as groups are
+    that come down to one index.
+    """
     to_base = dict(first)
     moved = dict(second)
     result = {new: to_base.get(middle, middle) for new, middle in moved.items()}
-    for middle, base in to_base.items():
-        if middle not in moved:
-            result[middle] = base
+    staying = to_base.keys() - moved.keys() - set(moved.values())
+    result.update({middle: to_base[middle] for middle in staying if middle not in gone})
     return tuple(sorted((new, base) for new, base in result.items() if new != base))

@@ -21,6 +21,7 @@ from depgraph.execution.execute import execute, execute_
 from depgraph.graph.canonical import renumber
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import OpType
+from depgraph.plans.checking import check
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 from depgraph.tracing.session import named_leaves
@@ -142,7 +143,7 @@ def difference(left: Graph, right: Graph) -> str:
 def assert_round_trip(graph: Graph, plan: Plan) -> None:
     """Law 5: what was saved loads as the same value."""
     assert codec.loads(codec.dumps("graph", graph), "graph", Graph) == graph, "law 5 (round trip): the graph changed"
-    assert codec.loads(codec.dumps("plan", plan), "plan", Plan) == plan, "law 5 (round trip): the plan changed"
+    assert codec.loads(codec.dumps("plan", plan), "plan", Plan, check=check) == plan, "law 5 (round trip): the plan changed"
 
 
 def assert_unit(graph: Graph, plan: Plan) -> None:
