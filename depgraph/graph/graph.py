@@ -14,9 +14,10 @@ from attrs import field, frozen
 from depgraph import codec
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
+from depgraph.graph.checking import check
 from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_of
 from depgraph.graph.nodes import Dependency, Node, nodes_of
-from depgraph.graph.records import Balance, LowerBound, Operation, PinnedAtom, SizeAttribute, Tensor
+from depgraph.graph.records import Balance, LowerBound, Operation, PinnedAtom, SizeAttribute, Tensor, TraceMode
 from depgraph.graph.uses import offsets_of, uses_of
 
 
@@ -39,7 +40,7 @@ class Graph:
     attributes: tuple[SizeAttribute, ...] = ()
     pinned_atoms: tuple[PinnedAtom, ...] = ()
     balances: tuple[Balance, ...] = ()
-    mode: str = "fake"
+    mode: TraceMode = "fake"
     lower_bounds: tuple[LowerBound, ...] = field(default=(), eq=False, metadata=codec.LATE)
 
     @cached_property
@@ -215,8 +216,8 @@ class Graph:
 
     @classmethod
     def load(cls, path: str | Path) -> Graph:
-        """Read what `save` wrote. Raises `DocumentError` for anything else."""
-        return codec.read(path, "graph", cls)
+        """Read what `save` wrote. Raises `DocumentError` for anything else, and for a graph that breaks an invariant."""
+        return codec.read(path, "graph", cls, check)
 
 
 def _matches(name: str, pattern: str) -> bool:
