@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from depgraph.algebra.canonical_terms import sum_of_products, term_problems
 from depgraph.algebra.index_maps import leaves
 from depgraph.algebra.spaces import Atom, Space, atoms
-from depgraph.graph.records import Cost, retyped
+from depgraph.graph.records import Cost, OpType, retyped
 
 if TYPE_CHECKING:
     from depgraph.graph.graph import Graph
@@ -42,7 +42,8 @@ def _names(graph: Graph) -> Iterator[str]:
     yield from _repeated("the operation", [operation.name for operation in graph.operations])
     yield from _repeated("the result", [name for operation in graph.operations for name in operation.outputs])
     values = {tensor.name for tensor in graph.tensors if tensor.kind == "value"}
-    there = {name for tensor in graph.tensors if tensor.kind != "value" for name in (tensor.name, *tensor.aliases)}
+    parameters = {name for tensor in graph.tensors if tensor.kind != "value" for name in (tensor.name, *tensor.aliases)}
+    there = set(parameters)
     for operation in graph.operations:
         yield from (
             f"operation {operation.name!r} reads {name!r}, which is not there before it"
@@ -52,7 +53,7 @@ def _names(graph: Graph) -> Iterator[str]:
         yield from (
             f"operation {operation.name!r} returns {name!r}, which is no value of the graph"
             for name in operation.outputs
-            if name not in values
+            if name not in (parameters if operation.type is OpType.PARAMETER else values)
         )
         there.update(operation.outputs)
     yield from (f"the value {name!r} is returned by no operation" for name in sorted(values - there))
