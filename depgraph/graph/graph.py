@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -190,26 +189,6 @@ class Graph:
         """Why more than one index of a group must stay."""
         return next((item.reason for item in self.lower_bounds if item.atom == atom), "the last index is never removed")
 
-    def select(self, patterns: Iterable[str]) -> frozenset[str]:
-        """The parameters and buffers of the layers that the dotted paths or globs name.
-
-        A pattern names a module (and what is below it), a parameter, or, as a glob, any of these.
-        """
-        patterns = (patterns,) if isinstance(patterns, str) else patterns
-        chosen: set[str] = set()
-        held = {name: tensor.name for name, tensor in self.by_name.items() if tensor.kind != "value"}
-        for pattern in patterns:
-            hits = {
-                owner
-                for name, owner in held.items()
-                if name == pattern or name.startswith(pattern + ".") or _matches(name, pattern)
-            }
-            if not hits and pattern not in self._nodes_by_name:
-                prefixes = {name.rsplit(".", 1)[0] for name in held if "." in name}
-                raise UnknownNameError("layer or parameter", pattern, {*held, *prefixes})
-            chosen |= hits
-        return frozenset(chosen)
-
     def save(self, path: str | Path) -> None:
         """Write the graph as versioned JSON."""
         codec.write(path, "graph", self)
@@ -218,8 +197,3 @@ class Graph:
     def load(cls, path: str | Path) -> Graph:
         """Read what `save` wrote. Raises `DocumentError` for anything else, and for a graph that breaks an invariant."""
         return codec.read(path, "graph", cls, check)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    pieces = name.split(".")
-    return any(fnmatch.fnmatchcase(".".join(pieces[:k]), pattern) for k in range(1, len(pieces) + 1))
