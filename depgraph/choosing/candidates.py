@@ -28,6 +28,19 @@ class Share:
         group: its name.
         indices: original indices.
         scores: their importances, in the order of the indices.
+
+    >>> import torch, depgraph as dg
+    >>> class Halves(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.inner, self.left, self.right = torch.nn.Linear(4, 6), torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    ...     def forward(self, x):
+    ...         left, right = self.inner(x).chunk(2, -1)          # equal parts: both groups lose equally many
+    ...         return self.left(left) + self.right(right)
+    >>> graph = dg.trace(Halves(), torch.zeros(1, 4))
+    >>> first, second = dg.candidates(graph, {"inner.weight:0[0]": [0.1, 0.2, 0.3], "inner.weight:0[1]": [0.3, 0.2, 0.1]})
+    >>> first.group, first.indices, first.partners
+    ('inner.weight:0[0]', IndexSet('0'), (Share(group='inner.weight:0[1]', indices=IndexSet('2'), scores=(0.1,)),))
     """
 
     group: str
@@ -47,6 +60,14 @@ class Candidate:
         partners: groups that are balanced with it and lose equally many.
         params: parameters that go with the whole cut, partners included.
         macs: multiply-accumulates that go.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)), torch.zeros(1, 4))
+    >>> first, second = dg.candidates(graph, {"0.weight:0": [0.3, 0.1, 0.2]})
+    >>> isinstance(first, dg.choosing.Candidate), first.removed, first.params     # a row of 4, its bias, a column of 2
+    (True, {'0.weight:0': IndexSet('1')}, 7)
+    >>> first.macs                                                                # 4 in the first layer, 2 in the second
+    6
     """
 
     base: str
@@ -118,6 +139,14 @@ def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[i
         PlanError: balanced groups would lose unequally many (the message says which lack how many), or a group everything.
         MismatchError: a candidate of another graph.
         UnknownNameError: a mapping names no group of the graph.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)), torch.zeros(1, 4))
+    >>> first, second = dg.candidates(graph, {"0.weight:0": [0.3, 0.1, 0.2]})
+    >>> dict(dg.combine(graph, [second, first]).removed), dict(dg.combine(graph, [first]).removed)
+    ({'0.weight:0': IndexSet('1-2')}, {'0.weight:0': IndexSet('1')})
+    >>> dict(dg.combine(graph, [first, {"0.weight:0": [0]}]).removed)             # a mapping is as good as a candidate
+    {'0.weight:0': IndexSet('0-1')}
     """
     removed: dict[Atom, IndexSet] = {}
     for item in accepted:

@@ -11,6 +11,8 @@ from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import Operation
 
+__all__ = ["OperationForm", "form_of", "latency_table"]
+
 OperandShape: TypeAlias = tuple[int, ...]
 
 
@@ -22,6 +24,9 @@ class OperationForm:
         op: the ATen operator.
         inputs: shapes of its operands, weights and buffers among them.
         outputs: shapes of its results.
+
+    >>> OperationForm("aten.relu", inputs=((1, 8),), outputs=((1, 8),)) == OperationForm("aten.relu", ((1, 8),), ((1, 8),))
+    True
     """
 
     op: str
@@ -33,7 +38,13 @@ Measured: TypeAlias = Mapping[OperationForm, float] | Callable[[OperationForm], 
 
 
 def form_of(graph: Graph, operation: Operation) -> OperationForm:
-    """The form that an operation has in a graph."""
+    """The form that an operation has in a graph.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Linear(4, 8), torch.zeros(1, 4))
+    >>> [form_of(graph, operation) for operation in graph.operations if "linear" in operation.op]
+    [OperationForm(op='aten.linear', inputs=((1, 4), (8, 4), (8,)), outputs=((1, 8),))]
+    """
     inputs, outputs = (tuple(graph.tensor(name).shape for name in names) for names in (operation.inputs, operation.outputs))
     return OperationForm(operation.op, inputs, outputs)
 

@@ -17,6 +17,8 @@ from depgraph.graph.ragged import bases_of, why_uniform
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
+__all__ = ["lifted", "remainder", "schedule"]
+
 Shape: TypeAlias = str | Callable[[float], float]
 """A name from `SHAPES`, or a function from the fraction of the steps to the fraction of the way."""
 
@@ -104,6 +106,12 @@ def lifted(graph: Graph, done: Plan, scores: Scores) -> dict[str, Numbers]:
 
     Raises:
         PlanError: scores of another length than the groups have by now, or NaN among them.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)), torch.zeros(1, 4))
+    >>> done = dg.cut(graph, "0.weight", [1], dim=0)
+    >>> lifted(graph, done, {"0.weight:0": [0.3, 0.1, 0.2]})          # of the indices 0, 2 and 3 that are left
+    {'0.weight:0': (0.3, -inf, 0.1, 0.2)}
     """
     names = {base: name for name, base in done.renamed}
     lost = {cut.atom: cut.removal for cut in done.cuts}

@@ -32,6 +32,20 @@ class Graph:
         balances: groups that must lose equally many indices.
         mode: ``fake``, or ``real`` where forward ran on the example inputs because it reads data.
         lower_bounds: groups that keep more than one index. They say what may go, not what is there: equality leaves them out.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> graph = dg.trace(model, torch.zeros(3, 4))
+    >>> graph.params, graph.macs                    # 4 * 8 + 8 + 8 * 2 + 2, and 3 * (4 * 8 + 8 * 2)
+    (58, 144)
+    >>> [node.name for node in graph.nodes], graph.tensor("2.weight").shape
+    (['input[0]', '0', '1', '2', 'output'], (2, 8))
+    >>> graph.group("2.weight", 1) == graph.group("0.weight", 0)
+    True
+    >>> print(graph.pinned[0])
+    0.weight dim 1: it is a dimension of the model's input[0]
+    >>> isinstance(graph, dg.Graph), graph == dg.trace(model, torch.ones(3, 4))
+    (True, True)
     """
 
     operations: tuple[Operation, ...]

@@ -54,6 +54,22 @@ def why_uniform(graph: Graph, group: str | Group) -> str | None:
 
     Raises:
         UnknownNameError: the graph has no such group.
+
+    >>> import torch, depgraph as dg
+    >>> class Attention(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.heads, self.width, self.scale = 2, 3, torch.nn.Parameter(torch.ones(3))
+    ...         self.q, self.k, self.v, self.out = (torch.nn.Linear(6, 6) for _ in range(4))
+    ...     def forward(self, x):
+    ...         q, k, v = (layer(x).view(-1, self.heads, self.width).transpose(0, 1) for layer in (self.q, self.k, self.v))
+    ...         y = torch.softmax((q * self.scale) @ k.mT, -1) @ v
+    ...         return self.out(y.transpose(0, 1).flatten(1))
+    >>> graph = dg.trace(Attention(), torch.zeros(5, 6))
+    >>> [group.name for group in graph.groups]
+    ['scale:0', 'q.weight:0[0]', 'v.weight:0[1]']
+    >>> why_uniform(graph, "scale:0"), why_uniform(graph, "v.weight:0[1]")
+    ('scale holds it without any of its blocks, so these share it', None)
     """
     name = group.name if isinstance(group, Group) else group
     if name not in graph.groups_by_name:

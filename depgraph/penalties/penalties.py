@@ -63,6 +63,16 @@ def group_l2(graph: Graph, parameters: Parameters, strength: Strength) -> torch.
 
     With strengths from `grow` this is growing regularisation (Wang et al., ICLR 2021); with those from
     `graded_strengths` the sparse training of DepGraph (Fang et al., CVPR 2023). Arguments as in `group_lasso`.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> graph = dg.trace(model, torch.zeros(1, 2))
+    >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+    >>> _ = model[1].weight.data.copy_(torch.tensor([[2.0, 0.0]]))
+    >>> group_l2(graph, model, 1.0).item()                                  # (1 + 4 + 4) / 2 + 1 / 2
+    5.0
+    >>> group_l2(graph, model, {"0.weight:0": [0.0, 3.0]}).item()           # a strength of its own for each index: 3 * 1 / 2
+    1.5
     """
     return _total(graph, parameters, strength, torch.square, lambda squares: squares / 2)
 
@@ -77,6 +87,12 @@ def scale_l1(
 
     Raises:
         PlanError: no group has such a scale.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1)).eval()
+    >>> _ = model[1].weight.data.copy_(torch.tensor([1.0, -2.0, 0.5]))
+    >>> scale_l1(dg.trace(model, torch.zeros(1, 1, 4, 4)), model, 2.0).item()     # 2 * (1 + 2 + 0.5)
+    7.0
     """
     scales = _scales(graph, frozenset(types))
     if not any((name, dim) in scales for group in graph.groups for name, dim in group.members):
