@@ -1,4 +1,4 @@
-"""Exceptions. Each one says what was expected, what was met, where, and what to do."""
+"""Exceptions. Each one says what was expected, what came, where, and what to do."""
 
 from __future__ import annotations
 

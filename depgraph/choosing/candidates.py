@@ -91,7 +91,7 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
         graph: the traced model.
         scores: group name to one importance per index.
         plan: a plan for this graph: each of its groups, with the groups balanced with it, is one candidate. Without a plan
-            every group offers all its indices but one (or its least size), `step` at a time and the lowest first.
+            every group offers all its indices down to its lower bound, `step` at a time and the lowest first.
         step: how many indices of a group each candidate without a plan takes.
 
     Yields:
@@ -189,7 +189,7 @@ def _index_set(name: str, indices: Iterable[int]) -> IndexSet:
 
 
 def _lowest_first(coupling: Sequence[Group], scores: Scores, step: int) -> Iterator[dict[Group, IndexSet]]:
-    """All indices of a coupling but the least number of each group, the lowest of each group side by side."""
+    """All indices of a coupling down to the lower bounds of its groups, the lowest of each group side by side."""
     orders = {group: sorted(range(group.size), key=_fitting(group, scores).__getitem__) for group in coupling}
     most = min(group.size - group.lower_bound for group in coupling)
     for start in range(0, most, step):

@@ -110,7 +110,7 @@ def plan(
         chosen = _at_ratio(graph, couplings, ratios, apart, scope, rounding == "down")
         if not chosen and any(ratios.get(group.name) for group in groups):
             raise PlanError(
-                "nothing can be removed at this ratio: every group is too small, at its least size, or balanced with one "
+                "nothing can be removed at this ratio: every group is too small, at its lower bound, or balanced with one "
                 "that is left."
             )
         return plan_of(graph, removal(couplings, chosen))

@@ -40,6 +40,10 @@ Measured: TypeAlias = Mapping[OperationForm, float] | Callable[[OperationForm], 
 def form_of(graph: Graph, operation: Operation) -> OperationForm:
     """The form that an operation has in a graph.
 
+    Args:
+        graph: the graph, whose sizes count.
+        operation: one of ``graph.operations``.
+
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Linear(4, 8), torch.zeros(1, 4))
     >>> [form_of(graph, operation) for operation in graph.operations if "linear" in operation.op]
@@ -57,7 +61,11 @@ def latency_table(measured: Measured) -> Callable[[Graph], float]:
             planning meets, so that a chain of equal layers is measured once.
 
     Returns:
-        A function of a graph. It raises `PlanError` for a form that the table does not have.
+        A function of a graph, whose result is in the unit of the costs. It raises `PlanError` for a form that the table does
+        not have.
+
+    Raises:
+        PlanError: `measured` is neither a mapping nor a function.
 
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)), torch.randn(1, 4))

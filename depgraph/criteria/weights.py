@@ -183,7 +183,7 @@ class Random:
 
     Attributes:
         seed: equal seeds give equal scores, whatever the global random state.
-        ragged: tables for groups that may be cut row by row, as for `Magnitude`.
+        ragged: tables for groups that may be ragged, as for `Magnitude`.
 
     >>> import depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)).to("meta")

@@ -42,7 +42,12 @@ def execute(plan: Plan, model: nn.Module) -> nn.Module:
     Device, dtype, `requires_grad`, training flags, hooks and gradients are kept, gradients cut alongside. Tied parameters
     stay tied. `parameter_map` gives the old and new parameters in pairs.
 
+    Args:
+        plan: what to remove.
+        model: the module that it was made for; compiled and data-parallel wrappers are looked through.
+
     Raises:
+        PlanError: the arguments are no plan and no module.
         MismatchError: the model's shapes or attributes are not those that the plan expects; every mismatch is listed.
 
     >>> import depgraph as dg
@@ -74,6 +79,7 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
         The map from each replaced parameter to the one that stands in its place, for optimizers and the like.
 
     Raises:
+        PlanError: the arguments are no plan and no module.
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
 
     >>> import depgraph as dg
@@ -147,6 +153,13 @@ class _State:
 
 def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
     """Each parameter of a model with the one of the same name in its pruned copy.
+
+    Args:
+        before: the model that was given to `execute`.
+        after: what it returned.
+
+    Raises:
+        KeyError: `after` lacks a parameter of `before`.
 
     >>> import depgraph as dg
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -157,19 +157,32 @@ class Graph:
         return MappingProxyType({node.name: node for node in self.nodes})
 
     def node(self, name: str) -> Node:
-        """The node with this name. Raises `UnknownNameError` with near names."""
+        """The node with this name.
+
+        Raises:
+            UnknownNameError: no such node; the message has near names.
+        """
         if name not in self._nodes_by_name:
             raise UnknownNameError("node", name, self._nodes_by_name)
         return self._nodes_by_name[name]
 
     def tensor(self, name: str) -> Tensor:
-        """The parameter, buffer or value with this name or alias."""
+        """The parameter, buffer or value with this name or alias.
+
+        Raises:
+            UnknownNameError: no such tensor; the message has near names.
+        """
         if name not in self.by_name:
             raise UnknownNameError("tensor", name, self.by_name)
         return self.by_name[name]
 
     def axis(self, name: str, dim: int) -> Space:
-        """The space of one dimension of a tensor."""
+        """The space of one dimension of a tensor.
+
+        Raises:
+            UnknownNameError: no such tensor.
+            PlanError: it has no such dimension.
+        """
         axes = self.tensor(name).axes
         if not -len(axes) <= dim < len(axes):
             raise PlanError(f"{name!r} has {len(axes)} dimensions, dim={dim} is not one of them; nothing was changed.")
@@ -207,6 +220,9 @@ class Graph:
         """The parameters and buffers of the layers that the dotted paths or globs name.
 
         A pattern names a module (and what is below it), a parameter, or, as a glob, any of these.
+
+        Raises:
+            UnknownNameError: a pattern names nothing.
         """
         patterns = (patterns,) if isinstance(patterns, str) else patterns
         chosen: set[str] = set()
@@ -229,7 +245,11 @@ class Graph:
 
     @classmethod
     def load(cls, path: str | Path) -> Graph:
-        """Read what `save` wrote. Raises `DocumentError` for anything else."""
+        """Read what `save` wrote.
+
+        Raises:
+            DocumentError: the file is damaged, edited, foreign or of another version.
+        """
         return codec.read(path, "graph", cls)
 
 

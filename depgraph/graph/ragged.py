@@ -27,7 +27,9 @@ __all__ = ["ragged_groups", "why_uniform"]
 
 
 def ragged_groups(graph: Graph) -> dict[str, str]:
-    """The groups that may be cut row by row, each with the group whose indices are the rows.
+    """The groups that may be ragged, each with its base: the group of which each index may lose its own.
+
+    Where a group has several bases, the first in reading order is given.
 
     >>> import torch, depgraph as dg
     >>> class Attention(torch.nn.Module):
@@ -46,7 +48,7 @@ def ragged_groups(graph: Graph) -> dict[str, str]:
 
 
 def why_uniform(graph: Graph, group: str | Group) -> str | None:
-    """Why all blocks of a group must lose the same indices; None where each may lose its own.
+    """Why all blocks of a group must lose the same indices; None where it may be ragged.
 
     Args:
         graph: the graph.

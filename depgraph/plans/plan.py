@@ -265,7 +265,11 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read what `save` wrote. Raises `DocumentError` for a damaged, edited or foreign file."""
+        """Read what `save` wrote.
+
+        Raises:
+            DocumentError: the file is damaged, edited, foreign or of another version.
+        """
         return codec.read(path, "plan", cls, check)
 
     def __str__(self) -> str:
