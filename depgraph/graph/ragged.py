@@ -27,7 +27,7 @@ __all__ = ["ragged_groups", "why_uniform"]
 
 
 def ragged_groups(graph: Graph) -> dict[str, str]:
-    """The groups that may be ragged, each with its base: the group of which each index may lose its own.
+    """The groups that may be ragged, each with its base: for each index of the base other indices may go.
 
     Where a group has several bases, the first in reading order is given.
 
@@ -55,7 +55,7 @@ def why_uniform(graph: Graph, group: str | Group) -> str | None:
         group: a group or its name.
 
     Raises:
-        UnknownNameError: the graph has no such group.
+        UnknownNameError: the graph has no such group; the message has near names.
 
     >>> import torch, depgraph as dg
     >>> class Attention(torch.nn.Module):

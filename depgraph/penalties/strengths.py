@@ -22,6 +22,10 @@ Strengths: TypeAlias = dict[str, tuple[float, ...]]
 def strengths_of(graph: Graph, strength: float = 0.0) -> Strengths:
     """The same strength for every index of every group, group name to one number per index: where growing begins.
 
+    Args:
+        graph: the traced model.
+        strength: the number; 0 is no penalty.
+
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     >>> strengths_of(dg.trace(model, torch.zeros(1, 2)), 0.5)

@@ -120,7 +120,7 @@ def probe(
     mixed: Sequence[Mixed] = (),
     checked: bool = True,
 ) -> Findings:
-    """As `assert_rule_sound`, but returns what is wrong instead of raising it.
+    """As `assert_rule_sound`, but returns what is wrong instead of raising it. Arguments as there.
 
     >>> from depgraph.rules import Pin
     >>> def cautious(call):
