@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -169,6 +169,21 @@ def origin(value: int, owner: object = None) -> Expression:
     if isinstance(value, Sized) and (owner is None or value.owner is owner):
         return value.expression
     return Literal(int(value))
+
+
+def sized_in(items: Iterable[object]) -> list[Expression]:
+    """What the sizes among some arguments were made from, those in lists and slices too."""
+    found: list[Expression] = []
+    for item in items:
+        if type(item) is Sized:
+            found.append(item.expression)
+        elif isinstance(item, (tuple, list)):
+            found += sized_in(item)
+        elif isinstance(item, slice):
+            found += sized_in((item.start, item.stop, item.step))
+        elif isinstance(item, Mapping):
+            found += sized_in(item.values())
+    return found
 
 
 def _binary(symbol: str, function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[Sized, object], Any]:

@@ -42,9 +42,12 @@ class _Outcome(Enum):
 
 @frozen
 class _Equation:
+    """Two sizes that are equal, and where; or, `explained`, the reason why what they mention stays."""
+
     left: Expression | Term
     right: Expression | Term
     where: str
+    explained: bool = False
 
 
 class _Settlement:
@@ -69,7 +72,7 @@ class _Settlement:
             self.equations.extend(_Equation(first, other, demand.reason) for other in others)
         elif isinstance(demand, Escape):
             number = Computed(0, demand.sources)
-            self.equations.append(_Equation(number, number, f"a number computed at {demand.where}"))
+            self.equations.append(_Equation(number, number, demand.reason, explained=True))
         elif isinstance(demand, SizeFact):
             self._equate(demand.left, demand.right, f"a comparison at {demand.where}")
         elif demand.term.size != demand.size:
@@ -265,10 +268,11 @@ class _Settlement:
     def _pin_equation(self, equation: _Equation) -> bool:
         """No attribute could be solved for: whatever the equation mentions stays as it is."""
         changed = False
+        unknown = f"forward computes its size in a way that is not understood ({equation.where})"
         for side in (equation.left, equation.right):
             for leaf in self._mentioned(side):
                 if self.solver.reason(leaf) is None:
-                    self.solver.pin(leaf, f"forward computes its size in a way that is not understood ({equation.where})")
+                    self.solver.pin(leaf, equation.where if equation.explained else unknown)
                     changed = True
         return changed
 
