@@ -38,6 +38,7 @@ from depgraph.solving.statements import (
     Pin,
     Plus,
     Rule,
+    Scale,
     Statement,
     Term,
     Times,
@@ -126,7 +127,7 @@ def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = Tru
                 equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
             elif isinstance(statement, Work):
                 counted.append(statement)
-            else:
+            elif not isinstance(statement, Scale):
                 demands.append(_demand(statement, place))
         work.append(tuple(counted))
         demands.extend(_unnamed(call, statements, place))
@@ -202,8 +203,8 @@ def _demand(statement: Named | Balanced | Larger, place: str) -> Demand:
         return NamedSize(statement.term, statement.size, place)
     if isinstance(statement, Balanced):
         return EqualSizes(statement.terms, f"{statement.reason} ({place})")
-    smaller = origin(statement.than) if isinstance(statement.than, int) else statement.than
-    return Below(smaller, statement.term, f"{statement.reason} ({place})")
+    smaller, larger = (origin(side) if isinstance(side, int) else side for side in (statement.than, statement.term))
+    return Below(smaller, larger, f"{statement.reason} ({place})")
 
 
 def _unnamed(call: Call, statements: Iterable[Statement], place: str) -> Iterator[Escape]:
@@ -213,9 +214,12 @@ def _unnamed(call: Call, statements: Iterable[Statement], place: str) -> Iterato
         return
     named: set[Expression] = set()
     for statement in statements:
-        size = statement.size if isinstance(statement, Named) else statement.than if isinstance(statement, Larger) else None
-        if isinstance(size, int):
-            named.update(parts_of(origin(size)))
+        sizes: tuple[Term | int, ...] = ()
+        if isinstance(statement, (Named, Scale)):
+            sizes = (statement.size,)
+        elif isinstance(statement, Larger):
+            sizes = (statement.term, statement.than)
+        named.update(part for size in sizes if isinstance(size, int) for part in parts_of(origin(size)))
     for expression in given:
         if expression not in named:
             yield Escape((expression,), f"{call.op} is given a number that follows from its size ({place})")

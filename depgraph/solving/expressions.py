@@ -43,7 +43,7 @@ class AxisSize:
 
 @frozen
 class Arithmetic:
-    """An operation (``+``, ``-``, ``*`` or ``//``) over two expressions."""
+    """An operation (``+``, ``-``, ``*``, ``//`` or ``%``) over two expressions."""
 
     op: str
     left: Expression

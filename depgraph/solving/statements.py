@@ -230,11 +230,11 @@ class Balanced:
 
 @frozen(slots=False)
 class Larger:
-    """The term is larger than a number or than another term; were it not any more, the operator would do something else.
+    """One size is larger than another one; were it not any more, the operator would do something else.
 
     Attributes:
-        term: the larger one.
-        than: what it stays above.
+        term: the larger one: a term, or a number that follows from sizes.
+        than: what it stays above, likewise.
         reason: a clause that says why.
 
     >>> import torch, depgraph as dg
@@ -248,9 +248,36 @@ class Larger:
     3
     """
 
-    term: Term
+    term: Term | int
     than: Term | int
     reason: str
+
+
+@frozen(slots=False)
+class Scale:
+    """The call multiplies or divides by an integer argument that follows from a size, as a mean that is written by hand does.
+
+    No index depends on it, so the size stays free. Any other integer that a call is given, and that no statement names, pins
+    the size from which it follows: a stride, a position, a number of classes.
+
+    Attributes:
+        size: the integer, as the call holds it.
+
+    >>> import torch, depgraph as dg
+    >>> class Mean(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x.sum(1, keepdim=True) / x.shape[1]
+    >>> class Rolled(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x.sum(1, keepdim=True).roll(x.shape[1], 0)
+    >>> for module in (Mean(), Rolled()):
+    ...     graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 6), module), torch.zeros(3, 4))
+    ...     print([str(group) for group in graph.groups])
+    ['0.weight:0 (6 indices, 2 axes)']
+    []
+    """
+
+    size: int
 
 
 @frozen(slots=False)
@@ -272,7 +299,7 @@ class Work:
     scale: int = 1
 
 
-Statement: TypeAlias = Equal | Pin | Named | Balanced | Larger | Work
+Statement: TypeAlias = Equal | Pin | Named | Balanced | Larger | Scale | Work
 
 
 @frozen(slots=False)
