@@ -171,7 +171,7 @@ def test_permuting_scores_changes_only_ties(case, options, remain, kind, shuffle
     """Groups whose indices are renumbered lose equally many, of the same importances."""
     graph, scores = case
     turned = {name: tuple(shuffler.sample(values, len(values))) for name, values in scores.items()}
-    target = {"macs": remain} if kind == "macs" else {"ratio": 1 - remain}
+    target = {"macs": reachable(graph, scores, "macs", remain, options)} if kind == "macs" else {"ratio": 1 - remain}
     first, second = (attempt(graph, values, **target, **options) for values in (scores, turned))
     assert (first is None) == (second is None)
     assume(first is not None)
