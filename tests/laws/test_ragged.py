@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 import depgraph as dg
 from depgraph import codec, testing
+from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
-from depgraph.algebra.ragged_sets import RaggedSet, joined, ragged_image
-from depgraph.algebra.spaces import Atom, atoms, laid_end_to_end, product
+from depgraph.algebra.ragged_sets import RaggedSet, is_table, joined, ragged_image
+from depgraph.algebra.spaces import Atom, atoms, backwards, laid_end_to_end, product
 from depgraph.graph.ragged import bases_of
 from depgraph.plans.making import plan_of
 from tests.attention import Attention, Heads, Stream, shuffled
@@ -226,6 +227,35 @@ def test_images_of_rows_are_those_of_brute_force(data):
     expected = [flat for flat, place in enumerate(places) if atom in place and place[atom] in sets[place[base]]]
     assert ragged_image(block, atom, RaggedSet(base, sets)) == IndexSet.of(expected)
     assert RaggedSet.of_flat(base, atom.size, RaggedSet(base, sets).flat(atom.size)).sets == sets
+
+
+def test_equal_rows_need_no_base_around_them():
+    """What every row loses alike is a plain image, also of an atom by itself or backwards; else there must be rows."""
+    base, atom, one, two = Atom(0, 2), Atom(1, 3), IndexSet.of([0]), IndexSet.of([1])
+    for space in (atom, backwards(atom), product(base, backwards(atom)), laid_end_to_end(atom, product(base, atom))):
+        assert ragged_image(space, atom, RaggedSet(base, (one, one))) == image(space, {atom: one})
+        with pytest.raises(dg.errors.PlanError, match=r"is to be cut row by row, but stands"):
+            ragged_image(space, atom, RaggedSet(base, (one, two)))
+    assert RaggedSet(base, (one, one)).without(IndexSet()) == RaggedSet(base, (one, two)).without(two) == one
+    assert RaggedSet(base, (one, two)).without(IndexSet()) == RaggedSet(base, (one, two))
+    assert RaggedSet(base, (one, two)).without(IndexSet.range(0, 2)) == RaggedSet(base, (IndexSet(),) * 2)
+
+
+@pytest.mark.parametrize("rows", [[[1.0], [2.0]], ((1.0,), (2.0,)), torch.rand(2, 3), [torch.rand(3), torch.rand(3)]])
+def test_scores_are_a_table_where_the_first_entry_is_a_row(rows):
+    """Lists, tuples and tensors of rows; a number is no row, nor is a tensor that holds one, a matrix, or nothing at all."""
+    assert is_table(rows) is True
+    for plain in (
+        [1.0, 2.0],
+        (1, 2),
+        torch.rand(4),
+        [torch.tensor(1.0)],
+        torch.rand(2, 3, 4),
+        [],
+        torch.rand(0),
+        torch.rand(0, 3),
+    ):
+        assert is_table(plain) is False
 
 
 def _places(space):
