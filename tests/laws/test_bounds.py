@@ -5,7 +5,7 @@ import operator
 import pytest
 import torch
 from attrs import frozen
-from hypothesis import assume, given, settings
+from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -121,6 +121,7 @@ def test_the_least_size_of_one_group_is_exact(width, asked):
     assume(unequal(model, width))
     graph = dg.trace(model, X)
     (group,) = graph.groups
+    event(f"something must stay: {group.lower_bound > 1}; something may go: {group.lower_bound < width}")
     same = [answers(model, size) == answers(model, width) for size in range(1, width + 1)]
     assert group.lower_bound == max((size + 1 for size in range(1, width) if not same[size - 1]), default=1)
     for count in {0, width - group.lower_bound, (width - group.lower_bound) // 2}:
@@ -143,6 +144,7 @@ def test_the_least_sizes_of_two_groups_are_sufficient(heads, width, asked, data)
     assume(unequal(model, heads, width))
     graph = dg.trace(model, X)
     first, second = graph.groups
+    event(f"something must stay: {first.lower_bound > 1 or second.lower_bound > 1}")
     for h in range(first.lower_bound, heads + 1):
         for w in range(second.lower_bound, width + 1):
             assert answers(model, h, w) == answers(model, heads, width)

@@ -66,6 +66,7 @@ def test_equal_polynomials_are_equal_values(p, q, r):
 @example(X * X - Y * Y, X + Y, POINT)
 @example(Polynomial({(0,): 3}), Polynomial({(0,): 2}), POINT)
 @example(X, Y, POINT)
+@example(X + X + Y, X + Y + Y, POINT)
 @example(X, ZERO, POINT)
 @example(ZERO, X, POINT)
 @example(ZERO, ZERO, POINT)
@@ -78,6 +79,13 @@ def test_division_undoes_multiplication(p, divisor, point):
         assert_product(quotient, divisor, p, point)
     if divisor and not divisor.is_constant:
         assert (p * divisor + ONE).quotient(divisor) is None
+
+
+def test_signs_and_texts():
+    """One negative coefficient is enough; the text has every term in order, and a zero for none."""
+    assert (X - Y).has_negative and (-ONE).has_negative
+    assert not (X + Y).has_negative and not ZERO.has_negative
+    assert [str(p) for p in (ZERO, ONE, X * Y - Y - Y + ONE)] == ["0", "1", "1 + 1*x0*x1 + -2*x1"]
 
 
 def test_what_does_not_come_out_even_has_no_quotient():

@@ -12,7 +12,7 @@ import depgraph as dg
 from depgraph import codec, testing
 from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
-from depgraph.algebra.ragged_sets import RaggedSet, is_table, joined, ragged_image
+from depgraph.algebra.ragged_sets import RaggedSet, check_rows, is_table, joined, ragged_image
 from depgraph.algebra.spaces import Atom, atoms, backwards, laid_end_to_end, product
 from depgraph.graph.ragged import bases_of
 from depgraph.plans.making import plan_of
@@ -239,6 +239,19 @@ def test_equal_rows_need_no_base_around_them():
     assert RaggedSet(base, (one, one)).without(IndexSet()) == RaggedSet(base, (one, two)).without(two) == one
     assert RaggedSet(base, (one, two)).without(IndexSet()) == RaggedSet(base, (one, two))
     assert RaggedSet(base, (one, two)).without(IndexSet.range(0, 2)) == RaggedSet(base, (IndexSet(),) * 2)
+
+
+def test_rows_that_go_as_a_whole_are_not_counted():
+    """Only those that stay must lose equally many; where none stays, the base is refused by itself."""
+    base, one, two = Atom(0, 3), IndexSet.of([0]), IndexSet.of([0, 1])
+    rows = RaggedSet(base, (one, two, one))
+    for gone in (IndexSet.of([1]), IndexSet.of([0, 2]), IndexSet.range(0, 3)):
+        check_rows("a", rows, gone)
+    for gone in (None, IndexSet(), IndexSet.of([0])):
+        with pytest.raises(dg.errors.PlanError, match=r"group a must lose equally many .* 2 in row 1, 1 in row 2\."):
+            check_rows("a", rows, gone)
+    with pytest.raises(dg.errors.PlanError, match=r"group a has 3 rows, met indices for 2\."):
+        check_rows("a", RaggedSet(base, (one, one)), None)
 
 
 @pytest.mark.parametrize("rows", [[[1.0], [2.0]], ((1.0,), (2.0,)), torch.rand(2, 3), [torch.rand(3), torch.rand(3)]])
