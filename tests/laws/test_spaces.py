@@ -147,6 +147,7 @@ def test_canonical_forms_mean_the_same_and_are_equal(space):
     assert rebuilt(space) == space
     assert coordinates(rebuilt(space)) == coordinates(space)
     assert substitute(space, lambda atom: atom) == space
+    assert eval(repr(space)) == space, "the text of a value is the expression that makes it"
 
 
 @st.composite
