@@ -14,7 +14,7 @@ from depgraph import codec
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
 from depgraph.graph.checking import check
-from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_of
+from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_of, reasons_of
 from depgraph.graph.nodes import Dependency, Node, nodes_of
 from depgraph.graph.records import Balance, LowerBound, Operation, PinnedAtom, SizeAttribute, Tensor, TraceMode
 from depgraph.graph.uses import offsets_of, uses_of
@@ -123,8 +123,7 @@ class Graph:
             if tensor.kind == "value":
                 continue
             for dim, space in enumerate(tensor.axes):
-                reasons = [self.reasons[atom] for atom in atoms(space) if atom in self.reasons]
-                found.extend(Pinned(tensor.name, dim, reason) for reason in dict.fromkeys(reasons))
+                found.extend(Pinned(tensor.name, dim, reason) for reason in reasons_of(space, self.reasons))
         return tuple(found)
 
     @cached_property
@@ -209,8 +208,7 @@ class Graph:
 
     def why_pinned(self, space: Space) -> str:
         """The reasons of the pinned atoms of a space, as one text."""
-        reasons = dict.fromkeys(self.reasons[atom] for atom in atoms(space) if atom in self.reasons)
-        return "; ".join(reasons) or "its size is 1, and the last index is never removed"
+        return "; ".join(reasons_of(space, self.reasons)) or "its size is 1, and the last index is never removed"
 
     def why_kept(self, atom: Atom) -> str:
         """Why more than one index of a group must stay."""

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from attrs import frozen
 
 from depgraph.algebra.index_maps import Leaf, leaves
-from depgraph.algebra.spaces import Atom, atoms
+from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.graph.records import Operation, OpType, Tensor
 
 
@@ -108,6 +108,14 @@ def groups_of(
     return tuple(Group(name, atom, tuple(members[atom]), roles[atom], least.get(atom, 1)) for atom, name in names.items())
 
 
+def reasons_of(space: Space, reasons: Mapping[Atom, str]) -> tuple[str, ...]:
+    """Why an axis, or a part of it, is pinned: the reasons of its atoms, or that it has none left."""
+    here = atoms(space)
+    if not here and space.size > 1:
+        return ("it falls into single indices: forward takes each by itself",)
+    return tuple(dict.fromkeys(reasons[atom] for atom in here if atom in reasons))
+
+
 def coverage_of(tensors: Iterable[Tensor], free: Container[Atom], reasons: Mapping[Atom, str]) -> Coverage:
     """How many elements of parameters lie in groups, and why the others do not."""
     total = prunable = 0
@@ -120,7 +128,8 @@ def coverage_of(tensors: Iterable[Tensor], free: Container[Atom], reasons: Mappi
         if any(atom in free for atom in held):
             prunable += tensor.numel
         else:
-            reason = next((reasons[atom] for atom in held if atom in reasons), "it has no axis longer than 1")
+            whys = (reason for space in tensor.axes for reason in reasons_of(space, reasons))
+            reason = next(whys, "it has no axis longer than 1")
             pinned[reason] = pinned.get(reason, 0) + tensor.numel
     return Coverage(total, prunable, tuple(sorted(pinned.items(), key=lambda item: (-item[1], item[0]))))
 

@@ -95,15 +95,16 @@ def instrumented_copy(
         names = read_in_forward(module)
         if isinstance(module, nn.modules.conv._ConvNd):
             session.convolution(path)
+        counted = dict(followed(module, partial(_declared_value, by_name, prefix)))
         for name, content in module.__dict__.items():
             if (
                 name not in _MODULE_STATE
                 and name not in POSITIONAL
-                and (names is None or name in names or not isinstance(content, (int, tuple)))
+                and (names is None or name in names or name in counted or not isinstance(content, (int, tuple)))
             ):
                 state[name] = wrapping.of(content, prefix + name)
-        for name, term in followed(module, partial(_declared_value, by_name, prefix)):
-            session.followed(prefix + name, term)
+        for name, term in counted.items():
+            session.followed(prefix + name, term, outside=names is not None and name not in names)
         state["_apply"] = partial(_converted, clone)
         _follow_calls(clone, path, session)
         if whole and type(module) in whole:

@@ -109,7 +109,7 @@ class Session:
         self._declared: list[Declared] = []
         self._inputs: list[tuple[str, Value]] = []
         self._constants: list[tuple[Value, str]] = []
-        self._attributes: list[tuple[str, Term]] = []
+        self._attributes: list[tuple[str, Term, bool]] = []
         self._grouped_channels: dict[str, tuple[str, Axis]] = {}
         self._convolutions: set[str] = set()
         self._escapes: dict[tuple[Expression, ...], str] = {}
@@ -162,9 +162,9 @@ class Session:
         """An input of the model."""
         self._inputs.append((name, self.value(tensor, shape)))
 
-    def followed(self, attribute: str, term: Term) -> None:
-        """A layer's attribute, by dotted path, that counts a term."""
-        self._attributes.append((attribute, term))
+    def followed(self, attribute: str, term: Term, outside: bool) -> None:
+        """A layer's attribute, by dotted path, that counts a term; `outside`: its own forward does not take it as a size."""
+        self._attributes.append((attribute, term, outside))
 
     def convolution(self, path: str) -> None:
         """The module of this path is a convolution of torch, whose attributes count channels."""
@@ -293,7 +293,7 @@ class Session:
             layer_attributes=(
                 *self._attributes,
                 *(
-                    (f"{path}.{name}", axis)
+                    (f"{path}.{name}", axis, False)
                     for path, (name, axis) in self._grouped_channels.items()
                     if path in self._convolutions
                 ),
