@@ -22,6 +22,37 @@ class _Layout:
     device: torch.device
 
 
+_MOST = 1 << 14
+"""How many calls are remembered beyond a trace: some ten megabytes."""
+
+
+_known: dict[Any, _Layout | int] = {}
+"""What torch's own operators gave, in earlier traces, too. Torch's fake mode keeps that as well, but makes a longer key."""
+
+
+@frozen(eq=False)
+class FakeFactory:
+    """Makes the fake tensors of one mode, faster than their class does: beside shapes, those of one device are all alike."""
+
+    mode: FakeTensorMode
+    _states: dict[torch.device, dict[str, Any]] = field(factory=dict)
+
+    def make(self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> FakeTensor:
+        """A fake tensor without a history; also where the mode is active."""
+        with torch._C._DisableTorchDispatch():
+            plain = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+            if device not in self._states:
+                first = FakeTensor(self.mode, plain, device)
+                self._states[device] = dict(vars(first))
+                return first
+            made: FakeTensor = torch.Tensor._make_subclass(
+                FakeTensor, plain, False, dispatch_device=True, device_for_backend_keys=device
+            )
+            torch._C._set_warn_deprecated_on_mutable_data_ptr(made)
+        vars(made).update(self._states[device])
+        return made
+
+
 class _Opaque(Exception):
     """An argument says more than its shape does."""
 
@@ -30,12 +61,19 @@ class _Opaque(Exception):
 class Replay:
     """Calls operators under a fake mode, and answers a repeated call with a new fake tensor of the known shape.
 
-    Only what is sure to depend on shapes alone is answered so: one dense result, nothing written, no known data, and as many
-    elements as the operand where the result is a view of it. A call that returned its k-th tensor as it was does so again.
+    Only what is sure to depend on shapes alone is answered so: one dense result, nothing written but the first operand in its
+    shape, no known data, and as many elements as the operand where the result is a view of it. A call that returned its k-th
+    tensor as it was does so again.
+
+    Attributes:
+        fakes: makes the answers.
+        known: what torch's own operators gave.
+        known_here: what others gave in this trace; for the next one they may have another kernel.
     """
 
-    fake_mode: FakeTensorMode
-    known: dict[Any, _Layout | int] = field(factory=dict)
+    fakes: FakeFactory
+    known: dict[Any, _Layout | int] = field(default=_known)
+    known_here: dict[Any, _Layout | int] = field(factory=dict)
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of the call."""
@@ -47,19 +85,20 @@ class Replay:
         except _Opaque:
             return func(*args, **kwargs)
         key = (func, signature, tuple(kwargs), torch.get_default_dtype())
-        made = self.known.get(key)
+        known = self.known if func.namespace == "aten" else self.known_here
+        made = known.get(key)
         if isinstance(made, int):
             return tensors[made]
         if made is not None:
-            with torch._C._DisableTorchDispatch():
-                plain = torch.empty_strided(made.shape, made.stride, dtype=made.dtype, device="meta")
-                return FakeTensor(self.fake_mode, plain, made.device)
+            return self.fakes.make(made.shape, made.stride, made.dtype, made.device)
         result = func(*args, **kwargs)
+        if len(known) >= _MOST:
+            known.clear()
         same = next((position for position, tensor in enumerate(tensors) if tensor is result), None)
         if same is not None:
-            self.known[key] = same
+            known[key] = same
         elif tensors and _follows_from_shapes(func, result, tensors[0]):
-            self.known[key] = _Layout(tuple(result.size()), result.stride(), result.dtype, result.fake_device)
+            known[key] = _Layout(tuple(result.size()), result.stride(), result.dtype, result.fake_device)
         return result
 
     def _signature(self, items: Any, tensors: list[FakeTensor]) -> tuple[Any, ...]:
@@ -67,7 +106,7 @@ class Replay:
         parts: list[Any] = []
         for item in items:
             if type(item) is FakeTensor:
-                if item.constant is not None or item.fake_mode is not self.fake_mode or item.layout is not torch.strided:
+                if item.constant is not None or item.fake_mode is not self.fakes.mode or item.layout is not torch.strided:
                     raise _Opaque
                 tensors.append(item)
                 parts.append((item.size(), item.stride(), item.storage_offset(), item.dtype, item.fake_device))
@@ -95,9 +134,12 @@ def _follows_from_shapes(func: Any, result: Any, operand: FakeTensor) -> bool:
 
 @cache
 def _repeatable(func: Any) -> bool:
-    """Whether the operator writes nothing and returns one tensor."""
+    """Whether the operator returns one tensor, and writes nothing but, in place, the numbers of the first operand."""
     schema = func._schema
-    return not schema.is_mutable and len(schema.returns) == 1 and str(schema.returns[0].type) == "Tensor"
+    if len(schema.returns) != 1 or str(schema.returns[0].type) != "Tensor":
+        return False
+    written = [argument.name for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
+    return not written or (written == ["self"] and func.namespace == "aten" and torch.Tag.inplace_view not in func.tags)
 
 
 @cache

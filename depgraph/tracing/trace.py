@@ -190,7 +190,10 @@ def _recorded(
         # without the kernels of autograd, which take some composite operators apart before they can be recorded
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
         result = tree(*args, **kwargs)
-    return session.recording(named_leaves("output", result))
+    recording = session.recording(named_leaves("output", result))
+    for module in list(tree.modules()):
+        vars(module).clear()  # each copy holds itself: only the garbage collector would free them and all their tensors
+    return recording
 
 
 def _positional(example_inputs: Any) -> tuple[Any, ...]:
