@@ -14,12 +14,13 @@ _PLAIN = (bool, float, type(None), str, torch.dtype, torch.device, torch.layout,
 
 @frozen
 class _Layout:
-    """What the one result of a call looks like."""
+    """What the one result of a call looks like; `offset` where it is a view of the first operand."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    offset: int | None = None
 
 
 _MOST = 1 << 14
@@ -40,15 +41,24 @@ class FakeFactory:
     def make(self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> FakeTensor:
         """A fake tensor without a history; also where the mode is active."""
         with torch._C._DisableTorchDispatch():
-            plain = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-            if device not in self._states:
-                first = FakeTensor(self.mode, plain, device)
-                self._states[device] = dict(vars(first))
-                return first
-            made: FakeTensor = torch.Tensor._make_subclass(
-                FakeTensor, plain, False, dispatch_device=True, device_for_backend_keys=device
-            )
-            torch._C._set_warn_deprecated_on_mutable_data_ptr(made)
+            return self._around(torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)
+
+    def view(self, base: FakeTensor, layout: _Layout) -> FakeTensor:
+        """A fake tensor in the memory of another one."""
+        with torch._C._DisableTorchDispatch():
+            plain = torch.empty(0, dtype=layout.dtype, device="meta")
+            plain.set_(base.untyped_storage(), layout.offset or 0, layout.shape, layout.stride)
+            return self._around(plain, layout.device)
+
+    def _around(self, plain: torch.Tensor, device: torch.device) -> FakeTensor:
+        if device not in self._states:
+            first = FakeTensor(self.mode, plain, device)
+            self._states[device] = dict(vars(first))
+            return first
+        made: FakeTensor = torch.Tensor._make_subclass(
+            FakeTensor, plain, False, dispatch_device=True, device_for_backend_keys=device
+        )
+        torch._C._set_warn_deprecated_on_mutable_data_ptr(made)
         vars(made).update(self._states[device])
         return made
 
@@ -62,8 +72,7 @@ class Replay:
     """Calls operators under a fake mode, and answers a repeated call with a new fake tensor of the known shape.
 
     Only what is sure to depend on shapes alone is answered so: one dense result, nothing written but the first operand in its
-    shape, no known data, and as many elements as the operand where the result is a view of it. A call that returned its k-th
-    tensor as it was does so again.
+    shape, and no known data. A call that returned its k-th tensor as it was does so again.
 
     Attributes:
         fakes: makes the answers.
@@ -90,6 +99,8 @@ class Replay:
         if isinstance(made, int):
             return tensors[made]
         if made is not None:
+            if made.offset is not None:
+                return self.fakes.view(tensors[0], made)
             return self.fakes.make(made.shape, made.stride, made.dtype, made.device)
         result = func(*args, **kwargs)
         if len(known) >= _MOST:
@@ -97,8 +108,12 @@ class Replay:
         same = next((position for position, tensor in enumerate(tensors) if tensor is result), None)
         if same is not None:
             known[key] = same
-        elif tensors and _follows_from_shapes(func, result, tensors[0]):
-            known[key] = _Layout(tuple(result.size()), result.stride(), result.dtype, result.fake_device)
+        elif tensors and _is_plain(result):
+            offset, layout = result.storage_offset(), (tuple(result.size()), result.stride(), result.dtype, result.fake_device)
+            if result.untyped_storage()._cdata == tensors[0].untyped_storage()._cdata:
+                known[key] = _Layout(*layout, offset)
+            elif offset == 0:
+                known[key] = _Layout(*layout)
         return result
 
     def _signature(self, items: Any, tensors: list[FakeTensor]) -> tuple[Any, ...]:
@@ -109,7 +124,8 @@ class Replay:
                 if item.constant is not None or item.fake_mode is not self.fakes.mode or item.layout is not torch.strided:
                     raise _Opaque
                 tensors.append(item)
-                parts.append((item.size(), item.stride(), item.storage_offset(), item.dtype, item.fake_device))
+                lazy = item.is_conj(), item.is_neg()
+                parts.append((item.size(), item.stride(), item.storage_offset(), item.dtype, item.fake_device, lazy))
             elif isinstance(item, _PLAIN):
                 parts.append((type(item), item))
             elif isinstance(item, int):
@@ -121,14 +137,12 @@ class Replay:
         return tuple(parts)
 
 
-def _follows_from_shapes(func: Any, result: Any, operand: FakeTensor) -> bool:
+def _is_plain(result: Any) -> bool:
     return (
         type(result) is FakeTensor
         and result.constant is None
         and result.layout is torch.strided
-        and result.storage_offset() == 0
-        and not result.requires_grad
-        and (not _is_view(func) or result.numel() == operand.numel())
+        and not (result.requires_grad or result.is_conj() or result.is_neg())
     )
 
 
@@ -140,8 +154,3 @@ def _repeatable(func: Any) -> bool:
         return False
     written = [argument.name for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
     return not written or (written == ["self"] and func.namespace == "aten" and torch.Tag.inplace_view not in func.tags)
-
-
-@cache
-def _is_view(func: Any) -> bool:
-    return any(argument.alias_info is not None for argument in func._schema.arguments)

@@ -197,19 +197,42 @@ def test_several_results_and_known_data_are_not_cached() -> None:
         known = torch.tensor([3.0])
         assert known.constant is not None
         assert cache(aten.neg.default, (known,), {}).shape == (1,)
-        assert cache(aten.select.int, (x, 0, 1), {}).storage_offset() == 6
     assert not cache.known
 
 
-def test_a_view_of_fewer_elements_is_not_cached() -> None:
+def test_a_view_lies_in_the_memory_of_its_operand() -> None:
+    mode = FakeTensorMode()
+    cache = _cache(mode)
+    calls = [
+        (aten.select.int, (0, 0), {}),
+        (aten.select.int, (0, 3), {}),
+        (aten.slice.Tensor, (1, 2, 6, 2), {}),
+        (aten.view.default, ([3, 8],), {}),
+        (aten.view.dtype, (torch.int16,), {}),
+        (aten.expand.default, ([5, 4, 6],), {}),
+    ]
+    with mode:
+        for x in (torch.ones(4, 6), torch.ones(4, 6)):
+            for func, args, kwargs in calls:
+                part, expected = cache(func, (x, *args), kwargs), func(x, *args, **kwargs)
+                assert _look(part) == _look(expected)
+                assert part.untyped_storage()._cdata == x.untyped_storage()._cdata
+                assert part.untyped_storage().nbytes() == 4 * 24
+        begun = cache(aten.select.int, (x, 0, 1), {})
+        assert cache(aten.view.default, (begun, [2, 3]), {}).storage_offset() == 6
+    assert len(cache.known) == len(calls) + 2
+
+
+def test_lazy_conjugation_is_no_shape() -> None:
     mode = FakeTensorMode()
     cache = _cache(mode)
     with mode:
-        x = torch.ones(4, 6)
         for _ in range(2):
-            part = cache(aten.select.int, (x, 0, 0), {})
-            assert part.untyped_storage()._cdata == x.untyped_storage()._cdata
-    assert not cache.known
+            x = torch.ones(4, dtype=torch.complex64)
+            turned = cache(aten._conj.default, (x,), {})
+            assert turned.is_conj()
+            assert not cache(aten.view.default, (x, [2, 2]), {}).is_conj()
+            assert cache(aten.view.default, (turned, [2, 2]), {}).is_conj()
 
 
 def test_tensors_of_another_mode_are_not_cached() -> None:
