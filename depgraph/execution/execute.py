@@ -6,6 +6,7 @@ Everything is checked and every new tensor is made before the first write; a fai
 from __future__ import annotations
 
 import copy
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from depgraph.algebra.indices import IndexSet
+from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
 from depgraph.plans.plan import Edit, Plan
 from depgraph.wrappers import unwrap
@@ -36,6 +38,7 @@ def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
     return outside
 
 
+@without_collections()
 def execute(plan: Plan, model: nn.Module) -> nn.Module:
     """A new module with the plan applied. The given one is untouched, and shares no tensor with it.
 
@@ -252,7 +255,7 @@ def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, tor
     tensors = fitting(plan, model)
     new_of: dict[int, torch.Tensor] = {}
     distinct = {id(kept): kept for dims in plan.kept.values() for kept in dims.values()}
-    positions = {number: torch.tensor(list(kept), dtype=torch.long) for number, kept in distinct.items()}
+    positions = {number: torch.frombuffer(array("q", kept), dtype=torch.long) for number, kept in distinct.items()}
     for name, dims in plan.kept.items():
         old = tensors[name]
         if id(old) not in new_of:

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
+from depgraph.collector import without_collections
 from depgraph.errors import TraceError
 from depgraph.graph.graph import Graph
 from depgraph.rules import RULES
@@ -26,7 +27,6 @@ from depgraph.solving.assembly import assemble
 from depgraph.solving.recording import Recording
 from depgraph.solving.sized import listen, unlisten
 from depgraph.solving.statements import Rule
-from depgraph.tracing.collector import without_collections
 from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, rule_table
 from depgraph.tracing.lru_caches import uncached
 from depgraph.tracing.module_copy import given_tensors, held_tensors, instrumented_copy

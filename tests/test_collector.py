@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import depgraph as dg
-from depgraph.tracing.collector import without_collections
+from depgraph.collector import without_collections
 
 
 @pytest.fixture(autouse=True)
