@@ -71,7 +71,7 @@ def instrumented_copies(
     session: Session,
     whole: Mapping[type, str] | None = None,
 ) -> tuple[nn.Module, ...]:
-    """A shallow copy of the module tree whose tensors are fake and whose sizes remember their path: its modules, the root first.
+    """The modules of a shallow copy of the tree, the root first: their tensors are fake, and their sizes remember their path.
 
     Modules of a class in `whole` are recorded as one operator of the name given there.
     """
