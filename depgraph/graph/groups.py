@@ -139,17 +139,21 @@ def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Map
     outer: dict[Atom, bool] = {}
     inner: set[Atom] = set()
     around: dict[Atom, set[Atom]] = {}
-    for tensor in tensors:
-        for space in tensor.axes if tensor.kind != "value" else ():
-            everything = leaves(space) if len(atoms(space)) > 1 else ()
-            found = [leaf for leaf in everything if leaf.atom in free]
-            for leaf in found:
-                around.setdefault(leaf.atom, set()).update(other.atom for other in everything if _surrounds(other, leaf))
-                if any(_surrounds(leaf, other) for other in found):
-                    first = not any(_surrounds(other, leaf) for other in found)
-                    outer[leaf.atom] = outer.get(leaf.atom, False) or first
-                elif len({other.atom for other in found}) > 1:
-                    inner.add(leaf.atom)
+    axes = (space for tensor in tensors if tensor.kind != "value" for space in tensor.axes)
+    for space in {id(space): space for space in axes}.values():  # many axes share few spaces
+        everything = leaves(space) if len(atoms(space)) > 1 else ()
+        found = [leaf for leaf in everything if leaf.atom in free]
+        several = len({leaf.atom for leaf in found}) > 1
+        if len({leaf.stride for leaf in everything}) < 2:  # of parts laid end to end, often a hundred, none surrounds another
+            inner.update(leaf.atom for leaf in found if several)
+            continue
+        for leaf in found:
+            around.setdefault(leaf.atom, set()).update(other.atom for other in everything if _surrounds(other, leaf))
+            if any(_surrounds(leaf, other) for other in found):
+                first = not any(_surrounds(other, leaf) for other in found)
+                outer[leaf.atom] = outer.get(leaf.atom, False) or first
+            elif several:
+                inner.add(leaf.atom)
     batch, contracted, blocks = _attention_atoms(tensors, operations)
     roles: dict[Atom, Role] = {}
     for atom in free:

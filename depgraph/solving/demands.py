@@ -52,7 +52,7 @@ class FollowingAttribute:
     Attributes:
         attribute: the attribute.
         term: what it counts.
-        outside: the layer's own forward does not take it as a size; where another module's forward does, it is that of the term.
+        outside: the layer's own forward does not take it as a size; where another module's does, it is that of the term.
     """
 
     attribute: Attribute

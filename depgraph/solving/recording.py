@@ -30,7 +30,7 @@ class Recording:
         inputs: tensors given to the model, by name.
         outputs: tensors that it returned, by name.
         constants: other tensors that it met, with where they came from.
-        layer_attributes: attributes of layers that follow a term, such as ``conv1.out_channels``, and whether only others read them.
+        layer_attributes: attributes of layers that follow a term, as ``conv1.out_channels``, and whether only others read them.
         facts: expressions that forward compared and found equal, with the source line.
         differences: those that it found different.
         orders: those of which it found the first one smaller.

@@ -66,14 +66,14 @@ def _given(made: Mapping[int, torch.Tensor], leaf: Any) -> Any:
     return leaf.clone_state() if isinstance(leaf, torch.Generator) else made.get(id(leaf), leaf)
 
 
-def instrumented_copy(
+def instrumented_copies(
     model: nn.Module,
     fakes: Mapping[int, torch.Tensor],
     tensors: FakeTensors | RealTensors,
     session: Session,
     whole: Mapping[type, str] | None = None,
-) -> nn.Module:
-    """A shallow copy of the module tree whose tensors are fake and whose sizes remember their path.
+) -> tuple[nn.Module, ...]:
+    """The modules of a shallow copy of the tree, the root first: their tensors are fake, and their sizes remember their path.
 
     Modules of a class in `whole` are recorded as one operator of the name given there.
     """
@@ -109,7 +109,7 @@ def instrumented_copy(
         _follow_calls(clone, path, session)
         if whole and type(module) in whole:
             as_one_module(clone, path, whole[type(module)], session)
-    return copies[id(model)]
+    return tuple(copies.values())
 
 
 def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> Value | None:

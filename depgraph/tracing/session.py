@@ -279,11 +279,11 @@ class Session:
             self._escapes.setdefault(sources, where())
 
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
-        """Everything gathered, with the outputs that forward returned."""
+        """Everything gathered, with the outputs that forward returned. The session ends with it, and lets go of the tensors."""
         named = tuple((name, self.value(tensor, shape_of(tensor))) for name, tensor in outputs)
         used = [*(value for _, value in named), *(value for value, _ in self._constants)]
         read = self._read.union(value.id for value in used).union(value.id for call in self._calls for value in call.inputs)
-        return Recording(
+        recording = Recording(
             mode=self.mode,
             calls=tuple(_with_unread(call, read) for call in self._calls),
             declared=tuple(self._declared),
@@ -303,6 +303,9 @@ class Session:
             differences=tuple((left, right, where) for (left, right), where in self._differences.items()),
             orders=tuple((left, right, where) for (left, right), where in self._orders.items()),
         )
+        self._values.clear()  # the sizes in the calls know their session: it would live until the garbage collector comes
+        self._calls.clear()
+        return recording
 
 
 def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
