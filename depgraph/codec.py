@@ -18,9 +18,15 @@ from cattrs.v import transform_error
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import UNIT, Atom, Product, Reversed, Space, Sum
-from depgraph.errors import DocumentError
+from depgraph.errors import DocumentError, shortened
 
 VERSION = 1
+LONGEST = 2**28
+"""So many characters a document has at most. A model of 2,000 operators makes a graph of three million."""
+DEEPEST = 50
+"""So deep spaces are nested at most: those of real models have fewer than ten levels."""
+LARGEST_PRODUCT = 2**63
+"""No product of sizes is larger: torch counts with 64 bits. Beyond it a short file could make numbers of millions of digits."""
 
 
 T = TypeVar("T")
@@ -36,20 +42,28 @@ def _space_out(space: Space) -> Any:
     return {"sum": [_space_out(part) for part in space.parts]}
 
 
-def _space_in(data: Any, _: Any = None) -> Any:
+def _space_in(data: Any, _: Any = None, depth: int = 1) -> Any:
+    if depth > DEEPEST:
+        raise ValueError(f"a space that is nested more than {DEEPEST} deep")
     if data == 1 and not isinstance(data, bool):
         return UNIT
     if isinstance(data, list) and len(data) == 2 and all(type(item) is int for item in data):
         return Atom(*data)
     if isinstance(data, dict) and data.keys() == {"reversed"}:
-        atom = _space_in(data["reversed"])
+        atom = _space_in(data["reversed"], depth=depth + 1)
         if isinstance(atom, Atom):
             return Reversed(atom)
-    if isinstance(data, dict) and data.keys() == {"product"}:
-        return Product(tuple(_space_in(factor) for factor in data["product"]))
-    if isinstance(data, dict) and data.keys() == {"sum"}:
-        return Sum(tuple(_space_in(part) for part in data["sum"]))
-    raise ValueError(f"not a space: {data!r}")
+    if isinstance(data, dict) and data.keys() == {"product"} and isinstance(data["product"], list):
+        factors = tuple(_space_in(factor, depth=depth + 1) for factor in data["product"])
+        size = 1
+        for factor in factors:
+            size *= max(abs(factor.size), 1)
+            if size > LARGEST_PRODUCT:
+                raise ValueError("a product of sizes beyond 64 bits")
+        return Product(factors)
+    if isinstance(data, dict) and data.keys() == {"sum"} and isinstance(data["sum"], list):
+        return Sum(tuple(_space_in(part, depth=depth + 1) for part in data["sum"]))
+    raise ValueError(f"not a space: {shortened(repr(data))}")
 
 
 def _converter() -> cattrs.Converter:
@@ -85,20 +99,20 @@ def _is_space(kind: Any) -> bool:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected a text such as '1-3,5', got {value!r}")
+        raise ValueError(f"expected a text such as '1-3,5', got {shortened(repr(value))}")
     return value
 
 
 def _number(value: Any, _: Any = None) -> int | float:
     if type(value) not in (int, float):
-        raise ValueError(f"expected a number, got {value!r}")
+        raise ValueError(f"expected a number, got {shortened(repr(value))}")
     return value  # type: ignore[no-any-return]
 
 
 def _strict(kind: type) -> Any:
     def structure(value: Any, _: Any) -> Any:
         if type(value) is not kind:
-            raise ValueError(f"expected {kind.__name__}, got {value!r}")
+            raise ValueError(f"expected {kind.__name__}, got {shortened(repr(value))}")
         return value
 
     return structure
@@ -115,12 +129,6 @@ _LISTED = 10
 """So many problems of a file are told; a damaged one may have thousands."""
 
 
-def _short(value: Any, written: Callable[[Any], str] = repr) -> str:
-    """What a file holds, as part of a message: its beginning, where it is long."""
-    text = written(value)
-    return text if len(text) <= 200 else f"{text[:200]}... ({len(text):,} characters)"
-
-
 def dumps(kind: str, value: Any) -> str:
     """The JSON text of a graph or plan: format, version, content and the content's digest."""
     content = _CONVERTER.unstructure(value)
@@ -133,42 +141,48 @@ def loads(
 ) -> T:
     """Read what `dumps` wrote; `check` names everything that is wrong with a value whose fields have the right types.
 
+    The text has at most `LONGEST` characters, and its spaces at most `DEEPEST` levels.
+
     Raises:
-        DocumentError: not JSON, another format or version, or a content that does not match its digest or schema.
+        DocumentError: not JSON, too long or too deeply nested, another format or version, or a content that does not match
+            its digest or schema.
     """
+    try:
+        return _loads(text, kind, cls, source, check)
+    except RecursionError:
+        raise DocumentError(
+            f"{source} is nested too deeply to be a {kind}. Pass a file that a {kind}'s save() wrote."
+        ) from None
+
+
+def _loads(text: str, kind: str, cls: type[T], source: str, check: Callable[[T], Sequence[str]] | None) -> T:
     fix = f"Save the {kind} again with depgraph."
+    if len(text) > LONGEST:
+        raise DocumentError(f"{source} has more than {LONGEST:,} characters, which no {kind} has. {fix}")
     try:
         document = json.loads(text)
     except ValueError as error:
         raise DocumentError(f"{source} is not complete JSON ({error}); it is truncated or not a {kind}. {fix}") from None
-    except RecursionError:
-        raise DocumentError(
-            f"{source} is nested too deeply to be a {kind}. Pass a file that a {kind}'s save() wrote."
-        ) from None
     expected = f"depgraph.{kind}"
     if not isinstance(document, dict) or document.get("format") != expected:
         met = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise DocumentError(
-            f"{source}: expected format {expected!r}, met {_short(met)}. Pass a file that a {kind}'s save() wrote."
+            f"{source}: expected format {expected!r}, met {shortened(repr(met))}. Pass a file that a {kind}'s save() wrote."
         )
     if document.get("version") != VERSION:
         raise DocumentError(
-            f"{source} has schema version {_short(document.get('version'))}, this depgraph reads version {VERSION}. "
+            f"{source} has schema version {shortened(repr(document.get('version')))}, this depgraph reads version {VERSION}. "
             f"Read it with the depgraph that wrote it, or save the {kind} again."
         )
     content = document.get("content")
-    try:
-        digest = _digest(content)
-    except RecursionError:
-        raise DocumentError(
-            f"{source} is nested too deeply to be a {kind}. Pass a file that a {kind}'s save() wrote."
-        ) from None
-    if document.get("digest") != digest:
+    if document.get("digest") != _digest(content):
         raise DocumentError(f"{source} was edited or damaged: its content does not match its digest. {fix}")
     try:
         value = _CONVERTER.structure(content, cls)
-    except Exception as error:
-        raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(transform_error(error))}. {fix}") from error
+    except RecursionError:
+        raise
+    except Exception as error:  # noqa: BLE001  told in full by the message
+        raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(transform_error(error))}. {fix}") from None
     problems = check(value) if check is not None else ()
     if problems:
         raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(problems)}. {fix}")
@@ -177,7 +191,7 @@ def loads(
 
 def _listed(problems: Sequence[str]) -> str:
     """The first problems, each by its beginning, and how many more there are."""
-    shown = "; ".join(_short(problem, str) for problem in problems[:_LISTED])
+    shown = "; ".join(shortened(problem) for problem in problems[:_LISTED])
     return shown + (f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else "")
 
 
@@ -203,9 +217,10 @@ def write(path: str | Path, kind: str, value: Any) -> None:
 
 
 def read(path: str | Path, kind: str, cls: type[T], check: Callable[[T], Sequence[str]] | None = None) -> T:
-    """Read a document from a file, as `loads` does."""
+    """Read a document from a file, as `loads` does; of a longer file no more is read than shows that it is too long."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
     except UnicodeDecodeError:
         raise DocumentError(f"{path} is no text; pass a file that a {kind}'s save() wrote.") from None
     return loads(text, kind, cls, str(path), check)

@@ -5,6 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 40
+"""So many problems a message lists: a plan for another model, or a damaged one, may have thousands."""
+
+
+def shortened(text: str) -> str:
+    """A text as part of a message: its beginning, where it is long."""
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text):,} characters)"
+
+
+def number_text(number: int) -> str:
+    """An integer as part of a message; Python writes none of thousands of digits."""
+    return str(number) if abs(number) <= 10**20 else f"an integer of {number.bit_length():,} bits"
+
 
 class DepgraphError(Exception):
     """Base of every error that depgraph raises on purpose."""
@@ -50,12 +63,14 @@ class MismatchError(DepgraphError):
     """A plan meets a graph or a model it was not made for.
 
     Attributes:
-        problems: every mismatch that was found, one sentence each.
+        problems: every mismatch that was found, one sentence each. The message lists the first of them.
     """
 
     def __init__(self, headline: str, problems: Iterable[str], fix: str) -> None:
         self.problems: tuple[str, ...] = tuple(problems)
-        listed = "".join(f"\n  - {problem}" for problem in self.problems)
+        listed = "".join(f"\n  - {shortened(problem)}" for problem in self.problems[:_LISTED])
+        if len(self.problems) > _LISTED:
+            listed += f"\n  - and {len(self.problems) - _LISTED:,} more"
         super().__init__(f"{headline}{listed}\n{fix} Nothing was changed.")
 
 

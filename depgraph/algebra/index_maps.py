@@ -75,6 +75,8 @@ def image(space: Space, cut: Mapping[Atom, IndexSet]) -> IndexSet:
     """
     if isinstance(space, Atom):
         return cut.get(space) or IndexSet()
+    if not space.size:
+        return IndexSet()  # its other factors may have any number of blocks
     intervals: list[tuple[int, int]] = []
     for leaf in leaves(space):
         chosen = leaf.turned(cut.get(leaf.atom) or IndexSet())

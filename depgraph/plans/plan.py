@@ -115,6 +115,11 @@ class Plan:
         return cls(graph.fingerprint, graph.fingerprint)
 
     @cached_property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the plan, one sentence each: empty unless its fields were written by hand."""
+        return check(self)
+
+    @cached_property
     def kept(self) -> Mapping[str, Mapping[int, IndexSet]]:
         """Parameter or buffer name to dimension to the original indices that stay."""
         plain = {cut.atom: cut.removed for cut in self.cuts if cut.base is None}
@@ -216,7 +221,7 @@ class Plan:
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """Read what `save` wrote. Raises `DocumentError` for a damaged, edited or foreign file."""
-        return codec.read(path, "plan", cls, check)
+        return codec.read(path, "plan", cls, lambda plan: plan.problems)
 
     def __str__(self) -> str:
         listed = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
