@@ -163,7 +163,7 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
         problems += _other_ties(plan, tensors)
     if problems:
         raise MismatchError(
-            "the plan is damaged, and not for this model:" if plan.problems else "the plan does not fit this model:",
+            "the plan is damaged:" if plan.problems else "the plan does not fit this model:",
             problems,
             "Execute it on the model that it was made for, before any other change.",
         )
