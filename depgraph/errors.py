@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LISTED = 40
 """So many problems a message lists: a plan for another model, or a damaged one, may have thousands."""
@@ -56,7 +56,22 @@ class PinnedError(DepgraphError):
 
 
 class PlanError(DepgraphError):
-    """What a plan asks for is impossible on its graph."""
+    """What a plan asks for is impossible on its graph.
+
+    Attributes:
+        problems: where several things are told at once, a sentence for each, with its fix.
+    """
+
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, problems: Sequence[str]) -> PlanError:
+        """An error that tells every problem."""
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        several = f"{len(problems)} problems; nothing was changed:{listed}"
+        error = cls(several if len(problems) != 1 else f"{problems[0]} Nothing was changed.")
+        error.problems = tuple(problems)
+        return error
 
 
 class MismatchError(DepgraphError):

@@ -8,6 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.numbers import is_whole
 from depgraph.algebra.ragged_sets import is_table
 from depgraph.algebra.spaces import Atom
 from depgraph.choosing.costs import Savings
@@ -16,6 +17,7 @@ from depgraph.choosing.scores import Scores, fitting, mean_of
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
+from depgraph.plans.indices import index_set
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
@@ -93,7 +95,7 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
         raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
     if not isinstance(scores, Mapping):
         raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use dg.score(graph, model, criterion).")
-    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+    if not is_whole(step, least=1):
         raise PlanError(f"expected step= as a whole number of indices from 1 up, met {step!r}.")
     if plan is None:
         cuts = [cut for coupling in tied(graph) for cut in _lowest_first(coupling, scores, step)]
@@ -130,9 +132,8 @@ def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[i
         for name, indices in (item.removed if isinstance(item, Candidate) else item).items():
             if name not in graph.groups_by_name:
                 raise UnknownNameError("group", name, graph.groups_by_name)
-            atom = graph.groups_by_name[name].atom
-            asked = indices if isinstance(indices, IndexSet) else _index_set(name, indices)
-            removed[atom] = removed.get(atom, IndexSet()) | asked
+            group = graph.groups_by_name[name]
+            removed[group.atom] = removed.get(group.atom, IndexSet()) | index_set(f"group {name}", group.size, indices)
     problems = []
     for balance in graph.balances:
         counts = {graph.group_of[atom].name: len(removed.get(atom, IndexSet())) for atom in balance.atoms}
@@ -147,16 +148,6 @@ def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[i
             "Accept as many of each. Nothing was changed."
         )
     return plan_of(graph, removed)
-
-
-def _index_set(name: str, indices: Iterable[int]) -> IndexSet:
-    asked = list(indices)
-    strange = [index for index in asked if isinstance(index, bool) or not isinstance(index, int) or index < 0]
-    if strange:
-        raise PlanError(
-            f"expected indices of group {name!r} counted from 0, met {strange[0]!r}; pass a list such as [2, 6, 9]."
-        )
-    return IndexSet.of(asked)
 
 
 def _lowest_first(coupling: Sequence[Group], scores: Scores, step: int) -> Iterator[dict[Group, IndexSet]]:

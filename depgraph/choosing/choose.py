@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from attrs import evolve
 
+from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met
 from depgraph.choosing.coupled import Coupling, Limits, couplings_of
 from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, values_by_group
@@ -99,7 +100,7 @@ def plan(
         chosen = _at_ratio(graph, couplings, ratios, apart, scope, rounding == "down")
         if not chosen and any(ratios.get(group.name) for group in groups):
             raise PlanError(
-                "nothing can be removed at this ratio: every group is too small, at its least size, or balanced with one "
+                "nothing can be removed at this ratio: every group is too small, at its lower bound, or balanced with one "
                 "that is left."
             )
         return plan_of(graph, removal(couplings, chosen))
@@ -130,11 +131,11 @@ def limits_of(
     if rounding not in ("up", "down"):
         raise PlanError(f"expected rounding= 'up' or 'down', met {rounding!r}.")
     for pattern, fraction in _pairs(max_ratio):
-        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
+        if not is_number(fraction) or not 0 <= fraction <= 1:
             raise PlanError(f"expected max_ratio= in [0, 1], met {fraction!r} for {pattern!r}; it is the most that may go.")
     for name, table in (("min_width", min_width), ("round_to", round_to)):
         for pattern, count in _pairs(table):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            if not is_whole(count, least=1):
                 raise PlanError(f"expected {name}= to be a whole number of at least 1, met {count!r} for {pattern!r}.")
     return Limits(
         most={} if max_ratio is None else values_by_group(graph, max_ratio),
@@ -161,7 +162,7 @@ def _ratios(graph: Graph, ratio: Ratio, by_default: Iterable[str]) -> tuple[dict
     """Group name to ratio, and, for the groups that a tuple of patterns names, to the position of that tuple."""
     table: Mapping[str | tuple[str, ...], float] = ratio if isinstance(ratio, Mapping) else {"*": ratio}
     for pattern, value in table.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        if not is_number(value) or not 0 <= value < 1:
             raise PlanError(f"expected a ratio in [0, 1), met {value!r} for {pattern!r}; it is the fraction to remove.")
     if not isinstance(ratio, Mapping):
         return dict.fromkeys(by_default, ratio), {}

@@ -8,8 +8,10 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.algebra.ragged_sets import RaggedSet, is_table, kept_by, left_over
 from depgraph.algebra.spaces import Atom
+from depgraph.choosing.scores import Scores
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
@@ -25,9 +27,6 @@ SHAPES: Mapping[str, Callable[[float], float]] = MappingProxyType(
     {"linear": lambda done: done, "cubic": lambda done: 1 - (1 - done) ** 3}
 )
 """``linear``; ``cubic``, which removes much at first (Zhu and Gupta, To prune, or not to prune, 2017)."""
-
-
-Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
 
 
 Numbers: TypeAlias = tuple[float, ...] | tuple[tuple[float, ...], ...]
@@ -63,7 +62,7 @@ def schedule(
     >>> schedule(graph, {"ratio": {"*": 0.5}}, steps=2)
     ({'ratio': {'*': 0.25}}, {'ratio': {'*': 0.5}})
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if not is_whole(steps, least=1):
         raise PlanError(f"expected steps= as a whole number from 1 up, met {steps!r}.")
     if isinstance(shape, str) and shape not in SHAPES:
         raise PlanError(f"expected one of {sorted(SHAPES)} or a function as the shape of a schedule, met {shape!r}.")
@@ -88,7 +87,7 @@ def _at(name: str, value: Any, share: float, total: float | None) -> Any:
         return {key: part * share for key, part in value.items()} if isinstance(value, Mapping) else value * share
     if share == 1:
         return value
-    if value <= 1 and not isinstance(value, bool):
+    if is_number(value) and value <= 1:
         return 1 - (1 - value) * share
     if total is None:
         raise PlanError("a latency that is no fraction needs latency_model=, which measures the graph that it starts from.")

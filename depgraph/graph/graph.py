@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,9 +13,10 @@ from attrs import field, frozen
 from depgraph import codec
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
+from depgraph.graph.checking import check
 from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_of
 from depgraph.graph.nodes import Dependency, Node, nodes_of
-from depgraph.graph.records import Balance, LowerBound, Operation, PinnedAtom, SizeAttribute, Tensor
+from depgraph.graph.records import Balance, LowerBound, Operation, PinnedAtom, SizeAttribute, Tensor, TraceMode
 from depgraph.graph.uses import offsets_of, uses_of
 
 
@@ -39,7 +39,7 @@ class Graph:
     attributes: tuple[SizeAttribute, ...] = ()
     pinned_atoms: tuple[PinnedAtom, ...] = ()
     balances: tuple[Balance, ...] = ()
-    mode: str = "fake"
+    mode: TraceMode = "fake"
     lower_bounds: tuple[LowerBound, ...] = field(default=(), eq=False, metadata=codec.LATE)
 
     @cached_property
@@ -189,36 +189,11 @@ class Graph:
         """Why more than one index of a group must stay."""
         return next((item.reason for item in self.lower_bounds if item.atom == atom), "the last index is never removed")
 
-    def select(self, patterns: Iterable[str]) -> frozenset[str]:
-        """The parameters and buffers of the layers that the dotted paths or globs name.
-
-        A pattern names a module (and what is below it), a parameter, or, as a glob, any of these.
-        """
-        patterns = (patterns,) if isinstance(patterns, str) else patterns
-        chosen: set[str] = set()
-        held = {name: tensor.name for name, tensor in self.by_name.items() if tensor.kind != "value"}
-        for pattern in patterns:
-            hits = {
-                owner
-                for name, owner in held.items()
-                if name == pattern or name.startswith(pattern + ".") or _matches(name, pattern)
-            }
-            if not hits and pattern not in self._nodes_by_name:
-                prefixes = {name.rsplit(".", 1)[0] for name in held if "." in name}
-                raise UnknownNameError("layer or parameter", pattern, {*held, *prefixes})
-            chosen |= hits
-        return frozenset(chosen)
-
     def save(self, path: str | Path) -> None:
         """Write the graph as versioned JSON."""
         codec.write(path, "graph", self)
 
     @classmethod
     def load(cls, path: str | Path) -> Graph:
-        """Read what `save` wrote. Raises `DocumentError` for anything else."""
-        return codec.read(path, "graph", cls)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    pieces = name.split(".")
-    return any(fnmatch.fnmatchcase(".".join(pieces[:k]), pattern) for k in range(1, len(pieces) + 1))
+        """Read what `save` wrote. Raises `DocumentError` for anything else, and for a graph that breaks an invariant."""
+        return codec.read(path, "graph", cls, check)

@@ -18,7 +18,7 @@ from itertools import product as all_choices
 
 from depgraph.algebra.index_maps import Summand, summands
 from depgraph.algebra.spaces import Atom, Space, atoms
-from depgraph.errors import PlanError, UnknownNameError
+from depgraph.errors import UnknownNameError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.records import Operation, Tensor
@@ -82,17 +82,16 @@ def bases_of(graph: Graph) -> dict[Atom, Atom]:
     return found
 
 
-def require_rows(graph: Graph, bases: Mapping[Atom, Atom]) -> None:
-    """Raise `PlanError`, with the reason, if an atom may not be cut row by row along the base that is given with it."""
-    if not bases:
-        return
-    facts = _Facts(graph)
+def ragged_problems(graph: Graph, bases: Mapping[Atom, Atom]) -> Iterator[str]:
+    """Why atoms may not be cut ragged along the bases that are given with them."""
+    facts = _Facts(graph) if bases else None
     for atom, base in bases.items():
+        assert facts is not None, "there are bases"
         reason = facts.why_not(atom, base) if base in graph.group_of else f"{base} is no group"
         if reason is not None:
-            raise PlanError(
+            yield (
                 f"group {graph.group_of[atom].name} must lose the same indices everywhere: {reason}. "
-                "Cut the same indices in each block. Nothing was changed."
+                "Cut the same indices in each block."
             )
 
 

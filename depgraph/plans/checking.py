@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from depgraph.algebra.canonical_terms import LARGEST_SIZE, MOST_BLOCKS, term_problems
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
 from depgraph.codec import DEEPEST
@@ -20,21 +21,20 @@ from depgraph.plans.paths import is_step
 if TYPE_CHECKING:
     from depgraph.plans.plan import Cut, Edit, Plan
 
-LARGEST_SIZE = 2**48
-"""No dimension of a tensor is longer, and no atom has a larger number."""
-MOST_BLOCKS = 2**22
-"""All axes together come to so many intervals of indices that go, and all ragged cuts to so many rows; or else to
-`MOST_REPEATS` for each interval that the cuts themselves list."""
 MOST_REPEATS = 64
+"""All axes together come to `MOST_BLOCKS` intervals of indices that go, or to so many for each interval that the cuts list."""
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 def check(plan: Plan) -> tuple[str, ...]:
     """Everything that is wrong with a plan, one sentence each; empty for every plan that this package makes."""
-    for problems in (_types(plan), _terms(plan)):
-        if found := tuple(problems):  # what follows counts on fields of the right types, then on sizes that are sizes
-            return found
+    if problems := tuple(_types(plan)):
+        return problems
+    bases = [cut.base for cut in plan.cuts if cut.base is not None]
+    problems = tuple(term_problems([*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes)]))
+    if problems:  # what follows counts on sizes that are sizes
+        return problems
     return (*_ends(plan), *_cuts(plan), *_axes(plan), *_expansion(plan), *_edits(plan.edits), *_renamings(plan))
 
 
@@ -127,43 +127,6 @@ def _is_term(space: object) -> bool:
             return True
         level = below
     return False
-
-
-def _terms(plan: Plan) -> Iterator[str]:
-    """Canonical terms of positive sizes, and one size for each number."""
-    sizes: dict[int, int] = {}
-    bases = [cut.base for cut in plan.cuts if cut.base is not None]
-    spaces = [*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes)]
-    for space in dict.fromkeys(spaces):
-        problem = _term_problem(space)
-        if problem is not None:
-            yield f"the space {_written(space)} {problem}"
-            continue
-        for atom in atoms(space):
-            if sizes.setdefault(atom.id, atom.size) != atom.size:
-                yield f"atom {atom.id} has the sizes {sizes[atom.id]} and {atom.size}"
-
-
-def _term_problem(space: Space) -> str | None:
-    """What keeps a term from being canonical: then equal spaces would not be equal values."""
-    if isinstance(space, Reversed):
-        return _term_problem(space.atom) if isinstance(space.atom, Atom) else "has a term backwards that is no atom"
-    if isinstance(space, Atom):
-        if not 0 <= space.id <= LARGEST_SIZE or space.size == 1 or not 0 <= space.size <= LARGEST_SIZE:
-            return "has a number below 0, or a size that no prunable axis has"
-        return None
-    children = space.factors if isinstance(space, Product) else space.parts
-    if not children and isinstance(space, Product):
-        return None
-    if len(children) < 2 or any(type(child) is type(space) for child in children):
-        return "is not flat"
-    if isinstance(space, Product) and (
-        any(isinstance(factor, Sum) for factor in children[:-1]) or any(factor == Product(()) for factor in children)
-    ):
-        return "has a sum before another factor, or a factor of 1"
-    if not 0 <= space.size <= LARGEST_SIZE:
-        return "is larger than any axis"
-    return next((problem for child in children if (problem := _term_problem(child)) is not None), None)
 
 
 def _ends(plan: Plan) -> Iterator[str]:
@@ -316,13 +279,3 @@ def _repeated(sentence: str, items: Iterable[Hashable]) -> Iterator[str]:
     for item, count in Counter(items).items():
         if count > 1:
             yield f"{sentence} {number_text(item) if isinstance(item, int) else shortened(repr(item))}"
-
-
-def _written(space: Space) -> str:
-    """A term as text, unless it is a long one."""
-    inner = space.factors if isinstance(space, Product) else space.parts if isinstance(space, Sum) else ()
-    if len(inner) > 8 or any(isinstance(item, (Product, Sum)) for item in inner):
-        return f"of {len(inner)} members"
-    if any(max(abs(atom.id), abs(atom.size)) > 10**20 for atom in atoms(space)):
-        return "of huge numbers"
-    return str(space)

@@ -19,6 +19,7 @@ from depgraph.graph.records import (
     PinnedAtom,
     SizeAttribute,
     Tensor,
+    TensorKind,
     retyped,
 )
 from depgraph.solving.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, SizeFact, Unlike
@@ -281,7 +282,7 @@ def _atom(space: Space) -> Atom:
     return atom
 
 
-def _tensor(name: str, kind: str, value: Value, spaces: Mapping[Term, Space], aliases: tuple[str, ...] = ()) -> Tensor:
+def _tensor(name: str, kind: TensorKind, value: Value, spaces: Mapping[Term, Space], aliases: tuple[str, ...] = ()) -> Tensor:
     return Tensor(name, kind, tuple([spaces[axis] for axis in value.axes]), aliases)
 
 

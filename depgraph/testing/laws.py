@@ -19,9 +19,10 @@ from depgraph.criteria import Random
 from depgraph.criteria.scoring import score
 from depgraph.execution.execute import execute, execute_
 from depgraph.graph.canonical import renumber
+from depgraph.graph.checking import check as check_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import OpType
-from depgraph.plans.checking import check
+from depgraph.plans.checking import check as check_plan
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 from depgraph.tracing.session import named_leaves
@@ -85,6 +86,7 @@ def assert_pure(model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[s
     """Laws 1 and 2: tracing leaves the model as it was, and tracing again gives the same bytes."""
     before = snapshot(model)
     graph = trace(model, example_inputs, kwargs)
+    assert not check_graph(graph), f"an invariant of graphs: {check_graph(graph)[0]}"
     assert snapshot(model) == before, "law 1 (purity): trace changed the model"
     again = trace(model, example_inputs, kwargs)
     assert codec.dumps("graph", graph) == codec.dumps("graph", again), "law 2 (determinism): two traces differ"
@@ -97,6 +99,7 @@ def assert_square(
     """Law 3: tracing the executed model gives the graph that the plan promises. Returns the executed model."""
     small = execute(plan, model)
     promised, met = plan.apply(graph), trace(small, example_inputs, kwargs)
+    assert not check_graph(promised), f"an invariant of graphs: {check_graph(promised)[0]}"
     assert same(promised, met), f"law 3 (the square): {difference(promised, met)}"
     assert promised != met or promised.fingerprint == met.fingerprint, "law 3 (the square): equal graphs, two fingerprints"
     return small
@@ -142,8 +145,10 @@ def difference(left: Graph, right: Graph) -> str:
 
 def assert_round_trip(graph: Graph, plan: Plan) -> None:
     """Law 5: what was saved loads as the same value."""
-    assert codec.loads(codec.dumps("graph", graph), "graph", Graph) == graph, "law 5 (round trip): the graph changed"
-    assert codec.loads(codec.dumps("plan", plan), "plan", Plan, check=check) == plan, "law 5 (round trip): the plan changed"
+    loaded = codec.loads(codec.dumps("graph", graph), "graph", Graph, check=check_graph)
+    assert loaded == graph, "law 5 (round trip): the graph changed"
+    again = codec.loads(codec.dumps("plan", plan), "plan", Plan, check=check_plan)
+    assert again == plan, "law 5 (round trip): the plan changed"
 
 
 def assert_unit(graph: Graph, plan: Plan) -> None:

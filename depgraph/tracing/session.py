@@ -16,6 +16,7 @@ import torch
 from attrs import frozen
 from torch.utils import _pytree as pytree
 
+from depgraph.graph.records import TensorKind, TraceMode
 from depgraph.solving.expressions import Attribute, AxisSize, Expression, Literal
 from depgraph.solving.recording import Declared, Recording
 from depgraph.solving.statements import Axis, Call, Term, Value
@@ -98,7 +99,7 @@ class Session:
     tensors until it ends, so that no id is given to another one in the meantime.
     """
 
-    def __init__(self, mode: str, keep: Callable[[torch.Tensor], None]) -> None:
+    def __init__(self, mode: TraceMode, keep: Callable[[torch.Tensor], None]) -> None:
         self.mode = mode
         self._keep = keep
         self._values: dict[int, tuple[torch.Tensor, Value]] = {}
@@ -150,7 +151,7 @@ class Session:
         """The parameters and buffers so far."""
         return tuple(self._declared)
 
-    def declare(self, stand_in: torch.Tensor, tensor: torch.Tensor, names: Sequence[str], kind: str) -> None:
+    def declare(self, stand_in: torch.Tensor, tensor: torch.Tensor, names: Sequence[str], kind: TensorKind) -> None:
         """A parameter or buffer of the model with its stand-in; the names after the first are aliases."""
         value = self.value(stand_in, tuple(tensor.shape))
         self._values[id(tensor)] = (tensor, value)  # forward may hold the model's own in a closure

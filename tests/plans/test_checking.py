@@ -122,7 +122,14 @@ DAMAGED = {
     "a size below 0": (with_axis(Product((Atom(3, -2), Atom(4, -4)))), "number below 0, or a size"),
     "a size of 1": (with_axis(Product((Atom(3, 1), A))), "number below 0, or a size"),
     "a size beyond": (with_axis(Product((Atom(3, 2**47), Atom(4, 2**47)))), "larger than any axis"),
-    "many blocks": (with_axis(Product((*(Atom(k + 3, 2) for k in range(28)), A))), "more than 4,194,304 intervals"),
+    "many blocks": (with_axis(Product((*(Atom(k + 3, 2) for k in range(28)), A))), "more than 4,194,304 blocks"),
+    "many axes of many blocks": (
+        attrs.evolve(
+            SOUND,
+            axes=(*(PrunedAxis(f"a.{k}", 0, Product((Atom(k + 9, 2**19 + k), A))) for k in range(5)), *SOUND.axes),
+        ),
+        "its axes come to more than 4,194,304 intervals",
+    ),
     "a product in a product": (with_axis(Product((Product((B, C)), A))), "is not flat"),
     "a sum in a sum": (with_axis(Sum((Sum((B, C)), A))), "is not flat"),
     "a product of one": (with_axis(Product((A,))), "is not flat"),
