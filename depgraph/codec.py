@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import attrs
 import cattrs
 from cattrs.gen import make_dict_unstructure_fn, override
-from cattrs.v import transform_error
+from cattrs.v import format_exception, transform_error
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import UNIT, Atom, Product, Reversed, Space, Sum
@@ -42,9 +42,13 @@ def _space_out(space: Space) -> Any:
     return {"sum": [_space_out(part) for part in space.parts]}
 
 
+class _NoSpaceError(ValueError):
+    """Data that is no space, told in our own words."""
+
+
 def _space_in(data: Any, _: Any = None, depth: int = 1) -> Any:
     if depth > DEEPEST:
-        raise ValueError(f"a space that is nested more than {DEEPEST} deep")
+        raise _NoSpaceError(f"a space that is nested more than {DEEPEST} deep")
     if data == 1 and not isinstance(data, bool):
         return UNIT
     if isinstance(data, list) and len(data) == 2 and all(type(item) is int for item in data):
@@ -59,11 +63,11 @@ def _space_in(data: Any, _: Any = None, depth: int = 1) -> Any:
         for factor in factors:
             size *= max(abs(factor.size), 1)
             if size > LARGEST_PRODUCT:
-                raise ValueError("a product of sizes beyond 64 bits")
+                raise _NoSpaceError("a product of sizes beyond 64 bits")
         return Product(factors)
     if isinstance(data, dict) and data.keys() == {"sum"} and isinstance(data["sum"], list):
         return Sum(tuple(_space_in(part, depth=depth + 1) for part in data["sum"]))
-    raise ValueError(f"not a space: {shortened(repr(data))}")
+    raise _NoSpaceError(f"not a space: {shortened(repr(data))}")
 
 
 def _converter() -> cattrs.Converter:
@@ -182,11 +186,18 @@ def _loads(text: str, kind: str, cls: type[T], source: str, check: Callable[[T],
     except RecursionError:
         raise
     except Exception as error:  # noqa: BLE001  told in full by the message
-        raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(transform_error(error))}. {fix}") from None
+        raise DocumentError(
+            f"{source} does not hold a valid {kind}: {_listed(transform_error(error, format_exception=_told))}. {fix}"
+        ) from None
     problems = check(value) if check is not None else ()
     if problems:
         raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(problems)}. {fix}")
     return value
+
+
+def _told(error: BaseException, kind: type | None) -> str:
+    """What is wrong with a value: cattrs says it for all but spaces."""
+    return str(error) if isinstance(error, _NoSpaceError) else format_exception(error, kind)
 
 
 def _listed(problems: Sequence[str]) -> str:
