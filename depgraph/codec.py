@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import attrs
 import cattrs
@@ -70,8 +70,17 @@ def _space_in(data: Any, _: Any = None, depth: int = 1) -> Any:
     raise _NoSpaceError(f"not a space: {shortened(repr(data))}")
 
 
-def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
+def _converter(detailed: bool) -> cattrs.Converter:
+    """How values are read and written; with `detailed` every problem of a document is told by its place, which takes long."""
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=detailed)
+    structure_tuple = converter._structure_tuple  # it takes any iterable: the characters of a text, the keys of an object
+
+    def listed(value: Any, kind: Any) -> Any:
+        if type(value) is not list:
+            raise ValueError(f"expected a list, got {shortened(repr(value))}")
+        return structure_tuple(value, kind)
+
+    converter.register_structure_hook_func(_is_tuple, listed)
     converter.register_unstructure_hook(IndexSet, str)
     converter.register_structure_hook(IndexSet, lambda text, _: IndexSet.parse(_text(text)))
     converter.register_unstructure_hook_func(_is_space, _space_out)
@@ -101,6 +110,10 @@ def _is_space(kind: Any) -> bool:
     return kind in {Atom, Reversed, Product, Sum} or kind == Space
 
 
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"expected a text such as '1-3,5', got {shortened(repr(value))}")
@@ -122,7 +135,9 @@ def _strict(kind: type) -> Any:
     return structure
 
 
-_CONVERTER = _converter()
+_CONVERTER, _DETAILED = _converter(detailed=False), _converter(detailed=True)
+_DETAILS = 2**17
+"""Of a document of so many characters every problem is told by its place: each takes time, and a list may hold millions."""
 
 
 def _digest(content: Any) -> str:
@@ -186,13 +201,21 @@ def _loads(text: str, kind: str, cls: type[T], source: str, check: Callable[[T],
     except RecursionError:
         raise
     except Exception as error:  # noqa: BLE001  told in full by the message
-        raise DocumentError(
-            f"{source} does not hold a valid {kind}: {_listed(transform_error(error, format_exception=_told))}. {fix}"
-        ) from None
+        told = _details(content, cls) if len(text) <= _DETAILS else [f"{_told(error, None)} (the first of its problems)"]
+        raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(told)}. {fix}") from None
     problems = check(value) if check is not None else ()
     if problems:
         raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(problems)}. {fix}")
     return value
+
+
+def _details(content: Any, cls: type) -> Sequence[str]:
+    """Every problem of a content that has some, with its place."""
+    try:
+        _DETAILED.structure(content, cls)
+    except cattrs.BaseValidationError as error:
+        return transform_error(error, format_exception=_told)
+    raise AssertionError("a content is valid with details and invalid without them")
 
 
 def _told(error: BaseException, kind: type | None) -> str:

@@ -39,7 +39,7 @@ class Settings:
 class Victim(nn.Module):
     """Heads, halves laid end to end, an axis read backwards, a tied weight; sizes in configs, lists and dicts; and baits."""
 
-    FLAGS = {"safe": 1}  # noqa: RUF012  one for all instances: a bait
+    FLAGS = {"safe": 4}  # noqa: RUF012  one for all instances: a bait
 
     def __init__(self):
         super().__init__()
@@ -126,12 +126,51 @@ PATHS = [
 ]  # fmt: skip
 """Where an edit might lead: baits, plain sizes, and what is no path."""
 
+
+def _redraw(draw, content):
+    """Another graph: records are left out or doubled, names and sizes exchanged."""
+    kind = draw(st.sampled_from(["drop", "double", "size", "number", "input", "path", "kind", "exchange", "bound", "term"]))
+    items = content[draw(st.sampled_from(["operations", "tensors", "attributes", "pinned_atoms", "balances"]))]
+    place = draw(st.integers(0, max(len(items) - 1, 0)))
+    atom = draw(st.sampled_from([[0, 8], [3, 3], [4, 4], [5, 4], [1, 6], [2, 2]]))
+    tensor = draw(st.sampled_from(content["tensors"]))
+    if kind == "drop" and items:
+        del items[place]
+    elif kind == "double" and items:
+        items.insert(place, copy.deepcopy(items[place]))
+    elif kind == "size":
+        _everywhere(content, atom, [atom[0], draw(st.sampled_from([0, 1, 2, 5, 40, 2**40, -3]))])
+    elif kind == "number":
+        _everywhere(content, atom, [draw(st.integers(-1, 9)), atom[1]])
+    elif kind == "term":
+        _everywhere(content, atom, draw(st.sampled_from(SPACES)))
+    elif kind == "input":
+        operation = draw(st.sampled_from(content["operations"]))
+        operation[draw(st.sampled_from(["inputs", "outputs"]))] = [tensor["name"], *operation["inputs"][1:]]
+    elif kind == "path" and content["attributes"]:
+        draw(st.sampled_from(content["attributes"]))["path"] = draw(st.sampled_from(PATHS))
+    elif kind == "kind":
+        tensor["kind"] = draw(st.sampled_from(["parameter", "buffer", "value", "other"]))
+    elif kind == "exchange":
+        tensor["axes"] = copy.deepcopy(draw(st.sampled_from(content["tensors"]))["axes"])
+    elif kind == "bound":
+        content["lower_bounds"] = [{"atom": atom, "size": draw(st.integers(-1, 9)), "reason": "it says so"}]
+
+
 PLAIN_SIZES = {
     "first.in_features": 6, "first.out_features": 8, "q.out_features": 12, "last.out_features": 5, "heads": 3, "head_width": 4,
     "settings.width": 8, "sizes.0": 8, "sizes.1.inner": 8, "table.wide": 8, "table.3": 8, "shape.0": 8, "other.deep.0.0": 8,
-    "other.deep.0.1": 2, "others.0.deep.0.0": 8, "training": 1, "drop.p": 2, "bait": 3,
+    "other.deep.0.1": 2, "others.0.deep.0.0": 8,
 }  # fmt: skip
-"""What the attributes of the victim hold, and some that are no plain integers."""
+"""What the attributes of the victim hold that an edit can write."""
+
+BAITS = {
+    "forward.__globals__.SECRET": 7, "forward.__globals__.LIMITS.max": 7, "helper.__func__.__defaults__.0": 3, "bait": 3,
+    "helper.__func__.__kwdefaults__.flag": 5, "__class__.FLAGS.safe": 4, "FLAGS.safe": 4, "settings.__class__.width": 8,
+    "settings.__dict__.width": 8, "others.1.in_features": 2, "others.2.shape.0": 12, "first.weight.shape.0": 8,
+    "first.out_features.numerator": 8, "first.__class__.__dict__.out_features": 8,
+}  # fmt: skip
+"""Integers that it holds, or that can be reached from it, and that no edit can write."""
 
 NUMBERS = [0, 1, -1, 2, 3, 4, 5, 7, 8, 9, 12, 20, -8, 99, 2**31, 2**48, 2**48 + 1, 2**63, 2**64, 10**30, -(10**30), 10**4000]
 INDICES = [
@@ -174,9 +213,9 @@ def _deep(levels):
 def documents(draw, contents):
     """A content that says something else in the words of a plan, or has places of its tree changed, or both."""
     content = copy.deepcopy(draw(st.sampled_from(contents)))
-    if "cuts" in content and draw(st.integers(0, 3)):
+    if draw(st.integers(0, 3)):
         for _ in range(draw(st.integers(1, 3))):
-            _reword(draw, content)
+            (_reword if "cuts" in content else _redraw)(draw, content)
         _reorder(content)
         if draw(st.integers(0, 3)):
             return content
@@ -210,7 +249,8 @@ def _reword(draw, content):
     elif kind == "drop cut" and cuts:
         del cuts[draw(st.integers(0, len(cuts) - 1))]
     elif kind == "edit":
-        path, old = draw(st.sampled_from([*PLAIN_SIZES.items(), *((path, 8) for path in PATHS)]))
+        place = draw(st.sampled_from([PLAIN_SIZES, BAITS, dict.fromkeys(PATHS, 8)]))
+        path, old = draw(st.sampled_from(sorted(place.items())))
         edits.append({"path": path, "old": old, "new": draw(st.integers(1, max(old - 1, 1)))})
     elif kind == "size" and edits:
         edit = draw(st.sampled_from(edits))

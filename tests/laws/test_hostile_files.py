@@ -1,5 +1,7 @@
 """Law 12: a file does nothing but slice and count. Damaged documents of plans and graphs, each with a valid digest."""
 
+import copy
+
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -7,6 +9,8 @@ from depgraph.execution import attributes
 from depgraph.plans import checking
 from depgraph.plans import plan as plans
 from tests import hostile
+
+_WRITE = attributes.write
 
 
 def examples(judge, contents, count):
@@ -26,6 +30,21 @@ def examples(judge, contents, count):
 
     run()
     return tally
+
+
+def first_violation(judge, contents):
+    """What the first of some hundred documents that breaks the law raises; the rest are not judged."""
+    violations = []
+
+    def until_one(content, tally):
+        if not violations:
+            try:
+                judge(content, tally)
+            except Exception as error:  # noqa: BLE001  a broken law may show as any error
+                violations.append(error)
+
+    examples(until_one, contents, 400)
+    return violations[0] if violations else None
 
 
 def test_a_plan_file_slices_and_counts_or_is_refused():
@@ -53,8 +72,7 @@ def test_what_is_sound_is_taken(kind):
 def test_without_the_check_a_violation_is_found(monkeypatch):
     """The negative control: a plan of which nothing is asked makes negative sizes, or fails in another way than it promises."""
     monkeypatch.setattr(plans, "check", lambda plan: ())
-    with pytest.raises((AssertionError, IndexError, RuntimeError, ValueError)):
-        examples(hostile.judge_plan, hostile.seeds(), 400)
+    assert first_violation(hostile.judge_plan, hostile.seeds()) is not None
 
 
 def test_with_paths_that_lead_anywhere_a_violation_is_found(monkeypatch):
@@ -63,10 +81,17 @@ def test_with_paths_that_lead_anywhere_a_violation_is_found(monkeypatch):
     monkeypatch.setattr(attributes, "_child", _anything)
     monkeypatch.setattr(attributes, "write", _written)
     monkeypatch.setattr("depgraph.execution.execute.write", _written)
-    for name, value in (("SECRET", hostile.SECRET), ("LIMITS", dict(hostile.LIMITS))):
-        monkeypatch.setattr(hostile, name, value)
-    with pytest.raises(AssertionError, match=r"a property was run|has changed|became|other keys"):
-        examples(hostile.judge_plan, hostile.seeds(), 400)
+    for holder, name in (
+        (hostile, "SECRET"),
+        (hostile, "LIMITS"),
+        (hostile.Victim, "FLAGS"),
+        (hostile.Victim.helper, "__defaults__"),
+        (hostile.Victim.helper, "__kwdefaults__"),
+        (hostile.Settings, "width"),
+    ):
+        monkeypatch.setattr(holder, name, copy.copy(getattr(holder, name)))  # what is written to a copy goes with it
+    violation = first_violation(hostile.judge_plan, hostile.seeds())
+    assert any(words in str(violation) for words in ("a property was run", "changed", "took what execute refused")), violation
 
 
 def _anything(holder, step):
@@ -81,7 +106,9 @@ def _anything(holder, step):
 
 def _written(model, path, value):
     holder, step = attributes.holders(model, path)[-1], path.rpartition(".")[2]
-    if isinstance(holder, (list, dict)):
+    if isinstance(holder, tuple):
+        _WRITE(model, path, value)
+    elif isinstance(holder, (list, dict)):
         holder[int(step) if isinstance(holder, list) else step] = value
     else:
         setattr(holder, step, value)
@@ -90,8 +117,7 @@ def _written(model, path, value):
 def test_without_the_check_of_graphs_a_violation_is_found(monkeypatch):
     """The negative control of graphs: what is read is no graph that could be saved, or asked for its groups."""
     monkeypatch.setattr(hostile, "graph_problems", lambda graph: ())
-    with pytest.raises((AssertionError, LookupError, TypeError, ValueError, AttributeError, RecursionError)):
-        examples(hostile.judge_graph, hostile.graph_seeds(), 400)
+    assert first_violation(hostile.judge_graph, hostile.graph_seeds()) is not None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +139,7 @@ def test_without_the_check_of_graphs_a_violation_is_found(monkeypatch):
 )
 def test_the_judge_sees_what_is_more_than_a_slice(damage, sentence):
     """The negative controls of the law's own comparison."""
-    changed = hostile.copy.deepcopy(hostile.victim())
+    changed = copy.deepcopy(hostile.victim())
     hostile.assert_only_less(hostile.victim(), changed)
     damage(changed)
     with pytest.raises((AssertionError, ValueError), match=sentence):
