@@ -18,7 +18,8 @@ from cattrs.v import format_exception, transform_error
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import UNIT, Atom, Product, Reversed, Space, Sum
-from depgraph.errors import DocumentError, shortened
+from depgraph.errors import DocumentError
+from depgraph.messages import shortened
 
 VERSION = 1
 LONGEST = 2**28

@@ -5,18 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from depgraph.messages import shortened
+
 _LISTED = 40
 """So many problems a message lists: a plan for another model, or a damaged one, may have thousands."""
-
-
-def shortened(text: str) -> str:
-    """A text as part of a message: its beginning, where it is long."""
-    return text if len(text) <= 200 else f"{text[:200]}... ({len(text):,} characters)"
-
-
-def number_text(number: int) -> str:
-    """An integer as part of a message; Python writes none of thousands of digits."""
-    return str(number) if abs(number) <= 10**20 else f"an integer of {number.bit_length():,} bits"
 
 
 class DepgraphError(Exception):

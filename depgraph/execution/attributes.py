@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from depgraph.errors import number_text, shortened
+from depgraph.messages import number_text, shortened
 from depgraph.plans.paths import MAPPINGS, SEQUENCES, is_config, is_step, key_of, position_of
 from depgraph.plans.plan import Plan
 

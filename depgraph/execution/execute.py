@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from depgraph.algebra.indices import IndexSet
-from depgraph.errors import MismatchError, PlanError, number_text, shortened
+from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
+from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Edit, Plan
 from depgraph.wrappers import unwrap

@@ -15,7 +15,7 @@ from depgraph.algebra.canonical_terms import LARGEST_SIZE, MOST_BLOCKS, term_pro
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
 from depgraph.codec import DEEPEST
-from depgraph.errors import number_text, shortened
+from depgraph.messages import number_text, shortened
 from depgraph.plans.paths import is_step
 
 if TYPE_CHECKING:

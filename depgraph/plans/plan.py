@@ -15,9 +15,10 @@ from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_image
 from depgraph.algebra.spaces import Atom, Space, atoms, substitute
-from depgraph.errors import MismatchError, PlanError, shortened
+from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.graph import Graph
+from depgraph.messages import shortened
 from depgraph.plans.checking import check
 from depgraph.plans.implied import balance_problems, shorter_axes, smaller_sizes
 
