@@ -1,4 +1,4 @@
-"""What stands in messages: values of any length as short texts. A file may hold texts and integers of millions of characters."""
+"""What stands in messages: values of any length as short texts. A file may hold texts and integers of any length."""
 
 from __future__ import annotations
 

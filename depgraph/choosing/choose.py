@@ -77,6 +77,17 @@ def plan(
     Raises:
         PlanError: no target or both kinds, a number out of range or out of reach, scores that do not fit, or nothing to prune.
         UnknownNameError: a pattern that names nothing.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> graph = dg.trace(model, torch.zeros(1, 4))
+    >>> importances = {"0.weight:0": [0.5, 0.1, 0.9, 0.4, 0.2, 0.8, 0.7, 0.3]}
+    >>> dict(dg.plan(graph, importances, ratio=0.25).removed)
+    {'0.weight:0': IndexSet('1,4')}
+    >>> print(dg.plan(graph, importances, macs=36))                   # of 48 MACs, 6 for each index
+    <Plan: 1 groups, 3 axes, 2 attributes>
+      0.weight:0: 2 of 8 indices go
+      macs: 36 of at most 36
     """
     if not isinstance(graph, Graph):
         raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")

@@ -32,6 +32,20 @@ class Graph:
         balances: groups that must lose equally many indices.
         mode: ``fake``, or ``real`` where forward ran on the example inputs because it reads data.
         lower_bounds: groups that keep more than one index. They say what may go, not what is there: equality leaves them out.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> graph = dg.trace(model, torch.zeros(3, 4))
+    >>> graph.params, graph.macs                    # 4 * 8 + 8 + 8 * 2 + 2, and 3 * (4 * 8 + 8 * 2)
+    (58, 144)
+    >>> [node.name for node in graph.nodes], graph.tensor("2.weight").shape
+    (['input[0]', '0', '1', '2', 'output'], (2, 8))
+    >>> graph.group("2.weight", 1) == graph.group("0.weight", 0)
+    True
+    >>> print(graph.pinned[0])
+    0.weight dim 1: it is a dimension of the model's input[0]
+    >>> isinstance(graph, dg.Graph), graph == dg.trace(model, torch.ones(3, 4))
+    (True, True)
     """
 
     operations: tuple[Operation, ...]
@@ -143,19 +157,32 @@ class Graph:
         return MappingProxyType({node.name: node for node in self.nodes})
 
     def node(self, name: str) -> Node:
-        """The node with this name. Raises `UnknownNameError` with near names."""
+        """The node with this name.
+
+        Raises:
+            UnknownNameError: no such node; the message has near names.
+        """
         if name not in self._nodes_by_name:
             raise UnknownNameError("node", name, self._nodes_by_name)
         return self._nodes_by_name[name]
 
     def tensor(self, name: str) -> Tensor:
-        """The parameter, buffer or value with this name or alias."""
+        """The parameter, buffer or value with this name or alias.
+
+        Raises:
+            UnknownNameError: no such tensor; the message has near names.
+        """
         if name not in self.by_name:
             raise UnknownNameError("tensor", name, self.by_name)
         return self.by_name[name]
 
     def axis(self, name: str, dim: int) -> Space:
-        """The space of one dimension of a tensor."""
+        """The space of one dimension of a tensor.
+
+        Raises:
+            UnknownNameError: no such tensor.
+            PlanError: it has no such dimension.
+        """
         axes = self.tensor(name).axes
         if not -len(axes) <= dim < len(axes):
             raise PlanError(f"{name!r} has {len(axes)} dimensions, dim={dim} is not one of them; nothing was changed.")
@@ -195,5 +222,9 @@ class Graph:
 
     @classmethod
     def load(cls, path: str | Path) -> Graph:
-        """Read what `save` wrote. Raises `DocumentError` for anything else, and for a graph that breaks an invariant."""
+        """Read what `save` wrote.
+
+        Raises:
+            DocumentError: the file is damaged, edited, foreign or of another version, or its graph breaks an invariant.
+        """
         return codec.read(path, "graph", cls, check)

@@ -60,6 +60,14 @@ class Group:
             ``kv_group``, which counts the query heads of one key-value head; ``conv_group``, the blocks of a grouped
             convolution; ``block``, any other count of blocks of another group.
         lower_bound: how many indices stay at least: with fewer, forward would take another branch.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 2, 1)).eval()
+    >>> (group,) = dg.trace(model, torch.zeros(1, 3, 6, 6)).groups
+    >>> print(group)
+    0.weight:0 (8 indices, 7 axes)
+    >>> isinstance(group, dg.Group), group.size, group.role, group.members[:3]
+    (True, 8, 'channel', (('0.weight', 0), ('0.bias', 0), ('1.weight', 0)))
     """
 
     name: str

@@ -27,7 +27,9 @@ __all__ = ["ragged_groups", "why_uniform"]
 
 
 def ragged_groups(graph: Graph) -> dict[str, str]:
-    """The groups that may be cut row by row, each with the group whose indices are the rows.
+    """The groups that may be ragged, each with its base: for each index of the base other indices may go.
+
+    Where a group has several bases, the first in reading order is given.
 
     >>> import torch, depgraph as dg
     >>> class Attention(torch.nn.Module):
@@ -46,14 +48,30 @@ def ragged_groups(graph: Graph) -> dict[str, str]:
 
 
 def why_uniform(graph: Graph, group: str | Group) -> str | None:
-    """Why all blocks of a group must lose the same indices; None where each may lose its own.
+    """Why all blocks of a group must lose the same indices; None where it may be ragged.
 
     Args:
         graph: the graph.
         group: a group or its name.
 
     Raises:
-        UnknownNameError: the graph has no such group.
+        UnknownNameError: the graph has no such group; the message has near names.
+
+    >>> import torch, depgraph as dg
+    >>> class Attention(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.heads, self.width, self.scale = 2, 3, torch.nn.Parameter(torch.ones(3))
+    ...         self.q, self.k, self.v, self.out = (torch.nn.Linear(6, 6) for _ in range(4))
+    ...     def forward(self, x):
+    ...         q, k, v = (layer(x).view(-1, self.heads, self.width).transpose(0, 1) for layer in (self.q, self.k, self.v))
+    ...         y = torch.softmax((q * self.scale) @ k.mT, -1) @ v
+    ...         return self.out(y.transpose(0, 1).flatten(1))
+    >>> graph = dg.trace(Attention(), torch.zeros(5, 6))
+    >>> [group.name for group in graph.groups]
+    ['scale:0', 'q.weight:0[0]', 'v.weight:0[1]']
+    >>> why_uniform(graph, "scale:0"), why_uniform(graph, "v.weight:0[1]")
+    ('scale holds it without any of its blocks, so these share it', None)
     """
     name = group.name if isinstance(group, Group) else group
     if name not in graph.groups_by_name:

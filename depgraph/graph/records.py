@@ -14,7 +14,15 @@ from depgraph.algebra.spaces import UNIT, Atom, Space
 
 
 class OpType(enum.Enum):
-    """What kind of node an operator makes."""
+    """What kind of node an operator makes.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()).eval()
+    >>> [node.type.name for node in dg.trace(model, torch.zeros(1, 3, 5, 5)).nodes]
+    ['INPUT', 'CONV', 'BN', 'ELEMENTWISE', 'OUTPUT']
+    >>> OpType("bn") is OpType.BN
+    True
+    """
 
     CONV = "conv"
     DEPTHWISE_CONV = "depthwise_conv"

@@ -17,9 +17,19 @@ from depgraph.plans.plan import Edit, Plan, PrunedAxis, cuts_of, ordered_axes
 def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
     """The plan that removes the given indices of each group's atom.
 
+    Args:
+        graph: the traced model.
+        removed: atom of a group to the original indices that go; a `RaggedSet` where each index of a base loses its own.
+
     Raises:
         PlanError: a group would keep less than its lower bound, balanced groups would lose unequally many, or a group would
             lose other indices in each row where nothing but the same is right. All problems are told at once.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> group = graph.groups_by_name["0.weight:0"]
+    >>> plan_of(graph, {group.atom: dg.IndexSet.of([2, 6])}) == dg.cut(graph, "0.weight", [2, 6], dim=0)
+    True
     """
     removed = canonical({atom: lost for atom, lost in removed.items() if lost})
     if not removed:

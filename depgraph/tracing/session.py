@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from depgraph.graph.records import TensorKind, TraceMode
 from depgraph.solving.expressions import Attribute, AxisSize, Expression, Literal
 from depgraph.solving.recording import Declared, Recording
+from depgraph.solving.sized import plain_int
 from depgraph.solving.statements import Axis, Call, Term, Value
 
 _TRUTH = (torch.bool, torch.uint8)
@@ -239,7 +240,7 @@ class Session:
             return item
         if isinstance(item, torch.Tensor):
             is_constant = id(item) not in self._values
-            value = self.value(item, tuple(map(int, item.shape)))
+            value = self.value(item, shape_of(item))
             if is_constant:
                 self._constants.append((value, f"it is a constant that forward reads in {self.module or 'the model'}"))
             return value
@@ -279,7 +280,7 @@ class Session:
 
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
         """Everything gathered, with the outputs that forward returned."""
-        named = tuple((name, self.value(tensor, tuple(map(int, tensor.shape)))) for name, tensor in outputs)
+        named = tuple((name, self.value(tensor, shape_of(tensor))) for name, tensor in outputs)
         used = [*(value for _, value in named), *(value for value, _ in self._constants)]
         read = self._read.union(value.id for value in used).union(value.id for call in self._calls for value in call.inputs)
         return Recording(
@@ -302,6 +303,11 @@ class Session:
             differences=tuple((left, right, where) for (left, right), where in self._differences.items()),
             orders=tuple((left, right, where) for (left, right), where in self._orders.items()),
         )
+
+
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The sizes of a tensor as plain integers, of which nobody hears."""
+    return tuple(map(plain_int, tensor.shape))
 
 
 def _always_below(left: Expression, right: Expression) -> bool:
