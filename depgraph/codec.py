@@ -47,7 +47,15 @@ class _NoSpaceError(ValueError):
     """Data that is no space, told in our own words."""
 
 
-def _space_in(data: Any, _: Any = None, depth: int = 1) -> Any:
+def _space_of(data: Any, kind: Any) -> Any:
+    """The space that data say, of the kind that a field has: an atom is a space, but most spaces are no atoms."""
+    space = _space_in(data)
+    if isinstance(kind, type) and not isinstance(space, kind):
+        raise _NoSpaceError(f"expected one {kind.__name__.lower()}, got {shortened(repr(data))}")
+    return space
+
+
+def _space_in(data: Any, depth: int = 1) -> Any:
     if depth > DEEPEST:
         raise _NoSpaceError(f"a space that is nested more than {DEEPEST} deep")
     if data == 1 and not isinstance(data, bool):
@@ -85,7 +93,7 @@ def _converter(detailed: bool) -> cattrs.Converter:
     converter.register_unstructure_hook(IndexSet, str)
     converter.register_structure_hook(IndexSet, lambda text, _: IndexSet.parse(_text(text)))
     converter.register_unstructure_hook_func(_is_space, _space_out)
-    converter.register_structure_hook_func(_is_space, _space_in)
+    converter.register_structure_hook_func(_is_space, _space_of)
     for plain in (bool, int, str):
         converter.register_structure_hook(plain, _strict(plain))
     converter.register_structure_hook(float, _number)
@@ -202,7 +210,11 @@ def _loads(text: str, kind: str, cls: type[T], source: str, check: Callable[[T],
     except RecursionError:
         raise
     except Exception as error:  # noqa: BLE001  told in full by the message
-        told = _details(content, cls) if len(text) <= _DETAILS else [f"{_told(error, None)} (the first of its problems)"]
+        told = (
+            _details(content, cls)
+            if len(text) <= _DETAILS
+            else [f"{type(error).__name__}: {error} (the first of its problems)"]
+        )
         raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(told)}. {fix}") from None
     problems = check(value) if check is not None else ()
     if problems:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from depgraph.graph.paths import MAPPINGS, SEQUENCES, is_config, is_step, key_of, position_of
 from depgraph.messages import number_text, shortened
-from depgraph.plans.paths import MAPPINGS, SEQUENCES, is_config, is_step, key_of, position_of
 from depgraph.plans.plan import Plan
 
 OWN_STATE = frozenset(vars(nn.Module()))

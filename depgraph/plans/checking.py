@@ -15,8 +15,8 @@ from depgraph.algebra.canonical_terms import LARGEST_SIZE, MOST_BLOCKS, term_pro
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
 from depgraph.codec import DEEPEST
+from depgraph.graph.paths import is_step
 from depgraph.messages import number_text, shortened
-from depgraph.plans.paths import is_step
 
 if TYPE_CHECKING:
     from depgraph.plans.plan import Cut, Edit, Plan

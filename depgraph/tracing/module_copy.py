@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from depgraph.graph.paths import is_config, is_step, step_of
 from depgraph.graph.records import TensorKind
-from depgraph.plans.paths import is_config, is_step, step_of
 from depgraph.solving.expressions import Attribute
 from depgraph.solving.recording import Declared
 from depgraph.solving.sized import Sized

@@ -292,6 +292,29 @@ def test_sizes_whose_names_no_path_can_say_are_pinned(key):
     assert dg.execute(plan, model)(torch.randn(1, 4)).shape == (1, 2)
 
 
+@pytest.mark.parametrize("space", [1, {"product": [[0, 2], [1, 4]]}, {"reversed": [0, 8]}, {"sum": [[0, 4], [1, 4]]}])
+def test_what_is_to_be_an_atom_is_one(space):
+    """Every atom is a space; a field that holds an atom takes no other space."""
+    with pytest.raises(dg.errors.DocumentError, match=r"expected one atom, got .* @ \$\.cuts\[0\]\.atom"):
+        loaded(content(axes=[axis("first.weight", 0, [0, 8])], cuts=[cut(space, "0")]))
+
+
+@pytest.mark.parametrize("value", ["first", {"first": 1}, 3])
+def test_a_text_is_no_list(value):
+    """The characters of a text are not taken for elements."""
+    with pytest.raises(dg.errors.DocumentError, match=r"invalid value for type, expected tuple.* @ \$\.cuts"):
+        loaded({**content(), "cuts": value})
+
+
+def test_of_a_long_document_the_first_problem_is_told():
+    """To tell each with its place would take longer than reading it."""
+    many = content(edits=[("a", "b", "c")] * 100_000)
+    start = time.perf_counter()
+    with pytest.raises(dg.errors.DocumentError, match=r"expected int, got 'b' .*the first of its problems") as caught:
+        loaded(many)
+    assert len(str(caught.value)) < 4_000 and time.perf_counter() - start < 5
+
+
 def test_documents_are_bounded(tmp_path, monkeypatch):
     """A file that is longer than any graph is not read to its end, a text not parsed."""
     monkeypatch.setattr(codec, "LONGEST", 1000)
