@@ -85,7 +85,7 @@ def _converter(detailed: bool) -> cattrs.Converter:
     structure_tuple = converter._structure_tuple  # it takes any iterable: the characters of a text, the keys of an object
 
     def listed(value: Any, kind: Any) -> Any:
-        if type(value) is not list:
+        if type(value) not in {list, tuple}:
             raise ValueError(f"expected a list, got {shortened(repr(value))}")
         return structure_tuple(value, kind)
 

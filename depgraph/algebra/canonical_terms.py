@@ -45,6 +45,8 @@ def _problem(space: Space) -> str | None:
         any(isinstance(factor, Sum) for factor in children[:-1]) or any(factor == Product(()) for factor in children)
     ):
         return "has a sum before another factor, or a factor of 1"
+    if isinstance(space, Sum) and any(not part.size for part in children):
+        return "has a part without indices"
     if not 0 <= space.size <= LARGEST_SIZE:
         return "is larger than any axis"
     return next((problem for child in children if (problem := _problem(child)) is not None), None)

@@ -107,7 +107,9 @@ def main() -> None:
             found = run(kind, count, options.seed, options.minutes)
             data = json.loads(DATA.read_text()) if DATA.exists() else {}
             DATA.write_text(json.dumps({**data, kind: found}, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page(json.loads(DATA.read_text())))
+    data = json.loads(DATA.read_text())
+    if data.keys() == {"plan", "graph"}:
+        PAGE.write_text(page(data))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import codec
+from depgraph.algebra.index_maps import image, leaves, summands
 from depgraph.algebra.spaces import UNIT, Atom, Product, Reversed, Sum
 from depgraph.plans.checking import check
 from depgraph.plans.plan import Cut, Edit, Plan, PrunedAxis
@@ -134,6 +135,7 @@ DAMAGED = {
     "a sum in a sum": (with_axis(Sum((Sum((B, C)), A))), "is not flat"),
     "a product of one": (with_axis(Product((A,))), "is not flat"),
     "a sum before a factor": (with_axis(Product((Sum((A, B)), C))), "a sum before another factor"),
+    "a part without indices": (with_axis(Sum((A, Product((B, Atom(9, 0)))))), "has a part without indices"),
     "a factor of 1": (with_axis(Product((UNIT, A))), "is not flat"),
     "a size of 1 backwards": (with_axis(Sum((Reversed(Atom(3, 1)), A))), "number below 0, or a size"),
     "edits in another order": (attrs.evolve(SOUND, edits=SOUND.edits[::-1]), "not in the order of their paths"),
@@ -279,3 +281,11 @@ def test_a_ragged_plan_is_sound():
     scores = {dims: [[3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0], [1.0, 3.0, 0.0, 2.0]], heads: [0.0, 1.0, 2.0]}
     plan = dg.plan(graph, scores, ratio={dims: 0.5, heads: 0.34})
     assert any(cut.base is not None for cut in plan.cuts) and len(plan.cuts) == 2 and check(plan) == ()
+
+
+def test_places_of_atoms_beside_an_empty_one():
+    """A product with a factor of no indices has no flat index, and its atoms' places are told none the less."""
+    empty = Product((B, Atom(9, 0)))
+    assert [(leaf.atom, leaf.stride) for leaf in leaves(empty)] == [(B, 0), (Atom(9, 0), 1)]
+    assert [place.stride for place in summands(empty)[0].places] == [0, 1]
+    assert image(empty, {B: dg.IndexSet.of([1])}) == dg.IndexSet()
