@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from depgraph.graph.paths import is_config, is_step, step_of
 from depgraph.graph.records import TensorKind
 from depgraph.solving.expressions import Attribute
 from depgraph.solving.recording import Declared
@@ -102,7 +103,7 @@ def instrumented_copies(
                 and name not in POSITIONAL
                 and (names is None or name in names or name in counted or not isinstance(content, (int, tuple)))
             ):
-                state[name] = wrapping.of(content, prefix + name)
+                state[name] = wrapping.of(content, prefix + name if is_step(name) else None)
         for name, term in counted.items():
             session.followed(prefix + name, term, outside=names is not None and name not in names)
         state["_apply"] = partial(_converted, clone)
@@ -118,9 +119,6 @@ def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> 
 
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
-
-
-_PLAIN_OBJECTS = (types.SimpleNamespace,)
 
 
 _DEEPEST = 3
@@ -139,10 +137,13 @@ class _Wrapping:
         self.copies, self.fakes, self.tensors, self.session = copies, fakes, tensors, session
         self.shared: dict[int, Any] = {}
 
-    def of(self, content: Any, path: str, depth: int = 0) -> Any:
-        """The attribute as the copy holds it. What two holders share and can be written to keeps its first path."""
+    def of(self, content: Any, path: str | None, depth: int = 0) -> Any:
+        """The attribute as the copy holds it. What two holders share and can be written to keeps its first path.
+
+        What no path can name holds stand-ins as well, but its integers are plain ones.
+        """
         if type(content) is int:
-            return Sized(content, Attribute(path, content), self.session) if content > 1 else content
+            return content if path is None or content <= 1 else Sized(content, Attribute(path, content), self.session)
         if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
             return content
         if isinstance(content, (torch.Tensor, torch.Generator)):
@@ -155,9 +156,9 @@ class _Wrapping:
         if depth > _DEEPEST:
             return content
         if type(content) is tuple:
-            return tuple(self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content))
+            return tuple(self.of(item, _below(path, str(position)), depth + 1) for position, item in enumerate(content))
         if type(content) is torch.Size:
-            return torch.Size([self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content)])
+            return torch.Size([self.of(item, _below(path, str(position)), depth + 1) for position, item in enumerate(content)])
         if id(content) not in self.shared:
             self.shared[id(content)] = self._container(content, path, depth)
         return self.shared[id(content)]
@@ -171,31 +172,22 @@ class _Wrapping:
             self.shared[id(content)] = made
         return self.shared[id(content)]
 
-    def _container(self, content: Any, path: str, depth: int) -> Any:
+    def _container(self, content: Any, path: str | None, depth: int) -> Any:
         if type(content) is list:
-            return [self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content)]
+            return [self.of(item, _below(path, str(position)), depth + 1) for position, item in enumerate(content)]
         if type(content) is dict:
-            return {key: self.of(item, f"{path}.{key}", depth + 1) if _nameable(key) else item for key, item in content.items()}
-        if not _is_config(content):
+            return {key: self.of(item, _below(path, step_of(key, content)), depth + 1) for key, item in content.items()}
+        if not is_config(content):
             return content
         made = self.shared[id(content)] = copy.copy(content)
         for key, item in vars(content).items():
-            object.__setattr__(made, key, self.of(item, f"{path}.{key}", depth + 1))
+            object.__setattr__(made, key, self.of(item, _below(path, key if is_step(key) else None), depth + 1))
         return made
 
 
-def _nameable(key: object) -> bool:
-    """Whether a dotted path can name a dictionary's key."""
-    return isinstance(key, int) or (isinstance(key, str) and "." not in key)
-
-
-def _is_config(content: Any) -> bool:
-    """Whether an object is plain data with attributes: a namespace, a dataclass, a configuration."""
-    if not hasattr(content, "__dict__") or callable(content):
-        return False
-    return (
-        isinstance(content, _PLAIN_OBJECTS) or dataclasses.is_dataclass(content) or "config" in type(content).__name__.lower()
-    )
+def _below(path: str | None, step: str | None) -> str | None:
+    """The path of what a step leads to; None where either has no name."""
+    return None if path is None or step is None else f"{path}.{step}"
 
 
 def _converted(clone: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
