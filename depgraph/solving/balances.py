@@ -166,7 +166,7 @@ class Balancing:
         return self.solver.size(leaf), leaf
 
     def _follow(self, leaf: int, target: Polynomial, where: str) -> bool:
-        """Let one atom have the size of a product: balanced with an atom, or factored."""
+        """Let one atom have the size of a product: balanced with an atom, or with factors of its own that are."""
         if len(target.terms) != 1:
             return False
         ((monomial, count),) = target.terms
@@ -174,10 +174,21 @@ class Balancing:
             self.balance(leaf, monomial[0], where)
             return True
         if count == 1 and monomial and leaf not in self.balanced:
-            factors = tuple(Known(self.solver.size(factor), factor) for factor in monomial)
+            order = self._in_an_axis(monomial)
+            factors = tuple(Fresh(self.solver.size(factor)) for factor in order)
             self.solver.unify(leaf, self.solver.term(Times(factors)), where)
+            for theirs, own in zip(order, factors, strict=True):  # only as many: which ones go is its own affair
+                self.balance(theirs, forwards(self.solver.term(own)), where)
             return True
         return False
+
+    def _in_an_axis(self, monomial: Monomial) -> Monomial:
+        """The atoms of a product in the order in which a parameter's axis has them, such as heads before head dims."""
+        for axis in self.held:
+            leaves = self.solver.leaves(self.solver.term(axis))
+            if set(monomial) <= set(leaves):
+                return tuple(sorted(monomial, key=leaves.index))
+        return monomial
 
     def _match(self, ours: Polynomial, theirs: Polynomial, where: str) -> bool:
         """Two sums of atoms and constants: laid side by side, what lies opposite is balanced, longer atoms are cut.

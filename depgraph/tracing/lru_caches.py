@@ -47,6 +47,9 @@ class _Reached:
         self._open: list[Any] = []
         for kind in dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__):
             self._found(kind)
+        for content in [content for module in model.modules() for content in vars(module).values()]:
+            if isinstance(content, types.FunctionType):
+                self._found(content)
         while self._open:
             item = self._open.pop()
             if isinstance(item, type):

@@ -1,5 +1,6 @@
 """Faults that models of users showed, each with the right value: outputs without keys, torch.fx, inference mode, names."""
 
+import functools
 from collections import OrderedDict
 
 import pytest
@@ -118,3 +119,142 @@ def test_the_empty_plan_is_the_unit_whatever_the_order_of_names(order):
     plan = half(graph, model)
     assert len(plan.renamed) > 1
     assert dg.Plan.empty(graph).then(plan) == plan == plan.then(dg.Plan.empty(plan.apply(graph)))
+
+
+class Halves(nn.Module):
+    """One half attends, the other one passes by and only has to be as long (C2PSA, CSP blocks)."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads = heads
+        self.both, self.out = nn.Linear(4, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        passing, attending = self.both(x).chunk(2, -1)
+        attending = attending.view(*attending.shape[:-1], self.heads, -1)
+        attending = (torch.softmax(attending @ attending.mT, -1) @ attending).flatten(-2)
+        return self.out(torch.cat([passing, attending.relu()], -1))
+
+
+@pytest.mark.parametrize("ratios", [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5), (0.75, 0.5)])
+def test_a_half_that_is_only_as_long_has_blocks_of_its_own(ratios):
+    """Heads and widths of both halves are balanced, each with its own indices; down to one head the square closes."""
+    model, x = Halves(2), torch.randn(2, 3, 4)
+    graph = dg.trace(model, x)
+    assert [(group.size, group.role) for group in graph.groups] == [(2, "block"), (4, "channel"), (2, "block"), (4, "channel")]
+    assert [len(balance.atoms) for balance in graph.balances] == [2, 2]
+    width, heads = ratios
+    names = [group.name for group in graph.groups]
+    chosen = dict(zip(names, (heads, width, heads, width), strict=True))
+    plan = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(3)), ratio=chosen)
+    small = dg.execute(plan, model)
+    assert small(x).shape == (2, 3, 3) and dg.trace(small, x) == plan.apply(graph)
+
+
+class Supervised(nn.Module):
+    """A head whose result is kept where the loss finds it, and whose inner width nobody reads from outside."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.stem, self.main = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.inner, self.aux = nn.Linear(6, 5), nn.Linear(5, 3)
+        self.keep, self.kept = keep, [None]
+
+    def forward(self, x):
+        hidden = self.stem(x).relu()
+        self.keep(self, self.aux(self.inner(hidden).relu()))
+        return self.main(hidden)
+
+
+ELSEWHERE = {
+    "a list": lambda module, result: module.kept.__setitem__(0, result),
+    "an attribute": lambda module, result: setattr(module, "last", result),
+    "a dictionary of the class": lambda module, result: SEEN.update(last=result),
+}
+SEEN = {}
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_results_that_leave_by_another_door_are_pinned(place):
+    """Nothing reads them in forward, but the loss will; what is computed and dropped is free."""
+    graph = dg.trace(Supervised(ELSEWHERE[place]), torch.randn(3, 4))
+    assert "by another way than the model's output" in graph.why_pinned(graph.axis("aux.weight", 0))
+    assert [group.name for group in graph.groups] == ["stem.weight:0", "inner.weight:0"]
+    dropped = dg.trace(Supervised(lambda module, result: None), torch.randn(3, 4))
+    assert "aux.weight:0" in dropped.groups_by_name
+
+
+class Repeated(nn.Module):
+    """Two layers that ask one helper, under a cache, for their sizes."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.first, self.second = Asking(sizes), Asking(sizes)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+class Asking(nn.Module):
+    def __init__(self, sizes):
+        super().__init__()
+        self.sizes, self.heads, self.inner, self.out = sizes, 4, nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        heads, width = self.sizes(self.inner.out_features, self.heads)
+        return self.out(self.inner(x).unflatten(-1, (heads, width)).flatten(1))
+
+
+@functools.lru_cache
+def cached_sizes(width, heads):
+    return heads, width // heads
+
+
+def asked_through_a_name(width, heads):
+    return cached_sizes(width, heads)
+
+
+def test_a_trace_does_not_depend_on_what_ran_before():
+    """A cache that a helper of a helper has: after a forward, a trace, another model, the graph is the same."""
+    cached_sizes.cache_clear()
+    model, x = Repeated(asked_through_a_name), torch.randn(3, 4)
+    first = dg.trace(model, x)
+    assert first == dg.trace(model, x)
+    model(x)
+    assert first == dg.trace(model, x)
+    other = Repeated(asked_through_a_name)
+    other(x)
+    assert first == dg.trace(other, x) and first == dg.trace(model, x)
+    assert [group.size for group in first.groups][:2] == [4, 2] and len(first.balances) == 0
+    assert cached_sizes.cache_info().currsize == 1 and type(cached_sizes(8, 4)[0]) is int
+
+
+def test_a_key_that_forgets_its_sizes_pins_them():
+    """A cache of the model's own, under a text: the second layer is given what the first one's attribute named."""
+    found = {}
+
+    def sizes(width, heads):
+        return found.setdefault(f"{width}/{heads}", (heads, width // heads))
+
+    graph = dg.trace(Repeated(sizes), torch.randn(3, 4))
+    assert "is not understood" in graph.why_pinned(graph.axis("second.inner.weight", 0))
+    assert not any(group.role == "block" for group in graph.groups)
+
+
+def test_axes_of_single_indices_say_so():
+    """A width that is cut into pieces of one index is no group, and coverage and the list of pinned axes tell."""
+
+    class Pieces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.out = nn.Linear(4, 3), nn.Linear(1, 2)
+
+        def forward(self, x):
+            first, second, third = self.inner(x).split(1, -1)
+            return self.out(first + second * third)
+
+    graph = dg.trace(Pieces(), torch.randn(2, 4))
+    reason = "it falls into single indices: forward takes each by itself"
+    assert graph.why_pinned(graph.axis("inner.weight", 0)) == reason
+    assert reason in {pinned.reason for pinned in graph.pinned} and dict(graph.coverage.pinned)[reason] >= 3
+    assert f"size 3: {reason}" in dg.explain(graph, "inner.weight", 0)
