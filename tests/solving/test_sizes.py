@@ -256,13 +256,15 @@ def test_one_attribute_over_a_multiple_cuts_into_balanced_parts():
 
 
 def test_one_attribute_over_a_product_factors_the_other():
-    """`width` names 12 indices here and heads x 4 there: the 12 get the same two factors."""
+    """`width` names 12 indices here and heads x 4 there: the 12 get two factors of their own, each balanced with its like."""
 
     class Model(Unlike):
         def other(self, y):
             return y.view(2, 6, self.heads, -1).flatten(2)
 
-    assert str(dg.trace(Model(), X).axis("a.weight", 0)) == str(dg.trace(Model(), X).axis("b.weight", 0)) == "(a0:3 x a1:4)"
+    graph = dg.trace(Model(), X)
+    assert str(graph.axis("a.weight", 0)) == "(a0:3 x a1:4)" and str(graph.axis("b.weight", 0)) == "(a3:3 x a4:4)"
+    assert [[atom.size for atom in balance.atoms] for balance in graph.balances] == [[3, 3], [4, 4]]
     testing.assert_lawful(Model(), X, ratio=0.4)
 
 
