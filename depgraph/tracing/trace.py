@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import (
 
 from depgraph.errors import TraceError
 from depgraph.graph.graph import Graph
+from depgraph.process import FUSED_ATTENTION, ONE_AT_A_TIME, same_draws, same_draws_elsewhere
 from depgraph.rules import RULES
 from depgraph.solving.assembly import assemble
 from depgraph.solving.recording import Recording
@@ -33,7 +34,7 @@ from depgraph.tracing.module_copy import given_tensors, held_tensors, instrument
 from depgraph.tracing.recorder import NoFakeKernel, Recorder
 from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
 from depgraph.tracing.size_mode import SizeMode
-from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors, same_draws, same_draws_elsewhere
+from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
 from depgraph.wrappers import unwrap
 
 Mode = Literal["auto", "fake", "real"]
@@ -59,6 +60,10 @@ def trace(
     The forward runs once, on fake tensors: no data, no memory for weights, any device. Where it reads the data of a tensor
     (`.item()`, routing, detection heads), it runs on the example inputs instead, and `graph.mode` says so: the graph is
     that of the branches that these inputs take. The model is left as it was.
+
+    Threads may trace at the same time: one waits for the other, settings of torch are as before at the end, and operators are
+    recorded of the tracing thread alone. Numbers that forward draws are drawn again afterwards, unless other threads run whose
+    numbers would come twice: then Python's, NumPy's and torch's generators go on.
 
     Args:
         model: any `nn.Module`; compiled and data-parallel wrappers are looked through.
@@ -159,22 +164,22 @@ def _recorded(
 ) -> Recording:
     session = Session(tensors.mode, tensors.keep)
     with ExitStack() as stack:
+        # caches, classes and torch's settings are changed meanwhile: a trace in another thread waits
+        stack.enter_context(ONE_AT_A_TIME)
         # a function's cache would hide its operators, and keep a fake tensor for forwards to come
         stack.enter_context(uncached(model))
         stand_ins = held_tensors(model, tensors, session)
         tree = instrumented_copy(model, stand_ins, tensors, session, rules.modules)
         args, kwargs = given_tensors(inputs, tensors, session, device)
         # the fused kernel of attention is one operator for a whole layer, which hides the heads
-        fast_path = torch.backends.mha.get_fastpath_enabled()
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(FUSED_ATTENTION.changed())
         # a function that forward compiles would be traced by the compiler, which the modes below do not see
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         # comparisons of sizes are statements about the model, and the session hears them
         token = listen(session)
         stack.callback(unlisten, token)
         # dropout and the like draw numbers: the next draw of the caller is to be what it would have been
-        stack.enter_context(same_draws(device))
+        stack.enter_context(same_draws([device]))
         stack.enter_context(same_draws_elsewhere())
         # nobody asks for gradients, and their graph would hold the tensors
         stack.enter_context(torch.no_grad())
