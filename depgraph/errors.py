@@ -63,5 +63,18 @@ class DocumentError(DepgraphError):
     """A saved graph or plan is damaged, edited, foreign, or of another version."""
 
 
+class UnsupportedError(DepgraphError):
+    """A model in a form that cannot be pruned: sharded, offloaded, quantised, or held by a wrapper that would not notice.
+
+    Attributes:
+        problems: every form that was met, where, and what to do about it, one sentence each.
+    """
+
+    def __init__(self, headline: str, problems: Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = tuple(problems)
+        listed = "".join(f"\n  - {problem}" for problem in self.problems)
+        super().__init__(f"{headline}{listed}\nNothing was changed.")
+
+
 class RuleError(DepgraphError):
     """An operator's rule states equations that contradict the sizes it was given."""

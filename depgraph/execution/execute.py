@@ -17,6 +17,7 @@ from torch import nn
 from depgraph.algebra.indices import IndexSet
 from depgraph.errors import MismatchError, PlanError
 from depgraph.plans.plan import Edit, Plan
+from depgraph.unsupported import replaceable, supported
 from depgraph.wrappers import unwrap
 
 P = ParamSpec("P")
@@ -64,8 +65,10 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
 
     Raises:
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
+        UnsupportedError: the model is sharded, offloaded or quantised; or wrapped in `DistributedDataParallel`, which would
+            not join the gradients of the new parameters: execute on the module inside, and wrap anew.
     """
-    model = checked(plan, model)
+    model = checked(plan, model, replaceable)
     smaller = _prepared(plan, model)
     for old, new in smaller.values():
         _move_hooks(old, new)
@@ -130,12 +133,12 @@ def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.
     return {old: new[name] for name, old in unwrap(before).named_parameters(remove_duplicate=False)}
 
 
-def checked(plan: object, model: object) -> nn.Module:
+def checked(plan: object, model: object, inside: Callable[[nn.Module], nn.Module] = supported) -> nn.Module:
     """The module inside of its wrappers. Raises `PlanError` for anything else than a plan and a module."""
     if not isinstance(plan, Plan) or not isinstance(model, nn.Module):
         met = f"({type(plan).__name__}, {type(model).__name__})"
         raise PlanError(f"expected a Plan and an nn.Module, in this order, met {met}. Nothing was changed.")
-    return unwrap(model)
+    return inside(model)
 
 
 @outside_inference_mode

@@ -35,7 +35,7 @@ from depgraph.tracing.recorder import NoFakeKernel, Recorder
 from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
 from depgraph.tracing.size_mode import SizeMode
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
-from depgraph.wrappers import unwrap
+from depgraph.unsupported import supported
 
 Mode = Literal["auto", "fake", "real"]
 
@@ -66,7 +66,7 @@ def trace(
     numbers would come twice: then Python's, NumPy's and torch's generators go on.
 
     Args:
-        model: any `nn.Module`; compiled and data-parallel wrappers are looked through.
+        model: any `nn.Module`; compiled, data-parallel and averaging wrappers are looked through.
         example_inputs: a tensor, a tuple or list of positional arguments, or a dict that is passed as the one argument.
         kwargs: keyword arguments of the forward.
         rules: the operator table; extend it with ``RULES | {key: Rule(...)}``, where the key is an operator
@@ -80,6 +80,7 @@ def trace(
         RuleError: `rules` has a key that names no operator and is no such class, or a value that is no `Rule`.
         TraceError: the model is scripted or not initialised, the inputs lie on another device, or forward needs
             data that there is none of.
+        UnsupportedError: the model is sharded, offloaded or quantised.
         Exception: whatever the model's own forward raises comes through as it is.
 
     >>> import torch, depgraph as dg
@@ -106,7 +107,7 @@ def record(
         raise TraceError(f"expected mode to be 'auto', 'fake' or 'real', met {mode!r}.")
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module, met a {type(model).__name__}; wrap a function in a module.")
-    model = unwrap(model)
+    model = supported(model)
     _refuse_untraceable(model)
     rules = rules or rule_table(RULES)
     inputs = _positional(example_inputs), dict(kwargs or {})
