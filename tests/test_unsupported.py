@@ -14,6 +14,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 import depgraph as dg
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions.*are deprecated:UserWarning")
 X = torch.randn(3, 4)
 
 
@@ -203,3 +204,35 @@ def test_a_model_prepared_for_quantisation_has_float_weights():
     small = dg.execute(plan, model)
     assert dg.trace(small, X) == plan.apply(graph) and small(X).shape == (3, 2)
     assert quantization.convert(small)(X).shape == (3, 2)
+
+
+class Quantised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.quant, self.dequant = quantization.QuantStub(), quantization.DeQuantStub()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+        self.next, self.head = nn.Conv2d(8, 6, 3), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.conv(self.quant(x))))
+        return self.dequant(self.head(self.next(x).mean((2, 3))))
+
+
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("engine", ["fbgemm", "qnnpack"])
+def test_training_for_quantisation_can_be_pruned(engine, observed):
+    """A scale for each channel goes with the channel; the pruned model trains on, and is converted."""
+    model, x = Quantised().train(), torch.randn(2, 3, 8, 8)
+    model.qconfig = quantization.get_default_qat_qconfig(engine)
+    model = quantization.prepare_qat(quantization.fuse_modules_qat(model, [["conv", "norm", "relu"]]))
+    if observed:
+        model(x)
+    graph = dg.trace(model, x)
+    assert {group.name for group in graph.groups} == {"conv.weight:0", "next.weight:0"}
+    plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio=0.5)
+    small = dg.execute(plan, model)
+    assert dg.trace(small, x) == plan.apply(graph)
+    small(x).sum().backward()
+    scales = small.conv.weight_fake_quant.scale.shape
+    assert scales == (4 if engine == "fbgemm" else 1,) and small.next.weight.grad.shape == (3, 4, 3, 3)
+    assert quantization.convert(small.eval())(x).shape == (2, 2)
