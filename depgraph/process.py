@@ -61,6 +61,18 @@ FUSED_ATTENTION: Setting[bool] = Setting(
 
 
 @contextmanager
+def deeper(frames: int) -> Iterator[None]:
+    """Under which Python runs that many frames inside of each other more than it did; to be held by one thread at a time."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + frames)
+    try:
+        yield
+    finally:
+        if sys.getrecursionlimit() == before + frames:
+            sys.setrecursionlimit(before)
+
+
+@contextmanager
 def same_draws(devices: Iterable[torch.device | None]) -> Iterator[None]:
     """Under which torch's numbers are drawn on the CPU and some GPUs, and afterwards its generators are as they were.
 

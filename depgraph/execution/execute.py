@@ -160,7 +160,9 @@ def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
         for content in vars(module).values():  # a dozen empty dictionaries for hooks in each module, which deepcopy takes apart
             if type(content) is OrderedDict and not content and not vars(content):
                 memo.setdefault(id(content), OrderedDict())
-    result: nn.Module = copy.deepcopy(model, memo)
+    for module in reversed(list(model.modules())):  # the innermost first: deepcopy does not go from one into the next
+        copy.deepcopy(module, memo)
+    result: nn.Module = memo[id(model)]
     return result
 
 

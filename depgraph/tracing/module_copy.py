@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -70,10 +71,11 @@ def instrumented_copy(
     tensors: FakeTensors | RealTensors,
     session: Session,
     whole: Mapping[type, str] | None = None,
-) -> nn.Module:
+) -> tuple[nn.Module, list[Any]]:
     """A shallow copy of the module tree whose tensors are fake and whose sizes remember their path.
 
-    Modules of a class in `whole` are recorded as one operator of the name given there.
+    Modules of a class in `whole` are recorded as one operator of the name given there. Beside the copy stands what the
+    modules hold that was not copied: objects and functions of the user's own.
     """
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
@@ -106,7 +108,7 @@ def instrumented_copy(
         _follow_calls(clone, path, session)
         if whole and type(module) in whole:
             as_one_module(clone, path, whole[type(module)], session)
-    return copies[id(model)]
+    return copies[id(model)], wrapping.uncopied
 
 
 def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> Value | None:
@@ -120,11 +122,12 @@ _MODULE_STATE = frozenset(vars(nn.Module()))
 _PLAIN_OBJECTS = (types.SimpleNamespace,)
 
 
-_DEEPEST = 3
-
-
 class _Wrapping:
-    """Attributes with sizes that remember their path, at every depth of lists, tuples, dicts and config objects."""
+    """Attributes with sizes that remember their path, at every depth of lists, tuples, dicts and config objects.
+
+    Containers are copied, so that what forward writes to them stays in the copy, whatever keys lead to them. Sizes get a path
+    where a dotted path can name them; elsewhere they stay plain numbers.
+    """
 
     def __init__(
         self,
@@ -133,30 +136,35 @@ class _Wrapping:
         tensors: FakeTensors | RealTensors,
         session: Session,
     ) -> None:
-        self.copies, self.fakes, self.tensors, self.session = copies, fakes, tensors, session
+        self.copies, self.fakes, self.tensors, self.session = dict(copies), fakes, tensors, session
         self.shared: dict[int, Any] = {}
+        self.uncopied: list[Any] = []
 
-    def of(self, content: Any, path: str, depth: int = 0) -> Any:
+    def of(self, content: Any, path: str | None) -> Any:
         """The attribute as the copy holds it. What two holders share and can be written to keeps its first path."""
         if type(content) is int:
-            return Sized(content, Attribute(path, content), self.session) if content > 1 else content
+            named = content > 1 and path is not None
+            return Sized(content, Attribute(path, content), self.session) if named else content  # type: ignore[arg-type]
         if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
             return content
         if isinstance(content, (torch.Tensor, torch.Generator)):
             return self._fake(content)
         if isinstance(content, nn.Module):
-            return self.copies.get(id(content), content)
+            return self._module(content)
         if isinstance(content, types.MethodType):
             owner = content.__self__
-            return types.MethodType(content.__func__, self.copies[id(owner)]) if id(owner) in self.copies else content
-        if depth > _DEEPEST:
-            return content
-        if type(content) is tuple:
-            return tuple(self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content))
-        if type(content) is torch.Size:
-            return torch.Size([self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content)])
+            return (
+                types.MethodType(content.__func__, self._module(owner))
+                if isinstance(owner, nn.Module)
+                else self._as_it_is(content)
+            )
+        if type(content) in {tuple, torch.Size}:
+            return type(content)([self.of(item, _below(path, position)) for position, item in enumerate(content)])
+        if isinstance(content, tuple) and hasattr(content, "_make"):
+            return content._make(self.of(item, None) for item in content)
         if id(content) not in self.shared:
-            self.shared[id(content)] = self._container(content, path, depth)
+            self.shared[id(content)] = content  # for what holds itself
+            self.shared[id(content)] = self._container(content, path)
         return self.shared[id(content)]
 
     def _fake(self, content: torch.Tensor | torch.Generator) -> Any:
@@ -168,31 +176,84 @@ class _Wrapping:
             self.shared[id(content)] = made
         return self.shared[id(content)]
 
-    def _container(self, content: Any, path: str, depth: int) -> Any:
-        if type(content) is list:
-            return [self.of(item, f"{path}.{position}", depth + 1) for position, item in enumerate(content)]
-        if type(content) is dict:
-            return {key: self.of(item, f"{path}.{key}", depth + 1) if _nameable(key) else item for key, item in content.items()}
+    def _module(self, module: nn.Module) -> nn.Module:
+        """The copy of a module. One that is registered nowhere, such as a teacher in a plain list, keeps its parameters."""
+        if id(module) not in self.copies and not isinstance(module, torch.jit.ScriptModule):
+            clone = self.copies[id(module)] = object.__new__(type(module))
+            for name, content in module.__dict__.items():
+                if name == "_parameters":
+                    clone.__dict__[name] = dict(content)
+                elif name in ("_modules", "_buffers") or name not in _MODULE_STATE:
+                    clone.__dict__[name] = self.of(content, None)
+                else:
+                    clone.__dict__[name] = content
+        return self.copies.get(id(module), module)
+
+    def _container(self, content: Any, path: str | None) -> Any:
+        if isinstance(content, (dict, list, set, frozenset, deque)):
+            return self._filled(content, path if type(content) in _NAMED else None)
         if not _is_config(content):
-            return content
+            return self._as_it_is(content)
         made = self.shared[id(content)] = copy.copy(content)
-        for key, item in vars(content).items():
-            object.__setattr__(made, key, self.of(item, f"{path}.{key}", depth + 1))
+        for name in _attributes(content):
+            object.__setattr__(made, name, self.of(getattr(content, name), _below(path, name)))
         return made
 
+    def _filled(self, content: Any, path: str | None) -> Any:
+        """The same kind of container around the copies of what it holds."""
+        if isinstance(content, frozenset):
+            return frozenset(self.of(item, None) for item in content)
+        made = self.shared[id(content)] = copy.copy(content)
+        if isinstance(content, dict):
+            copied_keys = any(isinstance(key, (nn.Module, torch.Tensor)) for key in content)
+            if copied_keys:  # forward looks them up by what the copy holds
+                made.clear()
+            for key, item in content.items():
+                value = self.of(item, _below(path, key))
+                if copied_keys:
+                    made[self.of(key, None)] = value
+                else:
+                    dict.__setitem__(made, key, value)
+        elif isinstance(content, list):
+            list.__setitem__(made, slice(None), [self.of(item, _below(path, place)) for place, item in enumerate(content)])
+        else:
+            items = [self.of(item, None) for item in content]
+            made.clear()
+            made.extend(items) if isinstance(made, deque) else made.update(items)
+        return made
 
-def _nameable(key: object) -> bool:
-    """Whether a dotted path can name a dictionary's key."""
-    return isinstance(key, int) or (isinstance(key, str) and "." not in key)
+    def _as_it_is(self, content: Any) -> Any:
+        """What is no plain data is passed on; tensors of the trace that stay in it are taken back."""
+        self.uncopied.append(content)
+        return content
+
+
+_NAMED = (list, dict, OrderedDict, defaultdict)
+"""Containers whose elements a path can name and an edit can replace."""
+
+
+def _below(path: str | None, key: object) -> str | None:
+    """The path of an element; None where none can name it, such as under a dotted key or a tuple as key."""
+    if path is None or not (type(key) is int or (isinstance(key, str) and "." not in key)):
+        return None
+    return f"{path}.{key}"
+
+
+def _attributes(content: Any) -> list[str]:
+    """The names of an object's attributes, those in slots of a dataclass included."""
+    names = dict.fromkeys(getattr(content, "__dict__", ()))
+    if dataclasses.is_dataclass(content):
+        names.update(dict.fromkeys(item.name for item in dataclasses.fields(content) if hasattr(content, item.name)))
+    return list(names)
 
 
 def _is_config(content: Any) -> bool:
     """Whether an object is plain data with attributes: a namespace, a dataclass, a configuration."""
-    if not hasattr(content, "__dict__") or callable(content):
+    if callable(content):
         return False
-    return (
-        isinstance(content, _PLAIN_OBJECTS) or dataclasses.is_dataclass(content) or "config" in type(content).__name__.lower()
-    )
+    if dataclasses.is_dataclass(content) or isinstance(content, _PLAIN_OBJECTS):
+        return True
+    return hasattr(content, "__dict__") and "config" in type(content).__name__.lower()
 
 
 def _converted(clone: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:

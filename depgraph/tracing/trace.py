@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 
 from depgraph.errors import TraceError
 from depgraph.graph.graph import Graph
-from depgraph.process import FUSED_ATTENTION, ONE_AT_A_TIME, same_draws, same_draws_elsewhere
+from depgraph.process import FUSED_ATTENTION, ONE_AT_A_TIME, deeper, same_draws, same_draws_elsewhere
 from depgraph.rules import RULES
 from depgraph.solving.assembly import assemble
 from depgraph.solving.recording import Recording
@@ -29,6 +29,7 @@ from depgraph.solving.sized import listen, unlisten
 from depgraph.solving.statements import Rule
 from depgraph.tracing.collector import without_collections
 from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, rule_table
+from depgraph.tracing.left_behind import hooks_of, taken_back
 from depgraph.tracing.lru_caches import uncached
 from depgraph.tracing.module_copy import given_tensors, held_tensors, instrumented_copy
 from depgraph.tracing.recorder import NoFakeKernel, Recorder
@@ -170,7 +171,7 @@ def _recorded(
         # a function's cache would hide its operators, and keep a fake tensor for forwards to come
         stack.enter_context(uncached(model))
         stand_ins = held_tensors(model, tensors, session)
-        tree = instrumented_copy(model, stand_ins, tensors, session, rules.modules)
+        tree, uncopied = instrumented_copy(model, stand_ins, tensors, session, rules.modules)
         args, kwargs = given_tensors(inputs, tensors, session, device)
         # the fused kernel of attention is one operator for a whole layer, which hides the heads
         stack.enter_context(FUSED_ATTENTION.changed())
@@ -179,6 +180,10 @@ def _recorded(
         # comparisons of sizes are statements about the model, and the session hears them
         token = listen(session)
         stack.callback(unlisten, token)
+        # hooks run, and may keep what they are given
+        stack.enter_context(taken_back([*hooks_of(model), *uncopied], lambda tensor: session.known(tensor) is not None))
+        # the copy of a module takes more frames to run than the module, for it has hooks
+        stack.enter_context(deeper(_FRAMES + _FRAMES_EACH * _depth(model)))
         # dropout and the like draw numbers: the next draw of the caller is to be what it would have been
         stack.enter_context(same_draws([device]))
         stack.enter_context(same_draws_elsewhere())
@@ -197,6 +202,15 @@ def _recorded(
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
         result = tree(*args, **kwargs)
     return session.recording(named_leaves("output", result))
+
+
+_FRAMES, _FRAMES_EACH = 400, 6
+"""How many frames of Python a trace adds to those of forward: what records an operator, and what each nested module adds."""
+
+
+def _depth(model: nn.Module) -> int:
+    """How many modules are nested in each other."""
+    return 1 + max(len(name.split(".")) for name, _ in model.named_modules(remove_duplicate=False))
 
 
 def _positional(example_inputs: Any) -> tuple[Any, ...]:
