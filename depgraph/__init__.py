@@ -3,6 +3,17 @@
 The names of the main job are here; the others stand on shelves, by topic: `dg.criteria`, `dg.penalties`, `dg.schedules`,
 `dg.ragged`, `dg.latency`, `dg.optimizers`, `dg.choosing`, `dg.plans`, `dg.errors`, `dg.testing`. Names are loaded when they are
 asked for, so that graphs and plans can be read, and plans made, without loading torch.
+
+>>> import torch, depgraph as dg
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+>>> graph = dg.trace(model, torch.randn(1, 4))                           # by the table dg.RULES
+>>> scores = dg.score(graph, model, dg.Magnitude(p=2))
+>>> dg.execute(dg.plan(graph, scores, ratio=0.25), model)
+Sequential(
+  (0): Linear(in_features=4, out_features=6, bias=True)
+  (1): ReLU()
+  (2): Linear(in_features=6, out_features=2, bias=True)
+)
 """
 
 from __future__ import annotations

@@ -42,12 +42,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 def name_of(model: nn.Module, module: nn.Module) -> str:
     """The dotted path of a module inside a model; the empty string for the model itself.
 
+    Raises:
+        ValueError: the module is not part of the model.
+
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> name_of(model, model[0])
     '0'
-
-    Raises:
-        ValueError: the module is not part of the model.
     """
     for name, candidate in unwrap(model).named_modules():
         if candidate is module:

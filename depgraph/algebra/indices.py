@@ -29,6 +29,9 @@ class IndexSet:
 
     The intervals ``(start, stop)`` are half open, sorted, disjoint and never adjacent, so equal sets are equal values.
 
+    Raises:
+        ValueError: an index below 0.
+
     >>> IndexSet.of([5, 1, 2, 3])
     IndexSet('1-3,5')
     >>> IndexSet.of([1, 2]) | IndexSet.of([3])
@@ -64,7 +67,11 @@ class IndexSet:
 
     @classmethod
     def parse(cls, text: str) -> IndexSet:
-        """Read the form that `str()` writes, such as ``"1-3,5"``."""
+        """Read the form that `str()` writes, such as ``"1-3,5"``.
+
+        Raises:
+            ValueError: any other text.
+        """
         intervals = []
         for piece in filter(None, text.split(",")):
             first, _, last = piece.partition("-")

@@ -119,15 +119,16 @@ def canonical(removed: Removals) -> dict[Atom, Removal]:
     }
 
 
-def check_rows(name: str, lost: RaggedSet, gone: Removal | None) -> None:
-    """Raise `PlanError` unless there is a set for each row, and those that stay lose equally many."""
+def row_problem(name: str, lost: RaggedSet, base_removal: Removal | None) -> str | None:
+    """What is wrong unless there is a set for each row, and those that stay lose equally many."""
     if len(lost.sets) != lost.base.size:
-        raise PlanError(f"group {name} has {lost.base.size} rows, met indices for {len(lost.sets)}. Nothing was changed.")
-    whole = _plain(gone)
+        return f"group {name} has {lost.base.size} rows, met indices for {len(lost.sets)}."
+    whole = _plain(base_removal)
     counts = {row: len(indices) for row, indices in enumerate(lost.sets) if row not in whole}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} in row {row}" for row, count in counts.items())
-        raise PlanError(f"group {name} must lose equally many indices in each row, met {listed}. Nothing was changed.")
+        return f"group {name} must lose equally many indices in each row, met {listed}."
+    return None
 
 
 def joined(first: Removals, second: Removals) -> dict[Atom, Removal]:

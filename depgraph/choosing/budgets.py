@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
+from depgraph.algebra.numbers import is_number
 from depgraph.algebra.spaces import Atom
 from depgraph.choosing.costs import CostPolynomial
 from depgraph.choosing.coupled import Coupling
@@ -51,7 +52,7 @@ def budget_of(
     Raises:
         PlanError: the number is no budget, or the latency model gives no cost.
     """
-    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not _is_budget(asked, whole=latency_model is None):
+    if not is_number(asked) or not _is_budget(asked, whole=latency_model is None):
         number = "a whole number" if latency_model is None else "a number"
         raise PlanError(
             f"expected {name}= in (0, 1], the fraction that is to remain, or {number} above 1, the cost itself; met {asked!r}."
@@ -107,7 +108,7 @@ def cut_where_met(
 
 
 def _is_budget(asked: Number, whole: bool) -> bool:
-    return 0 < asked <= 1 or (1 < asked < float("inf") and (not whole or asked == int(asked)))
+    return 0 < asked <= 1 or (asked > 1 and (not whole or asked == int(asked)))
 
 
 def _sizes(couplings: Sequence[Coupling], units: Mapping[int, int]) -> dict[Atom, int]:
@@ -120,7 +121,7 @@ def _sizes(couplings: Sequence[Coupling], units: Mapping[int, int]) -> dict[Atom
 
 def _measured(latency_model: LatencyModel, graph: Graph) -> Number:
     cost = latency_model(graph)
-    if isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 < cost < float("inf"):
+    if not is_number(cost) or not cost > 0:
         raise PlanError(f"expected a positive number from the function that measures a graph, met {cost!r}.")
     return cost
 

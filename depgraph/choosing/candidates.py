@@ -8,6 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.numbers import is_whole
 from depgraph.algebra.ragged_sets import is_table
 from depgraph.algebra.spaces import Atom
 from depgraph.choosing.costs import Savings
@@ -16,6 +17,7 @@ from depgraph.choosing.scores import Scores, fitting, mean_of
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
+from depgraph.plans.indices import index_set
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
@@ -28,6 +30,19 @@ class Share:
         group: its name.
         indices: original indices.
         scores: their importances, in the order of the indices.
+
+    >>> import torch, depgraph as dg
+    >>> class Halves(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.inner, self.left, self.right = torch.nn.Linear(4, 6), torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    ...     def forward(self, x):
+    ...         left, right = self.inner(x).chunk(2, -1)          # equal parts: both groups lose equally many
+    ...         return self.left(left) + self.right(right)
+    >>> graph = dg.trace(Halves(), torch.zeros(1, 4))
+    >>> first, second = dg.candidates(graph, {"inner.weight:0[0]": [0.1, 0.2, 0.3], "inner.weight:0[1]": [0.3, 0.2, 0.1]})
+    >>> first.group, first.indices, first.partners
+    ('inner.weight:0[0]', IndexSet('0'), (Share(group='inner.weight:0[1]', indices=IndexSet('2'), scores=(0.1,)),))
     """
 
     group: str
@@ -47,6 +62,14 @@ class Candidate:
         partners: groups that are balanced with it and lose equally many.
         params: parameters that go with the whole cut, partners included.
         macs: multiply-accumulates that go.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)), torch.zeros(1, 4))
+    >>> first, second = dg.candidates(graph, {"0.weight:0": [0.3, 0.1, 0.2]})
+    >>> isinstance(first, dg.choosing.Candidate), first.removed, first.params     # a row of 4, its bias, a column of 2
+    (True, {'0.weight:0': IndexSet('1')}, 7)
+    >>> first.macs                                                                # 4 in the first layer, 2 in the second
+    6
     """
 
     base: str
@@ -70,7 +93,7 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
         graph: the traced model.
         scores: group name to one importance per index.
         plan: a plan for this graph: each of its groups, with the groups balanced with it, is one candidate. Without a plan
-            every group offers all its indices but one (or its least size), `step` at a time and the lowest first.
+            every group offers all its indices down to its lower bound, `step` at a time and the lowest first.
         step: how many indices of a group each candidate without a plan takes.
 
     Yields:
@@ -93,7 +116,7 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
         raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
     if not isinstance(scores, Mapping):
         raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use dg.score(graph, model, criterion).")
-    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+    if not is_whole(step, least=1):
         raise PlanError(f"expected step= as a whole number of indices from 1 up, met {step!r}.")
     if plan is None:
         cuts = [cut for coupling in tied(graph) for cut in _lowest_first(coupling, scores, step)]
@@ -118,6 +141,14 @@ def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[i
         PlanError: balanced groups would lose unequally many (the message says which lack how many), or a group everything.
         MismatchError: a candidate of another graph.
         UnknownNameError: a mapping names no group of the graph.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)), torch.zeros(1, 4))
+    >>> first, second = dg.candidates(graph, {"0.weight:0": [0.3, 0.1, 0.2]})
+    >>> dict(dg.combine(graph, [second, first]).removed), dict(dg.combine(graph, [first]).removed)
+    ({'0.weight:0': IndexSet('1-2')}, {'0.weight:0': IndexSet('1')})
+    >>> dict(dg.combine(graph, [first, {"0.weight:0": [0]}]).removed)             # a mapping is as good as a candidate
+    {'0.weight:0': IndexSet('0-1')}
     """
     removed: dict[Atom, IndexSet] = {}
     for item in accepted:
@@ -130,9 +161,8 @@ def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[i
         for name, indices in (item.removed if isinstance(item, Candidate) else item).items():
             if name not in graph.groups_by_name:
                 raise UnknownNameError("group", name, graph.groups_by_name)
-            atom = graph.groups_by_name[name].atom
-            asked = indices if isinstance(indices, IndexSet) else _index_set(name, indices)
-            removed[atom] = removed.get(atom, IndexSet()) | asked
+            group = graph.groups_by_name[name]
+            removed[group.atom] = removed.get(group.atom, IndexSet()) | index_set(f"group {name}", group.size, indices)
     problems = []
     for balance in graph.balances:
         counts = {graph.group_of[atom].name: len(removed.get(atom, IndexSet())) for atom in balance.atoms}
@@ -149,18 +179,8 @@ def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[i
     return plan_of(graph, removed)
 
 
-def _index_set(name: str, indices: Iterable[int]) -> IndexSet:
-    asked = list(indices)
-    strange = [index for index in asked if isinstance(index, bool) or not isinstance(index, int) or index < 0]
-    if strange:
-        raise PlanError(
-            f"expected indices of group {name!r} counted from 0, met {strange[0]!r}; pass a list such as [2, 6, 9]."
-        )
-    return IndexSet.of(asked)
-
-
 def _lowest_first(coupling: Sequence[Group], scores: Scores, step: int) -> Iterator[dict[Group, IndexSet]]:
-    """All indices of a coupling but the least number of each group, the lowest of each group side by side."""
+    """All indices of a coupling down to the lower bounds of its groups, the lowest of each group side by side."""
     orders = {group: sorted(range(group.size), key=_fitting(group, scores).__getitem__) for group in coupling}
     most = min(group.size - group.lower_bound for group in coupling)
     for start in range(0, most, step):

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from attrs import evolve
 
+from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met
 from depgraph.choosing.coupled import Coupling, Limits, couplings_of
 from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
@@ -78,6 +79,17 @@ def plan(
         PlanError: no target or both kinds, a number out of range or out of reach, scores that do not fit, nothing to prune,
             or a pattern of what is to be pruned that names only what is pinned.
         UnknownNameError: a pattern that names nothing.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> graph = dg.trace(model, torch.zeros(1, 4))
+    >>> importances = {"0.weight:0": [0.5, 0.1, 0.9, 0.4, 0.2, 0.8, 0.7, 0.3]}
+    >>> dict(dg.plan(graph, importances, ratio=0.25).removed)
+    {'0.weight:0': IndexSet('1,4')}
+    >>> print(dg.plan(graph, importances, macs=36))                   # of 48 MACs, 6 for each index
+    <Plan: 1 groups, 3 axes, 2 attributes>
+      0.weight:0: 2 of 8 indices go
+      macs: 36 of at most 36
     """
     if not isinstance(graph, Graph):
         raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
@@ -101,7 +113,7 @@ def plan(
         chosen = _at_ratio(graph, couplings, ratios, apart, scope, rounding == "down")
         if not chosen and any(ratios.get(group.name) for group in groups):
             raise PlanError(
-                "nothing can be removed at this ratio: every group is too small, at its least size, or balanced with one "
+                "nothing can be removed at this ratio: every group is too small, at its lower bound, or balanced with one "
                 "that is left."
             )
         return plan_of(graph, removal(couplings, chosen))
@@ -132,11 +144,11 @@ def limits_of(
     if rounding not in ("up", "down"):
         raise PlanError(f"expected rounding= 'up' or 'down', met {rounding!r}.")
     for pattern, fraction in _pairs(max_ratio):
-        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
+        if not is_number(fraction) or not 0 <= fraction <= 1:
             raise PlanError(f"expected max_ratio= in [0, 1], met {fraction!r} for {pattern!r}; it is the most that may go.")
     for name, table in (("min_width", min_width), ("round_to", round_to)):
         for pattern, count in _pairs(table):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            if not is_whole(count, least=1):
                 raise PlanError(f"expected {name}= to be a whole number of at least 1, met {count!r} for {pattern!r}.")
     return Limits(
         most={} if max_ratio is None else values_by_group(graph, max_ratio),
@@ -163,7 +175,7 @@ def _ratios(graph: Graph, ratio: Ratio, by_default: Iterable[str]) -> tuple[dict
     """Group name to ratio, and, for the groups that a tuple of patterns names, to the position of that tuple."""
     table: Mapping[str | tuple[str, ...], float] = ratio if isinstance(ratio, Mapping) else {"*": ratio}
     for pattern, value in table.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        if not is_number(value) or not 0 <= value < 1:
             raise PlanError(f"expected a ratio in [0, 1), met {value!r} for {pattern!r}; it is the fraction to remove.")
     if not isinstance(ratio, Mapping):
         return dict.fromkeys(by_default, ratio), {}

@@ -114,7 +114,7 @@ def _steps(groups: Sequence[Group], rankings: Sequence[Ranking], limits: Limits)
 
 
 def _most(group: Group, ranking: Ranking, limits: Limits) -> int:
-    """How many indices of a group may go: none below its least size, and none whose importance is infinite."""
+    """How many indices of a group may go: none below its lower bound, and none whose importance is infinite."""
     least = max(group.lower_bound, limits.least.get(group.name, 1))
     allowed = math.floor(group.size * limits.most.get(group.name, 1.0) + 1e-9)
     return max(0, min(group.size - least, allowed, ranking.finite))

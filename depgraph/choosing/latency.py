@@ -11,6 +11,8 @@ from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import Operation
 
+__all__ = ["OperationForm", "form_of", "latency_table"]
+
 OperandShape: TypeAlias = tuple[int, ...]
 
 
@@ -22,6 +24,9 @@ class OperationForm:
         op: the ATen operator.
         inputs: shapes of its operands, weights and buffers among them.
         outputs: shapes of its results.
+
+    >>> OperationForm("aten.relu", inputs=((1, 8),), outputs=((1, 8),)) == OperationForm("aten.relu", ((1, 8),), ((1, 8),))
+    True
     """
 
     op: str
@@ -33,7 +38,17 @@ Measured: TypeAlias = Mapping[OperationForm, float] | Callable[[OperationForm], 
 
 
 def form_of(graph: Graph, operation: Operation) -> OperationForm:
-    """The form that an operation has in a graph."""
+    """The form that an operation has in a graph.
+
+    Args:
+        graph: the graph, whose sizes count.
+        operation: one of ``graph.operations``.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Linear(4, 8), torch.zeros(1, 4))
+    >>> [form_of(graph, operation) for operation in graph.operations if "linear" in operation.op]
+    [OperationForm(op='aten.linear', inputs=((1, 4), (8, 4), (8,)), outputs=((1, 8),))]
+    """
     inputs, outputs = (tuple(graph.tensor(name).shape for name in names) for names in (operation.inputs, operation.outputs))
     return OperationForm(operation.op, inputs, outputs)
 
@@ -46,7 +61,11 @@ def latency_table(measured: Measured) -> Callable[[Graph], float]:
             planning meets, so that a chain of equal layers is measured once.
 
     Returns:
-        A function of a graph. It raises `PlanError` for a form that the table does not have.
+        A function of a graph, whose result is in the unit of the costs. It raises `PlanError` for a form that the table does
+        not have.
+
+    Raises:
+        PlanError: `measured` is neither a mapping nor a function.
 
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)), torch.randn(1, 4))

@@ -91,10 +91,13 @@ _MOST_REASONS = 3
 
 
 def _selected(graph: Graph, layer: str, pattern: str) -> frozenset[str]:
-    try:
-        return graph.select([layer])
-    except UnknownNameError as error:
-        raise UnknownNameError("layer, parameter, group or role", pattern, [*error.near, *_names(graph)]) from None
+    """The parameters and buffers of a module and what is below it, or the one that is named; a glob names any of these."""
+    names = {name: tensor.name for name, tensor in graph.by_name.items() if tensor.kind != "value"}
+    chosen = {owner for name, owner in names.items() if layer in _starts(name) or _region(name, layer) is not None}
+    if not chosen and layer not in {operation.name for operation in graph.operations}:
+        modules = {start for name in names for start in _starts(name)}
+        raise UnknownNameError("layer, parameter, group or role", pattern, {*modules, *_names(graph)})
+    return frozenset(chosen)
 
 
 def _names(graph: Graph) -> list[str]:
@@ -124,11 +127,15 @@ def _reached(graph: Graph, layer: str, side: str) -> set[Atom]:
     return reached
 
 
+def _starts(name: str) -> list[str]:
+    """The leading parts of a dotted name: the modules around it, and itself."""
+    pieces = name.split(".")
+    return [".".join(pieces[:k]) for k in range(1, len(pieces) + 1)]
+
+
 def _region(name: str, layer: str) -> str | None:
     """The shortest leading part of a dotted name that the pattern matches."""
-    pieces = name.split(".")
-    starts = (".".join(pieces[:k]) for k in range(1, len(pieces) + 1))
-    return next((start for start in starts if fnmatch.fnmatchcase(start, layer)), None)
+    return next((start for start in _starts(name) if fnmatch.fnmatchcase(start, layer)), None)
 
 
 def _within(name: str, region: str) -> bool:

@@ -8,14 +8,18 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.algebra.ragged_sets import RaggedSet, is_table, kept_by, left_over
 from depgraph.algebra.spaces import Atom
+from depgraph.choosing.scores import Scores
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.ragged import bases_of, why_uniform
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
+
+__all__ = ["lifted", "remainder", "schedule"]
 
 Shape: TypeAlias = str | Callable[[float], float]
 """A name from `SHAPES`, or a function from the fraction of the steps to the fraction of the way."""
@@ -25,9 +29,6 @@ SHAPES: Mapping[str, Callable[[float], float]] = MappingProxyType(
     {"linear": lambda done: done, "cubic": lambda done: 1 - (1 - done) ** 3}
 )
 """``linear``; ``cubic``, which removes much at first (Zhu and Gupta, To prune, or not to prune, 2017)."""
-
-
-Scores: TypeAlias = Mapping[str, Sequence[float] | Sequence[Sequence[float]]]
 
 
 Numbers: TypeAlias = tuple[float, ...] | tuple[tuple[float, ...], ...]
@@ -50,7 +51,8 @@ def schedule(
         graph: the original graph.
         target: what `plan` takes as keywords in the end: a `ratio`, or budgets such as ``{"macs": 0.5}``.
         steps: how many steps there are.
-        shape: how far each step goes: ``linear``, ``cubic``, or a function from (0, 1] to [0, 1] that ends at 1.
+        shape: how far each step goes: ``linear``; ``cubic``, 1 - (1 - t) ** 3 of the way after the fraction t of the steps (Zhu
+            and Gupta, "To prune, or not to prune", 2017, equation 1); or a function from (0, 1] to [0, 1] that ends at 1.
         latency_model: for a `latency` that is no fraction: what measures the graph.
 
     Raises:
@@ -63,7 +65,7 @@ def schedule(
     >>> schedule(graph, {"ratio": {"*": 0.5}}, steps=2)
     ({'ratio': {'*': 0.25}}, {'ratio': {'*': 0.5}})
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if not is_whole(steps, least=1):
         raise PlanError(f"expected steps= as a whole number from 1 up, met {steps!r}.")
     if isinstance(shape, str) and shape not in SHAPES:
         raise PlanError(f"expected one of {sorted(SHAPES)} or a function as the shape of a schedule, met {shape!r}.")
@@ -88,7 +90,7 @@ def _at(name: str, value: Any, share: float, total: float | None) -> Any:
         return {key: part * share for key, part in value.items()} if isinstance(value, Mapping) else value * share
     if share == 1:
         return value
-    if value <= 1 and not isinstance(value, bool):
+    if is_number(value) and value <= 1:
         return 1 - (1 - value) * share
     if total is None:
         raise PlanError("a latency that is no fraction needs latency_model=, which measures the graph that it starts from.")
@@ -97,13 +99,24 @@ def _at(name: str, value: Any, share: float, total: float | None) -> Any:
 
 
 def lifted(graph: Graph, done: Plan, scores: Scores) -> dict[str, Numbers]:
-    """Scores of ``done.apply(graph)`` as scores of `graph`: what is gone already goes first.
+    """Scores of ``done.apply(graph)`` as scores of `graph`: what is gone already goes first, with minus infinity.
 
     Groups of which one index is left have no scores any more; that index is given an infinite one. Groups without scores are
-    left out. Where `done` took other indices in each row, one score per index counts in every row.
+    left out. Where `done` is ragged, one score per index counts in every row.
+
+    Args:
+        graph: the original graph.
+        done: a plan for it.
+        scores: group name, in the smaller graph, to one importance per index that is left, or to a table.
 
     Raises:
         PlanError: scores of another length than the groups have by now, or NaN among them.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)), torch.zeros(1, 4))
+    >>> done = dg.cut(graph, "0.weight", [1], dim=0)
+    >>> lifted(graph, done, {"0.weight:0": [0.3, 0.1, 0.2]})          # of the indices 0, 2 and 3 that are left
+    {'0.weight:0': (0.3, -inf, 0.1, 0.2)}
     """
     names = {base: name for name, base in done.renamed}
     lost = {cut.atom: cut.removal for cut in done.cuts}
@@ -149,6 +162,11 @@ def _lifted(group: Group, removed: IndexSet, values: Sequence[float]) -> tuple[f
 
 def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
     """What is left to do: the plan for ``done.apply(graph)`` with ``done.then(remainder) == wanted``.
+
+    Args:
+        graph: the original graph.
+        done: a plan for it, which has been executed.
+        wanted: another plan for it, which removes all that `done` removes.
 
     Raises:
         MismatchError: the plans are not for this graph, or the first one removes what the second one keeps.

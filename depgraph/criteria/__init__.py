@@ -1,4 +1,9 @@
-"""What makes an index important: functions from a graph and its weights to plain numbers."""
+"""What makes an index important: functions from a graph and its weights to plain numbers.
+
+What a criterion gives are `Importances`, a plain mapping; any mapping of the same form will do for `dg.plan`:
+
+>>> mine: Importances = {"0.weight:0": (0.5, 0.1, 0.9)}
+"""
 
 from depgraph.criteria.activations import Activation, Wanda
 from depgraph.criteria.collecting import DataDriven

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
+from depgraph.algebra.numbers import is_number
 from depgraph.errors import PlanError
 from depgraph.graph.records import OpType
 
@@ -34,7 +34,7 @@ def is_flag(instance: object, attribute: Any, value: object) -> None:
 
 def is_positive(instance: object, attribute: Any, value: Any) -> None:
     """Refuse anything but a positive number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if not is_number(value) or not value > 0:
         raise PlanError(f"expected {attribute.name}= to be a positive number, met {value!r}.")
 
 

@@ -40,6 +40,22 @@ class DataDriven(Options):
         progress: show a progress bar; needs the package tqdm.
         training: run the model in training mode instead, with dropout and batch statistics.
         combine: add up the ranks' sums; False where the ranks do not hold copies of one model.
+
+    A criterion of one's own derives from it and fills in `measure`:
+
+    >>> import depgraph as dg
+    >>> @frozen(kw_only=True)
+    ... class LargestOutput(DataDriven):
+    ...     batches: list
+    ...     def measure(self, graph, model, tensors):
+    ...         with untouched(model, self.training):
+    ...             outputs = torch.cat([model[0](batch) for batch in self.read(self.batches)])
+    ...         return {"0.weight:0": tuple(outputs.amax(0).tolist())}
+    >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1))
+    >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [3.0]]))
+    >>> graph = dg.trace(model, torch.zeros(1, 1))
+    >>> dg.score(graph, model, LargestOutput(batches=[torch.ones(1, 1), torch.full((1, 1), 2.0)]))
+    {'0.weight:0': (2.0, 6.0)}
     """
 
     progress: bool = field(default=False, validator=is_flag)

@@ -41,8 +41,11 @@ class Options:
             Where a divisor would be 0, nothing is divided.
         bias: whether biases take part. Where a group has nothing but biases, they do.
         types: layers of these types take part; None for all. A group without any is left out of the scores.
-        ragged: groups that may be cut row by row (`dg.ragged.ragged_groups`) get a table, with one row of numbers for each
+        ragged: groups that may be ragged (`dg.ragged.ragged_groups`) get a table, with one row of numbers for each
             index of their base, such as for each head; `plan` then cuts each row's own lowest.
+
+    Raises:
+        PlanError: an option that is none of these.
     """
 
     reduction: str = field(default="mean", validator=known_reduction)

@@ -38,6 +38,16 @@ def score(graph: Graph, model: nn.Module, criterion: Criterion | DataDriven) -> 
         MismatchError: the model's parameters do not have the shapes that the graph says.
         UnsupportedError: the model is sharded, offloaded or quantised.
         PlanError: a criterion that reads weights meets a model on the `meta` device, or no layer takes part.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(1, 3, bias=False), nn.Linear(3, 1, bias=False))
+    >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0], [0.0], [3.0]]))
+    >>> _ = model[1].weight.data.copy_(torch.tensor([[2.0, 1.0, 0.0]]))
+    >>> graph = dg.trace(model, torch.zeros(1, 1))
+    >>> dg.score(graph, model, dg.Magnitude(p=2, reduction="sum", normaliser="none"))     # 1 + 4, 0 + 1, 9 + 0
+    {'0.weight:0': (5.0, 1.0, 9.0)}
+    >>> dg.score(graph, model, lambda graph, tensors: {"0.weight:0": tuple(tensors["0.weight"][:, 0].tolist())})
+    {'0.weight:0': (1.0, 0.0, 3.0)}
     """
     if not (callable(criterion) or isinstance(criterion, DataDriven)) or isinstance(criterion, type):
         raise PlanError(f"expected a criterion such as dg.Magnitude(p=2), met {criterion!r}.")

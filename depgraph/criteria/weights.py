@@ -183,7 +183,16 @@ class Random:
 
     Attributes:
         seed: equal seeds give equal scores, whatever the global random state.
-        ragged: tables for groups that may be cut row by row, as for `Magnitude`.
+        ragged: tables for groups that may be ragged, as for `Magnitude`.
+
+    >>> import depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)).to("meta")
+    >>> graph = dg.trace(model, torch.zeros(1, 4, device="meta"))
+    >>> scores = dg.score(graph, model, dg.criteria.Random(seed=0))
+    >>> scores == dg.score(graph, model, dg.criteria.Random(seed=0)), len(scores["0.weight:0"])
+    (True, 3)
+    >>> scores == dg.score(graph, model, dg.criteria.Random(seed=1))
+    False
     """
 
     seed: int

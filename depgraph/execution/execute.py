@@ -47,8 +47,24 @@ def execute(plan: Plan, model: nn.Module) -> nn.Module:
 
     `parameter_map` gives the old and new parameters in pairs.
 
+    Args:
+        plan: what to remove.
+        model: the module that it was made for; compiled and data-parallel wrappers are looked through.
+
     Raises:
+        PlanError: the arguments are no plan and no module.
         MismatchError: the model's shapes or attributes are not those that the plan expects; every mismatch is listed.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> plan = dg.cut(dg.trace(model, torch.zeros(1, 4)), "0.weight", [2, 6], dim=0)
+    >>> small = dg.execute(plan, model)
+    >>> small[0], small[2]
+    (Linear(in_features=4, out_features=6, bias=True), Linear(in_features=6, out_features=2, bias=True))
+    >>> model[0]
+    Linear(in_features=4, out_features=8, bias=True)
+    >>> torch.equal(small[2].weight, model[2].weight[:, [0, 1, 3, 4, 5, 7]])
+    True
     """
     model = checked(plan, model)
     smaller = _prepared(plan, model)
@@ -68,9 +84,20 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
         The map from each replaced parameter to the one that stands in its place, for optimizers and the like.
 
     Raises:
+        PlanError: the arguments are no plan and no module.
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
         UnsupportedError: the model is sharded, offloaded or quantised; or wrapped in `DistributedDataParallel`, which would
             not join the gradients of the new parameters: execute on the module inside, and wrap anew.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> plan = dg.cut(dg.trace(model, torch.zeros(1, 4)), "0.weight", [2, 6], dim=0)
+    >>> first, last_bias = model[0].weight, model[2].bias
+    >>> replaced = dg.execute_(plan, model)
+    >>> replaced[first] is model[0].weight, tuple(model[0].weight.shape)
+    (True, (6, 4))
+    >>> last_bias in replaced, last_bias is model[2].bias          # what the plan does not reach stays the same object
+    (False, True)
     """
     model = checked(plan, model, replaceable)
     smaller = _prepared(plan, model)
@@ -132,7 +159,21 @@ class _State:
 
 
 def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
-    """Each parameter of a model with the one of the same name in its pruned copy."""
+    """Each parameter of a model with the one of the same name in its pruned copy.
+
+    Args:
+        before: the model that was given to `execute`.
+        after: what it returned.
+
+    Raises:
+        KeyError: `after` lacks a parameter of `before`.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> small = dg.execute(dg.cut(dg.trace(model, torch.zeros(1, 4)), "0.weight", [2, 6], dim=0), model)
+    >>> [(tuple(old.shape), tuple(new.shape)) for old, new in dg.parameter_map(model, small).items()]
+    [((8, 4), (6, 4)), ((8,), (6,)), ((2, 8), (2, 6)), ((2,), (2,))]
+    """
     new = dict(unwrap(after).named_parameters(remove_duplicate=False))
     return {old: new[name] for name, old in unwrap(before).named_parameters(remove_duplicate=False)}
 

@@ -33,6 +33,7 @@ def mask(plan: Plan, model: nn.Module) -> nn.Module:
     Executing the plan on it gives what executing it on the original gives, bit for bit.
 
     Raises:
+        PlanError: the arguments are no plan and no module.
         MismatchError: the model's shapes or attributes are not those that the plan expects; every mismatch is listed.
 
     >>> import depgraph as dg
@@ -62,6 +63,7 @@ def mask_(plan: Plan, model: nn.Module) -> Masked:
         What can put the zeroed numbers back, bit for bit: by `restore()`, or at the end of a ``with`` block.
 
     Raises:
+        PlanError: the arguments are no plan and no module.
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
 
     >>> import depgraph as dg

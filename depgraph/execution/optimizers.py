@@ -28,6 +28,7 @@ def carry_state(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer) 
             column: SGD, Adam and its kin, RMSprop, Adagrad, Adafactor and others.
 
     Raises:
+        PlanError: the arguments are no plan and no module.
         MismatchError: the plan is for another model, the optimizer trains parameters that this model has not, or its state
             is of another form.
 

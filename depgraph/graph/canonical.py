@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import chain
-from itertools import product as all_choices
+from collections.abc import Mapping
 from operator import is_
 
 from attrs import evolve
 
+from depgraph.algebra.canonical_terms import sum_of_products
 from depgraph.algebra.index_maps import leaves
 from depgraph.algebra.ragged_sets import Removal
-from depgraph.algebra.spaces import UNIT, Atom, Reversed, Space, Sum, atoms, backwards, laid_end_to_end, product, substitute
+from depgraph.algebra.spaces import UNIT, Atom, Space, atoms, backwards, substitute
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import Balance, Cost, LowerBound, PinnedAtom, SizeAttribute, Tensor, retyped
 
@@ -55,7 +54,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
 
     def ordered(space: Space) -> Space:
         if id(space) not in in_order:
-            in_order[id(space)] = _in_order(memo[id(space)])
+            in_order[id(space)] = sum_of_products(memo[id(space)])
         return in_order[id(space)]
 
     balances = [
@@ -64,7 +63,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     ]
     result = Graph(
         operations=tuple(
-            item.costing(cost_of([memo[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs)
+            item.costing(Cost.of([memo[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs)
             for item in graph.operations
         ),
         tensors=tuple(tensor_with(item, tuple([memo[id(axis)] for axis in item.axes])) for item in graph.tensors),
@@ -86,29 +85,6 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         ),
     )
     return result, {new[atom].id: atom.id for atom in old}
-
-
-def cost_of(axes: Iterable[Space], scale: int) -> Cost:
-    """A cost without factors of 1, the others in one order; only their product counts."""
-    return Cost(tuple(sorted((axis for axis in axes if axis != UNIT), key=str)), scale)
-
-
-def _in_order(space: Space) -> Space:
-    """A space of the same size as a sum of products in one order; only the size of an attribute's space counts."""
-    terms = sorted((tuple(sorted(term, key=_number)) for term in _monomials(space)), key=lambda term: tuple(map(_number, term)))
-    return laid_end_to_end(*(product(*term) for term in terms))
-
-
-def _number(atom: Atom) -> int:
-    return atom.id
-
-
-def _monomials(space: Space) -> list[tuple[Atom, ...]]:
-    if isinstance(space, (Atom, Reversed)):
-        return [atoms(space)]
-    if isinstance(space, Sum):
-        return [term for part in space.parts for term in _monomials(part)]
-    return [tuple(chain(*choice)) for choice in all_choices(*map(_monomials, space.factors))]
 
 
 def shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> Graph:
@@ -140,7 +116,7 @@ def shrunk_and_numbered(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[
     tensors = tuple(tensor_with(item, tuple([known[id(axis)] for axis in item.axes])) for item in graph.tensors)
     by_name = {tensor.name: tensor for tensor in tensors}
     operations = tuple(
-        retyped(item.costing(cost_of([known[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs), by_name)
+        retyped(item.costing(Cost.of([known[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs), by_name)
         for item in graph.operations
     )
     attributes = tuple(SizeAttribute(attribute.path, after(attribute.space)) for attribute in graph.attributes)

@@ -11,7 +11,16 @@ LONGEST = 24
 
 
 def explain(graph: Graph, name: str, dim: int) -> str:
-    """Why an axis is coupled to what, or why it is pinned.
+    """Why an axis is coupled to what, or why it is pinned, as text for people.
+
+    Args:
+        graph: the traced model.
+        name: a parameter, buffer or value.
+        dim: the dimension.
+
+    Raises:
+        UnknownNameError: no such tensor.
+        PlanError: it has no such dimension.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,9 +13,10 @@ from attrs import field, frozen
 from depgraph import codec
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
+from depgraph.graph.checking import check
 from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_of
 from depgraph.graph.nodes import Dependency, Node, nodes_of
-from depgraph.graph.records import Balance, LowerBound, Operation, PinnedAtom, SizeAttribute, Tensor
+from depgraph.graph.records import Balance, LowerBound, Operation, PinnedAtom, SizeAttribute, Tensor, TraceMode
 from depgraph.graph.uses import offsets_of, uses_of
 
 
@@ -32,6 +32,20 @@ class Graph:
         balances: groups that must lose equally many indices.
         mode: ``fake``, or ``real`` where forward ran on the example inputs because it reads data.
         lower_bounds: groups that keep more than one index. They say what may go, not what is there: equality leaves them out.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> graph = dg.trace(model, torch.zeros(3, 4))
+    >>> graph.params, graph.macs                    # 4 * 8 + 8 + 8 * 2 + 2, and 3 * (4 * 8 + 8 * 2)
+    (58, 144)
+    >>> [node.name for node in graph.nodes], graph.tensor("2.weight").shape
+    (['input[0]', '0', '1', '2', 'output'], (2, 8))
+    >>> graph.group("2.weight", 1) == graph.group("0.weight", 0)
+    True
+    >>> print(graph.pinned[0])
+    0.weight dim 1: it is a dimension of the model's input[0]
+    >>> isinstance(graph, dg.Graph), graph == dg.trace(model, torch.ones(3, 4))
+    (True, True)
     """
 
     operations: tuple[Operation, ...]
@@ -39,7 +53,7 @@ class Graph:
     attributes: tuple[SizeAttribute, ...] = ()
     pinned_atoms: tuple[PinnedAtom, ...] = ()
     balances: tuple[Balance, ...] = ()
-    mode: str = "fake"
+    mode: TraceMode = "fake"
     lower_bounds: tuple[LowerBound, ...] = field(default=(), eq=False, metadata=codec.LATE)
 
     @cached_property
@@ -143,19 +157,32 @@ class Graph:
         return MappingProxyType({node.name: node for node in self.nodes})
 
     def node(self, name: str) -> Node:
-        """The node with this name. Raises `UnknownNameError` with near names."""
+        """The node with this name.
+
+        Raises:
+            UnknownNameError: no such node; the message has near names.
+        """
         if name not in self._nodes_by_name:
             raise UnknownNameError("node", name, self._nodes_by_name)
         return self._nodes_by_name[name]
 
     def tensor(self, name: str) -> Tensor:
-        """The parameter, buffer or value with this name or alias."""
+        """The parameter, buffer or value with this name or alias.
+
+        Raises:
+            UnknownNameError: no such tensor; the message has near names.
+        """
         if name not in self.by_name:
             raise UnknownNameError("tensor", name, self.by_name)
         return self.by_name[name]
 
     def axis(self, name: str, dim: int) -> Space:
-        """The space of one dimension of a tensor."""
+        """The space of one dimension of a tensor.
+
+        Raises:
+            UnknownNameError: no such tensor.
+            PlanError: it has no such dimension.
+        """
         axes = self.tensor(name).axes
         if not -len(axes) <= dim < len(axes):
             raise PlanError(f"{name!r} has {len(axes)} dimensions, dim={dim} is not one of them; nothing was changed.")
@@ -189,36 +216,15 @@ class Graph:
         """Why more than one index of a group must stay."""
         return next((item.reason for item in self.lower_bounds if item.atom == atom), "the last index is never removed")
 
-    def select(self, patterns: Iterable[str]) -> frozenset[str]:
-        """The parameters and buffers of the layers that the dotted paths or globs name.
-
-        A pattern names a module (and what is below it), a parameter, or, as a glob, any of these.
-        """
-        patterns = (patterns,) if isinstance(patterns, str) else patterns
-        chosen: set[str] = set()
-        held = {name: tensor.name for name, tensor in self.by_name.items() if tensor.kind != "value"}
-        for pattern in patterns:
-            hits = {
-                owner
-                for name, owner in held.items()
-                if name == pattern or name.startswith(pattern + ".") or _matches(name, pattern)
-            }
-            if not hits and pattern not in self._nodes_by_name:
-                prefixes = {name.rsplit(".", 1)[0] for name in held if "." in name}
-                raise UnknownNameError("layer or parameter", pattern, {*held, *prefixes})
-            chosen |= hits
-        return frozenset(chosen)
-
     def save(self, path: str | Path) -> None:
         """Write the graph as versioned JSON."""
         codec.write(path, "graph", self)
 
     @classmethod
     def load(cls, path: str | Path) -> Graph:
-        """Read what `save` wrote. Raises `DocumentError` for anything else."""
-        return codec.read(path, "graph", cls)
+        """Read what `save` wrote.
 
-
-def _matches(name: str, pattern: str) -> bool:
-    pieces = name.split(".")
-    return any(fnmatch.fnmatchcase(".".join(pieces[:k]), pattern) for k in range(1, len(pieces) + 1))
+        Raises:
+            DocumentError: the file is damaged, edited, foreign or of another version, or its graph breaks an invariant.
+        """
+        return codec.read(path, "graph", cls, check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
 
 from attrs import frozen
 
@@ -44,6 +45,9 @@ class Coverage:
         )
 
 
+Role: TypeAlias = Literal["channel", "head_dim", "head", "kv_group", "conv_group", "block"]
+
+
 @frozen
 class Group:
     """Independent indices that are pruned together wherever they occur: the thing one prunes.
@@ -56,12 +60,20 @@ class Group:
             ``kv_group``, which counts the query heads of one key-value head; ``conv_group``, the blocks of a grouped
             convolution; ``block``, any other count of blocks of another group.
         lower_bound: how many indices stay at least: with fewer, forward would take another branch.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 2, 1)).eval()
+    >>> (group,) = dg.trace(model, torch.zeros(1, 3, 6, 6)).groups
+    >>> print(group)
+    0.weight:0 (8 indices, 7 axes)
+    >>> isinstance(group, dg.Group), group.size, group.role, group.members[:3]
+    (True, 8, 'channel', (('0.weight', 0), ('0.bias', 0), ('1.weight', 0)))
     """
 
     name: str
     atom: Atom
     members: tuple[tuple[str, int], ...]
-    role: str
+    role: Role
     lower_bound: int = 1
 
     @property
@@ -113,7 +125,7 @@ def coverage_of(tensors: Iterable[Tensor], free: Container[Atom], reasons: Mappi
     return Coverage(total, prunable, tuple(sorted(pinned.items(), key=lambda item: (-item[1], item[0]))))
 
 
-def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Mapping[Atom, str]) -> dict[Atom, str]:
+def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Mapping[Atom, str]) -> dict[Atom, Role]:
     """The role of each group, read off the structure: where it stands in products, and in which operators it does what."""
     outer: dict[Atom, bool] = {}
     inner: set[Atom] = set()
@@ -130,10 +142,10 @@ def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Map
                 elif len({other.atom for other in found}) > 1:
                     inner.add(leaf.atom)
     batch, contracted, blocks = _attention_atoms(tensors, operations)
-    roles = {}
+    roles: dict[Atom, Role] = {}
     for atom in free:
         if atom in outer and (atom not in inner or atom in batch):
-            repeated = "head" if outer[atom] else "kv_group"
+            repeated: Role = "head" if outer[atom] else "kv_group"
             roles[atom] = repeated if atom in batch else "conv_group" if atom in blocks else "block"
         else:
             roles[atom] = "head_dim" if atom in contracted and around.get(atom, set()) & batch else "channel"

@@ -23,6 +23,15 @@ class Dependency:
         target_axis: which of its axes.
         index_map: removed flat indices of the source axis to those of the target axis.
         why: the operator that couples the two.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 5))
+    >>> graph = dg.trace(model, torch.zeros(1, 3, 4, 4))
+    >>> dependency = graph.node("1").dependencies[-1]           # of the flatten, which makes 4 features of each channel
+    >>> isinstance(dependency, dg.Dependency), str(dependency)
+    (True, 'removing channels of 1 removes inputs of 2')
+    >>> print(graph.node("0").dependencies[0].index_map(dg.IndexSet.of([1])))
+    4-7
     """
 
     source: str
@@ -50,6 +59,14 @@ class Node:
         dependencies: what a removal here forces on the neighbours.
         pruning_dim: the dimension of its output along which something can be removed; None if there is none.
         enable_index_mapping: false where an index passes through unchanged.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> node = dg.trace(model, torch.zeros(1, 4)).node("1")
+    >>> print(node)
+    <Node: 1 (elementwise, aten.relu)>
+    >>> isinstance(node, dg.Node), node.inputs, node.outputs, node.pruning_dim
+    (True, ('0',), ('2',), 1)
     """
 
     name: str

@@ -18,7 +18,7 @@ from itertools import product as all_choices
 
 from depgraph.algebra.index_maps import Summand, summands
 from depgraph.algebra.spaces import Atom, Space, atoms
-from depgraph.errors import PlanError, UnknownNameError
+from depgraph.errors import UnknownNameError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.records import Operation, Tensor
@@ -27,7 +27,9 @@ __all__ = ["ragged_groups", "why_uniform"]
 
 
 def ragged_groups(graph: Graph) -> dict[str, str]:
-    """The groups that may be cut row by row, each with the group whose indices are the rows.
+    """The groups that may be ragged, each with its base: for each index of the base other indices may go.
+
+    Where a group has several bases, the first in reading order is given.
 
     >>> import torch, depgraph as dg
     >>> class Attention(torch.nn.Module):
@@ -46,14 +48,30 @@ def ragged_groups(graph: Graph) -> dict[str, str]:
 
 
 def why_uniform(graph: Graph, group: str | Group) -> str | None:
-    """Why all blocks of a group must lose the same indices; None where each may lose its own.
+    """Why all blocks of a group must lose the same indices; None where it may be ragged.
 
     Args:
         graph: the graph.
         group: a group or its name.
 
     Raises:
-        UnknownNameError: the graph has no such group.
+        UnknownNameError: the graph has no such group; the message has near names.
+
+    >>> import torch, depgraph as dg
+    >>> class Attention(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.heads, self.width, self.scale = 2, 3, torch.nn.Parameter(torch.ones(3))
+    ...         self.q, self.k, self.v, self.out = (torch.nn.Linear(6, 6) for _ in range(4))
+    ...     def forward(self, x):
+    ...         q, k, v = (layer(x).view(-1, self.heads, self.width).transpose(0, 1) for layer in (self.q, self.k, self.v))
+    ...         y = torch.softmax((q * self.scale) @ k.mT, -1) @ v
+    ...         return self.out(y.transpose(0, 1).flatten(1))
+    >>> graph = dg.trace(Attention(), torch.zeros(5, 6))
+    >>> [group.name for group in graph.groups]
+    ['scale:0', 'q.weight:0[0]', 'v.weight:0[1]']
+    >>> why_uniform(graph, "scale:0"), why_uniform(graph, "v.weight:0[1]")
+    ('scale holds it without any of its blocks, so these share it', None)
     """
     name = group.name if isinstance(group, Group) else group
     if name not in graph.groups_by_name:
@@ -82,17 +100,16 @@ def bases_of(graph: Graph) -> dict[Atom, Atom]:
     return found
 
 
-def require_rows(graph: Graph, bases: Mapping[Atom, Atom]) -> None:
-    """Raise `PlanError`, with the reason, if an atom may not be cut row by row along the base that is given with it."""
-    if not bases:
-        return
-    facts = _Facts(graph)
+def ragged_problems(graph: Graph, bases: Mapping[Atom, Atom]) -> Iterator[str]:
+    """Why atoms may not be cut ragged along the bases that are given with them."""
+    facts = _Facts(graph) if bases else None
     for atom, base in bases.items():
+        assert facts is not None, "there are bases"
         reason = facts.why_not(atom, base) if base in graph.group_of else f"{base} is no group"
         if reason is not None:
-            raise PlanError(
+            yield (
                 f"group {graph.group_of[atom].name} must lose the same indices everywhere: {reason}. "
-                "Cut the same indices in each block. Nothing was changed."
+                "Cut the same indices in each block."
             )
 
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from typing import Literal, TypeAlias
 
 from attrs import evolve, field, frozen
 
 from depgraph import codec
-from depgraph.algebra.spaces import Atom, Space
+from depgraph.algebra.spaces import UNIT, Atom, Space
 
 
 class OpType(enum.Enum):
-    """What kind of node an operator makes."""
+    """What kind of node an operator makes.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()).eval()
+    >>> [node.type.name for node in dg.trace(model, torch.zeros(1, 3, 5, 5)).nodes]
+    ['INPUT', 'CONV', 'BN', 'ELEMENTWISE', 'OUTPUT']
+    >>> OpType("bn") is OpType.BN
+    True
+    """
 
     CONV = "conv"
     DEPTHWISE_CONV = "depthwise_conv"
@@ -54,6 +63,13 @@ LAYERS = frozenset(
 FEATURE_LAYERS = frozenset({OpType.BN, OpType.LN, OpType.GN, OpType.IN, OpType.PRELU})
 
 
+TensorKind: TypeAlias = Literal["parameter", "buffer", "value"]
+
+
+TraceMode: TypeAlias = Literal["fake", "real"]
+"""On what the forward ran: fake tensors, or the example inputs themselves."""
+
+
 @frozen
 class Tensor:
     """A parameter, buffer, input or intermediate value, and the space of each of its axes.
@@ -66,7 +82,7 @@ class Tensor:
     """
 
     name: str
-    kind: str
+    kind: TensorKind
     axes: tuple[Space, ...]
     aliases: tuple[str, ...] = ()
 
@@ -90,6 +106,11 @@ class Cost:
 
     axes: tuple[Space, ...]
     scale: int = 1
+
+    @classmethod
+    def of(cls, axes: Iterable[Space], scale: int) -> Cost:
+        """A cost without factors of 1, the others in one order: only their product counts."""
+        return cls(tuple(sorted((axis for axis in axes if axis != UNIT), key=str)), scale)
 
     @property
     def macs(self) -> int:

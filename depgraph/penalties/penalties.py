@@ -33,9 +33,11 @@ Strength: TypeAlias = float | Mapping[str, float | Sequence[float] | torch.Tenso
 
 
 def group_lasso(graph: Graph, parameters: Parameters, strength: Strength) -> torch.Tensor:
-    """Group lasso (Yuan and Lin, 2006) over the graph's groups: sum of ``strength * norm(w[i])`` over all indices i.
+    """Group lasso over the graph's groups: sum of ``strength * norm(w[i])`` over all indices i.
 
     w[i] holds everything that goes when index i goes: rows, columns, biases, scales and shifts, as `Magnitude` measures it.
+    Yuan and Lin, "Model Selection and Estimation in Regression with Grouped Variables" (JRSS B, 2006), without its weights
+    for the sizes of groups; give these as strengths.
 
     Args:
         graph: the traced model.
@@ -62,7 +64,17 @@ def group_l2(graph: Graph, parameters: Parameters, strength: Strength) -> torch.
     """Half the sum of ``strength * norm(w[i]) ** 2``, so that the gradient is ``strength * w[i]``.
 
     With strengths from `grow` this is growing regularisation (Wang et al., ICLR 2021); with those from
-    `graded_strengths` the sparse training of DepGraph (Fang et al., CVPR 2023). Arguments as in `group_lasso`.
+    `graded_strengths` the sparse training of DepGraph (Fang et al., CVPR 2023). Arguments and errors as in `group_lasso`.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> graph = dg.trace(model, torch.zeros(1, 2))
+    >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+    >>> _ = model[1].weight.data.copy_(torch.tensor([[2.0, 0.0]]))
+    >>> group_l2(graph, model, 1.0).item()                                  # (1 + 4 + 4) / 2 + 1 / 2
+    5.0
+    >>> group_l2(graph, model, {"0.weight:0": [0.0, 3.0]}).item()           # a strength of its own for each index: 3 * 1 / 2
+    1.5
     """
     return _total(graph, parameters, strength, torch.square, lambda squares: squares / 2)
 
@@ -70,13 +82,21 @@ def group_l2(graph: Graph, parameters: Parameters, strength: Strength) -> torch.
 def scale_l1(
     graph: Graph, parameters: Parameters, strength: Strength, *, types: Iterable[OpType] = (OpType.BN,)
 ) -> torch.Tensor:
-    """Network slimming (Liu et al., ICCV 2017): sum of ``strength * abs(scale)`` over the scales of normalisations.
+    """Network slimming: sum of ``strength * abs(scale)`` over the scales of normalisations.
 
+    Liu et al., "Learning Efficient Convolutional Networks through Network Slimming" (ICCV 2017), the penalty of equation 1.
     Scales of pinned channels take no part. Arguments as in `group_lasso`, and `types`: whose scales; ``OpType.LN``,
     ``OpType.GN`` and ``OpType.IN`` are possible, too.
 
     Raises:
         PlanError: no group has such a scale.
+        MismatchError, UnknownNameError: as in `group_lasso`.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1)).eval()
+    >>> _ = model[1].weight.data.copy_(torch.tensor([1.0, -2.0, 0.5]))
+    >>> scale_l1(dg.trace(model, torch.zeros(1, 1, 4, 4)), model, 2.0).item()     # 2 * (1 + 2 + 0.5)
+    7.0
     """
     scales = _scales(graph, frozenset(types))
     if not any((name, dim) in scales for group in graph.groups for name, dim in group.members):
@@ -86,6 +106,10 @@ def scale_l1(
 
 def penalty_gradients(penalty: torch.Tensor, parameters: Parameters) -> dict[str, torch.Tensor]:
     """The gradient of a penalty for each parameter that it reaches, by the names that are given. No `.grad` is written.
+
+    Args:
+        penalty: a scalar, such as `group_lasso` returns.
+        parameters: the model, or its named parameters, as for the penalty.
 
     Raises:
         PlanError: the penalty was computed under ``no_grad``, or reaches nothing that is trained.

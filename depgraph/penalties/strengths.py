@@ -20,7 +20,11 @@ Strengths: TypeAlias = dict[str, tuple[float, ...]]
 
 
 def strengths_of(graph: Graph, strength: float = 0.0) -> Strengths:
-    """The same strength for every index of every group: where growing begins.
+    """The same strength for every index of every group, group name to one number per index: where growing begins.
+
+    Args:
+        graph: the traced model.
+        strength: the number; 0 is no penalty.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
@@ -79,6 +83,11 @@ def graded_strengths(scores: Scores, strength: float, *, alpha: float = 4.0) -> 
 
     u is ``(max - s) / (max - min)`` within a group: 0 for its most important index and 1 for its least important one. Use them
     with `depgraph.penalties.group_l2`, whose gradient is then that of the paper.
+
+    Args:
+        scores: group name to one importance per index.
+        strength: that of the most important index of each group.
+        alpha: the least important index gets ``2 ** alpha`` times as much.
 
     Raises:
         PlanError: NaN among the scores.

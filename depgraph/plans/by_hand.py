@@ -11,7 +11,9 @@ from depgraph.algebra.ragged_sets import RaggedSet, Removal
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
+from depgraph.graph.groups import Group
 from depgraph.graph.ragged import bases_of, why_uniform
+from depgraph.plans.indices import index_set
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
@@ -35,19 +37,7 @@ def cut(graph: Graph, name: str, indices: Iterable[int], dim: int) -> Plan:
     {1: IndexSet('0-1,3-5,7')}
     """
     space = graph.axis(name, dim)
-    if not isinstance(indices, Iterable):
-        raise PlanError(f"expected a list of indices of {name!r}, met {indices!r}; pass [{indices!r}].")
-    asked = list(indices)
-    strange = [index for index in asked if isinstance(index, bool) or not isinstance(index, int)]
-    if strange:
-        raise PlanError(f"expected integers as indices of {name!r}, met {strange[0]!r}; pass a list such as [2, 6, 9].")
-    outside = sorted({index for index in asked if not 0 <= index < space.size})
-    if outside:
-        raise PlanError(f"axis {dim} of {name!r} has the indices 0 to {space.size - 1}, met {outside}; nothing was changed.")
-    repeated = sorted({index for index in asked if asked.count(index) > 1}) if len(set(asked)) < len(asked) else []
-    if repeated:
-        raise PlanError(f"indices of {name!r} are given more than once: {repeated}; give each once. Nothing was changed.")
-    wanted = IndexSet.of(asked)
+    wanted = index_set(f"axis {dim} of {name!r}", space.size, indices)
     if not wanted:
         return Plan.empty(graph)
     if len(wanted) == space.size:
@@ -108,31 +98,26 @@ def cut_each(graph: Graph, lost: Mapping[str, Sequence[int] | Sequence[Sequence[
     """
     if not isinstance(lost, Mapping):
         raise PlanError(f"expected a mapping from group names to indices, met {type(lost).__name__}. Nothing was changed.")
-    bases, removed = bases_of(graph), dict[Atom, Removal]()
+    bases, removed, problems = bases_of(graph), dict[Atom, Removal](), list[str]()
     for name, given in lost.items():
         if name not in graph.groups_by_name:
             raise UnknownNameError("group", name, graph.groups_by_name)
-        atom = graph.groups_by_name[name].atom
-        rows = list(given) if isinstance(given, Iterable) else [given]
-        if not any(isinstance(row, Iterable) and not isinstance(row, str) for row in rows):
-            removed[atom] = _checked(f"group {name}", rows)
-        elif atom in bases:
-            sets = tuple(_checked(f"row {number} of group {name}", row) for number, row in enumerate(rows))
-            removed[atom] = RaggedSet(bases[atom], sets)
-        else:
-            raise PlanError(
-                f"group {name} must lose the same indices everywhere: {why_uniform(graph, name)}. "
-                "Give one list of indices. Nothing was changed."
-            )
+        group = graph.groups_by_name[name]
+        try:
+            removed[group.atom] = _removal(graph, group, bases.get(group.atom), given)
+        except PlanError as error:
+            problems += error.problems
+    if problems:
+        raise PlanError.of(problems)
     return plan_of(graph, removed)
 
 
-def _checked(whose: str, given: Any) -> IndexSet:
-    asked: list[Any] = list(given) if isinstance(given, Iterable) else [given]
-    strange = [index for index in asked if isinstance(index, bool) or not isinstance(index, int) or index < 0]
-    if strange or not isinstance(given, Iterable) or len(set(asked)) < len(asked):
-        raise PlanError(
-            f"expected a list of different indices for {whose}, counted from 0 such as [2, 6, 9], met {given!r}. "
-            "Nothing was changed."
-        )
-    return IndexSet.of(asked)
+def _removal(graph: Graph, group: Group, base: Atom | None, given: Any) -> Removal:
+    """What a group loses: the same indices everywhere, or a list for each index of its base."""
+    if not isinstance(given, Iterable) or not any(isinstance(row, Iterable) and not isinstance(row, str) for row in given):
+        return index_set(f"group {group.name}", group.size, given)
+    if base is None:
+        why = why_uniform(graph, group)
+        raise PlanError.of([f"group {group.name} must lose the same indices everywhere: {why}. Give one list of indices."])
+    rows = (index_set(f"row {number} of group {group.name}", group.size, row) for number, row in enumerate(given))
+    return RaggedSet(base, tuple(rows))

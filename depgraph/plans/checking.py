@@ -11,16 +11,13 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from depgraph.algebra.canonical_terms import term_problems
 from depgraph.algebra.ragged_sets import RaggedSet
-from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
+from depgraph.algebra.spaces import atoms
 
 if TYPE_CHECKING:
     from depgraph.plans.plan import Cut, Edit, Plan
 
-LARGEST_SIZE = 2**48
-"""No dimension of a tensor is longer."""
-MOST_BLOCKS = 2**22
-"""So many blocks of one axis may hold an atom's indices: work grows with their number."""
 MOST_ROWS = 2**20
 """So many rows may each lose their own indices."""
 
@@ -30,62 +27,11 @@ _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
 
 def check(plan: Plan) -> tuple[str, ...]:
     """Everything that is wrong with a plan, one sentence each; empty for every plan that this package makes."""
-    found = [*_terms(plan)]
-    if found:  # what follows counts on sizes that are sizes
-        return tuple(found)
-    return (*_ends(plan), *_cuts(plan), *_axes(plan), *_edits(plan.edits), *_renamings(plan))
-
-
-def _terms(plan: Plan) -> Iterator[str]:
-    """Canonical terms of positive sizes, few enough blocks, and one size for each number."""
-    sizes: dict[int, int] = {}
     bases = [cut.base for cut in plan.cuts if cut.base is not None]
-    spaces = [*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes)]
-    for space in dict.fromkeys(spaces):
-        problem = _term_problem(space)
-        if problem is None and _blocks(space) > MOST_BLOCKS:
-            problem = f"stands for more than {MOST_BLOCKS:,} blocks"
-        if problem is not None:
-            yield f"the space {_shortened(space)} {problem}"
-            continue
-        for atom in atoms(space):
-            if sizes.setdefault(atom.id, atom.size) != atom.size:
-                yield f"atom {atom.id} has the sizes {sizes[atom.id]} and {atom.size}"
-
-
-def _term_problem(space: Space) -> str | None:
-    """What keeps a term from being canonical: then equal spaces would not be equal values."""
-    if isinstance(space, Reversed):
-        space = space.atom
-    if isinstance(space, Atom):
-        if space.id < 0 or space.size == 1 or not 0 <= space.size <= LARGEST_SIZE:
-            return "has a number below 0, or a size that no prunable axis has"
-        return None
-    children = space.factors if isinstance(space, Product) else space.parts
-    if not children and isinstance(space, Product):
-        return None
-    if len(children) < 2 or any(type(child) is type(space) for child in children):
-        return "is not flat"
-    if isinstance(space, Product) and (
-        any(isinstance(factor, Sum) for factor in children[:-1]) or any(factor == Product(()) for factor in children)
-    ):
-        return "has a sum before another factor, or a factor of 1"
-    if not 0 <= space.size <= LARGEST_SIZE:
-        return "is larger than any axis"
-    return next((problem for child in children if (problem := _term_problem(child)) is not None), None)
-
-
-def _blocks(space: Space) -> int:
-    """In how many separate places of the axis atoms stand: what an image may have to list."""
-    if isinstance(space, Sum):
-        return sum(map(_blocks, space.parts))
-    if isinstance(space, Product):
-        outer, total = 1, 0
-        for factor in space.factors:
-            total += outer * _blocks(factor)
-            outer *= max(factor.size, 1)
-        return total
-    return 1
+    problems = tuple(term_problems([*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes)]))
+    if problems:  # what follows counts on sizes that are sizes
+        return problems
+    return (*_ends(plan), *_cuts(plan), *_axes(plan), *_edits(plan.edits), *_renamings(plan))
 
 
 def _ends(plan: Plan) -> Iterator[str]:
@@ -169,11 +115,3 @@ def _renamings(plan: Plan) -> Iterator[str]:
 
 def _repeated(sentence: str, items: Iterable[Hashable]) -> Iterator[str]:
     yield from (f"{sentence} {item!r}" for item, count in Counter(items).items() if count > 1)
-
-
-def _shortened(space: Space) -> str:
-    """A term as text, unless it is a long one."""
-    inner = space.factors if isinstance(space, Product) else space.parts if isinstance(space, Sum) else ()
-    return (
-        f"of {len(inner)} members" if len(inner) > 8 or any(isinstance(item, (Product, Sum)) for item in inner) else str(space)
-    )

@@ -2,56 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
-from depgraph.algebra.ragged_sets import RaggedSet, Removal, canonical, check_rows
+from depgraph.algebra.ragged_sets import RaggedSet, Removal, canonical, row_problem
 from depgraph.algebra.spaces import Atom, atoms
 from depgraph.errors import PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.graph import Graph
-from depgraph.graph.ragged import require_rows
+from depgraph.graph.ragged import ragged_problems
 from depgraph.plans.plan import Edit, Plan, PrunedAxis, cuts_of, ordered_axes
 
 
 def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
     """The plan that removes the given indices of each group's atom.
 
+    Args:
+        graph: the traced model.
+        removed: atom of a group to the original indices that go; a `RaggedSet` where each index of a base loses its own.
+
     Raises:
-        PlanError: a group would keep less than its least size, balanced groups would lose unequally many, or a group would
-            lose other indices in each row where nothing but the same is right.
+        PlanError: a group would keep less than its lower bound, balanced groups would lose unequally many, or a group would
+            lose other indices in each row where nothing but the same is right. All problems are told at once.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> group = graph.groups_by_name["0.weight:0"]
+    >>> plan_of(graph, {group.atom: IndexSet.of([2, 6])}) == dg.cut(graph, "0.weight", [2, 6], dim=0)
+    True
     """
     removed = canonical({atom: lost for atom, lost in removed.items() if lost})
     if not removed:
         return Plan.empty(graph)
-    require_rows(graph, {atom: lost.base for atom, lost in removed.items() if isinstance(lost, RaggedSet)})
-    for atom, lost in removed.items():
-        group = graph.group_of[atom]
-        if isinstance(lost, RaggedSet):
-            check_rows(group.name, lost, removed.get(lost.base))
-        for indices in lost.sets if isinstance(lost, RaggedSet) else (lost,):
-            if indices and indices.intervals[-1][1] > atom.size:
-                raise PlanError(
-                    f"group {group.name} has the indices 0 to {atom.size - 1}, met {max(indices)}; nothing was changed."
-                )
-        if len(lost) == atom.size:
-            raise PlanError(
-                f"group {group.name} would lose its last index; leave at least one of {atom.size}. Nothing was changed."
-            )
-        if atom.size - len(lost) < group.lower_bound:
-            raise PlanError(
-                f"group {group.name} must keep at least {group.lower_bound} of its {atom.size} indices, because "
-                f"{graph.why_kept(atom)}; asked to remove {len(lost)}. Nothing was changed."
-            )
-    for balance in graph.balances:
-        counts = {graph.group_of[atom].name: len(removed.get(atom, ())) for atom in balance.atoms}
-        if len(set(counts.values())) > 1:
-            listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
-            raise PlanError(
-                f"these groups must lose equally many indices, because {balance.reason}: asked for {listed}. "
-                "Cut all of them by the same number. Nothing was changed."
-            )
+    problems = [*_group_problems(graph, removed)]
+    problems = problems or [*_balance_problems(graph, removed)]  # counts mean something once the indices do
+    if problems:
+        raise PlanError.of(problems)
     result, numbers = shrunk_and_numbered(graph, removed)
     axes: list[PrunedAxis] = []
     touched: dict[int, bool] = {}
@@ -85,3 +72,40 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
         renumbered=tuple(sorted((new, old) for new, old in numbers.items() if new != old)),
         renamed=tuple(sorted((new, old) for new, old in renamed if new != old)),
     )
+
+
+def _group_problems(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[str]:
+    """What no group by itself may lose."""
+    yield from ragged_problems(graph, {atom: lost.base for atom, lost in removed.items() if isinstance(lost, RaggedSet)})
+    for atom, lost in removed.items():
+        group = graph.group_of[atom]
+        if isinstance(lost, RaggedSet) and (problem := row_problem(group.name, lost, removed.get(lost.base))) is not None:
+            yield problem
+            continue
+        last = (
+            max(
+                (indices.intervals[-1][1] for indices in (lost.sets if isinstance(lost, RaggedSet) else (lost,)) if indices),
+                default=0,
+            )
+            - 1
+        )
+        if last >= atom.size:
+            yield f"group {group.name} has the indices 0 to {atom.size - 1}, met {last}."
+        elif len(lost) == atom.size:
+            yield f"group {group.name} would lose its last index; leave at least one of {atom.size}."
+        elif atom.size - len(lost) < group.lower_bound:
+            yield (
+                f"group {group.name} must keep at least {group.lower_bound} of its {atom.size} indices, because "
+                f"{graph.why_kept(atom)}; asked to remove {len(lost)}."
+            )
+
+
+def _balance_problems(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[str]:
+    for balance in graph.balances:
+        counts = {graph.group_of[atom].name: len(removed.get(atom, ())) for atom in balance.atoms}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+            yield (
+                f"these groups must lose equally many indices, because {balance.reason}: asked for {listed}. "
+                "Cut all of them by the same number."
+            )

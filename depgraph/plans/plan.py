@@ -34,6 +34,11 @@ class Cut:
         removed: the indices that go. Where each index of a base loses its own, such as each head its own dims: flat indices
             of the product of the base and the atom, row * size + index.
         base: the atom whose indices are the rows; None where the same indices go everywhere.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> dg.cut(graph, "0.weight", [2, 6], dim=0).cuts
+    (Cut(group='0.weight:0', atom=Atom(id=0, size=8), removed=IndexSet('2,6'), base=None),)
     """
 
     group: str
@@ -54,7 +59,21 @@ class Cut:
 
 @frozen
 class PrunedAxis:
-    """An axis of a parameter or buffer that a cut reaches, with its space in the base graph."""
+    """An axis of a parameter or buffer that a cut reaches.
+
+    Attributes:
+        tensor: dotted name of the parameter or buffer.
+        dim: its dimension.
+        space: the space of that axis in the base graph.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> plan = dg.cut(graph, "0.weight", [2, 6], dim=0)
+    >>> plan.axes[0]
+    PrunedAxis(tensor='0.bias', dim=0, space=Atom(id=0, size=8))
+    >>> [(axis.tensor, axis.dim) for axis in plan.axes]
+    [('0.bias', 0), ('0.weight', 0), ('1.weight', 1)]
+    """
 
     tensor: str
     dim: int
@@ -63,7 +82,18 @@ class PrunedAxis:
 
 @frozen
 class Edit:
-    """An attribute that follows: dotted path, value before and after."""
+    """An integer attribute that follows the size of an axis.
+
+    Attributes:
+        path: its dotted path from the model.
+        old: its value before the plan.
+        new: its value after it.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> dg.cut(graph, "0.weight", [2, 6], dim=0).edits
+    (Edit(path='0.out_features', old=8, new=6), Edit(path='1.in_features', old=8, new=6))
+    """
 
     path: str
     old: int
@@ -78,6 +108,11 @@ class Target:
         name: ``params``, ``macs`` or ``latency``.
         requested: the most that was to remain, as a number of parameters or MACs, or in the latency model's unit.
         realised: what the plan's result costs.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> dg.plan(graph, {"0.weight:0": range(8)}, params=40).targets        # 58 parameters, 7 for each index
+    (Target(name='params', requested=40, realised=37),)
     """
 
     name: str
@@ -98,6 +133,21 @@ class Plan:
         renumbered: (number in the result, number in the base) of atoms whose number changes because a size became 1.
         renamed: (name in the result, name in the base) of groups whose name changes for the same reason.
         targets: the budgets that it was made for, with what it comes to. They say why, not what: equality leaves them out.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> graph = dg.trace(model, torch.zeros(1, 4))
+    >>> plan = dg.cut(graph, "0.weight", [2, 6], dim=0)
+    >>> print(plan)
+    <Plan: 1 groups, 3 axes, 2 attributes>
+      0.weight:0: 2 of 8 indices go
+    >>> plan.kept["2.weight"][1], plan.apply(graph).params, graph.params
+    (IndexSet('0-1,3-5,7'), 44, 58)
+    >>> again = dg.cut(plan.apply(graph), "0.weight", [0, 2], dim=0)       # of what is left: the indices 0 and 3
+    >>> dict(plan.then(again).removed)
+    {'0.weight:0': IndexSet('0,2-3,6')}
+    >>> plan.then(again).apply(graph) == again.apply(plan.apply(graph))
+    True
     """
 
     base: str
@@ -215,7 +265,11 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read what `save` wrote. Raises `DocumentError` for a damaged, edited or foreign file."""
+        """Read what `save` wrote.
+
+        Raises:
+            DocumentError: the file is damaged, edited, foreign or of another version.
+        """
         return codec.read(path, "plan", cls, check)
 
     def __str__(self) -> str:

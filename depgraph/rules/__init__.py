@@ -2,6 +2,9 @@
 
 `RULES` is read-only. Extend it for one trace with ``trace(model, inputs, rules=RULES | {"mylib.op": Rule(...)})``.
 An operator without a rule is decomposed where PyTorch can, else every axis it touches is pinned, with the reason.
+
+>>> "aten.conv2d" in RULES, RULES["aten.conv2d"].type, RULES["aten.relu"].traits == POINTWISE
+(True, 'CONV', True)
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from depgraph.solving.statements import (
     Pin,
     Plus,
     Rule,
+    Scale,
     Times,
     Traits,
     Value,
@@ -71,6 +75,7 @@ __all__ = [
     "Pin",
     "Plus",
     "Rule",
+    "Scale",
     "Times",
     "Traits",
     "Value",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from depgraph.rules.common import broadcast, elementwise, family, mixes_all, mixing, passed, pinned, values
-from depgraph.solving.statements import Axis, Call, Equal, Pin, Rule, Statement, Traits, Value
+from depgraph.solving.statements import Axis, Call, Equal, Pin, Rule, Scale, Statement, Traits, Value
 
 
 def _same(call: Call) -> Iterator[Statement]:
@@ -24,6 +24,12 @@ def _along(reason: str, *names: str) -> Rule:
                 yield Pin(value[int(dim)], reason.format(call.op))
 
     return Rule(equations, traits=Traits(mixes=()))
+
+
+def _scaled(call: Call) -> Iterator[Statement]:
+    """A product or quotient by a number."""
+    yield from elementwise(call)
+    yield from (Scale(call[name]) for name in ("self", "other") if isinstance(call[name], int))
 
 
 def _added(call: Call) -> Traits:
@@ -111,7 +117,7 @@ POSITION_BY_POSITION = """
     abs acos acosh _add_relu addcdiv addcmul alias alias_copy alpha_dropout angle asin asinh atan atan2 atanh
     bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp clamp_max
     clamp_min clone complex _conj conj _conj_copy _conj_physical conj_physical contiguous copy copysign cos cosh
-    deg2rad dequantize detach detach_copy digamma div dropout elu empty_like eq erf erfc erfinv exp exp2 expm1
+    deg2rad dequantize detach detach_copy digamma dropout elu empty_like eq erf erfc erfinv exp exp2 expm1
     _fake_quantize_learnable_per_tensor_affine fake_quantize_per_tensor_affine
     fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
     feature_alpha_dropout feature_dropout fill floor floor_divide fmax fmin fmod frac frexp full_like _fused_dropout
@@ -119,7 +125,7 @@ POSITION_BY_POSITION = """
     __ilshift__ imag int_repr __irshift__ isclose isfinite isinf isnan isneginf isposinf _lazy_clone lcm ldexp le
     leaky_relu lerp less less_equal lgamma lift lift_fresh lift_fresh_copy log log10 log1p log2 log_sigmoid
     log_sigmoid_forward logaddexp logaddexp2 logical_and logical_not logical_or logical_xor logit __lshift__ lt
-    masked_fill _masked_scale maximum minimum mish mul multiply mvlgamma nan_to_num native_dropout ne neg _neg_view
+    masked_fill _masked_scale maximum minimum mish mvlgamma nan_to_num native_dropout ne neg _neg_view
     _neg_view_copy negative nextafter not_equal ones_like _pin_memory polar polygamma positive pow _prelu_kernel
     quantize_per_tensor quantize_per_tensor_dynamic rad2deg real reciprocal relu relu6 remainder resolve_conj
     resolve_neg round rrelu rrelu_with_noise rrelu_with_noise_functional __rshift__ rsqrt rsub selu sgn sigmoid sign
@@ -132,7 +138,7 @@ POSITION_BY_POSITION = """
     special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1 special_shifted_chebyshev_polynomial_t
     special_shifted_chebyshev_polynomial_u special_shifted_chebyshev_polynomial_v
     special_shifted_chebyshev_polynomial_w special_spherical_bessel_j0 special_xlog1py special_zeta sqrt square
-    subtract tan tanh threshold _to_copy true_divide trunc xlogy zero zeros_like
+    subtract tan tanh threshold _to_copy trunc xlogy zero zeros_like
 """
 DRAWN = """
     bernoulli binomial cauchy exponential geometric log_normal normal_functional poisson rand_like randint_like randn_like
@@ -141,7 +147,9 @@ DRAWN = """
 
 SOFTMAX = "_log_softmax log_softmax _masked_softmax _safe_softmax _softmax softmax"
 
-POINTWISE = f"{POSITION_BY_POSITION} {DRAWN} add sub"
+SCALED = "div mul multiply true_divide"
+
+POINTWISE = f"{POSITION_BY_POSITION} {SCALED} {DRAWN} add sub"
 """Operators in which each position of the result depends on the same position of the operands alone."""
 
 
@@ -153,6 +161,7 @@ FOREACH = """
 
 RULES: dict[str, Rule] = {
     **family(POSITION_BY_POSITION, elementwise, "ELEMENTWISE"),
+    **family(SCALED, _scaled, "ELEMENTWISE"),
     **family(DRAWN, elementwise, "ELEMENTWISE", Traits(mixes=(), draws=True)),
     **family("add sub", elementwise, "ELEMENTWISE", _added),
     **family(SOFTMAX, elementwise, "ELEMENTWISE", mixing(_normalised)),

@@ -12,6 +12,7 @@ from depgraph.solving.statements import (
     Call,
     Equal,
     Fresh,
+    Larger,
     Named,
     Pin,
     Plus,
@@ -147,6 +148,8 @@ def _sliced(x: Value, out: Value, dim: int, call: Call) -> Iterator[Statement]:
             yield Named(out[dim], call["length"])
         elif call["end"] is not None and int(last) == size:
             yield Named(out[dim], last)
+        elif call["end"] is not None:
+            yield Larger(last + 1, x[dim], f"{call.op} ends behind it")
     else:
         before, after = Fresh(start), Fresh(size - stop)
         yield Equal(x[dim], Plus((before, out[dim], after)))

@@ -19,11 +19,13 @@ from depgraph.graph.records import (
     PinnedAtom,
     SizeAttribute,
     Tensor,
+    TensorKind,
     retyped,
 )
 from depgraph.solving.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, SizeFact, Unlike
-from depgraph.solving.expressions import Attribute, Expression, Literal
+from depgraph.solving.expressions import Attribute, Expression, parts_of
 from depgraph.solving.recording import Declared, Recording
+from depgraph.solving.sized import origin, sized_in
 from depgraph.solving.sizes import settle
 from depgraph.solving.statements import (
     Axis,
@@ -36,6 +38,7 @@ from depgraph.solving.statements import (
     Pin,
     Plus,
     Rule,
+    Scale,
     Statement,
     Term,
     Times,
@@ -116,16 +119,18 @@ def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = Tru
     for call in recording.calls:
         place = _place(call)
         counted: list[Work] = []
-        for statement in _statements(call, rules):
+        statements = _statements(call, rules)
+        for statement in statements:
             if isinstance(statement, Equal):
                 equations.append((statement, place))
             elif isinstance(statement, Pin):
                 equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
             elif isinstance(statement, Work):
                 counted.append(statement)
-            else:
+            elif not isinstance(statement, Scale):
                 demands.append(_demand(statement, place))
         work.append(tuple(counted))
+        demands.extend(_unnamed(call, statements, place))
     for name, value in recording.outputs if boundary else ():
         equations.extend(_pinned(value, f"it is a dimension of the model's {name}"))
     for value, reason in recording.constants:
@@ -198,8 +203,26 @@ def _demand(statement: Named | Balanced | Larger, place: str) -> Demand:
         return NamedSize(statement.term, statement.size, place)
     if isinstance(statement, Balanced):
         return EqualSizes(statement.terms, f"{statement.reason} ({place})")
-    smaller = Literal(statement.than) if isinstance(statement.than, int) else statement.than
-    return Below(smaller, statement.term, f"{statement.reason} ({place})")
+    smaller, larger = (origin(side) if isinstance(side, int) else side for side in (statement.than, statement.term))
+    return Below(smaller, larger, f"{statement.reason} ({place})")
+
+
+def _unnamed(call: Call, statements: Iterable[Statement], place: str) -> Iterator[Escape]:
+    """The sizes among a call's arguments that its rule names no axis by: strides, positions, counts of anything else."""
+    given = sized_in(call.args.values())
+    if not given:
+        return
+    named: set[Expression] = set()
+    for statement in statements:
+        sizes: tuple[Term | int, ...] = ()
+        if isinstance(statement, (Named, Scale)):
+            sizes = (statement.size,)
+        elif isinstance(statement, Larger):
+            sizes = (statement.term, statement.than)
+        named.update(part for size in sizes if isinstance(size, int) for part in parts_of(origin(size)))
+    for expression in given:
+        if expression not in named:
+            yield Escape((expression,), f"{call.op} is given a number that follows from its size ({place})")
 
 
 def _recorded_demands(recording: Recording) -> Iterator[Demand]:
@@ -213,7 +236,7 @@ def _recorded_demands(recording: Recording) -> Iterator[Demand]:
     for path, term in recording.layer_attributes:
         yield FollowingAttribute(Attribute(path), term)
     for sources, where in recording.escapes:
-        yield Escape(sources, where)
+        yield Escape(sources, f"forward computes its size in a way that is not understood (a number computed at {where})")
 
 
 def _compared(left: Expression, right: Expression, where: str) -> str:
@@ -281,7 +304,7 @@ def _atom(space: Space) -> Atom:
     return atom
 
 
-def _tensor(name: str, kind: str, value: Value, spaces: Mapping[Term, Space], aliases: tuple[str, ...] = ()) -> Tensor:
+def _tensor(name: str, kind: TensorKind, value: Value, spaces: Mapping[Term, Space], aliases: tuple[str, ...] = ()) -> Tensor:
     return Tensor(name, kind, tuple([spaces[axis] for axis in value.axes]), aliases)
 
 

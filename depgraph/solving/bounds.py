@@ -149,6 +149,8 @@ def _span(form: Form, low: Sizes, high: Sizes) -> Span | None:
         return left[0] + right[0], left[1] + right[1]
     if op == "-":
         return left[0] - right[1], left[1] - right[0]
+    if op == "%":
+        return (0, right[1] - 1) if right[0] > 0 else None
     if op == "//" and right[0] <= 0 <= right[1]:
         return None
     corners = [a * b if op == "*" else a // b for a, b in product(left, right)]

@@ -55,10 +55,10 @@ class FollowingAttribute:
 
 @frozen
 class Escape:
-    """A plain number was computed from these sizes: they stay as they are."""
+    """These sizes went where nothing follows them: they stay as they are."""
 
     sources: tuple[Expression, ...]
-    where: str
+    reason: str
 
 
 @frozen

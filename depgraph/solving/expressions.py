@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from attrs import frozen
@@ -42,7 +43,7 @@ class AxisSize:
 
 @frozen
 class Arithmetic:
-    """An operation (``+``, ``-``, ``*`` or ``//``) over two expressions."""
+    """An operation (``+``, ``-``, ``*``, ``//`` or ``%``) over two expressions."""
 
     op: str
     left: Expression
@@ -65,3 +66,14 @@ class Computed:
 
 
 Expression: TypeAlias = Literal | Attribute | AxisSize | Arithmetic | Computed
+
+
+def parts_of(expression: Expression) -> Iterator[Expression]:
+    """An expression and all that it is made of."""
+    yield expression
+    if isinstance(expression, Arithmetic):
+        yield from parts_of(expression.left)
+        yield from parts_of(expression.right)
+    elif isinstance(expression, Computed):
+        for source in expression.sources:
+            yield from parts_of(source)

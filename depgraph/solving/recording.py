@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from depgraph.graph.records import TensorKind, TraceMode
 from depgraph.solving.expressions import Expression
 from depgraph.solving.statements import Call, Term, Value
 
@@ -14,7 +15,7 @@ class Declared:
 
     value: Value
     name: str
-    kind: str
+    kind: TensorKind
     owner: str
     aliases: tuple[str, ...] = ()
 
@@ -47,4 +48,4 @@ class Recording:
     differences: tuple[tuple[Expression, Expression, str], ...] = ()
     orders: tuple[tuple[Expression, Expression, str], ...] = ()
     escapes: tuple[tuple[tuple[Expression, ...], str], ...] = ()
-    mode: str = "fake"
+    mode: TraceMode = "fake"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -40,6 +40,10 @@ def unlisten(token: Any) -> None:
     _listener.reset(token)
 
 
+plain_int = int.__int__
+"""The integer without its origin, which no listener hears of."""
+
+
 class Sized(int):
     """An `int` with an `expression`. It behaves as the int it is in every other respect.
 
@@ -56,8 +60,9 @@ class Sized(int):
         number.owner = owner
         return number
 
-    def __reduce__(self) -> Any:
-        return int, (int(self),)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        _let_escape(self.owner, self)
+        return int, (plain_int(self),)
 
     def __copy__(self) -> Sized:
         return self
@@ -71,41 +76,54 @@ class Sized(int):
             listener = _listener.get()
             if listener is not None:
                 heard = listener.fact if equal is True else listener.unlike
-                heard(self.expression, origin(other, self.owner), int(self), self.owner)
+                heard(self.expression, origin(other, self.owner), plain_int(self), self.owner)
         return equal
 
     def __ne__(self, other: object) -> bool:
         equal = self.__eq__(other)
         return equal if equal is NotImplemented else not equal
 
-    __hash__ = int.__hash__
-
     def __bool__(self) -> bool:
-        return self != 0 if isinstance(self.expression, Arithmetic) else int(self) != 0
+        return self != 0 if isinstance(self.expression, Arithmetic) else plain_int(self) != 0
 
     def __neg__(self) -> Sized:
-        return Sized(-int(self), Arithmetic("-", Literal(0), self.expression), self.owner)
+        return Sized(-plain_int(self), Arithmetic("-", Literal(0), self.expression), self.owner)
 
     def __abs__(self) -> Sized:
-        return -self if self < 0 else self
-
-    def __mod__(self, other: Any) -> Any:
-        return _computed(int(self) % other, self.owner, self, other)
-
-    def __rmod__(self, other: Any) -> Any:
-        return _computed(other % int(self), self.owner, self, other)
+        return Sized.__neg__(self) if self < 0 else self
 
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
 
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
+    def __pos__(self) -> Sized:
+        return self
+
+    def __invert__(self) -> Any:
+        return -self - 1
+
+    def __trunc__(self) -> Sized:
+        return self
+
+    def __ceil__(self) -> Sized:
+        return self
+
+    def __floor__(self) -> Sized:
+        return self
+
+    def __round__(self, digits: Any = None) -> Any:
+        return self if digits is None or digits >= 0 else _computed(int.__round__(self, digits), self.owner, self)
+
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
-        return _computed(pow(int(self), other, modulo), self.owner, self, other)
+        return _computed(pow(plain_int(self), other, modulo), self.owner, self, other)
 
     def __truediv__(self, other: Any) -> Any:
-        return _computed(int(self) / other, self.owner, self, other)
+        return _computed(plain_int(self) / other, self.owner, self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
-        return _computed(other / int(self), self.owner, self, other)
+        return _computed(other / plain_int(self), self.owner, self, other)
 
 
 class SizedFloat(float):
@@ -121,17 +139,27 @@ class SizedFloat(float):
         number.owner = owner
         return number
 
-    def __reduce__(self) -> Any:
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        _let_escape(self.owner, self)
         return float, (float.__float__(self),)
 
     def __deepcopy__(self, memo: object) -> SizedFloat:
         return self
 
-    def __int__(self) -> int:
-        listener = _listener.get()
-        if listener is not None:
-            listener.escape(self.sources, self.owner)
-        return float.__int__(self)
+    def __neg__(self) -> Any:
+        return _computed(-float.__float__(self), self.owner, self)
+
+    def __pos__(self) -> SizedFloat:
+        return self
+
+    def __abs__(self) -> Any:
+        return _computed(abs(float.__float__(self)), self.owner, self)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
 
     def __trunc__(self) -> Any:
         return _computed(float.__trunc__(self), self.owner, self)
@@ -148,7 +176,7 @@ class SizedFloat(float):
 
 def _computed(value: Any, owner: object, *operands: Any) -> Any:
     """A number that remembers the sizes among its operands, where it can."""
-    if type(value) is int and value > 1:
+    if type(value) is int:
         return Sized(value, Computed(value, _sources(owner, operands)), owner)
     return SizedFloat(value, _sources(owner, operands), owner) if type(value) is float else value
 
@@ -168,28 +196,63 @@ def origin(value: int, owner: object = None) -> Expression:
     """Where an integer came from; a plain one, or one of another trace than the owner's, counts as a literal."""
     if isinstance(value, Sized) and (owner is None or value.owner is owner):
         return value.expression
-    return Literal(int(value))
+    return Literal(plain_int(value))
+
+
+def sized_in(items: Iterable[object]) -> list[Expression]:
+    """What the sizes among some arguments were made from, those in lists and slices too."""
+    found: list[Expression] = []
+    for item in items:
+        if type(item) is Sized:
+            found.append(item.expression)
+        elif isinstance(item, (tuple, list)):
+            found += sized_in(item)
+        elif isinstance(item, slice):
+            found += sized_in((item.start, item.stop, item.step))
+        elif isinstance(item, Mapping):
+            found += sized_in(item.values())
+    return found
 
 
 def _binary(symbol: str, function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[Sized, object], Any]:
     def method(self: Sized, other: object) -> Any:
         if type(other) is float or isinstance(other, SizedFloat):
             number: Any = float.__float__(other)
-            return _computed(function(number, int(self)) if swapped else function(int(self), number), self.owner, self, other)
+            return _computed(
+                function(number, plain_int(self)) if swapped else function(plain_int(self), number), self.owner, self, other
+            )
         if type(other) is not int and not isinstance(other, Sized):
             name = f"__{'r' if swapped else ''}{function.__name__}__"
             return getattr(int, name)(self, other)
         left, right = (other, self) if swapped else (self, other)
-        result = function(int(left), int(right))
+        result = function(plain_int(left), plain_int(right))
         expression = Arithmetic(symbol, origin(left, self.owner), origin(right, self.owner))
         return Sized(result, expression, self.owner)
 
     return method
 
 
-for _symbol, _function in (("+", operator.add), ("-", operator.sub), ("*", operator.mul), ("//", operator.floordiv)):
+for _symbol, _function in zip(
+    ("+", "-", "*", "//", "%"), (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod), strict=True
+):
     setattr(Sized, f"__{_function.__name__}__", _binary(_symbol, _function, False))
     setattr(Sized, f"__r{_function.__name__}__", _binary(_symbol, _function, True))
+
+
+def _bitwise(function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[Sized, object], Any]:
+    def method(self: Sized, other: object) -> Any:
+        if not isinstance(other, int):
+            return NotImplemented
+        left, right = (plain_int(side) for side in ((other, self) if swapped else (self, other)))
+        return _computed(function(left, right), self.owner, self, other)
+
+    return method
+
+
+for _function in (operator.and_, operator.or_, operator.xor, operator.lshift, operator.rshift):
+    _name = _function.__name__.strip("_")
+    setattr(Sized, f"__{_name}__", _bitwise(_function, False))
+    setattr(Sized, f"__r{_name}__", _bitwise(_function, True))
 
 
 def _ordering(function: Callable[[Any, Any], bool], strict: bool, swapped: bool) -> Callable[[Sized, object], Any]:
@@ -200,13 +263,13 @@ def _ordering(function: Callable[[Any, Any], bool], strict: bool, swapped: bool)
             _let_escape(self.owner, self, other)
         elif isinstance(other, (int, float)) and _listener.get() is not None:
             low, high = (other, self) if swapped else (self, other)
-            if function(int(self), float(other) if isinstance(other, float) else int(other)):
+            if function(plain_int(self), float(other) if isinstance(other, float) else plain_int(other)):
                 _hear_order(low, high, strict, self.owner)
             else:
                 _hear_order(high, low, not strict, self.owner)
         elif not isinstance(other, (int, float)):
             return NotImplemented
-        return function(int(self), float.__float__(other) if isinstance(other, float) else int(other))
+        return function(plain_int(self), float.__float__(other) if isinstance(other, float) else plain_int(other))
 
     return method
 
@@ -237,8 +300,8 @@ def _float_method(function: Callable[[Any, Any], Any], swapped: bool) -> Callabl
         if not isinstance(other, (int, float)):
             return NotImplemented
         left, right = (other, self) if swapped else (self, other)
-        plain = [int(side) if isinstance(side, int) else float.__float__(side) for side in (left, right)]
-        return _computed(function(*plain), self.owner, self, other)
+        numbers = [plain_int(side) if isinstance(side, int) else float.__float__(side) for side in (left, right)]
+        return _computed(function(*numbers), self.owner, self, other)
 
     return method
 
@@ -253,7 +316,7 @@ def _float_ordering(function: Callable[[Any, Any], bool]) -> Callable[[SizedFloa
         if not isinstance(other, (int, float)):
             return NotImplemented
         _let_escape(self.owner, self, other)
-        return function(float.__float__(self), float.__float__(other) if isinstance(other, float) else int(other))
+        return function(float.__float__(self), float.__float__(other) if isinstance(other, float) else plain_int(other))
 
     return method
 
@@ -261,4 +324,26 @@ def _float_ordering(function: Callable[[Any, Any], bool]) -> Callable[[SizedFloa
 for _name in ("lt", "le", "gt", "ge"):
     _compare = getattr(operator, _name)
     setattr(Sized, f"__{_name}__", _ordering(_compare, strict=_name in {"lt", "gt"}, swapped=_name in {"gt", "ge"}))
-    setattr(SizedFloat, f"__{_name}__", _float_ordering(_compare))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(SizedFloat, f"__{_name}__", _float_ordering(getattr(operator, _name)))
+
+
+def _heard(kind: type, name: str) -> Callable[..., Any]:
+    """A method of `int` or `float` whose result is a plain one: what it was computed from has escaped."""
+    method = getattr(kind, name)
+
+    def heard(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _let_escape(self.owner, self)
+        return method(self, *args, **kwargs)
+
+    return heard
+
+
+for _name in ("__hash__", "__int__", "__repr__", "__format__", "as_integer_ratio", "bit_count", "bit_length", "to_bytes"):
+    setattr(Sized, _name, _heard(int, _name))
+for _name in ("__hash__", "__int__", "__repr__", "__format__", "__bool__", "as_integer_ratio", "hex", "is_integer"):
+    setattr(SizedFloat, _name, _heard(float, _name))
+for _name in ("real", "numerator"):
+    setattr(Sized, _name, property(lambda self: self))
+Sized.conjugate = SizedFloat.conjugate = lambda self: self  # type: ignore[method-assign,assignment]
+SizedFloat.real = property(lambda self: self)  # type: ignore[assignment]

@@ -42,9 +42,12 @@ class _Outcome(Enum):
 
 @frozen
 class _Equation:
+    """Two sizes that are equal, and where; or, `explained`, the reason why what they mention stays."""
+
     left: Expression | Term
     right: Expression | Term
     where: str
+    explained: bool = False
 
 
 class _Settlement:
@@ -62,6 +65,8 @@ class _Settlement:
     def _take(self, demand: Demand) -> None:
         if isinstance(demand, FollowingAttribute):
             self.following.setdefault(demand.attribute.path, demand.term)
+        elif isinstance(demand, Below) and isinstance(demand.left, TERMS) and isinstance(demand.right, Literal):
+            pass  # a size that only shrinks stays below a number
         elif isinstance(demand, (Unlike, Below)):
             self.comparisons.append(demand)
         elif isinstance(demand, EqualSizes):
@@ -69,11 +74,12 @@ class _Settlement:
             self.equations.extend(_Equation(first, other, demand.reason) for other in others)
         elif isinstance(demand, Escape):
             number = Computed(0, demand.sources)
-            self.equations.append(_Equation(number, number, f"a number computed at {demand.where}"))
+            self.equations.append(_Equation(number, number, demand.reason, explained=True))
         elif isinstance(demand, SizeFact):
             self._equate(demand.left, demand.right, f"a comparison at {demand.where}")
         elif demand.term.size != demand.size:
             self.solver.state(Pin(demand.term, f"a size beyond its own names it ({demand.where})"), demand.where)
+            self._take(Escape((origin(demand.size),), f"it names another axis beyond that one's size ({demand.where})"))
         elif demand.term.size > 1 or isinstance(origin(demand.size), Arithmetic):
             self._equate(origin(demand.size), demand.term, demand.where)
 
@@ -179,7 +185,7 @@ class _Settlement:
         """The attributes of an expression that nothing has settled yet, with their present values."""
         if isinstance(side, Attribute):
             return {} if side.path in self.known else {side.path: side.value}
-        if isinstance(side, Arithmetic):
+        if isinstance(side, Arithmetic) and side.op != "%":
             return {**self._unknown(side.left), **self._unknown(side.right)}
         return {}
 
@@ -239,15 +245,16 @@ class _Settlement:
         left, right = self._value(side.left), self._value(side.right)
         if left is None or right is None:
             return None
-        if side.op == "//" and left.is_constant and right.is_constant:
-            return Polynomial.constant(left.value({}) // right.value({}))
+        if side.op in {"//", "%"} and left.is_constant and right.is_constant:
+            divided = divmod(left.value({}), right.value({}))
+            return Polynomial.constant(divided[side.op == "%"])
         return _polynomial(side.op, left, right)
 
     def _invert(self, side: Expression | Term, target: Polynomial) -> tuple[Attribute, Polynomial] | None:
         """Solve ``side == target`` for its one unknown attribute."""
         if isinstance(side, Attribute):
             return side, target
-        if not isinstance(side, Arithmetic):
+        if not isinstance(side, Arithmetic) or side.op == "%":
             return None
         left, right = self._value(side.left), self._value(side.right)
         if (left is None) == (right is None):
@@ -265,10 +272,11 @@ class _Settlement:
     def _pin_equation(self, equation: _Equation) -> bool:
         """No attribute could be solved for: whatever the equation mentions stays as it is."""
         changed = False
+        unknown = f"forward computes its size in a way that is not understood ({equation.where})"
         for side in (equation.left, equation.right):
             for leaf in self._mentioned(side):
                 if self.solver.reason(leaf) is None:
-                    self.solver.pin(leaf, f"forward computes its size in a way that is not understood ({equation.where})")
+                    self.solver.pin(leaf, equation.where if equation.explained else unknown)
                     changed = True
         return changed
 
@@ -287,14 +295,16 @@ class _Settlement:
 
 
 def _combined(op: str, left: Form | None, right: Form | None) -> Form | None:
-    if left is None or right is None or (op == "//" and right == Polynomial()):
+    if left is None or right is None or (op in {"//", "%"} and right == Polynomial()):
         return None
     exact = _polynomial(op, left, right) if isinstance(left, Polynomial) and isinstance(right, Polynomial) else None
     return Uneven(op, left, right) if exact is None else exact
 
 
 def _polynomial(op: str, left: Polynomial, right: Polynomial) -> Polynomial | None:
-    """Arithmetic over polynomials; None for a division that does not come out even."""
+    """Arithmetic over polynomials; None for a division that does not come out even, and its remainder."""
     if op == "//":
         return left.quotient(right)
+    if op == "%":
+        return None if left.quotient(right) is None else Polynomial()
     return left + right if op == "+" else left - right if op == "-" else left * right

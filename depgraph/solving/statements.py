@@ -16,7 +16,17 @@ from attrs import field, frozen
 
 @frozen(slots=False, cache_hash=True)
 class Axis:
-    """A dimension of a recorded value, which has one size: value and dimension tell it from all others."""
+    """A dimension of a recorded value, which has one size: value and dimension tell it from all others.
+
+    Attributes:
+        value: the number of the `Value`.
+        dim: the dimension, counted from 0.
+        size: how many indices it has.
+
+    >>> x = Value(0, shape=(5, 4))
+    >>> x[1]
+    Axis(value=0, dim=1, size=4)
+    """
 
     value: int
     dim: int
@@ -25,14 +35,49 @@ class Axis:
 
 @frozen(eq=False)
 class Fresh:
-    """A space of its own, with no name outside of the call that makes it. Compared by identity."""
+    """A space of its own, with no name outside of the call that makes it. Compared by identity.
+
+    Attributes:
+        size: how many indices it has.
+
+    >>> Fresh(3).size, Fresh(3) == Fresh(3)
+    (3, False)
+
+    As a factor it stands for what no operand has as an axis, such as the blocks that a channel shuffle transposes:
+
+    >>> import torch, depgraph as dg
+    >>> def shuffle(call):
+    ...     before, after, groups = call["input"], call.out, call["groups"]
+    ...     blocks, inner = Fresh(int(groups)), Fresh(before.shape[1] // groups)
+    ...     yield Named(blocks, groups)
+    ...     yield Equal(before[0], after[0])
+    ...     yield Equal(before[1], Times((blocks, inner)))
+    ...     yield Equal(after[1], Times((inner, blocks)))
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 1), torch.nn.ChannelShuffle(3), torch.nn.Conv2d(6, 2, 1))
+    >>> graph = dg.trace(model, torch.zeros(1, 4, 1, 1), rules=dg.RULES | {torch.nn.ChannelShuffle: dg.Rule(shuffle)})
+    >>> print(graph.axis("0.weight", 0), graph.axis("2.weight", 1))
+    (a0:3 x a1:2) (a1:2 x a0:3)
+    """
 
     size: int
 
 
 @frozen(slots=False)
 class Times:
-    """A row-major product of terms."""
+    """A row-major product of terms: the last factor runs fastest.
+
+    Attributes:
+        factors: the terms, the slowest first.
+
+    >>> x = Value(0, shape=(5, 4, 9))
+    >>> Times((x[1], x[2])).size                   # what a flatten from dimension 1 on makes
+    36
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Flatten(), torch.nn.Linear(36, 2))
+    >>> graph = dg.trace(model, torch.zeros(5, 3, 3, 3))
+    >>> print(graph.axis("2.weight", 1))
+    (a0:4 x a3:3 x a4:3)
+    """
 
     factors: tuple[Term, ...]
 
@@ -47,7 +92,17 @@ class Times:
 
 @frozen(slots=False)
 class Plus:
-    """Terms laid end to end."""
+    """Terms laid end to end.
+
+    Attributes:
+        parts: the terms, the first indices first.
+
+    >>> from depgraph.rules import RULES
+    >>> x, y, out = Value(0, (5, 4)), Value(1, (5, 6)), Value(2, (5, 10))
+    >>> call = Call("aten.cat", {"tensors": (x, y), "dim": 1}, (out,), "", "Net", True, "net.py:7")
+    >>> Equal(out[1], Plus((x[1], y[1]))) in RULES["aten.cat"].equations(call)
+    True
+    """
 
     parts: tuple[Term, ...]
 
@@ -59,7 +114,17 @@ class Plus:
 
 @frozen(slots=False)
 class Backwards:
-    """A term read from its last index to its first."""
+    """A term read from its last index to its first.
+
+    Attributes:
+        term: what is read.
+
+    >>> from depgraph.rules import RULES
+    >>> x, out = Value(0, (5, 4)), Value(1, (5, 4))
+    >>> call = Call("aten.flip", {"self": x, "dims": (1,)}, (out,), "", "Net", True, "net.py:7")
+    >>> Equal(out[1], Backwards(x[1])) in RULES["aten.flip"].equations(call)
+    True
+    """
 
     term: Term
 
@@ -82,7 +147,14 @@ Term: TypeAlias = Axis | Fresh | Times | Plus | Backwards | Known
 
 @frozen(slots=False)
 class Equal:
-    """Both terms range over the same space."""
+    """Both terms range over the same space: what one loses the other loses, index by index.
+
+    >>> from depgraph.rules import RULES
+    >>> x, out = Value(0, (5, 4)), Value(1, (5, 4))
+    >>> call = Call("aten.relu", {"self": x}, (out,), "", "ReLU", True, "net.py:7")
+    >>> set(RULES["aten.relu"].equations(call)) == {Equal(x[0], out[0]), Equal(x[1], out[1])}
+    True
+    """
 
     left: Term
     right: Term
@@ -90,7 +162,22 @@ class Equal:
 
 @frozen(slots=False)
 class Pin:
-    """Nothing may be removed from the term."""
+    """Nothing may be removed from the term.
+
+    Attributes:
+        term: what must stay whole.
+        reason: a clause that says why; errors and `explain` show it.
+
+    >>> import torch, depgraph as dg
+    >>> def relu(call):
+    ...     yield Equal(call["input"][0], call.out[0])
+    ...     yield Equal(call["input"][1], call.out[1])
+    ...     yield Pin(call.out[1], "the next stage reads these channels by number")
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> graph = dg.trace(model, torch.zeros(1, 4), rules=dg.RULES | {torch.nn.ReLU: dg.Rule(relu)})
+    >>> print(len(graph.groups), graph.why_pinned(graph.axis("0.weight", 0)))  # doctest: +ELLIPSIS
+    0 the next stage reads these channels by number (torch.nn.modules.activation.ReLU in 1 at ...)
+    """
 
     term: Term
     reason: str
@@ -98,7 +185,25 @@ class Pin:
 
 @frozen(slots=False)
 class Named:
-    """The call names the size of the term with an integer argument, which has a provenance."""
+    """The call names the size of the term with an integer argument, which has a provenance.
+
+    An attribute from which the integer comes then follows the term; a literal pins it.
+
+    Attributes:
+        term: whose size it is.
+        size: the integer, as the call holds it.
+
+    >>> import torch, depgraph as dg
+    >>> class Heads(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.heads, self.inner, self.out = 3, torch.nn.Linear(4, 6), torch.nn.Linear(2, 1)
+    ...     def forward(self, x):
+    ...         return self.out(self.inner(x).unflatten(1, (self.heads, -1)).sum(1))
+    >>> plan = dg.cut(dg.trace(Heads(), torch.zeros(1, 4)), "inner.weight", [0, 1], dim=0)     # one head of two channels
+    >>> plan.edits[0]                                        # the rule of aten.unflatten yields Named(blocks, self.heads)
+    Edit(path='heads', old=3, new=2)
+    """
 
     term: Term
     size: int
@@ -106,7 +211,18 @@ class Named:
 
 @frozen(slots=False)
 class Balanced:
-    """The terms must keep equal sizes, without being index by index the same."""
+    """The terms must keep equal sizes, without being index by index the same.
+
+    Attributes:
+        terms: what must stay equally long.
+        reason: a clause that says why.
+
+    >>> from depgraph.rules import RULES
+    >>> x, left, right = Value(0, (5, 6)), Value(1, (5, 3)), Value(2, (5, 3))
+    >>> call = Call("aten.chunk", {"self": x, "chunks": 2, "dim": 1}, (left, right), "", "Net", True, "net.py:7")
+    >>> Balanced((left[1], right[1]), "aten.chunk needs equal parts") in RULES["aten.chunk"].equations(call)
+    True
+    """
 
     terms: tuple[Term, ...]
     reason: str
@@ -114,27 +230,91 @@ class Balanced:
 
 @frozen(slots=False)
 class Larger:
-    """The term is larger than a number or than another term; were it not any more, the operator would do something else."""
+    """One size is larger than another one; were it not any more, the operator would do something else.
 
-    term: Term
+    Attributes:
+        term: the larger one: a term, or a number that follows from sizes.
+        than: what it stays above, likewise.
+        reason: a clause that says why.
+
+    >>> import torch, depgraph as dg
+    >>> def relu(call):
+    ...     yield Equal(call["input"][0], call.out[0])
+    ...     yield Equal(call["input"][1], call.out[1])
+    ...     yield Larger(call.out[1], 2, "the kernel reads 3 channels at once")
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> (group,) = dg.trace(model, torch.zeros(1, 4), rules=dg.RULES | {torch.nn.ReLU: dg.Rule(relu)}).groups
+    >>> group.lower_bound
+    3
+    """
+
+    term: Term | int
     than: Term | int
     reason: str
 
 
 @frozen(slots=False)
+class Scale:
+    """The call multiplies or divides by an integer argument that follows from a size, as a mean that is written by hand does.
+
+    No index depends on it, so the size stays free. Any other integer that a call is given, and that no statement names, pins
+    the size from which it follows: a stride, a position, a number of classes.
+
+    Attributes:
+        size: the integer, as the call holds it.
+
+    >>> import torch, depgraph as dg
+    >>> class Mean(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x.sum(1, keepdim=True) / x.shape[1]
+    >>> class Rolled(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x.sum(1, keepdim=True).roll(x.shape[1], 0)
+    >>> for module in (Mean(), Rolled()):
+    ...     graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 6), module), torch.zeros(3, 4))
+    ...     print([str(group) for group in graph.groups])
+    ['0.weight:0 (6 indices, 2 axes)']
+    []
+    """
+
+    size: int
+
+
+@frozen(slots=False)
 class Work:
-    """Multiply-accumulates: `scale` times the product of the sizes of the axes."""
+    """Multiply-accumulates: `scale` times the product of the sizes of the axes.
+
+    Attributes:
+        axes: the terms that are run over.
+        scale: a constant factor; 0 where the work is none but the axes meet.
+
+    >>> from depgraph.rules import RULES
+    >>> x, weight, out = Value(0, (5, 4)), Value(1, (8, 4)), Value(2, (5, 8))
+    >>> call = Call("aten.linear", {"input": x, "weight": weight}, (out,), "0", "Linear", True, "net.py:7")
+    >>> Work((x[0], weight[0], weight[1])) in RULES["aten.linear"].equations(call)        # 5 * 8 * 4
+    True
+    """
 
     axes: tuple[Term, ...]
     scale: int = 1
 
 
-Statement: TypeAlias = Equal | Pin | Named | Balanced | Larger | Work
+Statement: TypeAlias = Equal | Pin | Named | Balanced | Larger | Scale | Work
 
 
 @frozen(slots=False)
 class Value:
-    """A tensor that the traced forward met: a number and a shape, no data; and whether it holds truth values."""
+    """A tensor that the traced forward met: a number and a shape, no data.
+
+    Attributes:
+        id: its number in the recording.
+        shape: its sizes.
+        boolean: whether it holds truth values.
+
+    >>> x = Value(0, shape=(5, 4))
+    >>> x.ndim, x[-1], x.axes[0] == x[0]
+    (2, Axis(value=0, dim=1, size=4), True)
+    """
 
     id: int
     shape: tuple[int, ...]
@@ -168,6 +348,13 @@ class Call:
         where: file and line of the forward code.
         whole: the call stands for a whole module or function, of which nothing is known but what its rule states.
         unread: positions of outputs that nothing takes up, such as the indices of a maximum whose values count.
+
+    >>> x, weight, out = Value(0, (5, 4)), Value(1, (8, 4)), Value(2, (5, 8))
+    >>> call = Call("aten.linear", {"input": x, "weight": weight}, (out,), "0", "Linear", True, "net.py:7")
+    >>> call["weight"].shape, call["bias"], call.out.shape
+    ((8, 4), None, (5, 8))
+    >>> call.inputs == (x, weight)
+    True
     """
 
     op: str
@@ -218,6 +405,12 @@ class Weight:
         outer: the weight's axis that becomes what the layer makes.
         read: the axis of another operand that `inner` meets.
         made: the axis of the result that `outer` becomes.
+
+    >>> from depgraph.rules import RULES
+    >>> x, weight, out = Value(0, (5, 4)), Value(1, (8, 4)), Value(2, (5, 8))
+    >>> call = Call("aten.linear", {"input": x, "weight": weight}, (out,), "0", "Linear", True, "net.py:7")
+    >>> RULES["aten.linear"].traits_of(call).weight == Weight(inner=weight[1], outer=weight[0], read=x[1], made=out[1])
+    True
     """
 
     inner: Axis
@@ -237,6 +430,14 @@ class Traits:
         draws: whether it draws numbers, in evaluation too: another number of draws gives every later one another value.
         offsets: the operands that are only added.
         weight: which operand is the weight of a layer.
+
+    >>> from depgraph.rules import RULES
+    >>> x, out = Value(0, (5, 4)), Value(1, (5, 4))
+    >>> call = Call("aten.softmax", {"self": x, "dim": 1}, (out,), "", "Softmax", True, "net.py:7")
+    >>> RULES["aten.softmax"].traits_of(call) == Traits(mixes=(x[1], out[1]))
+    True
+    >>> RULES["aten.relu"].traits == Traits(mixes=())
+    True
     """
 
     mixes: tuple[Axis, ...] | None = None
@@ -257,6 +458,19 @@ class Rule:
         equations: reads a call and yields its statements.
         type: name of the `OpType` of the operator's node.
         traits: its `Traits`, or a function of a call that gives them.
+
+    >>> import torch, depgraph as dg
+    >>> class Negated(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return -x
+    >>> def every_axis_passes(call):
+    ...     for before, after in zip(call["x"].axes, call.out.axes):
+    ...         yield Equal(before, after)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), Negated(), torch.nn.Linear(6, 2))
+    >>> rule = Rule(every_axis_passes, type="CUSTOMIZED", traits=Traits(mixes=()))
+    >>> graph = dg.trace(model, torch.zeros(1, 4), rules=dg.RULES | {Negated: rule})
+    >>> graph.node("1").type.name, [str(group) for group in graph.groups]
+    ('CUSTOMIZED', ['0.weight:0 (6 indices, 3 axes)'])
     """
 
     equations: RuleFunction

@@ -5,6 +5,9 @@ Needs the `test` extra (Hypothesis). `assert_lawful` checks one model; the strat
 >>> import torch
 >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
 >>> assert_lawful(model, torch.randn(3, 4))
+
+>>> len(KINDS), KINDS[0]
+(16, 'residual')
 """
 
 from depgraph.testing.laws import (

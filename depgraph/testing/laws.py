@@ -19,9 +19,10 @@ from depgraph.criteria import Random
 from depgraph.criteria.scoring import score
 from depgraph.execution.execute import execute, execute_
 from depgraph.graph.canonical import renumber
+from depgraph.graph.checking import check as check_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import OpType
-from depgraph.plans.checking import check
+from depgraph.plans.checking import check as check_plan
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 from depgraph.tracing.session import named_leaves
@@ -43,6 +44,8 @@ def assert_lawful(
 
     Raises:
         AssertionError: a law is broken; the message names it.
+
+    >>> assert_lawful(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4))
     """
     kwargs = kwargs or {}
     graph = assert_pure(model, example_inputs, kwargs)
@@ -57,7 +60,16 @@ def assert_lawful(
 
 
 def snapshot(model: nn.Module) -> Any:
-    """Everything about a model that tracing or a failed execution might disturb, as comparable data."""
+    """Everything about a model that tracing or a failed execution might disturb, as comparable data.
+
+    Parameters and buffers by identity, version and bytes, gradients, training flags, plain attributes, the number of hooks,
+    and torch's own switches and random state.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Dropout())
+    >>> before = snapshot(model)
+    >>> snapshot(model) == before, snapshot(model.eval()) == before
+    (True, False)
+    """
     held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return (
         [
@@ -72,7 +84,14 @@ def snapshot(model: nn.Module) -> Any:
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes | None:
-    """The elements of a tensor as bytes, so that NaN equals itself; None on the meta device."""
+    """The elements of a tensor as bytes, so that NaN equals itself; None on the meta device.
+
+    >>> tensor_bytes(torch.tensor([1, 2], dtype=torch.uint8))
+    b'\\x01\\x02'
+    >>> nan = torch.tensor(float("nan"))
+    >>> nan.equal(nan.clone()), tensor_bytes(nan) == tensor_bytes(nan.clone())
+    (False, True)
+    """
     return None if tensor.is_meta else tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -82,9 +101,17 @@ def _scalars(module: nn.Module) -> list[tuple[str, str]]:
 
 
 def assert_pure(model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[str, Any] | None = None) -> Graph:
-    """Laws 1 and 2: tracing leaves the model as it was, and tracing again gives the same bytes."""
+    """Laws 1 and 2: tracing leaves the model as it was, and tracing again gives the same bytes. Returns the graph.
+
+    Raises:
+        AssertionError: a law is broken; the message names it.
+
+    >>> assert_pure(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(3, 4)).params
+    58
+    """
     before = snapshot(model)
     graph = trace(model, example_inputs, kwargs)
+    assert not check_graph(graph), f"an invariant of graphs: {check_graph(graph)[0]}"
     assert snapshot(model) == before, "law 1 (purity): trace changed the model"
     again = trace(model, example_inputs, kwargs)
     assert codec.dumps("graph", graph) == codec.dumps("graph", again), "law 2 (determinism): two traces differ"
@@ -94,9 +121,20 @@ def assert_pure(model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[s
 def assert_square(
     graph: Graph, plan: Plan, model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """Law 3: tracing the executed model gives the graph that the plan promises. Returns the executed model."""
+    """Law 3: tracing the executed model gives the graph that the plan promises. Returns the executed model.
+
+    Raises:
+        AssertionError: the two graphs differ; the message says where.
+
+    >>> import depgraph as dg
+    >>> model, x = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(3, 4)
+    >>> graph = dg.trace(model, x)
+    >>> assert_square(graph, dg.cut(graph, "0.weight", [2, 6], dim=0), model, x)[0]
+    Linear(in_features=4, out_features=6, bias=True)
+    """
     small = execute(plan, model)
     promised, met = plan.apply(graph), trace(small, example_inputs, kwargs)
+    assert not check_graph(promised), f"an invariant of graphs: {check_graph(promised)[0]}"
     assert same(promised, met), f"law 3 (the square): {difference(promised, met)}"
     assert promised != met or promised.fingerprint == met.fingerprint, "law 3 (the square): equal graphs, two fingerprints"
     return small
@@ -106,6 +144,16 @@ def same(promised: Graph, met: Graph) -> bool:
     """Whether two graphs are equal. Where forward reads data, axes that no parameter or buffer has may differ in size.
 
     Pruned weights give other numbers, so that other rows pass a mask, or go to an expert; nothing that is pruned depends on it.
+
+    >>> class Positive(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.layer = nn.Linear(4, 2)
+    ...     def forward(self, x):
+    ...         return self.layer(x[x.sum(1) > 0])
+    >>> two, three = (trace(Positive(), torch.ones(count, 4)) for count in (2, 3))
+    >>> two.mode, two == three, same(two, three)
+    ('real', False, True)
     """
     return promised == met or (promised.mode == met.mode == "real" and _without_counts(promised) == _without_counts(met))
 
@@ -130,7 +178,12 @@ def _without_counts(graph: Graph) -> Graph:
 
 
 def difference(left: Graph, right: Graph) -> str:
-    """The first few places in which two graphs differ, as text."""
+    """The first three places in which two graphs differ, as text.
+
+    >>> long, short = (trace(nn.Linear(4, size), torch.zeros(1, 4)) for size in (3, 2))
+    >>> difference(long, long), len(difference(long, short).split("; "))
+    ('nothing', 3)
+    """
     found = []
     for name in ("operations", "tensors", "attributes", "pinned_atoms", "balances"):
         ours, theirs = getattr(left, name), getattr(right, name)
@@ -141,20 +194,46 @@ def difference(left: Graph, right: Graph) -> str:
 
 
 def assert_round_trip(graph: Graph, plan: Plan) -> None:
-    """Law 5: what was saved loads as the same value."""
-    assert codec.loads(codec.dumps("graph", graph), "graph", Graph) == graph, "law 5 (round trip): the graph changed"
-    assert codec.loads(codec.dumps("plan", plan), "plan", Plan, check=check) == plan, "law 5 (round trip): the plan changed"
+    """Law 5: what was saved loads as the same value.
+
+    Raises:
+        AssertionError: the graph or the plan came back as another value.
+
+    >>> import depgraph as dg
+    >>> graph = dg.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(3, 4))
+    >>> assert_round_trip(graph, dg.cut(graph, "0.weight", [2, 6], dim=0))
+    """
+    loaded = codec.loads(codec.dumps("graph", graph), "graph", Graph, check=check_graph)
+    assert loaded == graph, "law 5 (round trip): the graph changed"
+    again = codec.loads(codec.dumps("plan", plan), "plan", Plan, check=check_plan)
+    assert again == plan, "law 5 (round trip): the plan changed"
 
 
 def assert_unit(graph: Graph, plan: Plan) -> None:
-    """Law 4, the unit: the empty plan before or after changes nothing."""
+    """Law 4, the unit: the empty plan before or after changes nothing.
+
+    Raises:
+        AssertionError: a composition with the empty plan is another plan.
+
+    >>> import depgraph as dg
+    >>> graph = dg.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(3, 4))
+    >>> assert_unit(graph, dg.cut(graph, "0.weight", [2, 6], dim=0))
+    """
     after = plan.apply(graph)
     assert Plan.empty(graph).then(plan) == plan, "law 4 (composition): empty then plan is not the plan"
     assert plan.then(Plan.empty(after)) == plan, "law 4 (composition): plan then empty is not the plan"
 
 
 def assert_atomic(plan: Plan, model: nn.Module) -> None:
-    """Law 8: a plan that does not fit is refused before anything is written."""
+    """Law 8: a plan that does not fit is refused before anything is written. It is tried on the model that it leads to.
+
+    Raises:
+        AssertionError: the module was changed, or the plan executed.
+
+    >>> import depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> assert_atomic(dg.cut(dg.trace(model, torch.zeros(3, 4)), "0.weight", [2, 6], dim=0), model)
+    """
     if not plan.cuts:
         return
     small = execute(plan, model)
@@ -172,6 +251,18 @@ def assert_cost(graph: Graph, model: nn.Module, example_inputs: Inputs = (), kwa
 
     Where forward reads data, how many rows a layer gets depends on them: there the MACs are those of the model's own graph.
     Kernels that PyTorch's counter does not see into are avoided: oneDNN's recurrent ones and the attention fast path.
+
+    Raises:
+        AssertionError: the numbers differ; the message has both.
+
+    >>> import depgraph as dg
+    >>> model, x = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(3, 4)
+    >>> graph = dg.trace(model, x)
+    >>> assert_cost(graph, model, x)
+    >>> assert_cost(graph, dg.execute(dg.cut(graph, "0.weight", [2, 6], dim=0), model), x)
+    Traceback (most recent call last):
+        ...
+    AssertionError: law 10 (cost): 58 parameters promised, 44 met
     """
     counted = sum(parameter.numel() for parameter in model.parameters())
     assert graph.params == counted, f"law 10 (cost): {graph.params} parameters promised, {counted} met"
@@ -214,6 +305,10 @@ def normalised_atoms(graph: Graph) -> frozenset[Atom]:
 
     The head dims of queries and keys are among them, and whatever else two computed values are multiplied along: such
     products are divided by the root of their number.
+
+    >>> graph = trace(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.Linear(6, 2)), torch.zeros(3, 4))
+    >>> [(group.name, group.atom in normalised_atoms(graph)) for group in graph.groups]
+    [('0.weight:0', True), ('2.weight:0', False)]
     """
     normalised: set[Atom] = set()
     scaled = _scaled_dims(graph)
@@ -264,6 +359,16 @@ def assert_zero_channels(
     Groups over which something is normalised or drawn are left out; the number of groups compared is returned. The model is
     run in evaluation mode and double precision; what it computes in single precision by itself differs by less than 1e-6. A
     model whose code demands single precision is run as it is, to 1e-4.
+
+    Raises:
+        AssertionError: the output changed; the message says by how much.
+
+    >>> import depgraph as dg
+    >>> model, x = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.Linear(6, 2)), torch.randn(3, 4)
+    >>> graph = dg.trace(model, x)
+    >>> plan = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio=0.5)
+    >>> len(plan.cuts), assert_zero_channels(graph, plan, model, x)          # the layer norm mixes the first group
+    (2, 1)
     """
     normalised = normalised_atoms(graph)
     beside = {atom for balance in graph.balances if normalised.intersection(balance.atoms) for atom in balance.atoms}

@@ -148,7 +148,19 @@ KINDS = tuple(_STEPS)
 
 
 def network(kinds: Sequence[str], channels: int, width: int, factor: int, flatten: bool) -> nn.Module:
-    """A small classifier of blocks, in evaluation mode; inputs have the shape (batch, 3, 4, 4)."""
+    """A small classifier of blocks, in evaluation mode: from the shape (batch, 3, 4, 4) to (batch, 5).
+
+    Args:
+        kinds: what each block does to its channels, of `KINDS`.
+        channels: between blocks.
+        width: a block's inside has ``width * factor`` channels.
+        factor: number of heads, of convolution or normalisation groups, of parts to split into.
+        flatten: whether the classifier reads every position, or the mean over positions.
+
+    >>> model = network(["residual", "attention"], channels=2, width=3, factor=2, flatten=False)
+    >>> model(torch.zeros(7, 3, 4, 4)).shape, model.training
+    (torch.Size([7, 5]), False)
+    """
     blocks = [Block(kind, channels, width, factor) for kind in kinds]
     tail = (
         [nn.Flatten(1), nn.Linear(channels * 16, 5)]

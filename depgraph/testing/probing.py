@@ -33,6 +33,12 @@ class Mixed:
         axes: such axes as (operand, dim); the operand by its key path, such as ``args[0]``. Empty: every axis.
         fill: the neutral element. The slices that go are overwritten with it before; the others must then come out the same.
             None: there is none, and only the shapes are compared.
+
+    >>> x = torch.tensor([[0.5, 2.0, 3.0, 7.0]], dtype=torch.float64)
+    >>> probe(torch.prod, (x, 1), mixed=[Mixed((("args[0]", 1),), fill=1.0)]).refuted       # 1 is the neutral element
+    ()
+    >>> print(probe(torch.prod, (x, 1), mixed=[Mixed((("args[0]", 1),), fill=0.0)]).refuted[0])
+    too little is coupled: without args[0] dim 1 [0] output has other values than the output without them
     """
 
     axes: tuple[AxisPlace, ...] = ()
@@ -51,6 +57,10 @@ class Findings:
         mixed: whether an axis declared as mixed was seen to be so.
         stated: whether the rules say that they mix indices that can go.
         seen: whether these were seen to be mixed.
+
+    >>> findings = probe(torch.relu, (torch.tensor([[-1.0, 2.0, 3.0], [4.0, -5.0, 6.0], [7.0, 8.0, -9.0]]),))
+    >>> findings == Findings(("aten.relu",), removals=6)               # each index of each axis, nothing refuted
+    True
     """
 
     ops: tuple[str, ...]
@@ -110,7 +120,16 @@ def probe(
     mixed: Sequence[Mixed] = (),
     checked: bool = True,
 ) -> Findings:
-    """As `assert_rule_sound`, but returns what is wrong instead of raising it."""
+    """As `assert_rule_sound`, but returns what is wrong instead of raising it. Arguments as there.
+
+    >>> from depgraph.rules import Pin
+    >>> def cautious(call):
+    ...     yield Pin(call["self"][0], "its indices are numbered")
+    ...     yield Pin(call.out[0], "its indices are numbered")
+    >>> findings = probe(torch.relu, (torch.arange(3.0),), rules=RULES | {"aten.relu": Rule(cautious)})
+    >>> findings.refuted, len(findings.needless), findings.needless[0]  # doctest: +ELLIPSIS
+    ((), 2, 'args[0] dim 0 is pinned without need (its indices are numbered (...)): every index of it could go')
+    """
     call = Invocation.of(op, args, kwargs or {})
     table = rule_table(rules)
     said = solved(call, table)

@@ -15,7 +15,16 @@ from depgraph.testing.networks import KINDS, network
 
 
 def index_sets(size: int, max_size: int | None = None) -> st.SearchStrategy[IndexSet]:
-    """Subsets of ``range(size)``."""
+    """Subsets of ``range(size)``.
+
+    Args:
+        size: the number of indices to choose from.
+        max_size: how many are chosen at most; all of them if it is not given.
+
+    >>> from hypothesis import find
+    >>> find(index_sets(5), lambda indices: len(indices) == 2)
+    IndexSet('0-1')
+    """
     if size == 0:
         return st.just(IndexSet())
     chosen = st.sets(st.integers(0, size - 1), max_size=size if max_size is None else max_size)
@@ -24,7 +33,18 @@ def index_sets(size: int, max_size: int | None = None) -> st.SearchStrategy[Inde
 
 @st.composite
 def spaces(draw: st.DrawFn, max_atoms: int = 4, max_depth: int = 3) -> Space:
-    """Canonical spaces over a few atoms, which may occur more than once."""
+    """Canonical spaces over a few atoms, which may occur more than once.
+
+    Args:
+        draw: given by Hypothesis.
+        max_atoms: how many different atoms there are at most, of 2 to 4 indices each.
+        max_depth: how deep products and sums are nested at most.
+
+    >>> from hypothesis import find
+    >>> from depgraph.algebra.spaces import Sum
+    >>> print(find(spaces(max_atoms=1, max_depth=1), lambda space: isinstance(space, Sum)))
+    (a0:2 + a0:2)
+    """
     pool = [Atom(number, size) for number, size in enumerate(draw(st.lists(st.integers(2, 4), min_size=1, max_size=max_atoms)))]
 
     leaves: list[Space] = [*pool, *map(backwards, pool), UNIT]
@@ -41,7 +61,18 @@ def spaces(draw: st.DrawFn, max_atoms: int = 4, max_depth: int = 3) -> Space:
 
 @st.composite
 def plans(draw: st.DrawFn, graph: Graph) -> Plan:
-    """Plans of a graph: any removal that leaves each group its least size and keeps the balances."""
+    """Plans of a graph: any removal that keeps each group's lower bound and the balances.
+
+    Args:
+        draw: given by Hypothesis.
+        graph: the graph to plan on.
+
+    >>> from hypothesis import find
+    >>> import depgraph as dg
+    >>> graph = dg.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> dict(find(plans(graph), lambda plan: len(plan.cuts) > 0).removed)
+    {'0.weight:0': IndexSet('0')}
+    """
     removed = {group.atom: draw(index_sets(group.size, group.size - group.lower_bound)) for group in graph.groups}
     for balance in graph.balances:
         least = min(len(removed[atom]) for atom in balance.atoms)
@@ -53,7 +84,16 @@ def plans(draw: st.DrawFn, graph: Graph) -> Plan:
 def modules(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> nn.Module:
     """Random small classifiers of blocks: residuals, concats, shuffles, recurrence, attention and more (`KINDS`).
 
-    They take inputs of the shape (batch, 3, 4, 4), and are in evaluation mode.
+    They take inputs of the shape (batch, 3, 4, 4), return (batch, 5), and are in evaluation mode.
+
+    Args:
+        draw: given by Hypothesis.
+        kinds: what the blocks may be.
+
+    >>> from hypothesis import Phase, find, settings
+    >>> first = settings(max_examples=1, phases=[Phase.generate])
+    >>> find(modules(("glu",)), lambda model: True, settings=first)(torch.zeros(2, 3, 4, 4)).shape
+    torch.Size([2, 5])
     """
     chosen = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))
     seed = draw(st.integers(0, 2**16))

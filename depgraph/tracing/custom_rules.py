@@ -20,7 +20,7 @@ from depgraph.errors import RuleError
 from depgraph.graph.records import OpType
 from depgraph.rules import RULES
 from depgraph.solving.statements import Rule
-from depgraph.tracing.session import Running, Session, class_name, named_leaves
+from depgraph.tracing.session import Running, Session, class_name, named_leaves, shape_of
 
 RuleKey = str | type
 """``"namespace::operator"`` or ``"namespace.operator"``, a module class, or a `torch.autograd.Function` class."""
@@ -193,6 +193,6 @@ def _as_one_call(session: Session, op: str, arguments: dict[str, Any], label: Ru
     with session.whole():
         result = run()
     tensors = [tensor for _, tensor in named_leaves("output", result)]
-    outputs = tuple(session.value(tensor, tuple(map(int, tensor.shape))) for tensor in tensors)
+    outputs = tuple(session.value(tensor, shape_of(tensor)) for tensor in tensors)
     session.called(op, args, outputs, label, whole=True)
     return result

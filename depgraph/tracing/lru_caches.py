@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,34 +14,99 @@ from torch import nn
 
 @contextmanager
 def uncached(model: nn.Module) -> Iterator[None]:
-    """Call the functions under `functools.lru_cache` as they are, in the classes of a model's modules and beside them.
+    """Call the functions under `functools.lru_cache` as they are, wherever the classes of a model's modules reach them by name.
 
-    Otherwise a fake tensor would stay in a cache for forwards to come, and a value that an earlier forward has left there
-    would take the place of the operators that made it.
+    Otherwise a fake tensor would stay in a cache for forwards to come; a value that an earlier forward has left there would
+    take the place of the operators that made it; and of two layers that ask a helper for the same sizes, as einops has one,
+    the second would be given those of the first.
     """
-    changed: list[tuple[Any, str, Any]] = []
+    undo: list[Callable[[], None]] = []
     try:
-        for holder in _holders(model):
-            for name, content in list(vars(holder).items()):
-                plain = _without_cache(content)
-                if plain is not None:
-                    setattr(holder, name, plain)
-                    changed.append((holder, name, content))
+        for put, content, plain in _Reached(model).caches:
+            put(plain)
+            undo.append(functools.partial(put, content))
         yield
     finally:
-        for holder, name, content in reversed(changed):
-            setattr(holder, name, content)
+        for put_back in reversed(undo):
+            put_back()
 
 
-def _holders(model: nn.Module) -> list[Any]:
-    """The classes of the modules, torch's own aside, and the Python modules that these are written in."""
-    kinds = {kind: None for module in model.modules() for kind in type(module).__mro__ if not _is_of_torch(kind)}
-    files = {kind.__module__: None for kind in kinds}
-    return [*kinds, *(sys.modules[name] for name in files if name in sys.modules)]
+Put = Callable[[Any], None]
 
 
-def _is_of_torch(kind: type) -> bool:
-    return kind is object or kind.__module__ == "torch" or kind.__module__.startswith("torch.")
+class _Reached:
+    """What the methods of a model's classes name: functions, classes and Python modules, and what those name in turn.
+
+    Attributes:
+        caches: for each function under a cache how to replace it where it was found, the function, and the one without cache.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.caches: list[tuple[Put, Any, Any]] = []
+        self._seen: set[int] = set()
+        self._open: list[Any] = []
+        for kind in dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__):
+            self._found(kind)
+        while self._open:
+            item = self._open.pop()
+            if isinstance(item, type):
+                for name, content in list(vars(item).items()):
+                    self._named(content, functools.partial(setattr, item, name))
+            else:
+                self._read(item)
+
+    def _found(self, item: Any) -> None:
+        if id(item) not in self._seen and not _is_foreign(getattr(item, "__module__", None)):
+            self._seen.add(id(item))
+            self._open.append(item)
+
+    def _named(self, content: Any, put: Put) -> None:
+        """Something that stands under a name; a cache around it is noted, and what is inside is gone into."""
+        plain = _without_cache(content)
+        if plain is not None:
+            self.caches.append((put, content, plain))
+            content = plain
+        if isinstance(content, (staticmethod, classmethod)):
+            content = content.__func__
+        for item in (content.fget, content.fset) if isinstance(content, property) else (content,):
+            if isinstance(item, (types.FunctionType, type)):
+                self._found(item)
+
+    def _read(self, function: types.FunctionType) -> None:
+        """The names that a function's code reads, in its globals and closure, and in the Python modules among them."""
+        names, scope = _names(function.__code__), function.__globals__
+        for name in names:
+            content = scope.get(name, sys.modules.get(name))  # the latter where a function imports by itself
+            if isinstance(content, types.ModuleType):
+                self._read_module(content, names)
+            elif name in scope:
+                self._named(content, functools.partial(scope.__setitem__, name))
+        for cell in function.__closure__ or ():
+            content = None if cell == types.CellType() else cell.cell_contents
+            if isinstance(content, types.ModuleType):
+                self._read_module(content, names)
+            else:
+                self._named(content, functools.partial(setattr, cell, "cell_contents"))
+
+    def _read_module(self, module: types.ModuleType, names: frozenset[str]) -> None:
+        """What code that reads these names may take from a Python module."""
+        if not _is_foreign(module.__name__):
+            for name in names & vars(module).keys():
+                self._named(vars(module)[name], functools.partial(vars(module).__setitem__, name))
+
+
+@functools.cache
+def _names(code: types.CodeType) -> frozenset[str]:
+    """The names that code reads, that of the functions in it too."""
+    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return frozenset(code.co_names).union(*inner)
+
+
+@functools.cache
+def _is_foreign(module: str | None) -> bool:
+    """Whether a Python module is part of torch, of Python or of this package, whose caches are none of a model's own."""
+    top = (module or "builtins").partition(".")[0]
+    return top in {"torch", "depgraph", "numpy"} or (top in sys.stdlib_module_names and top != "__main__")
 
 
 def _without_cache(content: Any) -> Any:

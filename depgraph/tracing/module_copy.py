@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from depgraph.graph.records import TensorKind
 from depgraph.solving.expressions import Attribute
 from depgraph.solving.recording import Declared
 from depgraph.solving.sized import Sized
@@ -28,8 +29,9 @@ def held_tensors(model: nn.Module, tensors: FakeTensors | RealTensors, session: 
     """One stand-in for each distinct parameter and buffer, by the id of the model's own."""
     stand_ins: dict[int, torch.Tensor] = {}
     named: dict[int, list[str]] = {}
-    order: list[tuple[str, torch.Tensor]] = []
-    for kind, pairs in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
+    order: list[tuple[TensorKind, torch.Tensor]] = []
+    kinds: tuple[tuple[TensorKind, Any], ...] = (("parameter", model.named_parameters), ("buffer", model.named_buffers))
+    for kind, pairs in kinds:
         for name, tensor in pairs(remove_duplicate=False):
             named.setdefault(id(tensor), []).append(name)
             if len(named[id(tensor)]) == 1:

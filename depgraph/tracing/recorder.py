@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.solving.statements import Rule
-from depgraph.tracing.session import PLAIN, DataRead, Session, memory_order
+from depgraph.tracing.session import PLAIN, DataRead, Session, memory_order, shape_of
 from depgraph.tracing.size_arguments import with_provenance
 
 _SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten.is_pinned", "aten._local_scalar_dense"})
@@ -111,7 +111,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         session = self.session
         outputs = tuple(
             [
-                session.value(tensor, tuple(map(int, tensor.shape)))
+                session.value(tensor, shape_of(tensor))
                 for tensor in (result if isinstance(result, (tuple, list)) else (result,))
                 if isinstance(tensor, torch.Tensor)
             ]

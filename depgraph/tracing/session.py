@@ -16,8 +16,10 @@ import torch
 from attrs import frozen
 from torch.utils import _pytree as pytree
 
+from depgraph.graph.records import TensorKind, TraceMode
 from depgraph.solving.expressions import Attribute, AxisSize, Expression, Literal
 from depgraph.solving.recording import Declared, Recording
+from depgraph.solving.sized import plain_int
 from depgraph.solving.statements import Axis, Call, Term, Value
 
 _TRUTH = (torch.bool, torch.uint8)
@@ -98,7 +100,7 @@ class Session:
     tensors until it ends, so that no id is given to another one in the meantime.
     """
 
-    def __init__(self, mode: str, keep: Callable[[torch.Tensor], None]) -> None:
+    def __init__(self, mode: TraceMode, keep: Callable[[torch.Tensor], None]) -> None:
         self.mode = mode
         self._keep = keep
         self._values: dict[int, tuple[torch.Tensor, Value]] = {}
@@ -150,7 +152,7 @@ class Session:
         """The parameters and buffers so far."""
         return tuple(self._declared)
 
-    def declare(self, stand_in: torch.Tensor, tensor: torch.Tensor, names: Sequence[str], kind: str) -> None:
+    def declare(self, stand_in: torch.Tensor, tensor: torch.Tensor, names: Sequence[str], kind: TensorKind) -> None:
         """A parameter or buffer of the model with its stand-in; the names after the first are aliases."""
         value = self.value(stand_in, tuple(tensor.shape))
         self._values[id(tensor)] = (tensor, value)  # forward may hold the model's own in a closure
@@ -238,7 +240,7 @@ class Session:
             return item
         if isinstance(item, torch.Tensor):
             is_constant = id(item) not in self._values
-            value = self.value(item, tuple(map(int, item.shape)))
+            value = self.value(item, shape_of(item))
             if is_constant:
                 self._constants.append((value, f"it is a constant that forward reads in {self.module or 'the model'}"))
             return value
@@ -278,7 +280,7 @@ class Session:
 
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
         """Everything gathered, with the outputs that forward returned."""
-        named = tuple((name, self.value(tensor, tuple(map(int, tensor.shape)))) for name, tensor in outputs)
+        named = tuple((name, self.value(tensor, shape_of(tensor))) for name, tensor in outputs)
         used = [*(value for _, value in named), *(value for value, _ in self._constants)]
         read = self._read.union(value.id for value in used).union(value.id for call in self._calls for value in call.inputs)
         return Recording(
@@ -301,6 +303,11 @@ class Session:
             differences=tuple((left, right, where) for (left, right), where in self._differences.items()),
             orders=tuple((left, right, where) for (left, right), where in self._orders.items()),
         )
+
+
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The sizes of a tensor as plain integers, of which nobody hears."""
+    return tuple(map(plain_int, tensor.shape))
 
 
 def _always_below(left: Expression, right: Expression) -> bool:

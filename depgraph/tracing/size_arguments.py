@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from depgraph.solving.sized import Sized
+import torch
 
+from depgraph.solving.sized import Sized, plain_int
+
+_MASKS = frozenset({torch.bool, torch.uint8})
 _LEAVES = frozenset({int, bool, float, str, type(None)})
 
 
@@ -19,14 +22,18 @@ def with_provenance(bound: dict[str, Any], written: Any, owner: object) -> dict[
     if not _mentions(written, owner):
         return bound
     args, kwargs = written
+    if "dim" in bound and "step" in bound and len(args) > 1:
+        by_name = _slice_bounds(bound, args[1], owner)
+        if by_name is not None:
+            return bound | by_name
     named = {key: _spread(bound[key], item, owner) for key, item in kwargs.items() if key in bound} if kwargs else {}
     if named:
         bound = bound | {key: item for key, item in named.items() if item is not None}
     rest = [args, {key: item for key, item in kwargs.items() if named.get(key) is None}]
     sources = _sources(rest, owner)
     unnamed = {key: item for key, item in bound.items() if named.get(key) is None}
-    plain = list(map(int, _integers(list(unnamed.values()))))
-    if plain == list(map(int, sources)):
+    plain = list(map(plain_int, _integers(list(unnamed.values()))))
+    if plain == list(map(plain_int, sources)):
         queue = iter(sources)
         return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
     for key, item in bound.items():
@@ -40,7 +47,7 @@ def with_provenance(bound: dict[str, Any], written: Any, owner: object) -> dict[
     if aligned is not None:
         queue = iter(aligned)
         return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
-    by_size = {int(source): source for source in reversed(sources) if type(source) is Sized}
+    by_size = {plain_int(source): source for source in reversed(sources) if type(source) is Sized}
     return bound | {key: _replaced(item, lambda number: by_size.get(number, number)) for key, item in unnamed.items()}
 
 
@@ -85,7 +92,7 @@ def _gather(item: Any, found: list[int]) -> None:
 
 def _sources(item: Any, owner: object) -> list[int]:
     """The integers in it; those of another trace as plain ones."""
-    return [number if type(number) is Sized and number.owner is owner else int(number) for number in _integers(item)]
+    return [number if type(number) is Sized and number.owner is owner else plain_int(number) for number in _integers(item)]
 
 
 def _spread(item: Any, written: Any, owner: object) -> Any:
@@ -93,13 +100,49 @@ def _spread(item: Any, written: Any, owner: object) -> Any:
     if isinstance(written, slice) or (isinstance(written, tuple) and any(isinstance(part, slice) for part in written)):
         return None  # an index, which is written in the place of a dimension
     sources = _sources(written, owner)
-    plain = list(map(int, _integers(item)))
+    plain = list(map(plain_int, _integers(item)))
     if len(sources) == 1:
         sources = sources * len(plain)
-    if plain != list(map(int, sources)):
+    if plain != list(map(plain_int, sources)):
         return _beside_others(item, written, owner)
     queue = iter(sources)
     return _replaced(item, lambda _: next(queue)) if plain else item
+
+
+def _slice_bounds(bound: Mapping[str, Any], index: Any, owner: object) -> dict[str, Any] | None:
+    """The start, end and step of a slice as an index has them for its dimension; None where no slice stands there."""
+    entries = index if isinstance(index, tuple) else (index,)
+    slices = {dim: entry for dim, entry in _dimensions(entries, bound["self"].ndim) if isinstance(entry, slice)}
+    entry = slices.get(bound["dim"])
+    if entry is None:
+        return None
+    given = {"start": entry.start, "end": entry.stop, "step": entry.step}
+    if any(isinstance(number, int) and plain_int(number) != bound[name] for name, number in given.items()):
+        return None
+    return {name: _sources(number, owner)[0] for name, number in given.items() if isinstance(number, int)}
+
+
+def _dimensions(entries: tuple[Any, ...], ndim: int) -> Iterator[tuple[int, Any]]:
+    """The entries of an index with the dimensions at which they are applied, one after the other.
+
+    `ndim` is the number of dimensions where an entry behind the ellipsis is applied: what stands behind it is still to come.
+    """
+    dim = 0
+    for position, entry in enumerate(entries):
+        if entry is Ellipsis:
+            later = entries[position + 1 :]
+            for place, item in enumerate(later):
+                yield ndim - sum(map(_width, later[place:])), item
+            return
+        yield dim, entry
+        dim += entry is None or (_width(entry) if not isinstance(entry, int) or isinstance(entry, bool) else 0)
+
+
+def _width(entry: Any) -> int:
+    """How many dimensions an entry of an index takes up."""
+    if entry is None or isinstance(entry, bool):
+        return 0
+    return int(entry.ndim) if getattr(entry, "dtype", None) in _MASKS else 1
 
 
 def _beside_others(item: Any, written: Any, owner: object) -> Any:
@@ -107,7 +150,7 @@ def _beside_others(item: Any, written: Any, owner: object) -> Any:
     if not isinstance(item, tuple) or not isinstance(written, (tuple, list)) or not item or len(item) != len(written):
         return None
     pairs = list(zip(item, written, strict=True))
-    if not all(type(number) is int and (not isinstance(given, int) or int(given) == number) for number, given in pairs):
+    if not all(type(number) is int and (not isinstance(given, int) or plain_int(given) == number) for number, given in pairs):
         return None
     return tuple([_sources(given, owner)[0] if isinstance(given, int) else number for number, given in pairs])
 
@@ -117,12 +160,14 @@ def _aligned(plain: list[int], sources: list[int]) -> list[int] | None:
 
     Sizes that a tensor gave are not among the written ones. None where sizes suffice, or where the order differs.
     """
-    sized = {int(source) for source in sources if type(source) is Sized}
-    if all(plain.count(size) <= sum(int(source) == size and type(source) is Sized for source in sources) for size in sized):
+    sized = {plain_int(source) for source in sources if type(source) is Sized}
+    if all(
+        plain.count(size) <= sum(plain_int(source) == size and type(source) is Sized for source in sources) for size in sized
+    ):
         return None
     found, waiting = [], list(sources)
     for number in reversed(plain):  # the dimension that indexing cuts is not written, and stands first
-        found.append(waiting.pop() if waiting and int(waiting[-1]) == number else number)
+        found.append(waiting.pop() if waiting and plain_int(waiting[-1]) == number else number)
     return None if waiting else found[::-1]
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from depgraph.errors import TraceError
+from depgraph.graph.records import TraceMode
 from depgraph.tracing.shape_cache import Replay
 
 _LOG = logging.getLogger("torch._subclasses.fake_tensor")
@@ -22,7 +23,7 @@ _LOG = logging.getLogger("torch._subclasses.fake_tensor")
 class FakeTensors:
     """Stand-ins of the same shapes, strides, dtypes and devices, without data."""
 
-    mode = "fake"
+    mode: TraceMode = "fake"
 
     def __init__(self) -> None:
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -68,7 +69,7 @@ class FakeTensors:
 class RealTensors:
     """Copies of buffers and inputs, and parameters as they are: one that forward writes to is put back afterwards."""
 
-    mode = "real"
+    mode: TraceMode = "real"
 
     def __init__(self) -> None:
         self._parameters: dict[int, torch.UntypedStorage] = {}

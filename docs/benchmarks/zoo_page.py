@@ -39,7 +39,7 @@ LOW = 0.6
 INTRODUCTION = """# Models of the zoos
 
 Written by `tox run -e zoo` from `docs/benchmarks/zoo.json`, never by hand. Random weights, no annotation, no patched
-forward. Of every model half of each group goes, balanced, by L2 magnitude, all roles, down to the least size of each. What
+forward. Of every model half of each group goes, balanced, by L2 magnitude, all roles, down to the lower bound of each. What
 stands in the columns:
 
 - *square*: tracing the executed model gives the graph that the plan promises. *forward*: it runs on real data; *shapes*: its

@@ -71,11 +71,11 @@ def test_a_plan_file_without_rows_is_as_before(tmp_path):
     [
         ([[0], [1], [2]], "has 4 rows, met indices for 3"),
         ([[0], [1], [2], [0, 1]], "equally many indices in each row, met 1 in row 0"),
-        ([[0], [1], [2], [3]], "has the indices 0 to 2, met 3"),
-        ([[0], [1], [2], [-1]], "for row 3 of group"),
-        ([[0], [1], [2], [1, 1]], "expected a list of different indices"),
-        ([0, "a"], r"expected a list of different indices for group .*, met \[0, 'a'\]"),
-        ([[0], [1], [2], 1], "for row 3 of group"),
+        ([[0], [1], [2], [3]], r"has the indices 0 to 2, met \[3\]"),
+        ([[0], [1], [2], [-1]], r"row 3 of group .* has the indices 0 to 2, met \[-1\]"),
+        ([[0], [1], [2], [1, 1]], r"given more than once: \[1\]; give each once"),
+        ([0, "a"], "expected integers as indices of group .*, met 'a'"),
+        ([[0], [1], [2], 1], "expected a list of indices of row 3 of group .*, met 1"),
         ([[0, 1, 2]] * 4, "would lose its last index"),
     ],
 )

@@ -1,0 +1,136 @@
+"""Every invariant of a graph, in one place: what tests ask of each graph that is made, and `Graph.load` of each file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from depgraph.algebra.canonical_terms import sum_of_products, term_problems
+from depgraph.algebra.index_maps import leaves
+from depgraph.algebra.spaces import Atom, Space, atoms
+from depgraph.graph.records import Cost, OpType, retyped
+
+if TYPE_CHECKING:
+    from depgraph.graph.graph import Graph
+
+
+def check(graph: Graph) -> tuple[str, ...]:
+    """Everything that is wrong with a graph, one sentence each; empty for every graph that this package makes."""
+    problems = (*term_problems(_spaces(graph)), *_names(graph))
+    if problems:  # what follows counts on sizes that are sizes, and on names that name something
+        return problems
+    return (*_reading_order(graph), *_operations(graph), *_attributes(graph), *_limits(graph))
+
+
+def _spaces(graph: Graph) -> list[Space]:
+    """All spaces, in the order in which their atoms are numbered, then the atoms that are named apart."""
+    return [
+        *(space for tensor in graph.tensors for space in tensor.axes),
+        *(space for operation in graph.operations for cost in operation.costs for space in cost.axes),
+        *(attribute.space for attribute in graph.attributes),
+        *(pinned.atom for pinned in graph.pinned_atoms),
+        *(atom for balance in graph.balances for atom in balance.atoms),
+        *(bound.atom for bound in graph.lower_bounds),
+    ]
+
+
+def _names(graph: Graph) -> Iterator[str]:
+    """Tensors and operations have names of their own, and what an operation reads is there before it."""
+    yield from _repeated("the tensor", [name for tensor in graph.tensors for name in (tensor.name, *tensor.aliases)])
+    yield from _repeated("the operation", [operation.name for operation in graph.operations])
+    yield from _repeated("the result", [name for operation in graph.operations for name in operation.outputs])
+    values = {tensor.name for tensor in graph.tensors if tensor.kind == "value"}
+    parameters = {name for tensor in graph.tensors if tensor.kind != "value" for name in (tensor.name, *tensor.aliases)}
+    there = set(parameters)
+    for operation in graph.operations:
+        yield from (
+            f"operation {operation.name!r} reads {name!r}, which is not there before it"
+            for name in operation.inputs
+            if name not in there
+        )
+        yield from (
+            f"operation {operation.name!r} returns {name!r}, which is no value of the graph"
+            for name in operation.outputs
+            if name not in (parameters if operation.type is OpType.PARAMETER else values)
+        )
+        there.update(operation.outputs)
+    yield from (f"the value {name!r} is returned by no operation" for name in sorted(values - there))
+
+
+def _reading_order(graph: Graph) -> Iterator[str]:
+    """Atoms are numbered in the order in which they are read, and first read forwards: so equal structures are equal graphs."""
+    known: set[Atom] = set()
+    for space in dict.fromkeys(_spaces(graph)):
+        for leaf in leaves(space):
+            if leaf.atom in known:
+                continue
+            if leaf.atom.id != len(known) or leaf.backwards:
+                yield f"atom {leaf.atom.id} is read as number {len(known)}{', backwards' if leaf.backwards else ''}"
+                return
+            known.add(leaf.atom)
+
+
+def _operations(graph: Graph) -> Iterator[str]:
+    tensors = graph.by_name
+    for operation in graph.operations:
+        name = operation.name
+        if any(cost.scale < 0 or Cost.of(cost.axes, cost.scale) != cost for cost in operation.costs):
+            yield f"a cost of operation {name!r} is below 0, has a factor of 1, or factors in another order"
+        traits = operation.traits
+        weight = traits.weight
+        operands = (*traits.offsets, *((weight.operand,) if weight is not None else ()))
+        if any(not 0 <= position < len(operation.inputs) for position in operands):
+            yield f"the traits of operation {name!r} name an operand that it does not have"
+            continue
+        own = {*operation.inputs, *operation.outputs}
+        places = [*(traits.mixes or ()), *((weight.read, weight.made) if weight is not None else ())]
+        if weight is not None:
+            places += [(operation.inputs[weight.operand], dim) for dim in (weight.inner, weight.outer)]
+        if any(tensor not in own or not 0 <= dim < len(tensors[tensor].axes) for tensor, dim in places):
+            yield f"the traits of operation {name!r} name a dimension that none of its tensors has"
+        if operation.outputs and retyped(operation, tensors) != operation:
+            yield f"operation {name!r} is of another type than its sizes say"
+
+
+def _attributes(graph: Graph) -> Iterator[str]:
+    paths = [attribute.path for attribute in graph.attributes]
+    yield from _repeated("the attribute", paths)
+    if paths != sorted(paths):
+        yield "the attributes are not in the order of their paths"
+    for attribute in graph.attributes:
+        if all(atom in graph.reasons for atom in atoms(attribute.space)):
+            yield f"the attribute {attribute.path!r} counts nothing that can be pruned"
+        elif sum_of_products(attribute.space) != attribute.space:
+            yield f"the space of the attribute {attribute.path!r} is not a sum of products in order"
+
+
+def _limits(graph: Graph) -> Iterator[str]:
+    """What is pinned, balanced or bounded is there, once, and in order."""
+    lists = {
+        "pinned atoms": [pinned.atom.id for pinned in graph.pinned_atoms],
+        "balances": [balance.atoms[0].id for balance in graph.balances if balance.atoms],
+        "lower bounds": [bound.atom.id for bound in graph.lower_bounds],
+    }
+    for what, numbers in lists.items():
+        if any(later <= earlier for earlier, later in pairwise(numbers)):
+            yield f"the {what} are not in the order of their atoms, each once"
+    held = {atom for tensor in graph.tensors for space in tensor.axes for atom in atoms(space)}
+    known = held | {atom for item in graph.operations for cost in item.costs for space in cost.axes for atom in atoms(space)}
+    known |= {atom for attribute in graph.attributes for atom in atoms(attribute.space)}
+    yield from (f"the pinned atom {pinned.atom} is in no axis" for pinned in graph.pinned_atoms if pinned.atom not in known)
+    yield from _repeated("the balanced atom", [str(atom) for balance in graph.balances for atom in balance.atoms])
+    for balance in graph.balances:
+        if len(balance.atoms) < 2 or list(balance.atoms) != sorted(balance.atoms, key=lambda atom: atom.id):
+            yield "a balance has less than two groups, or has them in another order than that of their numbers"
+        yield from (f"the balanced atom {atom} is no group" for atom in balance.atoms if atom not in graph.group_of)
+    for bound in graph.lower_bounds:
+        if not 2 <= bound.size <= bound.atom.size:
+            yield f"a lower bound is from 2 to the size of its group, met {bound.size} of {bound.atom}"
+        if bound.atom not in graph.group_of:
+            yield f"the bounded atom {bound.atom} is no group"
+
+
+def _repeated(what: str, items: Iterable[Hashable]) -> Iterator[str]:
+    yield from (f"{what} {item!r} is there more than once" for item, count in Counter(items).items() if count > 1)
