@@ -356,10 +356,8 @@ def test_einops_is_seen_through():
     graph = dg.trace(Model(heads=3), X)
     assert [(group.size, group.role) for group in graph.groups] == [(3, "block"), (4, "channel")]
     testing.assert_lawful(Model(heads=3), X, ratio=0.4)
-    assert (
-        dg.plan(graph, dg.score(graph, Model(heads=3), dg.criteria.Random(0)), ratio={"role:block": 0.5}).edits[0].path
-        == "heads"
-    )
+    scores = dg.score(graph, Model(heads=3), dg.criteria.Random(0))
+    assert "heads" in {edit.path for edit in dg.plan(graph, scores, ratio={"role:block": 0.5}).edits}
 
 
 def test_the_model_is_not_written_to():
