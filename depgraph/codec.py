@@ -37,7 +37,7 @@ def _space_out(space: Space) -> Any:
 
 
 def _space_in(data: Any, _: Any = None) -> Any:
-    if data == 1 and not isinstance(data, bool):
+    if type(data) is int and data == 1:
         return UNIT
     if isinstance(data, list) and len(data) == 2 and all(type(item) is int for item in data):
         return Atom(*data)
