@@ -1,194 +1,158 @@
-"""What `execute` copies beside parameters: tensors that a forward left, formats of memory, parameters that share memory."""
+"""Copies of models are those of `copy.deepcopy`, with other tensors."""
 
-import dataclasses
-from collections import OrderedDict, defaultdict, deque
-from types import SimpleNamespace
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-import depgraph as dg
-
-X = torch.randn(3, 4)
+from depgraph.execution.execute import copied
 
 
-@dataclasses.dataclass(slots=True)
-class Slotted:
-    x: torch.Tensor
+class _Config:
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.sizes = [width, 2 * width]
 
 
-@dataclasses.dataclass
-class Plain:
-    x: object
+class _Ruler:
+    """It looks at the module that it holds while it is copied."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer = layer
+        self.width = layer.weight.shape[0] + layer.bias.shape[0]
+        self.training, self.inner = layer.training, len(list(layer.modules()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Ruler:
+        return _Ruler(copy.deepcopy(self.layer, memo))
 
 
-class Own:
-    """An object of the user's own."""
+class _Holder(nn.Module):
+    """Attributes of every kind, some of them shared."""
 
-    def __init__(self, x):
-        self.inside = {"x": [x]}
+    def __init__(self) -> None:
+        super().__init__()
+        config = _Config(4)
+        layer = nn.Linear(4, 4)
+        self.ruler = _Ruler(layer)
+        self.config, self.same_config, self.sizes = config, config, config.sizes
+        self.layer, self.again, self.absent = layer, layer, None
+        self.attention, self.convolution = nn.MultiheadAttention(4, 2), nn.Conv2d(2, 2, 1)
+        self.blocks = nn.ModuleList([nn.Sequential(layer, nn.BatchNorm1d(4)), nn.Dropout(0.1)])
+        self.table = {"layer": layer, "tensor": layer.weight, "pair": (1, [layer])}
+        self.method = layer.forward
+        self.register_buffer("ramp", torch.arange(4.0))
+        self.register_buffer("none", None)
+        self.register_parameter("unused", None)
+        layer.register_forward_hook(lambda module, args, result: result + 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks[0](self.method(x)) * self.ramp + self.config.width
 
 
-KEEPERS = {
-    "tensor": lambda x: x,
-    "list": lambda x: [x],
-    "six deep": lambda x: [({"a": [[(x,)]]},)],
-    "dict": lambda x: {("a", 1): x},
-    "OrderedDict": lambda x: OrderedDict(a=x),
-    "defaultdict": lambda x: defaultdict(list, a=[x]),
-    "deque": lambda x: deque([x], maxlen=2),
-    "set": lambda x: {x},
-    "dataclass": lambda x: Plain([x]),
-    "slots": lambda x: Slotted(x),
-    "namespace": lambda x: SimpleNamespace(x=x),
-    "own object": Own,
-    "module in a list": lambda x: [Keeps("list").keep(x)],
-}
+class _Own(nn.Module):
+    """It says itself how it is copied, and looks at what it holds."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.width = layer.out_features
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Own:
+        return _Own(copy.deepcopy(self.layer, memo))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * self.width
 
 
-def tensors_in(content):
-    """The tensors in it, by a walk of its own."""
+class _Sharing(nn.Module):
+    """The layer is met before the module that copies itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.first, self.last = nn.Sequential(self.layer), nn.Sequential(_Own(self.layer))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x))
+
+
+def _described(content: Any, numbers: dict[int, int]) -> Any:
+    """Everything that a copy has in common with its original: structure, order, types, values, and what is one object."""
+    if content is None or isinstance(content, (int, float, str, bool, torch.dtype, torch.device)):
+        return content
+    if id(content) in numbers:
+        return f"object {numbers[id(content)]}"
+    numbers[id(content)] = len(numbers)
     if isinstance(content, torch.Tensor):
-        return [content]
+        return type(content).__name__, content.requires_grad, content.tolist()
+    if isinstance(content, (list, tuple)):
+        return type(content).__name__, [_described(item, numbers) for item in content]
     if isinstance(content, dict):
-        content = list(content.values())
-    elif isinstance(content, Slotted):
-        content = [content.x]
-    elif isinstance(content, nn.Module):
-        content = [content.kept]
-    elif hasattr(content, "__dict__"):
-        content = list(vars(content).values())
-    return [tensor for item in content for tensor in tensors_in(item)]
+        return type(content).__name__, [(key, _described(item, numbers)) for key, item in content.items()]
+    if hasattr(content, "__self__"):
+        return content.__name__, _described(content.__self__, numbers)
+    if callable(content) and not isinstance(content, nn.Module):
+        return content.__name__
+    return type(content).__name__, _described(vars(content), numbers) if hasattr(content, "__dict__") else None
 
 
-class Keeps(nn.Module):
-    """Keeps a tensor of each forward, as auxiliary losses and features for distillation are kept."""
-
-    def __init__(self, how):
-        super().__init__()
-        self.how, self.kept = how, None
-        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
-
-    def keep(self, x):
-        self.kept = KEEPERS[self.how](x)
-        return self
-
-    def forward(self, x):
-        h = self.a(x).relu()
-        self.keep(h)
-        return self.b(h)
-
-
-@pytest.mark.parametrize("how", KEEPERS)
-@pytest.mark.parametrize("copied", [dg.execute, dg.mask])
-def test_tensors_that_a_forward_left_are_copied(how, copied):
-    """Wherever they are kept: with their numbers and without their history. The model keeps its own."""
-    model = Keeps(how)
-    model(X).sum().backward()
-    (kept,) = tensors_in(model.kept)
-    plan = dg.cut(dg.trace(model, X), "a.weight", [1], dim=0)
-    small = copied(plan, model)
-    (copy,) = tensors_in(small.kept)
-    assert type(small.kept) is type(model.kept) and copy is not kept and torch.equal(copy, kept)
-    assert copy.is_leaf and not copy.requires_grad and kept.grad_fn is not None
-    assert tensors_in(model.kept) == [kept] or tensors_in(model.kept)[0] is kept
-    small(X).sum().backward()
+@pytest.mark.parametrize("make", [_Holder, _Sharing])
+def test_a_copy_is_that_of_deepcopy(make: type[nn.Module]) -> None:
+    model = make().eval()
+    before = _described(model, {})
+    result, expected = copied(model, {}), copy.deepcopy(model)
+    assert _described(result, {}) == _described(expected, {})
+    assert _described(model, {}) == before
+    x = torch.randn(3, 4)
+    assert torch.equal(result(x), expected(x))
+    originals = {
+        id(item) for module in model.modules() for item in (module, *vars(module).values()) if hasattr(item, "__dict__")
+    }
+    assert originals.isdisjoint(id(item) for module in result.modules() for item in (module, *vars(module).values()))
+    addresses = {tensor.data_ptr() for tensor in model.state_dict().values()}
+    assert addresses.isdisjoint(tensor.data_ptr() for tensor in result.state_dict().values())
 
 
-def test_leaves_keep_requires_grad_and_gradient():
-    model = Keeps("list")
-    model.learnt = [torch.ones(3, requires_grad=True), torch.zeros(3)]
-    model.learnt[0].sum().backward()
-    small = dg.execute(dg.cut(dg.trace(model, X), "a.weight", [1], dim=0), model)
-    assert [tensor.requires_grad for tensor in small.learnt] == [True, False]
-    assert small.learnt[0] is not model.learnt[0] and small.learnt[0].grad.tolist() == [1.0] * 3
+def test_what_older_pickles_lack_is_added_and_what_was_compiled_is_not_copied() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 1))
+    model[0].compile()
+    del model[0].padding_mode, model[0]._forward_hooks_with_kwargs
+    result = copied(model, {})
+    assert result[0].padding_mode == "zeros"
+    assert result[0]._forward_hooks_with_kwargs == {}
+    assert result[0]._compiled_call_impl is None
 
 
-@pytest.mark.parametrize("how", ["tensor", "list", "dict", "OrderedDict", "defaultdict", "deque", "set"])
-@pytest.mark.parametrize("in_place", [False, True])
-def test_a_parameter_in_a_container_is_the_new_one(how, in_place):
-    """A module's own list of parameters that a step of its own reads does not go on with the old ones."""
-    model = Keeps(how).keep(None)
-    model.also = KEEPERS[how](model.a.weight)
-    before, plan = model.also, dg.cut(dg.trace(model, X), "a.weight", [1], dim=0)
-    if in_place:
-        dg.execute_(plan, model)
-        small = model
-    else:
-        small = dg.execute(plan, model)
-    assert tensors_in(small.also)[0] is small.a.weight and type(small.also) is type(before)
-    assert getattr(small.also, "maxlen", None) == getattr(before, "maxlen", None)
-    assert tensors_in(before)[0].shape == (8, 4), "the container that the user may hold is not written to"
+def test_a_graph_module_is_copied_in_its_own_way() -> None:
+    model = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
+    result, x = copied(model, {}), torch.randn(3, 2)
+    assert torch.equal(result(x), model(x))
+    assert result.get_submodule("0").weight is not model.get_submodule("0").weight
 
 
-@pytest.mark.parametrize("write", [dg.execute, dg.execute_])
-@pytest.mark.parametrize(
-    "layer, order", [(nn.Conv2d, torch.channels_last), (nn.Conv3d, torch.channels_last_3d)], ids=["2d", "3d"]
-)
-def test_memory_formats_are_kept(write, layer, order):
-    """Of weights and gradients; what is laid out plainly stays so."""
-    dims = 2 if layer is nn.Conv2d else 3
-    for kept in (order, torch.contiguous_format):
-        model = nn.Sequential(layer(3, 8, 3, padding=1), layer(8, 4, 3)).to(memory_format=kept)
-        x = torch.randn(1, 3, *[8] * dims)
-        model(x).sum().backward()
-        plan = dg.cut(dg.trace(model, x), "0.weight", [1], dim=0)
-        result = write(plan, model)
-        small = result if isinstance(result, nn.Module) else model
-        for tensor in (small[0].weight, small[1].weight, small[1].weight.grad):
-            assert tensor.is_contiguous(memory_format=kept)
-            assert tensor.is_contiguous() == (kept is torch.contiguous_format)
+def test_given_tensors_take_their_places_everywhere() -> None:
+    model = _Holder()
+    new = nn.Parameter(torch.zeros(2, 4))
+    result = copied(model, {id(model.layer.weight): new})
+    assert result.layer.weight is new
+    assert result.table["tensor"] is new
+    assert result.table["layer"] is result.layer is result.again is result.blocks[0][0] is result.method.__self__
+    assert result.ruler.layer is result.layer
+    assert result.ruler.width == 2 + 4
+    assert result.config is result.same_config is not model.config
+    assert result.sizes is result.config.sizes
 
 
-class Two(nn.Module):
-    """Two layers of one shape beside each other, and one that no plan reaches."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 2)
-        self.d, self.e = nn.Linear(2, 2), nn.Linear(2, 2)
-
-    def forward(self, x):
-        return self.e(self.d(self.c(self.a(x).relu() + self.b(x))))
-
-
-@pytest.mark.parametrize("use", [dg.execute, dg.execute_, dg.mask, dg.mask_])
-def test_parameters_that_share_memory_are_not_parted(use):
-    """Two parameters over the same numbers would train apart after the cut: told by name, with the way out."""
-    model = Two()
-    plan = dg.cut(dg.trace(model, X), "a.weight", [1], dim=0)
-    model.b.weight = nn.Parameter(model.a.weight.detach()[:])
-    with pytest.raises(
-        dg.errors.MismatchError, match=r"'a\.weight' and 'b\.weight' are two parameters that share memory"
-    ) as caught:
-        use(plan, model)
-    assert len(caught.value.problems) == 1 and model.b.weight.shape == (8, 4)
-    model.b.weight = model.a.weight
-    plan = dg.cut(dg.trace(model, X), "a.weight", [1], dim=0)
-    use(plan, model)
-
-
-def test_shared_memory_that_no_plan_reaches_is_shared_in_the_copy():
-    model = Two()
-    plan = dg.cut(dg.trace(model, X), "a.weight", [1], dim=0)
-    model.e.weight = nn.Parameter(model.d.weight.detach().t())
-    small = dg.execute(plan, model)
-    with torch.no_grad():
-        small.d.weight[0, 1] = 7.0
-    assert small.e.weight[1, 0].item() == 7.0 and model.e.weight[1, 0].item() != 7.0
-    assert small.e.weight.stride() == (1, 2)
-
-
-@pytest.mark.parametrize("along", [0, 1])
-def test_parts_of_one_buffer_are_no_ties(along):
-    """Flat buffers of optimizers, and columns side by side, share a storage and no number: each becomes a tensor of its own."""
-    model = Two()
-    plan = dg.cut(dg.trace(model, X), "a.weight", [1], dim=0)
-    expected = dg.execute(plan, model)(X)
-    flat = torch.cat([model.a.weight.detach(), model.b.weight.detach()], along)
-    model.a.weight, model.b.weight = (nn.Parameter(part) for part in flat.chunk(2, along))
-    assert model.a.weight.untyped_storage().data_ptr() == model.b.weight.untyped_storage().data_ptr()
-    small = dg.execute(plan, model)
-    assert torch.equal(small(X), expected)
-    assert small.a.weight.untyped_storage().data_ptr() != small.b.weight.untyped_storage().data_ptr()
+def test_hooks_of_copies_are_their_own() -> None:
+    model = _Holder()
+    result = copied(model, {})
+    result.layer.register_forward_hook(lambda *_: None)
+    result.blocks[1].register_forward_pre_hook(lambda *_: None)
+    assert (len(model.layer._forward_hooks), len(result.layer._forward_hooks)) == (1, 2)
+    assert not model.blocks[1]._forward_pre_hooks
+    assert type(result.blocks[1]._forward_pre_hooks) is OrderedDict

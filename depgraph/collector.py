@@ -1,10 +1,10 @@
-"""Keep Python's garbage collector out of a trace, which allocates much and gives nothing back before it ends."""
+"""Keep Python's garbage collector out of what allocates much and gives nothing back before it ends."""
 
 from __future__ import annotations
 
 import gc
 
-from depgraph.process import Setting
+from depgraph.settings import Setting
 
 without_collections = Setting(
     gc.get_threshold, lambda thresholds: gc.set_threshold(*thresholds), lambda now: (0, *now[1:])
