@@ -9,18 +9,25 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_unstructure_fn, override
-from cattrs.v import transform_error
+from cattrs.v import format_exception, transform_error
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import UNIT, Atom, Product, Reversed, Space, Sum
 from depgraph.errors import DocumentError
+from depgraph.messages import shortened
 
 VERSION = 1
+LONGEST = 2**28
+"""So many characters a document has at most. A model of 2,000 operators makes a graph of three million."""
+DEEPEST = 50
+"""So deep spaces are nested at most: those of real models have fewer than ten levels."""
+LARGEST_PRODUCT = 2**63
+"""No product of sizes is larger: torch counts with 64 bits. Beyond it a short file could make numbers of millions of digits."""
 
 
 T = TypeVar("T")
@@ -36,28 +43,57 @@ def _space_out(space: Space) -> Any:
     return {"sum": [_space_out(part) for part in space.parts]}
 
 
-def _space_in(data: Any, _: Any = None) -> Any:
+class _NoSpaceError(ValueError):
+    """Data that is no space, told in our own words."""
+
+
+def _space_of(data: Any, kind: Any) -> Any:
+    """The space that data say, of the kind that a field has: an atom is a space, but most spaces are no atoms."""
+    space = _space_in(data)
+    if isinstance(kind, type) and not isinstance(space, kind):
+        raise _NoSpaceError(f"expected one {kind.__name__.lower()}, got {shortened(repr(data))}")
+    return space
+
+
+def _space_in(data: Any, depth: int = 1) -> Any:
+    if depth > DEEPEST:
+        raise _NoSpaceError(f"a space that is nested more than {DEEPEST} deep")
     if type(data) is int and data == 1:
         return UNIT
     if isinstance(data, list) and len(data) == 2 and all(type(item) is int for item in data):
         return Atom(*data)
     if isinstance(data, dict) and data.keys() == {"reversed"}:
-        atom = _space_in(data["reversed"])
+        atom = _space_in(data["reversed"], depth=depth + 1)
         if isinstance(atom, Atom):
             return Reversed(atom)
-    if isinstance(data, dict) and data.keys() == {"product"}:
-        return Product(tuple(_space_in(factor) for factor in data["product"]))
-    if isinstance(data, dict) and data.keys() == {"sum"}:
-        return Sum(tuple(_space_in(part) for part in data["sum"]))
-    raise ValueError(f"not a space: {data!r}")
+    if isinstance(data, dict) and data.keys() == {"product"} and isinstance(data["product"], list):
+        factors = tuple(_space_in(factor, depth=depth + 1) for factor in data["product"])
+        size = 1
+        for factor in factors:
+            size *= max(abs(factor.size), 1)
+            if size > LARGEST_PRODUCT:
+                raise _NoSpaceError("a product of sizes beyond 64 bits")
+        return Product(factors)
+    if isinstance(data, dict) and data.keys() == {"sum"} and isinstance(data["sum"], list):
+        return Sum(tuple(_space_in(part, depth=depth + 1) for part in data["sum"]))
+    raise _NoSpaceError(f"not a space: {shortened(repr(data))}")
 
 
-def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
+def _converter(detailed: bool) -> cattrs.Converter:
+    """How values are read and written; with `detailed` every problem of a document is told by its place, which takes long."""
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=detailed)
+    structure_tuple = converter._structure_tuple  # it takes any iterable: the characters of a text, the keys of an object
+
+    def listed(value: Any, kind: Any) -> Any:
+        if type(value) not in {list, tuple}:
+            raise ValueError(f"expected a list, got {shortened(repr(value))}")
+        return structure_tuple(value, kind)
+
+    converter.register_structure_hook_func(_is_tuple, listed)
     converter.register_unstructure_hook(IndexSet, str)
     converter.register_structure_hook(IndexSet, lambda text, _: IndexSet.parse(_text(text)))
     converter.register_unstructure_hook_func(_is_space, _space_out)
-    converter.register_structure_hook_func(_is_space, _space_in)
+    converter.register_structure_hook_func(_is_space, _space_of)
     for plain in (bool, int, str):
         converter.register_structure_hook(plain, _strict(plain))
     converter.register_structure_hook(float, _number)
@@ -83,28 +119,34 @@ def _is_space(kind: Any) -> bool:
     return kind in {Atom, Reversed, Product, Sum} or kind == Space
 
 
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected a text such as '1-3,5', got {value!r}")
+        raise ValueError(f"expected a text such as '1-3,5', got {shortened(repr(value))}")
     return value
 
 
 def _number(value: Any, _: Any = None) -> int | float:
     if type(value) not in (int, float):
-        raise ValueError(f"expected a number, got {value!r}")
+        raise ValueError(f"expected a number, got {shortened(repr(value))}")
     return value  # type: ignore[no-any-return]
 
 
 def _strict(kind: type) -> Any:
     def structure(value: Any, _: Any) -> Any:
         if type(value) is not kind:
-            raise ValueError(f"expected {kind.__name__}, got {value!r}")
+            raise ValueError(f"expected {kind.__name__}, got {shortened(repr(value))}")
         return value
 
     return structure
 
 
-_CONVERTER = _converter()
+_CONVERTER, _DETAILED = _converter(detailed=False), _converter(detailed=True)
+_DETAILS = 2**17
+"""Of a document of so many characters every problem is told by its place: each takes time, and a list may hold millions."""
 
 
 def _digest(content: Any) -> str:
@@ -113,12 +155,6 @@ def _digest(content: Any) -> str:
 
 _LISTED = 10
 """So many problems of a file are told; a damaged one may have thousands."""
-
-
-def _short(value: Any, written: Callable[[Any], str] = repr) -> str:
-    """What a file holds, as part of a message: its beginning, where it is long."""
-    text = written(value)
-    return text if len(text) <= 200 else f"{text[:200]}... ({len(text):,} characters)"
 
 
 def dumps(kind: str, value: Any) -> str:
@@ -133,51 +169,76 @@ def loads(
 ) -> T:
     """Read what `dumps` wrote; `check` names everything that is wrong with a value whose fields have the right types.
 
+    The text has at most `LONGEST` characters, and its spaces at most `DEEPEST` levels.
+
     Raises:
-        DocumentError: not JSON, another format or version, or a content that does not match its digest or schema.
+        DocumentError: not JSON, too long or too deeply nested, another format or version, or a content that does not match
+            its digest or schema.
     """
+    try:
+        return _loads(text, kind, cls, source, check)
+    except RecursionError:
+        raise DocumentError(
+            f"{source} is nested too deeply to be a {kind}. Pass a file that a {kind}'s save() wrote."
+        ) from None
+
+
+def _loads(text: str, kind: str, cls: type[T], source: str, check: Callable[[T], Sequence[str]] | None) -> T:
     fix = f"Save the {kind} again with depgraph."
+    if len(text) > LONGEST:
+        raise DocumentError(f"{source} has more than {LONGEST:,} characters, which no {kind} has. {fix}")
     try:
         document = json.loads(text)
     except ValueError as error:
         raise DocumentError(f"{source} is not complete JSON ({error}); it is truncated or not a {kind}. {fix}") from None
-    except RecursionError:
-        raise DocumentError(
-            f"{source} is nested too deeply to be a {kind}. Pass a file that a {kind}'s save() wrote."
-        ) from None
     expected = f"depgraph.{kind}"
     if not isinstance(document, dict) or document.get("format") != expected:
         met = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise DocumentError(
-            f"{source}: expected format {expected!r}, met {_short(met)}. Pass a file that a {kind}'s save() wrote."
+            f"{source}: expected format {expected!r}, met {shortened(repr(met))}. Pass a file that a {kind}'s save() wrote."
         )
     if document.get("version") != VERSION:
         raise DocumentError(
-            f"{source} has schema version {_short(document.get('version'))}, this depgraph reads version {VERSION}. "
+            f"{source} has schema version {shortened(repr(document.get('version')))}, this depgraph reads version {VERSION}. "
             f"Read it with the depgraph that wrote it, or save the {kind} again."
         )
     content = document.get("content")
-    try:
-        digest = _digest(content)
-    except RecursionError:
-        raise DocumentError(
-            f"{source} is nested too deeply to be a {kind}. Pass a file that a {kind}'s save() wrote."
-        ) from None
-    if document.get("digest") != digest:
+    if document.get("digest") != _digest(content):
         raise DocumentError(f"{source} was edited or damaged: its content does not match its digest. {fix}")
     try:
         value = _CONVERTER.structure(content, cls)
-    except Exception as error:
-        raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(transform_error(error))}. {fix}") from error
+    except RecursionError:
+        raise
+    except Exception as error:  # noqa: BLE001  told in full by the message
+        told = (
+            _details(content, cls)
+            if len(text) <= _DETAILS
+            else [f"{type(error).__name__}: {error} (the first of its problems)"]
+        )
+        raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(told)}. {fix}") from None
     problems = check(value) if check is not None else ()
     if problems:
         raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(problems)}. {fix}")
     return value
 
 
+def _details(content: Any, cls: type) -> Sequence[str]:
+    """Every problem of a content that has some, with its place."""
+    try:
+        _DETAILED.structure(content, cls)
+    except cattrs.BaseValidationError as error:
+        return transform_error(error, format_exception=_told)
+    raise AssertionError("a content is valid with details and invalid without them")
+
+
+def _told(error: BaseException, kind: type | None) -> str:
+    """What is wrong with a value: cattrs says it for all but spaces."""
+    return str(error) if isinstance(error, _NoSpaceError) else format_exception(error, kind)
+
+
 def _listed(problems: Sequence[str]) -> str:
     """The first problems, each by its beginning, and how many more there are."""
-    shown = "; ".join(_short(problem, str) for problem in problems[:_LISTED])
+    shown = "; ".join(shortened(problem) for problem in problems[:_LISTED])
     return shown + (f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else "")
 
 
@@ -203,9 +264,10 @@ def write(path: str | Path, kind: str, value: Any) -> None:
 
 
 def read(path: str | Path, kind: str, cls: type[T], check: Callable[[T], Sequence[str]] | None = None) -> T:
-    """Read a document from a file, as `loads` does."""
+    """Read a document from a file, as `loads` does; of a longer file no more is read than shows that it is too long."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
     except UnicodeDecodeError:
         raise DocumentError(f"{path} is no text; pass a file that a {kind}'s save() wrote.") from None
     return loads(text, kind, cls, str(path), check)

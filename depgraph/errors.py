@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from depgraph.messages import shortened
+
 __all__ = [
     "DepgraphError",
     "DocumentError",
@@ -16,6 +18,9 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
 ]
+
+_LISTED = 40
+"""So many problems a message lists: a plan for another model, or a damaged one, may have thousands."""
 
 
 class DepgraphError(Exception):
@@ -114,7 +119,7 @@ class MismatchError(DepgraphError):
     """A plan meets a graph or a model it was not made for.
 
     Attributes:
-        problems: every mismatch that was found, one sentence each.
+        problems: every mismatch that was found, one sentence each. The message lists the first of them.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.Linear(8, 2))
@@ -132,7 +137,9 @@ class MismatchError(DepgraphError):
 
     def __init__(self, headline: str, problems: Iterable[str], fix: str) -> None:
         self.problems: tuple[str, ...] = tuple(problems)
-        listed = "".join(f"\n  - {problem}" for problem in self.problems)
+        listed = "".join(f"\n  - {shortened(problem)}" for problem in self.problems[:_LISTED])
+        if len(self.problems) > _LISTED:
+            listed += f"\n  - and {len(self.problems) - _LISTED:,} more"
         super().__init__(f"{headline}{listed}\n{fix} Nothing was changed.")
 
 

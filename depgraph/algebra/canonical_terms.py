@@ -9,7 +9,7 @@ from itertools import product as choices
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms, laid_end_to_end, product
 
 LARGEST_SIZE = 2**48
-"""No dimension of a tensor is longer."""
+"""No dimension of a tensor is longer, and no atom has a larger number."""
 MOST_BLOCKS = 2**22
 """So many blocks of one axis may hold an atom's indices: work grows with their number."""
 
@@ -31,9 +31,9 @@ def term_problems(spaces: Iterable[Space]) -> Iterator[str]:
 
 def _problem(space: Space) -> str | None:
     if isinstance(space, Reversed):
-        space = space.atom
+        return _problem(space.atom) if isinstance(space.atom, Atom) else "has a term backwards that is no atom"
     if isinstance(space, Atom):
-        if space.id < 0 or space.size == 1 or not 0 <= space.size <= LARGEST_SIZE:
+        if not 0 <= space.id <= LARGEST_SIZE or space.size == 1 or not 0 <= space.size <= LARGEST_SIZE:
             return "has a number below 0, or a size that no prunable axis has"
         return None
     children = space.factors if isinstance(space, Product) else space.parts
@@ -45,6 +45,8 @@ def _problem(space: Space) -> str | None:
         any(isinstance(factor, Sum) for factor in children[:-1]) or any(factor == Product(()) for factor in children)
     ):
         return "has a sum before another factor, or a factor of 1"
+    if isinstance(space, Sum) and any(not part.size for part in children):
+        return "has a part without indices"
     if not 0 <= space.size <= LARGEST_SIZE:
         return "is larger than any axis"
     return next((problem for child in children if (problem := _problem(child)) is not None), None)
@@ -84,6 +86,8 @@ def _monomials(space: Space) -> list[tuple[Atom, ...]]:
 def _shortened(space: Space) -> str:
     """A term as text, unless it is a long one."""
     inner = space.factors if isinstance(space, Product) else space.parts if isinstance(space, Sum) else ()
-    return (
-        f"of {len(inner)} members" if len(inner) > 8 or any(isinstance(item, (Product, Sum)) for item in inner) else str(space)
-    )
+    if len(inner) > 8 or any(isinstance(item, (Product, Sum)) for item in inner):
+        return f"of {len(inner)} members"
+    if any(abs(number) > 10**20 for atom in atoms(space) for number in (atom.id, atom.size)):
+        return "of huge numbers"  # Python writes none of thousands of digits
+    return str(space)

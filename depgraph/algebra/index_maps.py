@@ -8,7 +8,7 @@ from functools import lru_cache
 from attrs import frozen
 
 from depgraph.algebra.indices import IndexSet
-from depgraph.algebra.spaces import Atom, Reversed, Space, Sum
+from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum
 
 
 @frozen
@@ -55,15 +55,23 @@ def leaves(space: Space) -> tuple[Leaf, ...]:
             places.extend(Leaf(x.atom, x.offset + offset, x.loops, x.stride, x.backwards) for x in leaves(part))
             offset += part.size
         return tuple(places)
-    outer, inner = 1, space.size
-    for factor in space.factors:
-        inner //= factor.size
+    outer = 1
+    for factor, inner in zip(space.factors, _strides(space), strict=True):
         around = ((outer, factor.size * inner),) if outer > 1 else ()
         for x in leaves(factor):
             loops = around + tuple((count, stride * inner) for count, stride in x.loops)
             places.append(Leaf(x.atom, x.offset * inner, loops, x.stride * inner, x.backwards))
         outer *= factor.size
     return tuple(places)
+
+
+def _strides(space: Product) -> list[int]:
+    """For each factor the size of all that follow it; a factor may have no indices."""
+    strides, stride = list[int](), 1
+    for factor in reversed(space.factors):
+        strides.append(stride)
+        stride *= factor.size
+    return strides[::-1]
 
 
 def image(space: Space, cut: Mapping[Atom, IndexSet]) -> IndexSet:
@@ -75,6 +83,8 @@ def image(space: Space, cut: Mapping[Atom, IndexSet]) -> IndexSet:
     """
     if isinstance(space, Atom):
         return cut.get(space) or IndexSet()
+    if not space.size:
+        return IndexSet()  # its other factors may have any number of blocks
     intervals: list[tuple[int, int]] = []
     for leaf in leaves(space):
         chosen = leaf.turned(cut.get(leaf.atom) or IndexSet())
@@ -202,9 +212,7 @@ def summands(space: Space) -> tuple[Summand, ...]:
             start += part.size
         return tuple(products)
     combined: Iterable[Summand] = (Summand(0, ()),)
-    inner = space.size
-    for factor in space.factors:
-        inner //= factor.size
+    for factor, inner in zip(space.factors, _strides(space), strict=True):
         combined = [_inside(outer, term, inner) for outer in combined for term in summands(factor)]
     return tuple(combined)
 

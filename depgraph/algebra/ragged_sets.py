@@ -36,9 +36,12 @@ class RaggedSet:
         >>> RaggedSet.of_flat(Atom(0, 2), 4, IndexSet.of([1, 3, 4, 6])).sets
         (IndexSet('1,3'), IndexSet('0,2'))
         """
-        starts = range(0, base.size * size, size)
-        rows = (flat & IndexSet.range(start, start + size) for start in starts)
-        return cls(base, tuple(row.shift(-start) for start, row in zip(starts, rows, strict=True)))
+        rows: list[list[tuple[int, int]]] = [[] for _ in range(base.size)]
+        for start, stop in flat.intervals:
+            for row in range(start // size, -(-stop // size)):
+                rows[row].append((max(start - row * size, 0), min(stop - row * size, size)))
+        nothing = IndexSet()
+        return cls(base, tuple(IndexSet(tuple(row)) if row else nothing for row in rows))
 
     def flat(self, size: int) -> IndexSet:
         """The inverse of `of_flat`."""
@@ -69,6 +72,8 @@ def ragged_image(space: Space, atom: Atom, removed: RaggedSet) -> IndexSet:
     >>> ragged_image(Product((heads, dims)), dims, RaggedSet(heads, (IndexSet.of([0]), IndexSet.of([2]))))
     IndexSet('0,5')
     """
+    if not space.size:
+        return IndexSet()
     if len(set(removed.sets)) == 1:
         return image(space, {atom: removed.sets[0]})
     return IndexSet(tuple(_intervals(space, 0, None, atom, removed)))

@@ -19,6 +19,9 @@ from torch import nn
 from depgraph.algebra.indices import IndexSet
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
+from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
+from depgraph.messages import number_text, shortened
+from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Edit, Plan
 from depgraph.unsupported import replaceable, supported
 from depgraph.wrappers import unwrap
@@ -72,8 +75,13 @@ def execute(plan: Plan, model: nn.Module) -> nn.Module:
     model = checked(plan, model)
     smaller = _prepared(plan, model)
     result = copied(model, {id(old): new for old, new in smaller.values()})
+    problems = [*other_in_copy(plan, model, result)]
+    if problems:
+        raise MismatchError(
+            "a copy of the model does not hold what is to be edited:", problems, "Use execute_, which changes the model itself."
+        )
     for edit in plan.edits:
-        _write(result, edit.path, edit.new)
+        write(result, edit.path, edit.new)
     for module in result.modules():
         if isinstance(module, nn.RNNBase):
             module._init_flat_weights()
@@ -113,10 +121,10 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
         for module in model.modules():
             _replace_tensors(module, new_of)
         for edit in plan.edits:
-            _write(model, edit.path, edit.new)
+            write(model, edit.path, edit.new)
         return parameters  # type: ignore[return-value]
-    except BaseException as error:
-        before.restore(error)
+    except BaseException:
+        before.restore()
         raise
 
 
@@ -128,23 +136,20 @@ class _State:
     """
 
     def __init__(self, model: nn.Module, edits: Sequence[Edit]) -> None:
-        self._model, self._edits = model, edits
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._lists: list[tuple[list[Any], list[Any]]] = []
-        holders = [holder for edit in edits for holder in _holders(model, edit.path)]
         own = [module.__dict__ for module in model.modules()]
-        for holder in (*own, *(value for attributes in own for value in attributes.values()), *holders):
+        on_the_way = {id(holder): holder for edit in edits for holder in holders(model, edit.path)}
+        configs = [vars(holder) for holder in on_the_way.values() if hasattr(holder, "__dict__")]
+        inside = [value for attributes in own for value in attributes.values()]
+        for holder in {id(item): item for item in (*own, *configs, *inside, *on_the_way.values())}.values():
             if isinstance(holder, list):
                 self._lists.append((holder, list(holder)))
             elif isinstance(holder, dict):
                 self._dicts.append((holder, dict(holder)))
-            elif (
-                any(holder is other for other in holders) and not isinstance(holder, nn.Module) and hasattr(holder, "__dict__")
-            ):
-                self._dicts.append((vars(holder), dict(vars(holder))))
 
-    def restore(self, error: BaseException) -> None:
-        """Put everything back. What that raises becomes a note of the error, and keeps nothing else from going back."""
+    def restore(self) -> None:
+        """Put everything back: each value in its place, in the same order."""
         for attributes, content in self._dicts:
             if len(attributes) != len(content) or any(
                 key not in attributes or attributes[key] is not value for key, value in content.items()
@@ -153,12 +158,6 @@ class _State:
                 attributes.update(content)
         for items, elements in self._lists:
             items[:] = elements
-        for edit in reversed(self._edits):  # values behind slots, descriptors and the like
-            try:
-                if _read(self._model, edit.path) != edit.old:
-                    _write(self._model, edit.path, edit.old)
-            except Exception as failure:  # noqa: BLE001  the steps after it must run
-                error.add_note(f"depgraph could not put back {edit.path!r}, which was {edit.old}: {failure!r}")
 
 
 def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
@@ -265,15 +264,14 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
         for name, tensor in held.items()
         if tensor is not None
     }
-    problems = [
-        *_misshapen(plan, tensors),
-        *_other_attributes(plan, model),
-        *_other_ties(plan, tensors),
-        *_shared_memory(plan, model),
-    ]
+    problems = [*plan.problems]
+    if not problems or is_well_typed(plan):
+        problems += [*_misshapen(plan, tensors), *other_attributes(plan, model)]
+    if not problems:  # sizes are those of tensors that are there: only now are indices listed
+        problems += [*_other_ties(plan, tensors), *_shared_memory(plan, model)]
     if problems:
         raise MismatchError(
-            "the plan does not fit this model:",
+            "the plan is damaged:" if plan.problems else "the plan does not fit this model:",
             problems,
             "Execute it on the model that it was made for, before any other change.",
         )
@@ -284,22 +282,12 @@ def _misshapen(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]
     for name, sizes in plan.sizes.items():
         tensor = tensors.get(name)
         if tensor is None:
-            yield f"the model has no parameter or buffer {name!r}"
+            yield f"the model has no parameter or buffer {shortened(repr(name))}"
             continue
         for dim, size in sizes.items():
-            if dim >= tensor.ndim or tensor.shape[dim] != size:
-                yield f"{name!r}: expected size {size} in dimension {dim}, met shape {tuple(tensor.shape)}"
-
-
-def _other_attributes(plan: Plan, model: nn.Module) -> Iterator[str]:
-    for edit in plan.edits:
-        try:
-            met = _read(model, edit.path)
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
-            yield f"the model has no attribute {edit.path!r}"
-            continue
-        if isinstance(met, torch.Tensor) or met != edit.old:
-            yield f"attribute {edit.path!r}: expected {edit.old}, met {met!r}"
+            if not 0 <= dim < tensor.ndim or tensor.shape[dim] != size:
+                expected = f"expected size {number_text(size)} in dimension {number_text(dim)}"
+                yield f"{name!r}: {expected}, met shape {tuple(tensor.shape)}"
 
 
 def _other_ties(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
@@ -413,45 +401,6 @@ def _move_hooks(old: torch.Tensor, new: torch.Tensor) -> None:
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
-def _holders(model: Any, path: str) -> list[Any]:
-    """The objects on the way to an attribute, from the model to the one that has it."""
-    holders = [model]
-    for name in path.split(".")[:-1]:
-        holders.append(_child(holders[-1], name))
-    return holders
-
-
-def _child(holder: Any, name: str) -> Any:
-    if isinstance(holder, nn.Module) and name in holder._modules:
-        return holder._modules[name]
-    if isinstance(holder, (list, tuple)):
-        return holder[int(name)]
-    if isinstance(holder, dict):
-        return holder[name] if name in holder else holder[int(name)]
-    return getattr(holder, name)
-
-
-def _read(model: nn.Module, path: str) -> Any:
-    return _child(_holders(model, path)[-1], path.rpartition(".")[2])
-
-
-def _write(model: nn.Module, path: str, value: Any) -> None:
-    """Set an attribute by dotted path. A tuple on the way is replaced by one with the new element."""
-    holder, last = _holders(model, path)[-1], path.rpartition(".")[2]
-    if isinstance(holder, tuple):
-        position = int(last)
-        items = (*holder[:position], value, *holder[position + 1 :])
-        _write(model, path.rpartition(".")[0], torch.Size(items) if isinstance(holder, torch.Size) else items)
-    elif isinstance(holder, list):
-        holder[int(last)] = value
-    elif isinstance(holder, dict):
-        holder[last if last in holder else int(last)] = value
-    elif isinstance(holder, nn.Module):
-        setattr(holder, last, value)
-    else:
-        object.__setattr__(holder, last, value)  # configs may be frozen, or map names when they are set
-
-
 def _replace_tensors(module: nn.Module, new_of: Mapping[int, torch.Tensor]) -> None:
     """Put new tensors in the place of old ones, in attributes and in containers of the module's own, too.
 
@@ -465,16 +414,12 @@ def _replace_tensors(module: nn.Module, new_of: Mapping[int, torch.Tensor]) -> N
                 tensors[name] = new_of[id(tensor)]  # type: ignore[assignment]
                 touched = True
     for name, content in list(module.__dict__.items()):
-        if name not in _OWN_STATE:
+        if name not in OWN_STATE:
             new = _replaced(content, new_of)
             if new is not content:
                 module.__dict__[name] = new
     if touched and isinstance(module, nn.RNNBase):
         module._init_flat_weights()
-
-
-_OWN_STATE = frozenset(vars(nn.Module()))
-"""What every module holds: its registries and hooks."""
 
 
 def _replaced(content: Any, new_of: Mapping[int, torch.Tensor]) -> Any:

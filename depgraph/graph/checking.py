@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from depgraph.algebra.canonical_terms import sum_of_products, term_problems
 from depgraph.algebra.index_maps import leaves
 from depgraph.algebra.spaces import Atom, Space, atoms
+from depgraph.graph.paths import is_step
 from depgraph.graph.records import Cost, OpType, retyped
+from depgraph.messages import shortened
 
 if TYPE_CHECKING:
     from depgraph.graph.graph import Graph
@@ -100,6 +102,8 @@ def _attributes(graph: Graph) -> Iterator[str]:
     if paths != sorted(paths):
         yield "the attributes are not in the order of their paths"
     for attribute in graph.attributes:
+        if not all(map(is_step, attribute.path.split("."))):
+            yield f"an attribute's path names plain data of modules and configurations, met {shortened(repr(attribute.path))}"
         if all(atom in graph.reasons for atom in atoms(attribute.space)):
             yield f"the attribute {attribute.path!r} counts nothing that can be pruned"
         elif sum_of_products(attribute.space) != attribute.space:

@@ -1,37 +1,132 @@
-"""Every invariant of a plan, in one place: what tests ask of each plan that is made, and `Plan.load` of each file.
+"""Every invariant of a plan, in one place: what tests ask of each that is made, `Plan.load` of each file, execution of any.
 
-A file may come from anywhere. So sizes and counts are looked at before anything is expanded by them, and no path of an edit may
-name what is no plain attribute.
+A file may come from anywhere. So sizes and counts are looked at before anything is expanded by them, the types of all fields
+before anything else, and no path of an edit may name what is no plain attribute.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from depgraph.algebra.canonical_terms import term_problems
-from depgraph.algebra.ragged_sets import RaggedSet
-from depgraph.algebra.spaces import atoms
+from depgraph.algebra.canonical_terms import LARGEST_SIZE, MOST_BLOCKS, term_problems
+from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
+from depgraph.codec import DEEPEST
+from depgraph.graph.paths import is_step
+from depgraph.messages import number_text, shortened
 
 if TYPE_CHECKING:
     from depgraph.plans.plan import Cut, Edit, Plan
 
-MOST_ROWS = 2**20
-"""So many rows may each lose their own indices."""
+MOST_REPEATS = 64
+"""All axes together come to `MOST_BLOCKS` intervals of indices that go, or to so many for each interval that the cuts list."""
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 def check(plan: Plan) -> tuple[str, ...]:
     """Everything that is wrong with a plan, one sentence each; empty for every plan that this package makes."""
+    if problems := tuple(_types(plan)):
+        return problems
     bases = [cut.base for cut in plan.cuts if cut.base is not None]
     problems = tuple(term_problems([*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes)]))
     if problems:  # what follows counts on sizes that are sizes
         return problems
-    return (*_ends(plan), *_cuts(plan), *_axes(plan), *_edits(plan.edits), *_renamings(plan))
+    return (*_ends(plan), *_cuts(plan), *_axes(plan), *_expansion(plan), *_edits(plan.edits), *_renamings(plan))
+
+
+def is_well_typed(plan: Plan) -> bool:
+    """Whether every field holds what its type says, so that it can be compared with a model; all else may be wrong."""
+    return not any(True for _ in _types(plan))
+
+
+def _types(plan: Plan) -> Iterator[str]:
+    """Fields that hold what no file can bring in. Plans that are built in process may hold anything."""
+    from depgraph.plans.plan import Cut, Edit, PrunedAxis, Target
+
+    def is_cut(item: Any) -> bool:
+        return (
+            type(item) is Cut
+            and type(item.group) is str
+            and type(item.removed) is IndexSet
+            and _are_intervals(item.removed.intervals)
+            and _is_atom(item.atom)
+            and (item.base is None or _is_atom(item.base))
+        )
+
+    def is_axis(item: Any) -> bool:
+        return type(item) is PrunedAxis and type(item.tensor) is str and type(item.dim) is int and _is_term(item.space)
+
+    def is_edit(item: Any) -> bool:
+        return type(item) is Edit and type(item.path) is str and type(item.old) is int and type(item.new) is int
+
+    def is_target(item: Any) -> bool:
+        numbers = {int, float}
+        return type(item) is Target and type(item.name) is str and {type(item.requested), type(item.realised)} <= numbers
+
+    def is_pair(kind: type) -> Callable[[Any], bool]:
+        return lambda item: type(item) is tuple and len(item) == 2 and type(item[0]) is type(item[1]) is kind
+
+    for name in ("base", "result"):
+        if type(getattr(plan, name)) is not str:
+            yield f"{name} is no text"
+    for name, fits in (
+        ("cuts", is_cut),
+        ("axes", is_axis),
+        ("edits", is_edit),
+        ("renumbered", is_pair(int)),
+        ("renamed", is_pair(str)),
+        ("targets", is_target),
+    ):
+        items = getattr(plan, name)
+        if type(items) is not tuple:
+            yield f"{name} is no tuple"
+        else:
+            yield from (f"{name}[{place}] is no {name} entry" for place, item in enumerate(items) if not fits(item))
+
+
+def _is_atom(item: object) -> bool:
+    return type(item) is Atom and type(item.id) is int and type(item.size) is int
+
+
+def _are_intervals(intervals: object) -> bool:
+    """Whether these are sorted intervals that neither overlap nor touch."""
+    if type(intervals) is not tuple:
+        return False
+    last = -1
+    for interval in intervals:
+        if type(interval) is not tuple or len(interval) != 2 or type(interval[0]) is not int or type(interval[1]) is not int:
+            return False
+        if not last < interval[0] < interval[1]:
+            return False
+        last = interval[1]
+    return True
+
+
+def _is_term(space: object) -> bool:
+    """Whether this is a space of a bounded depth, looked at level by level: deeper ones have no hash."""
+    if type(space) is Atom:
+        return _is_atom(space)
+    level: list[object] = [space]
+    for _ in range(DEEPEST):
+        below: list[object] = []
+        for term in level:
+            if type(term) is Reversed:
+                below.append(term.atom)
+            elif type(term) in {Product, Sum}:
+                children = term.factors if type(term) is Product else term.parts  # type: ignore[attr-defined]
+                if type(children) is not tuple:
+                    return False
+                below.extend(children)
+            elif not _is_atom(term):
+                return False
+        if not below:
+            return True
+        level = below
+    return False
 
 
 def _ends(plan: Plan) -> Iterator[str]:
@@ -52,33 +147,45 @@ def _cuts(plan: Plan) -> Iterator[str]:
     ragged = {cut.atom for cut in plan.cuts if cut.base is not None}
     reached = {atom for axis in plan.axes for atom in atoms(axis.space)}
     for cut in plan.cuts:
+        group = shortened(repr(cut.group))
         if cut.atom not in reached:
-            yield f"group {cut.group!r} is cut, but no axis holds its atom"
+            yield f"group {group} is cut, but no axis holds its atom"
         if not cut.removed.intervals:
-            yield f"group {cut.group!r} loses nothing"
+            yield f"group {group} loses nothing"
         elif cut.base is None:
             count = sum(stop - start for start, stop in cut.removed.intervals)
             if cut.removed.intervals[-1][1] > cut.atom.size:
-                yield f"group {cut.group!r} has the indices 0 to {cut.atom.size - 1}, and is to lose one beyond"
+                yield f"group {group} has the indices 0 to {cut.atom.size - 1}, and is to lose one beyond"
             elif count >= cut.atom.size:
-                yield f"group {cut.group!r} would lose its last index"
+                yield f"group {group} would lose its last index"
         elif cut.base in ragged:
-            yield f"group {cut.group!r} is cut along a group that is itself cut ragged"
+            yield f"group {group} is cut along a group that is itself cut ragged"
         else:
-            yield from _ragged(cut, plain.get(cut.base))
+            yield from (f"group {group} {problem}" for problem in _ragged(cut, plain.get(cut.base)))
 
 
 def _ragged(cut: Cut, base: Cut | None) -> Iterator[str]:
-    """A ragged cut takes equally many of each row that stays, and says nothing of one that goes."""
+    """A ragged cut takes equally many of each row that stays, and says nothing of one that goes.
+
+    Its intervals are walked once, so that the work grows with what the cut lists and not with the rows it claims.
+    """
     assert cut.base is not None, "only ragged cuts come here"
-    if cut.base.size > MOST_ROWS or cut.removed.intervals[-1][1] > cut.base.size * cut.atom.size:
-        yield f"group {cut.group!r} has {min(cut.base.size, MOST_ROWS):,} rows of {cut.atom.size}, and is to lose one beyond"
+    rows, size = cut.base.size, cut.atom.size
+    if cut.removed.intervals[-1][1] > rows * size:
+        yield f"has {rows:,} rows of {size:,}, and is to lose one beyond"
         return
-    sets = RaggedSet.of_flat(cut.base, cut.atom.size, cut.removed).sets
-    whole = base.removed if base is not None else ()
-    counts = {len(indices) for row, indices in enumerate(sets) if row not in whole}
-    if len(counts) != 1 or not 0 < max(counts) < cut.atom.size or any(sets[row] for row in whole if row < len(sets)):
-        yield f"group {cut.group!r} does not lose equally many indices, and not all, in each row that stays"
+    lost: dict[int, list[tuple[int, int]]] = {}
+    for start, stop in cut.removed.intervals:
+        first, last = start // size, (stop - 1) // size
+        if last - first > 1:
+            yield "would lose a row's last index"
+            return
+        for row in {first, last}:
+            lost.setdefault(row, []).append((max(start - row * size, 0), min(stop - row * size, size)))
+    whole = base.removed if base is not None else IndexSet()
+    counts = {sum(stop - start for start, stop in intervals) for intervals in lost.values()}
+    if len(counts) != 1 or max(counts) >= size or len(lost) + len(whole) != rows or any(row in whole for row in lost):
+        yield "does not lose equally many indices, and not all, in each row that stays"
 
 
 def _axes(plan: Plan) -> Iterator[str]:
@@ -87,11 +194,64 @@ def _axes(plan: Plan) -> Iterator[str]:
         yield "the axes are not in the order of their tensors and dimensions"
     yield from _repeated("an axis that stands twice is", places)
     cut = {item.atom for item in plan.cuts}
+    bases = {item.atom: item.base for item in plan.cuts if item.base is not None}
     for axis in plan.axes:
+        tensor = shortened(repr(axis.tensor))
         if not 0 <= axis.dim < 64:
-            yield f"{axis.tensor!r} has no dimension {axis.dim}"
-        if not cut.intersection(atoms(axis.space)):
-            yield f"dimension {axis.dim} of {axis.tensor!r} holds nothing that is cut"
+            yield f"{tensor} has no dimension {number_text(axis.dim)}"
+        held = cut.intersection(atoms(axis.space))
+        if not held:
+            yield f"dimension {axis.dim} of {tensor} holds nothing that is cut"
+        if bases and any(atom in bases and not _in_rows(axis.space, atom, bases[atom]) for atom in held):
+            yield f"dimension {axis.dim} of {tensor} holds an atom that is cut row by row, but not inside of its rows"
+
+
+def _in_rows(space: Space, atom: Atom, base: Atom) -> bool:
+    """Whether an atom stands in a space only where a base stands before it in a product, both forwards."""
+    if isinstance(space, Sum):
+        return all(_in_rows(part, atom, base) for part in space.parts)
+    if atom not in atoms(space):
+        return True
+    if any(isinstance(item, Reversed) and item.atom in {atom, base} for item in _parts(space)):
+        return False
+    for factor in space.factors if isinstance(space, Product) else (space,):
+        if factor == base:
+            return True
+        if atom in atoms(factor):
+            return isinstance(factor, Sum) and _in_rows(factor, atom, base)
+    return True
+
+
+def _parts(space: Space) -> Iterator[Space]:
+    """The atoms of a term as they stand in it, backwards or not."""
+    if isinstance(space, (Atom, Reversed)):
+        yield space
+    else:
+        for child in space.factors if isinstance(space, Product) else space.parts:
+            yield from _parts(child)
+
+
+def _expansion(plan: Plan) -> Iterator[str]:
+    """How much `Plan.kept` and ragged removals have to list is bounded by what the plan lists itself."""
+    listed = {cut.atom: len(cut.removed.intervals) for cut in plan.cuts}
+    most = max(MOST_BLOCKS, MOST_REPEATS * sum(listed.values()))
+    if sum(cut.base.size for cut in plan.cuts if cut.base is not None) > most:
+        yield f"its ragged cuts come to more than {most:,} rows"
+    if sum(_intervals(space, listed) for space in {axis.space for axis in plan.axes}) > most:
+        yield f"its axes come to more than {most:,} intervals of indices that go"
+
+
+def _intervals(space: Space, listed: Mapping[Atom, int]) -> int:
+    """In how many intervals of an axis the indices lie that go, at most."""
+    if isinstance(space, Sum):
+        return sum(_intervals(part, listed) for part in space.parts)
+    if isinstance(space, Product):
+        outer, total = 1, 0
+        for factor in space.factors:
+            total += outer * _intervals(factor, listed)
+            outer *= factor.size
+        return total
+    return listed.get(space.atom if isinstance(space, Reversed) else space, 0)
 
 
 def _edits(edits: Sequence[Edit]) -> Iterator[str]:
@@ -100,18 +260,22 @@ def _edits(edits: Sequence[Edit]) -> Iterator[str]:
         yield "the edits are not in the order of their paths"
     yield from _repeated("an attribute that is edited twice is", paths)
     for edit in edits:
-        steps = edit.path.split(".")
-        if not all(steps) or any(step.startswith("__") or step in _REGISTRIES for step in steps):
-            yield f"an edit's path names plain attributes of modules and their data, met {edit.path!r}"
-        if not 1 <= edit.new < edit.old:
-            yield f"the edit of {edit.path!r} makes a size smaller, and leaves at least 1, met {edit.old} to {edit.new}"
+        if not all(map(is_step, edit.path.split("."))):
+            yield f"an edit's path names plain attributes of modules and their data, met {shortened(repr(edit.path))}"
+        if not 1 <= edit.new < edit.old <= LARGEST_SIZE:
+            numbers = f"{number_text(edit.old)} to {number_text(edit.new)}"
+            yield f"the edit of {shortened(repr(edit.path))} makes a size smaller, and leaves at least 1, met {numbers}"
 
 
 def _renamings(plan: Plan) -> Iterator[str]:
     for renaming in (plan.renumbered, plan.renamed):
         for side, which in ((0, "in the result"), (1, "in the base")):
             yield from _repeated(f"a number or name {which} that is given twice is", [pair[side] for pair in renaming])
+    if any(not 0 <= number <= LARGEST_SIZE for pair in plan.renumbered for number in pair):
+        yield "a number of an atom is below 0, or larger than any"
 
 
 def _repeated(sentence: str, items: Iterable[Hashable]) -> Iterator[str]:
-    yield from (f"{sentence} {item!r}" for item, count in Counter(items).items() if count > 1)
+    for item, count in Counter(items).items():
+        if count > 1:
+            yield f"{sentence} {number_text(item) if isinstance(item, int) else shortened(repr(item))}"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from depgraph.algebra.index_maps import image
-from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, canonical, row_problem
-from depgraph.algebra.spaces import Atom, atoms
+from depgraph.algebra.spaces import Atom
 from depgraph.errors import PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.graph import Graph
 from depgraph.graph.ragged import ragged_problems
+from depgraph.plans.implied import balance_problems, shorter_axes, smaller_sizes
 from depgraph.plans.plan import Edit, Plan, PrunedAxis, cuts_of, ordered_axes
 
 
@@ -29,36 +28,17 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
     >>> group = graph.groups_by_name["0.weight:0"]
-    >>> plan_of(graph, {group.atom: IndexSet.of([2, 6])}) == dg.cut(graph, "0.weight", [2, 6], dim=0)
+    >>> plan_of(graph, {group.atom: dg.IndexSet.of([2, 6])}) == dg.cut(graph, "0.weight", [2, 6], dim=0)
     True
     """
     removed = canonical({atom: lost for atom, lost in removed.items() if lost})
     if not removed:
         return Plan.empty(graph)
     problems = [*_group_problems(graph, removed)]
-    problems = problems or [*_balance_problems(graph, removed)]  # counts mean something once the indices do
+    problems = problems or [*balance_problems(graph, removed)]  # counts mean something once the indices do
     if problems:
         raise PlanError.of(problems)
     result, numbers = shrunk_and_numbered(graph, removed)
-    axes: list[PrunedAxis] = []
-    touched: dict[int, bool] = {}
-    for tensor in graph.tensors:
-        if tensor.kind == "value":
-            continue
-        for dim, space in enumerate(tensor.axes):
-            if id(space) not in touched:
-                touched[id(space)] = any(atom in removed for atom in atoms(space))
-            if touched[id(space)]:
-                axes.extend(PrunedAxis(name, dim, space) for name in (tensor.name, *tensor.aliases))
-    edits = []
-    gone: dict[int, int] = {}
-    sizes = {atom: IndexSet.range(0, len(lost)) for atom, lost in removed.items()}
-    for attribute in graph.attributes:
-        space = attribute.space
-        if id(space) not in gone:
-            gone[id(space)] = len(image(space, sizes))
-        if gone[id(space)]:
-            edits.append(Edit(attribute.path, space.size, space.size - gone[id(space)]))
     renamed: list[tuple[str, str]] = []
     if any(atom.size - len(lost) == 1 for atom, lost in removed.items()):  # names follow the structure, not the sizes
         names = {group.atom.id: group.name for group in graph.groups}
@@ -67,8 +47,8 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
         base=graph.fingerprint,
         result=result.fingerprint,
         cuts=cuts_of(removed, {atom: graph.group_of[atom].name for atom in removed}),
-        axes=ordered_axes(axes),
-        edits=tuple(sorted(edits, key=lambda edit: edit.path)),
+        axes=ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(graph, removed)),
+        edits=tuple(sorted((Edit(*sizes) for sizes in smaller_sizes(graph, removed)), key=lambda edit: edit.path)),
         renumbered=tuple(sorted((new, old) for new, old in numbers.items() if new != old)),
         renamed=tuple(sorted((new, old) for new, old in renamed if new != old)),
     )
@@ -97,15 +77,4 @@ def _group_problems(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[s
             yield (
                 f"group {group.name} must keep at least {group.lower_bound} of its {atom.size} indices, because "
                 f"{graph.why_kept(atom)}; asked to remove {len(lost)}."
-            )
-
-
-def _balance_problems(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[str]:
-    for balance in graph.balances:
-        counts = {graph.group_of[atom].name: len(removed.get(atom, ())) for atom in balance.atoms}
-        if len(set(counts.values())) > 1:
-            listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
-            yield (
-                f"these groups must lose equally many indices, because {balance.reason}: asked for {listed}. "
-                "Cut all of them by the same number."
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,9 @@ from depgraph.algebra.spaces import Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.graph import Graph
+from depgraph.messages import shortened
 from depgraph.plans.checking import check
+from depgraph.plans.implied import balance_problems, shorter_axes, smaller_sizes
 
 K = TypeVar("K", int, str)
 V = TypeVar("V")
@@ -165,6 +167,11 @@ class Plan:
         return cls(graph.fingerprint, graph.fingerprint)
 
     @cached_property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the plan, one sentence each: empty unless its fields were written by hand."""
+        return check(self)
+
+    @cached_property
     def kept(self) -> Mapping[str, Mapping[int, IndexSet]]:
         """Parameter or buffer name to dimension to the original indices that stay."""
         plain = {cut.atom: cut.removed for cut in self.cuts if cut.base is None}
@@ -198,8 +205,11 @@ class Plan:
     def apply(self, graph: Graph) -> Graph:
         """The graph after the cut. The given graph does not change.
 
+        What the plan says of itself is compared with the graph: its groups, the axes and attributes that follow from its
+        cuts, and the fingerprint of the result.
+
         Raises:
-            MismatchError: the graph is not the one that the plan was made for.
+            MismatchError: the graph is not the one that the plan was made for, or the plan promises what is not true.
         """
         if not isinstance(graph, Graph):
             raise PlanError(f"expected a Graph, met {type(graph).__name__}; a module is pruned by dg.execute(plan, model).")
@@ -209,7 +219,33 @@ class Plan:
                 [f"expected fingerprint {self.base[:12]}, met {graph.fingerprint[:12]}"],
                 "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan.",
             )
-        return shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in self.cuts})[0]
+        problems = [*self.problems] or [*self._strange_groups(graph)]
+        if not problems:
+            result = shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in self.cuts})[0]
+            problems = [*self._broken_promises(graph, result)]
+        if problems:
+            raise MismatchError("the plan is damaged:", problems, "Make a new plan for this graph.")
+        return result
+
+    def _strange_groups(self, graph: Graph) -> Iterator[str]:
+        """Cuts of what is no group of the graph."""
+        for cut in self.cuts:
+            group = graph.group_of.get(cut.atom)
+            if group is None or group.name != cut.group:
+                yield f"the graph has no group {shortened(repr(cut.group))} of atom {cut.atom}"
+            if cut.base is not None and cut.base not in graph.group_of:
+                yield f"group {shortened(repr(cut.group))}: its rows are of atom {cut.base}, which is no group of the graph"
+
+    def _broken_promises(self, graph: Graph, result: Graph) -> Iterator[str]:
+        """What does not follow from the cuts."""
+        removed = {cut.atom: cut.removal for cut in self.cuts}
+        yield from balance_problems(graph, removed)
+        if self.axes != ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(graph, removed)):
+            yield "its axes are not those that its cuts reach"
+        if {(edit.path, edit.old, edit.new) for edit in self.edits} != set(smaller_sizes(graph, removed)):
+            yield "its edits are not those that its cuts ask for"
+        if result.fingerprint != self.result:
+            yield f"it promises the fingerprint {self.result[:12]} of its result, met {result.fingerprint[:12]}"
 
     def then(self, other: Plan) -> Plan:
         """One plan that does what this plan and then the other one do. Its targets are those of the last cut.
@@ -270,7 +306,7 @@ class Plan:
         Raises:
             DocumentError: the file is damaged, edited, foreign or of another version.
         """
-        return codec.read(path, "plan", cls, check)
+        return codec.read(path, "plan", cls, lambda plan: plan.problems)
 
     def __str__(self) -> str:
         listed = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)

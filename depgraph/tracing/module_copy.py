@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
-from collections import OrderedDict, defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from depgraph.graph.paths import MAPPINGS, SEQUENCES, is_config, is_step, step_of
 from depgraph.graph.records import TensorKind
 from depgraph.solving.expressions import Attribute
 from depgraph.solving.recording import Declared
@@ -104,7 +105,7 @@ def instrumented_copies(
                 and name not in POSITIONAL
                 and (names is None or name in names or name in counted or not isinstance(content, (int, tuple)))
             ):
-                state[name] = wrapping.of(content, prefix + name)
+                state[name] = wrapping.of(content, prefix + name if is_step(name) else None)
         for name, term in counted.items():
             session.followed(prefix + name, term, outside=names is not None and name not in names)
         state["_apply"] = partial(_converted, clone)
@@ -120,9 +121,6 @@ def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> 
 
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
-
-
-_PLAIN_OBJECTS = (types.SimpleNamespace,)
 
 
 class _Wrapping:
@@ -144,10 +142,12 @@ class _Wrapping:
         self.uncopied: list[Any] = []
 
     def of(self, content: Any, path: str | None) -> Any:
-        """The attribute as the copy holds it. What two holders share and can be written to keeps its first path."""
+        """The attribute as the copy holds it. What two holders share and can be written to keeps its first path.
+
+        What no path can name holds stand-ins as well, but its integers are plain ones.
+        """
         if type(content) is int:
-            named = content > 1 and path is not None
-            return Sized(content, Attribute(path, content), self.session) if named else content  # type: ignore[arg-type]
+            return content if path is None or content <= 1 else Sized(content, Attribute(path, content), self.session)
         if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
             return content
         if isinstance(content, (torch.Tensor, torch.Generator)):
@@ -162,7 +162,7 @@ class _Wrapping:
                 else self._as_it_is(content)
             )
         if type(content) in {tuple, torch.Size}:
-            return type(content)([self.of(item, _below(path, position)) for position, item in enumerate(content)])
+            return type(content)([self.of(item, _below(path, str(position))) for position, item in enumerate(content)])
         if isinstance(content, tuple) and hasattr(content, "_make"):
             return content._make(self.of(item, None) for item in content)
         if id(content) not in self.shared:
@@ -195,11 +195,15 @@ class _Wrapping:
     def _container(self, content: Any, path: str | None) -> Any:
         if isinstance(content, (dict, list, set, frozenset, deque)):
             return self._filled(content, path if type(content) in _NAMED else None)
-        if not _is_config(content):
+        if not is_config(content) and not _is_in_slots(content):
             return self._as_it_is(content)
         made = self.shared[id(content)] = copy.copy(content)
-        for name in _attributes(content):
-            object.__setattr__(made, name, self.of(getattr(content, name), _below(path, name)))
+        for name, item in getattr(content, "__dict__", {}).items():
+            object.__setattr__(made, name, self.of(item, _below(path, name if is_step(name) else None)))
+        if _is_in_slots(content):  # where no path leads to
+            for field in dataclasses.fields(content):
+                if hasattr(content, field.name):
+                    object.__setattr__(made, field.name, self.of(getattr(content, field.name), None))
         return made
 
     def _filled(self, content: Any, path: str | None) -> Any:
@@ -212,13 +216,13 @@ class _Wrapping:
             if copied_keys:  # forward looks them up by what the copy holds
                 made.clear()
             for key, item in content.items():
-                value = self.of(item, _below(path, key))
+                value = self.of(item, _below(path, step_of(key, content)))
                 if copied_keys:
                     made[self.of(key, None)] = value
                 else:
                     dict.__setitem__(made, key, value)
         elif isinstance(content, list):
-            list.__setitem__(made, slice(None), [self.of(item, _below(path, place)) for place, item in enumerate(content)])
+            list.__setitem__(made, slice(None), [self.of(item, _below(path, str(place))) for place, item in enumerate(content)])
         else:
             items = [self.of(item, None) for item in content]
             made.clear()
@@ -231,32 +235,18 @@ class _Wrapping:
         return content
 
 
-_NAMED = (list, dict, OrderedDict, defaultdict)
+_NAMED = (*SEQUENCES, *MAPPINGS)
 """Containers whose elements a path can name and an edit can replace."""
 
 
-def _below(path: str | None, key: object) -> str | None:
-    """The path of an element; None where none can name it, such as under a dotted key or a tuple as key."""
-    if path is None or not (type(key) is int or (isinstance(key, str) and "." not in key)):
-        return None
-    return f"{path}.{key}"
+def _is_in_slots(content: Any) -> bool:
+    """Whether an object is a dataclass that keeps its values in slots."""
+    return dataclasses.is_dataclass(content) and not hasattr(content, "__dict__")
 
 
-def _attributes(content: Any) -> list[str]:
-    """The names of an object's attributes, those in slots of a dataclass included."""
-    names = dict.fromkeys(getattr(content, "__dict__", ()))
-    if dataclasses.is_dataclass(content):
-        names.update(dict.fromkeys(item.name for item in dataclasses.fields(content) if hasattr(content, item.name)))
-    return list(names)
-
-
-def _is_config(content: Any) -> bool:
-    """Whether an object is plain data with attributes: a namespace, a dataclass, a configuration."""
-    if callable(content):
-        return False
-    if dataclasses.is_dataclass(content) or isinstance(content, _PLAIN_OBJECTS):
-        return True
-    return hasattr(content, "__dict__") and "config" in type(content).__name__.lower()
+def _below(path: str | None, step: str | None) -> str | None:
+    """The path of what a step leads to; None where either has no name."""
+    return None if path is None or step is None else f"{path}.{step}"
 
 
 def _converted(clone: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.models
 
 WRITERS = (
     "depgraph/execution/execute.py",
+    "depgraph/execution/attributes.py",
     "depgraph/execution/masking.py",
     "depgraph/execution/optimizers.py",
     "modules/rnn.py",

@@ -413,7 +413,7 @@ def test_a_table_of_rotations_would_break_law_6():
     assert_exact(plain, model, X)
     rows = RaggedSet(base, tuple(map(IndexSet.of, [[1], [2], [3], [0]])))
     wrong = forced(graph, {group.atom: rows})
-    with pytest.raises(dg.errors.PlanError, match="without"):
+    with pytest.raises(dg.errors.MismatchError, match="not inside of its rows"):
         dg.execute(wrong, model)
     shared = tuple(axis for axis in wrong.axes if base in atoms(axis.space))
     small = dg.execute(attrs.evolve(wrong, axes=shared), model)

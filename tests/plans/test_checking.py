@@ -11,6 +11,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import codec
+from depgraph.algebra.index_maps import image, leaves, summands
 from depgraph.algebra.spaces import UNIT, Atom, Product, Reversed, Sum
 from depgraph.plans.checking import check
 from depgraph.plans.plan import Cut, Edit, Plan, PrunedAxis
@@ -41,6 +42,33 @@ def with_edit(path, old=8, new=6):
 
 RAGGED = Cut("a.weight:0", A, dg.IndexSet.of([1, 9, 18]), B)
 
+
+IN_ROWS = Product((B, A))
+
+
+def with_rows(cut, space=IN_ROWS):
+    """A plan whose first group is cut row by row."""
+    return attrs.evolve(SOUND, cuts=(cut, SOUND.cuts[1]), axes=(PrunedAxis("a.weight", 0, space), *SOUND.axes[1:]))
+
+
+def with_rows_of_five(removed, gone=(1,)):
+    """A plan of which whole rows go, too: the second group is the base."""
+    cuts = (attrs.evolve(RAGGED, base=C, removed=dg.IndexSet.of(removed)), Cut("c.weight:0", C, dg.IndexSet.of(gone)))
+    return attrs.evolve(with_rows(RAGGED, Product((C, A))), cuts=cuts, axes=(PrunedAxis("a.weight", 0, Product((C, A))),))
+
+
+class Text(str):
+    """A text that is no plain one."""
+
+
+def deep(levels):
+    """A space of so many levels, sums and products by turns."""
+    space = A
+    for level in range(levels):
+        space = Sum((space, UNIT)) if level % 2 else Product((B, space))
+    return space
+
+
 DAMAGED = {
     "a base that is no fingerprint": (attrs.evolve(SOUND, base="x"), "base is no fingerprint"),
     "a result of the base": (attrs.evolve(SOUND, result="a" * 64), "leads to another graph exactly where"),
@@ -61,7 +89,27 @@ DAMAGED = {
     "a cut that reaches nothing": (with_cut(*SOUND.cuts, Cut("d", Atom(7, 4), REMOVED)), "no axis holds its atom"),
     "rows of unequal loss": (with_cut(attrs.evolve(RAGGED, removed=dg.IndexSet.of([1, 9]))), "equally many indices"),
     "rows beyond": (with_cut(attrs.evolve(RAGGED, removed=dg.IndexSet.of([1, 9, 24]))), "is to lose one beyond"),
-    "a million million rows": (with_cut(attrs.evolve(RAGGED, base=Atom(5, 10**12))), "is to lose one beyond"),
+    "a million million rows": (with_cut(attrs.evolve(RAGGED, base=Atom(5, 10**12))), "equally many indices"),
+    "a million million rows that go": (
+        with_cut(
+            attrs.evolve(RAGGED, base=Atom(5, 10**12), removed=dg.IndexSet.of([1, 10])),
+            SOUND.cuts[1],
+            Cut("d", Atom(5, 10**12), dg.IndexSet.range(2, 10**12)),
+        ),
+        "come to more than 4,194,304 rows",
+    ),
+    "a row that loses all": (with_rows(attrs.evolve(RAGGED, removed=dg.IndexSet.of(range(8)))), "and not all, in each row"),
+    "two rows that lose all": (
+        with_rows(attrs.evolve(RAGGED, removed=dg.IndexSet.of(range(3, 19)))),
+        "would lose a row's last",
+    ),
+    "a row that loses nothing": (with_rows(attrs.evolve(RAGGED, removed=dg.IndexSet.of([1, 18]))), "equally many indices"),
+    "a row that goes and loses something": (with_rows_of_five([1, 8, 17, 26, 33]), "equally many indices"),
+    "an axis without the rows": (with_rows(RAGGED, A), "not inside of its rows"),
+    "rows behind the atom": (with_rows(RAGGED, Product((A, B))), "not inside of its rows"),
+    "rows that are read backwards": (with_rows(RAGGED, Product((Reversed(B), A))), "not inside of its rows"),
+    "an atom that is read backwards": (with_rows(RAGGED, Product((B, Reversed(A)))), "not inside of its rows"),
+    "one part without the rows": (with_rows(RAGGED, Sum((Product((B, A)), A))), "not inside of its rows"),
     "rows of what is ragged": (with_cut(RAGGED, Cut("c.weight:0", C, REMOVED, A)), "itself cut ragged"),
     "a row that goes and loses": (
         with_cut(attrs.evolve(RAGGED, base=C, removed=dg.IndexSet.of([1, 9, 17, 25, 33])), SOUND.cuts[1]),
@@ -76,11 +124,19 @@ DAMAGED = {
     "a size below 0": (with_axis(Product((Atom(3, -2), Atom(4, -4)))), "number below 0, or a size"),
     "a size of 1": (with_axis(Product((Atom(3, 1), A))), "number below 0, or a size"),
     "a size beyond": (with_axis(Product((Atom(3, 2**47), Atom(4, 2**47)))), "larger than any axis"),
-    "many blocks": (with_axis(Product(tuple(Atom(k + 3, 2) for k in range(28)))), "more than 4,194,304 blocks"),
+    "many blocks": (with_axis(Product((*(Atom(k + 3, 2) for k in range(28)), A))), "more than 4,194,304 blocks"),
+    "many axes of many blocks": (
+        attrs.evolve(
+            SOUND,
+            axes=(*(PrunedAxis(f"a.{k}", 0, Product((Atom(k + 9, 2**19 + k), A))) for k in range(5)), *SOUND.axes),
+        ),
+        "its axes come to more than 4,194,304 intervals",
+    ),
     "a product in a product": (with_axis(Product((Product((B, C)), A))), "is not flat"),
     "a sum in a sum": (with_axis(Sum((Sum((B, C)), A))), "is not flat"),
     "a product of one": (with_axis(Product((A,))), "is not flat"),
     "a sum before a factor": (with_axis(Product((Sum((A, B)), C))), "a sum before another factor"),
+    "a part without indices": (with_axis(Sum((A, Product((B, Atom(9, 0)))))), "has a part without indices"),
     "a factor of 1": (with_axis(Product((UNIT, A))), "is not flat"),
     "a size of 1 backwards": (with_axis(Sum((Reversed(Atom(3, 1)), A))), "number below 0, or a size"),
     "edits in another order": (attrs.evolve(SOUND, edits=SOUND.edits[::-1]), "not in the order of their paths"),
@@ -94,6 +150,8 @@ DAMAGED = {
     "an attribute of the class": (with_edit("__class__.FLAGS.safe"), "names plain attributes"),
     "a buffer in the registry": (with_edit("bn._buffers.num_batches_tracked"), "names plain attributes"),
     "an empty step": (with_edit("a..out_features"), "names plain attributes"),
+    "a size that is larger than any": (with_edit("a.out_features", 10**30, 6), "makes a size smaller"),
+    "a number below 0": (attrs.evolve(SOUND, renumbered=((-1, 2),)), "a number of an atom is below 0"),
     "a number that is given twice": (
         attrs.evolve(SOUND, renumbered=((1, 2), (1, 3))),
         "in the result that is given twice is 1",
@@ -108,7 +166,7 @@ DAMAGED = {
 def test_a_sound_plan_has_no_problem():
     """Neither by hand, nor ragged, nor empty."""
     assert check(SOUND) == () and check(Plan("a" * 64, "a" * 64)) == ()
-    assert check(with_cut(RAGGED, SOUND.cuts[1])) == ()
+    assert check(with_rows(RAGGED)) == ()
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -121,6 +179,65 @@ def test_what_is_wrong_is_told_and_no_file_brings_it_in(name):
     with pytest.raises(dg.errors.DocumentError, match="does not hold a valid plan") as caught:
         codec.loads(json.dumps(document), "plan", Plan, check=check)
     assert len(str(caught.value)) < 4000
+
+
+MISTYPED = {
+    "a base that is no text": attrs.evolve(SOUND, base=b"a" * 64),
+    "a list of cuts": attrs.evolve(SOUND, cuts=list(SOUND.cuts)),
+    "a cut that is none": attrs.evolve(SOUND, cuts=("a.weight:0",)),
+    "a set that is no index set": with_cut(attrs.evolve(SOUND.cuts[0], removed={1, 4}), SOUND.cuts[1]),
+    "intervals in disorder": with_cut(
+        attrs.evolve(SOUND.cuts[0], removed=dg.IndexSet._canonical([(4, 5), (1, 2)])), SOUND.cuts[1]
+    ),
+    "intervals of floats": with_cut(attrs.evolve(SOUND.cuts[0], removed=dg.IndexSet._canonical([(1.0, 2.0)])), SOUND.cuts[1]),
+    "an atom of floats": with_cut(attrs.evolve(SOUND.cuts[0], atom=Atom(0, 8.0)), SOUND.cuts[1]),
+    "a base that is no atom": with_cut(attrs.evolve(RAGGED, base=Product((B, C))), SOUND.cuts[1]),
+    "a dimension that is a truth value": with_axis(A, True),
+    "no space": with_axis("a"),
+    "a product of texts": attrs.evolve(SOUND, axes=(PrunedAxis("a.aside", 0, Sum((Product(()), Atom("0", 8)))),)),
+    "a space that is too deep": with_axis(deep(60)),
+    "a space without a hash": with_axis(deep(900)),
+    "a path that is no plain text": with_edit(Text("a.out_features")),
+    "a size that is a truth value": with_edit("a.out_features", 8, True),
+    "a pair of three": attrs.evolve(SOUND, renumbered=((1, 2, 3),)),
+    "a pair of two kinds": attrs.evolve(SOUND, renamed=(("a", 1),)),
+    "a target of words": attrs.evolve(SOUND, targets=(dg.plans.Target("macs", "many", 1.0),)),
+}
+
+
+@pytest.mark.parametrize("name", MISTYPED)
+def test_fields_of_other_types_are_told_by_their_place(name):
+    """What no file can bring in, but who builds a plan in process."""
+    problems = check(MISTYPED[name])
+    assert problems and all("is no" in problem for problem in problems), problems
+    assert MISTYPED[name].problems == problems
+
+
+def test_huge_numbers_are_told_by_their_length():
+    """Python writes no integer of thousands of digits."""
+    huge = 10**6000
+    for plan in (with_edit("a.out_features", huge, 6), with_axis(Atom(huge, 8)), with_axis(A, huge), with_axis(Atom(5, huge))):
+        assert check(plan) and all(len(problem) < 1000 for problem in check(plan))
+    assert any("an integer of 19,932 bits" in problem for problem in check(with_edit("a.out_features", huge, 6)))
+
+
+def test_rows_that_go_as_a_whole_are_none_of_a_ragged_cut():
+    """Four rows of five stay, and lose one index each."""
+    assert check(with_rows_of_five([1, 17, 26, 33])) == ()
+
+
+@pytest.mark.parametrize("levels", [30, 49])
+def test_deep_spaces_below_the_bound_are_looked_at(levels):
+    """They are not refused for their depth."""
+    assert not any("is no axes entry" in problem for problem in check(with_axis(deep(levels))))
+
+
+def test_an_axis_without_elements_has_no_indices_to_list():
+    """However many blocks its other factors claim."""
+    space = Product((*(Atom(k + 3, 2) for k in range(40)), Atom(99, 0), A))
+    assert attrs.evolve(SOUND, axes=(PrunedAxis("a.weight", 0, space),)).kept["a.weight"][0] == dg.IndexSet()
+    rows = with_rows(RAGGED, Product((*(Atom(k + 3, 2) for k in range(40)), Atom(99, 0), B, A)))
+    assert rows.kept["a.weight"][0] == dg.IndexSet()
 
 
 def test_load_checks(tmp_path):
@@ -180,3 +297,11 @@ def test_a_ragged_plan_is_sound():
     scores = {dims: [[3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0], [1.0, 3.0, 0.0, 2.0]], heads: [0.0, 1.0, 2.0]}
     plan = dg.plan(graph, scores, ratio={dims: 0.5, heads: 0.34})
     assert any(cut.base is not None for cut in plan.cuts) and len(plan.cuts) == 2 and check(plan) == ()
+
+
+def test_places_of_atoms_beside_an_empty_one():
+    """A product with a factor of no indices has no flat index, and its atoms' places are told none the less."""
+    empty = Product((B, Atom(9, 0)))
+    assert [(leaf.atom, leaf.stride) for leaf in leaves(empty)] == [(B, 0), (Atom(9, 0), 1)]
+    assert [place.stride for place in summands(empty)[0].places] == [0, 1]
+    assert image(empty, {B: dg.IndexSet.of([1])}) == dg.IndexSet()

@@ -48,7 +48,7 @@ def test_rows_of_what_is_no_index_are_refused(row):
     graph = dg.trace(Stream(Attention()).double(), torch.randn(2, 3, 3, dtype=torch.float64))
     (name, *_), rows = dg.ragged.ragged_groups(graph), [[0], [1], [0], [1]]
     dg.cut_each(graph, {name: rows})
-    with pytest.raises(dg.errors.PlanError, match=r"different indices for row 2 of group .*, counted from 0"):
+    with pytest.raises(dg.errors.PlanError, match=r"row 2 of group"):
         dg.cut_each(graph, {name: [*rows[:2], row, rows[3]]})
 
 

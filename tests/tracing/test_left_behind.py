@@ -143,7 +143,7 @@ def test_tensors_in_containers_keep_their_numbers(key):
 
 
 def test_sizes_in_containers_are_edited_where_a_path_names_them():
-    """At every depth of lists, ordered and default dictionaries and slots; under other keys they are literals, which pin."""
+    """At every depth of lists, ordered and default dictionaries, dataclasses; elsewhere they are literals, which pin."""
 
     class Reads(nn.Module):
         def __init__(self, sizes, read):
@@ -157,7 +157,8 @@ def test_sizes_in_containers_are_edited_where_a_path_names_them():
         ([[[[[8]]]]], lambda s: s[0][0][0][0][0], "sizes.0.0.0.0.0"),
         (OrderedDict(n=8), lambda s: s["n"], "sizes.n"),
         (defaultdict(int, n=8), lambda s: s["n"], "sizes.n"),
-        (Slotted(8), lambda s: s.x, "sizes.x"),
+        (Data(8), lambda s: s.x, "sizes.x"),
+        (Slotted(8), lambda s: s.x, None),
         ({"a.b": 8}, lambda s: s["a.b"], None),
         ({(0, 1): 8}, lambda s: s[0, 1], None),
         (deque([8]), lambda s: s[0], None),
