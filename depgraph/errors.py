@@ -16,6 +16,7 @@ __all__ = [
     "RuleError",
     "TraceError",
     "UnknownNameError",
+    "UnsupportedError",
 ]
 
 _LISTED = 40
@@ -156,6 +157,29 @@ class DocumentError(DepgraphError):
         ...
     depgraph.errors.DocumentError: ... was edited or damaged: its content does not match its digest. ...
     """
+
+
+class UnsupportedError(DepgraphError):
+    """A model in a form that cannot be pruned: sharded, offloaded, quantised, or held by a wrapper that would not notice.
+
+    Attributes:
+        problems: every form that was met, where, and what to do about it, one for each form.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+    >>> model[0].weight.ds_id, model[0].weight.ds_status = 0, "not available"           # as DeepSpeed marks its parameters
+    >>> dg.trace(model, torch.zeros(1, 4))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    depgraph.errors.UnsupportedError: this model cannot be pruned in the form that it has:
+      - DeepSpeed ZeRO keeps parameters apart, on other ranks: '0.weight (Parameter)'. Prune the whole model before ...
+    Nothing was changed.
+    """
+
+    def __init__(self, headline: str, problems: Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = tuple(problems)
+        listed = "".join(f"\n  - {problem}" for problem in self.problems)
+        super().__init__(f"{headline}{listed}\nNothing was changed.")
 
 
 class RuleError(DepgraphError):

@@ -6,9 +6,10 @@ from collections.abc import Container
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 PREFIXES = ("module.", "_orig_mod.")
-"""What wrappers put before the names of parameters: `DataParallel` and `DistributedDataParallel`; `torch.compile`."""
+"""What wrappers put before the names of parameters: `DataParallel`, `DistributedDataParallel` and averages; `torch.compile`."""
 
 
 def unprefixed(name: str, known: Container[str]) -> str | None:
@@ -28,11 +29,11 @@ def unprefixed(name: str, known: Container[str]) -> str | None:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`, `DataParallel` and `DistributedDataParallel` wrappers."""
+    """The module inside `torch.compile`, `DataParallel`, `DistributedDataParallel` and `AveragedModel` wrappers."""
     while True:
         if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
             model = model._orig_mod
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
             model = model.module
         else:
             return model

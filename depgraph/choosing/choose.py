@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TypeAlias
 
 from attrs import evolve
@@ -10,7 +11,7 @@ from attrs import evolve
 from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met
 from depgraph.choosing.coupled import Coupling, Limits, couplings_of
-from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, values_by_group
+from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
 from depgraph.choosing.scopes import Scope, by_key, ranking, removal, scopes_of, sequence, units_up_to
 from depgraph.choosing.scores import Scores
 from depgraph.collector import without_collections
@@ -77,7 +78,8 @@ def plan(
         less removed one would not be. A smaller budget removes all that a larger one does.
 
     Raises:
-        PlanError: no target or both kinds, a number out of range or out of reach, scores that do not fit, or nothing to prune.
+        PlanError: no target or both kinds, a number out of range or out of reach, scores that do not fit, nothing to prune,
+            or a pattern of what is to be pruned that names only what is pinned.
         UnknownNameError: a pattern that names nothing.
 
     >>> import torch, depgraph as dg
@@ -179,10 +181,12 @@ def _ratios(graph: Graph, ratio: Ratio, by_default: Iterable[str]) -> tuple[dict
             raise PlanError(f"expected a ratio in [0, 1), met {value!r} for {pattern!r}; it is the fraction to remove.")
     if not isinstance(ratio, Mapping):
         return dict.fromkeys(by_default, ratio), {}
+    asked = (pattern if isinstance(pattern, tuple) else (pattern,) for pattern, value in table.items() if value)
+    refuse_pinned(graph, tuple(chain.from_iterable(asked)))
     ratios: dict[str, float] = {}
     apart: dict[str, int] = {}
     for position, (pattern, value) in enumerate(table.items()):
-        for part in (pattern,) if isinstance(pattern, str) else pattern:
+        for part in pattern if isinstance(pattern, tuple) else (pattern,):
             for group in groups_at(graph, part):
                 ratios[group.name] = value
                 apart.pop(group.name, None)

@@ -32,7 +32,7 @@ def groups_at(graph: Graph, pattern: str) -> tuple[Group, ...]:
         UnknownNameError: the pattern names nothing in this graph. A layer without groups, and a role that is known, are fine.
     """
     if not isinstance(pattern, str):
-        raise PlanError(f"expected a pattern such as 'layer1.*', 'role:head' or '*', met {pattern!r}.")
+        raise PlanError(f"expected a pattern such as 'layer1.*', 'role:head' or '*', met {_met(pattern)}")
     if pattern == "*":
         return tuple(group for group in graph.groups if group.role in INNER)
     if pattern.startswith("role:"):
@@ -49,6 +49,45 @@ def groups_at(graph: Graph, pattern: str) -> tuple[Group, ...]:
         reached = _reached(graph, layer, side)
         return tuple(group for group in graph.groups if group.atom in reached)
     return tuple(group for group in graph.groups if any(tensor in held for tensor, _ in group.members))
+
+
+def _met(pattern: object) -> str:
+    """What stands where a pattern should, and how to name it. A graph is data: it knows modules by their names only."""
+    if isinstance(pattern, type) and hasattr(pattern, "named_modules"):
+        kind = pattern.__name__
+        return f"the class {kind}; pass [name for name, module in model.named_modules() if isinstance(module, {kind})]."
+    if hasattr(pattern, "named_modules"):
+        return f"a module, {type(pattern).__name__}; pass its name, which is dg.name_of(model, module)."
+    return f"{pattern!r}."
+
+
+def refuse_pinned(graph: Graph, patterns: Iterable[str]) -> None:
+    """Raise `PlanError` for the patterns of which nothing can be pruned, with what pins all that they name."""
+    problems = [
+        f"{pattern!r} names no group: {_why_none(graph, pattern)}"
+        for pattern in dict.fromkeys(listed(patterns))
+        if pattern != "*" and not groups_at(graph, pattern)
+    ]
+    if problems:
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise PlanError(f"expected patterns of what can be pruned, met some of which nothing can be:{lines}\nLeave them out.")
+
+
+def _why_none(graph: Graph, pattern: str) -> str:
+    layer, _, side = pattern.rpartition(":")
+    if side in SIDES:
+        reached = _reached(graph, layer, side)
+        own = {atom for name in _selected(graph, layer, pattern) for space in graph.tensor(name).axes for atom in atoms(space)}
+        reasons = list(dict.fromkeys(graph.reasons[atom] for atom in graph.reasons if atom in (reached & own or reached)))
+    else:
+        tensors = _selected(graph, pattern, pattern)
+        reasons = [str(pinned) for pinned in graph.pinned if pinned.tensor in tensors]
+    more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
+    told = "; ".join(reasons[:_MOST_REASONS]) + more
+    return f"all of it is pinned ({told})." if told else "it holds no parameter with an axis of more than one index."
+
+
+_MOST_REASONS = 3
 
 
 def _selected(graph: Graph, layer: str, pattern: str) -> frozenset[str]:
@@ -114,6 +153,8 @@ def values_by_group(graph: Graph, table: Mapping[str, V] | V) -> dict[str, V]:
 
 def chosen_groups(graph: Graph, ignore: Iterable[str], only: Iterable[str] | None) -> tuple[Group, ...]:
     """The groups that `only` reaches, or all, without those that `ignore` reaches; in both ``*`` is every group."""
+    if only is not None:
+        refuse_pinned(graph, only)
     kept = set(graph.groups_by_name) if only is None else _union(graph, only)
     left = _union(graph, ignore)
     return tuple(group for group in graph.groups if group.name in kept and group.name not in left)
@@ -121,17 +162,20 @@ def chosen_groups(graph: Graph, ignore: Iterable[str], only: Iterable[str] | Non
 
 def defaults(graph: Graph, only: Iterable[str] | None) -> tuple[str, ...]:
     """The groups that are cut without being given a ratio of their own: inner widths, and what `only` names by role or name."""
-    named = {pattern for pattern in _listed(only or ()) if pattern.startswith("role:") or pattern in graph.groups_by_name}
+    named = {pattern for pattern in listed(only or ()) if pattern.startswith("role:") or pattern in graph.groups_by_name}
     explicit = _union(graph, named)
     return tuple(group.name for group in graph.groups if group.role in INNER or group.name in explicit)
 
 
 def _union(graph: Graph, patterns: Iterable[str]) -> set[str]:
     found: set[str] = set()
-    for pattern in _listed(patterns):
+    for pattern in listed(patterns):
         found.update(group.name for group in (graph.groups if pattern == "*" else groups_at(graph, pattern)))
     return found
 
 
-def _listed(patterns: Iterable[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+def listed(patterns: Iterable[str]) -> tuple[str, ...]:
+    """The patterns that are given as one, or as several of them. A container of modules is one thing that is no pattern."""
+    if isinstance(patterns, str) or hasattr(patterns, "named_modules") or not isinstance(patterns, Iterable):
+        return (patterns,)  # type: ignore[return-value]  # what is no pattern is refused where it is looked up
+    return tuple(patterns)

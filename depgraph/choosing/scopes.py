@@ -12,7 +12,7 @@ from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import Atom
 from depgraph.choosing.coupled import Coupling
 from depgraph.choosing.isomorphism import signatures
-from depgraph.choosing.patterns import groups_at
+from depgraph.choosing.patterns import groups_at, listed
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 
@@ -57,7 +57,7 @@ def shared(graph: Graph, scopes: Iterable[str | tuple[str, ...]]) -> dict[str, i
     """Group name to the position of the last scope that names it."""
     named: dict[str, int] = {}
     for position, patterns in enumerate(scopes):
-        for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        for pattern in listed(patterns):
             named.update({group.name: position for group in groups_at(graph, pattern)})
     return named
 

@@ -19,6 +19,7 @@ from depgraph.criteria.reductions import Importances
 from depgraph.criteria.sums import readable
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
+from depgraph.process import FUSED_ATTENTION, same_draws
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 
@@ -113,17 +114,15 @@ def untouched(model: nn.Module, training: bool, differentiable: Iterable[torch.T
         for registry in module.__dict__.values()
         if isinstance(registry, dict) and registry is not module.__dict__
     ]
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     flags = [(parameter, parameter.requires_grad) for parameter in differentiable]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with torch.random.fork_rng(devices=sorted(device.index for device in devices)):
+    with same_draws(devices), FUSED_ATTENTION.changed():
         try:
             copies: dict[int, torch.Tensor] = {}
             for module in modules:
                 for name, buffer in module._buffers.items():
                     if buffer is not None:
                         module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-            torch.backends.mha.set_fastpath_enabled(False)  # it computes several layers in one operator
             model.train(training)
             for parameter, _ in flags:
                 parameter.requires_grad_(True)
@@ -131,7 +130,6 @@ def untouched(model: nn.Module, training: bool, differentiable: Iterable[torch.T
         finally:
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
-            torch.backends.mha.set_fastpath_enabled(fast)
             for registry, content in registries:
                 _put_back(registry, content)
             for module, content in zip(modules, attributes, strict=True):

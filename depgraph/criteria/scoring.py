@@ -11,7 +11,7 @@ from torch import nn
 from depgraph.criteria import DataDriven, Importances
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.graph import Graph
-from depgraph.wrappers import unwrap
+from depgraph.unsupported import supported
 
 
 class Criterion(Protocol):
@@ -36,6 +36,7 @@ def score(graph: Graph, model: nn.Module, criterion: Criterion | DataDriven) -> 
 
     Raises:
         MismatchError: the model's parameters do not have the shapes that the graph says.
+        UnsupportedError: the model is sharded, offloaded or quantised.
         PlanError: a criterion that reads weights meets a model on the `meta` device, or no layer takes part.
 
     >>> import depgraph as dg
@@ -50,7 +51,7 @@ def score(graph: Graph, model: nn.Module, criterion: Criterion | DataDriven) -> 
     """
     if not (callable(criterion) or isinstance(criterion, DataDriven)) or isinstance(criterion, type):
         raise PlanError(f"expected a criterion such as dg.Magnitude(p=2), met {criterion!r}.")
-    model = unwrap(model)
+    model = supported(model)
     tensors = dict(_named_tensors(model))
     problems = []
     for tensor in graph.tensors:

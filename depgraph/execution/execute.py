@@ -6,10 +6,11 @@ Everything is checked and every new tensor is made before the first write; a fai
 from __future__ import annotations
 
 import copy
+import types
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, 
 from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Edit, Plan
+from depgraph.unsupported import replaceable, supported
 from depgraph.wrappers import unwrap
 
 P = ParamSpec("P")
@@ -45,8 +47,11 @@ def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
 def execute(plan: Plan, model: nn.Module) -> nn.Module:
     """A new module with the plan applied. The given one is untouched, and shares no tensor with it.
 
-    Device, dtype, `requires_grad`, training flags, hooks and gradients are kept, gradients cut alongside. Tied parameters
-    stay tied. `parameter_map` gives the old and new parameters in pairs.
+    Device, dtype, `requires_grad`, memory format, training flags, hooks and gradients are kept, gradients cut alongside. Tied
+    parameters stay tied; ones that only share memory are refused where the plan would part them. A tensor that a forward left
+    in an attribute, in whatever container, is copied without its history.
+
+    `parameter_map` gives the old and new parameters in pairs.
 
     Args:
         plan: what to remove.
@@ -92,6 +97,8 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
     Raises:
         PlanError: the arguments are no plan and no module.
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
+        UnsupportedError: the model is sharded, offloaded or quantised; or wrapped in `DistributedDataParallel`, which would
+            not join the gradients of the new parameters: execute on the module inside, and wrap anew.
 
     >>> import depgraph as dg
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -103,7 +110,7 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
     >>> last_bias in replaced, last_bias is model[2].bias          # what the plan does not reach stays the same object
     (False, True)
     """
-    model = checked(plan, model)
+    model = checked(plan, model, replaceable)
     smaller = _prepared(plan, model)
     for old, new in smaller.values():
         _move_hooks(old, new)
@@ -173,21 +180,24 @@ def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.
     return {old: new[name] for name, old in unwrap(before).named_parameters(remove_duplicate=False)}
 
 
-def checked(plan: object, model: object) -> nn.Module:
+def checked(plan: object, model: object, inside: Callable[[nn.Module], nn.Module] = supported) -> nn.Module:
     """The module inside of its wrappers. Raises `PlanError` for anything else than a plan and a module."""
     if not isinstance(plan, Plan) or not isinstance(model, nn.Module):
         met = f"({type(plan).__name__}, {type(model).__name__})"
         raise PlanError(f"expected a Plan and an nn.Module, in this order, met {met}. Nothing was changed.")
-    return unwrap(model)
+    return inside(model)
 
 
 @outside_inference_mode
 def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
     """A copy that shares no tensor with the model; a tensor whose id is given is replaced by the given one."""
     memo: dict[int, Any] = dict(instead)
-    for parameter in model.parameters():
+    tied = {name for pair in _overlaps(model) for name in pair}
+    storages: dict[int, torch.UntypedStorage] = {}
+    for name, parameter in model.named_parameters():
         if id(parameter) not in memo:
-            memo[id(parameter)] = like(parameter, parameter.detach().clone(), lambda gradient: gradient.clone())
+            values = _beside(parameter, storages) if name in tied else parameter.detach().clone()
+            memo[id(parameter)] = like(parameter, values, lambda gradient: gradient.clone())
     memo.update(_computed_tensors(model))
     modules = list(model.modules())
     for module in modules:
@@ -196,8 +206,19 @@ def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
                 memo.setdefault(id(content), OrderedDict())
     if not any(map(_copied_otherwise, {type(module) for module in modules})):
         _copy_trees(modules, memo)
-    result: nn.Module = copy.deepcopy(model, memo)
+    for module in reversed(modules):  # the innermost first: deepcopy does not go from one into the next
+        copy.deepcopy(module, memo)
+    result: nn.Module = memo[id(model)]
     return result
+
+
+def _beside(parameter: nn.Parameter, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
+    """The same place in a copy of the parameter's storage: what shares memory in the model shares it in the copy."""
+    storage = parameter.untyped_storage()
+    if storage.data_ptr() not in storages:
+        storages[storage.data_ptr()] = storage.clone()  # type: ignore[no-untyped-call]
+    values = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+    return values.set_(storages[storage.data_ptr()], parameter.storage_offset(), parameter.shape, parameter.stride())
 
 
 _COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__slots__")
@@ -247,7 +268,7 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     if not problems or is_well_typed(plan):
         problems += [*_misshapen(plan, tensors), *other_attributes(plan, model)]
     if not problems:  # sizes are those of tensors that are there: only now are indices listed
-        problems += _other_ties(plan, tensors)
+        problems += [*_other_ties(plan, tensors), *_shared_memory(plan, model)]
     if problems:
         raise MismatchError(
             "the plan is damaged:" if plan.problems else "the plan does not fit this model:",
@@ -283,6 +304,46 @@ def _other_ties(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str
             yield f"{name!r} is tied to {first_of[id(tensor)][0]!r} here, but not in the model that was traced"
 
 
+def _shared_memory(plan: Plan, model: nn.Module) -> Iterator[str]:
+    """Two parameters with numbers in common would be two of their own afterwards, and go on apart in training."""
+    for one, other in _overlaps(model):
+        if one in plan.kept or other in plan.kept:
+            yield (
+                f"{one!r} and {other!r} are two parameters that share memory, which a cut would part; make them one, as in "
+                "`layer.weight = other_layer.weight`, or give each its own by `.clone()`, and trace again"
+            )
+
+
+def _overlaps(model: nn.Module) -> list[tuple[str, str]]:
+    """Names of parameters that are different objects with numbers in common. Mere parts of one flat buffer have none."""
+    by_storage: dict[int, list[tuple[int, int, str, nn.Parameter]]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.layout is torch.strided and not parameter.is_meta and parameter.numel():
+            start = int(parameter.storage_offset())
+            last = sum((int(size) - 1) * int(step) for size, step in zip(parameter.shape, parameter.stride(), strict=True))
+            place = parameter.untyped_storage().data_ptr()
+            by_storage.setdefault(place, []).append((start, start + last, name, parameter))
+    found = []
+    for parts in by_storage.values():
+        parts.sort(key=lambda part: part[0])
+        for position, (_, end, name, parameter) in enumerate(parts):
+            for start, _, other_name, other in parts[position + 1 :]:
+                if start > end:
+                    break
+                if _in_common(parameter, other):
+                    found.append((name, other_name))
+    return found
+
+
+def _in_common(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors that reach into the same stretch of a storage share a number there: columns may lie in between."""
+    if one.dtype != other.dtype:
+        return True
+    marks = torch.zeros(one.untyped_storage().nbytes() // one.element_size(), dtype=torch.bool)
+    marks.as_strided(one.shape, one.stride(), one.storage_offset()).fill_(True)
+    return bool(marks.as_strided(other.shape, other.stride(), other.storage_offset()).any())
+
+
 @outside_inference_mode
 def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Check the plan against the model, then make every new tensor. Name to (old, new); tied names share both."""
@@ -297,13 +358,17 @@ def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, tor
     return {name: (tensors[name], new_of[id(tensors[name])]) for name in plan.kept}
 
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 def _smaller(tensor: torch.Tensor, positions: dict[int, torch.Tensor]) -> torch.Tensor:
     def select(source: torch.Tensor) -> torch.Tensor:
         result = source.detach()
         for dim, index in positions.items():
             result = result.index_select(dim, index.to(result.device))
-        if source.ndim == 4 and source.is_contiguous(memory_format=torch.channels_last) and not source.is_contiguous():
-            result = result.contiguous(memory_format=torch.channels_last)
+        order = _CHANNELS_LAST.get(source.ndim)
+        if order is not None and source.is_contiguous(memory_format=order) and not source.is_contiguous():
+            result = result.contiguous(memory_format=order)
         return result
 
     return like(tensor, select(tensor), select)
@@ -361,21 +426,56 @@ def _replaced(content: Any, new_of: Mapping[int, torch.Tensor]) -> Any:
     """The same container with the new tensors; the container itself if it holds none of the old ones."""
     if isinstance(content, torch.Tensor):
         return new_of.get(id(content), content)
-    if type(content) in {list, tuple}:
+    if type(content) in {list, tuple, set, frozenset, deque}:
         items = [_replaced(item, new_of) for item in content]
         unchanged = all(new is old for new, old in zip(items, content, strict=True))
-        return content if unchanged else type(content)(items)
-    if type(content) is dict:
+        return content if unchanged else deque(items, content.maxlen) if type(content) is deque else type(content)(items)
+    if type(content) in {dict, OrderedDict, defaultdict}:
         values = {key: _replaced(item, new_of) for key, item in content.items()}
-        return content if all(values[key] is item for key, item in content.items()) else values
+        if all(values[key] is item for key, item in content.items()):
+            return content
+        new = copy.copy(content)
+        new.update(values)
+        return new
     return content
 
 
 def _computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
-    """Copies of tensors that modules keep from a forward, such as weight_norm's weight: deepcopy refuses these."""
-    return {
-        id(content): content.detach().clone()
-        for module in model.modules()
-        for content in module.__dict__.values()
-        if isinstance(content, torch.Tensor) and not content.is_leaf
-    }
+    """Detached copies of tensors that modules keep from a forward, however deep: deepcopy refuses these.
+
+    Such are weight_norm's weight, losses and features in lists, attention maps in a dataclass.
+    """
+    computed: dict[int, torch.Tensor] = {}
+    seen: set[int] = set()
+    waiting: list[Any] = [model]
+    while waiting:
+        content = waiting.pop()
+        if id(content) in seen or isinstance(content, _WITHOUT_TENSORS):
+            continue
+        seen.add(id(content))
+        if isinstance(content, torch.Tensor):
+            if not content.is_leaf:
+                computed[id(content)] = content.detach().clone()
+            continue
+        if isinstance(content, dict):
+            waiting.extend(content.values())
+        elif isinstance(content, (list, tuple, set, frozenset, deque)):
+            waiting.extend(content)
+        waiting.extend(getattr(content, "__dict__", {}).values())
+        waiting.extend(getattr(content, name) for name in _slots(type(content)) if hasattr(content, name))  # type: ignore[arg-type]
+    return computed
+
+
+_WITHOUT_TENSORS = (str, bytes, int, float, type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
+"""What holds no tensor, or is not copied."""
+
+
+@cache
+def _slots(kind: type) -> tuple[str, ...]:
+    """The names of attributes that a class keeps in slots, such as those of a dataclass with ``slots=True``."""
+    return tuple(
+        name
+        for base in kind.__mro__
+        for name, content in vars(base).items()
+        if isinstance(content, types.MemberDescriptorType) and not base.__module__.startswith(("builtins", "torch"))
+    )

@@ -79,6 +79,27 @@ def _per_channel(call: Call) -> Iterator[Statement]:
             yield Equal(call[name][0], x[axis])
 
 
+def _observed(call: Call) -> Iterator[Statement]:
+    """Training for quantisation: rounded to a scale that follows the least and the largest value, of all or of each channel.
+
+    What has not observed anything yet has other sizes, and takes those of the channels when it does.
+    """
+    x = call["self"]
+    for out in call.outputs[:2]:
+        yield from passed(x, out)
+    names = ("running_min", "running_max", "scale", "zero_point")
+    for place, name in enumerate(names):
+        for state in (call[name], *call.outputs[2 + place : 3 + place]):
+            if call["per_row_fake_quant"] and state.ndim and x.ndim:
+                yield from broadcast(state.axes, (x[int(call["ch_axis"])],))
+
+
+def _observed_axes(call: Call) -> tuple[Axis, ...]:
+    x = call["self"]
+    channel = int(call["ch_axis"]) % x.ndim if call["per_row_fake_quant"] and x.ndim else None
+    return tuple(value[dim] for value in (x, *call.outputs[:2]) for dim in range(x.ndim) if dim != channel)
+
+
 def _lists(call: Call) -> Iterator[Statement]:
     """Element by element between the k-th tensors of lists; a single tensor is broadcast to all of them."""
     lists = [list(values(item)) for item in call.args.values() if isinstance(item, (list, tuple))]
@@ -152,6 +173,12 @@ RULES: dict[str, Rule] = {
         "quantize_per_channel fake_quantize_per_channel_affine_cachemask _fake_quantize_learnable_per_channel_affine",
         _per_channel,
         "ELEMENTWISE",
+    ),
+    **family(
+        "_fused_moving_avg_obs_fq_helper _fused_moving_avg_obs_fq_helper_functional",
+        _observed,
+        "ELEMENTWISE",
+        mixing(_observed_axes),
     ),
     **{
         f"aten.{name}": _along("{} runs along it, so its order matters", "dim")

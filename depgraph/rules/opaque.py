@@ -42,8 +42,7 @@ RULES: dict[str, Rule] = {
     ),
     **table(
         "_empty_affine_quantized _empty_per_channel_affine_quantized empty_quantized _make_per_channel_quantized_tensor "
-        "_make_per_tensor_quantized_tensor _fused_moving_avg_obs_fq_helper _fused_moving_avg_obs_fq_helper_functional "
-        "q_per_channel_scales q_per_channel_zero_points quantized_gru quantized_lstm",
+        "_make_per_tensor_quantized_tensor q_per_channel_scales q_per_channel_zero_points quantized_gru quantized_lstm",
         "{} works on quantised storage; prune before quantising",
     ),
     **table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from depgraph.graph.paths import is_config, is_step, step_of
+from depgraph.graph.paths import MAPPINGS, SEQUENCES, is_config, is_step, step_of
 from depgraph.graph.records import TensorKind
 from depgraph.solving.expressions import Attribute
 from depgraph.solving.recording import Declared
@@ -73,10 +74,11 @@ def instrumented_copies(
     tensors: FakeTensors | RealTensors,
     session: Session,
     whole: Mapping[type, str] | None = None,
-) -> tuple[nn.Module, ...]:
+) -> tuple[tuple[nn.Module, ...], list[Any]]:
     """The modules of a shallow copy of the tree, the root first: their tensors are fake, and their sizes remember their path.
 
-    Modules of a class in `whole` are recorded as one operator of the name given there.
+    Modules of a class in `whole` are recorded as one operator of the name given there. Beside the copy stands what the
+    modules hold that was not copied: objects and functions of the user's own.
     """
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
@@ -110,7 +112,7 @@ def instrumented_copies(
         _follow_calls(clone, path, session)
         if whole and type(module) in whole:
             as_one_module(clone, path, whole[type(module)], session)
-    return tuple(copies.values())
+    return tuple(copies.values()), wrapping.uncopied
 
 
 def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> Value | None:
@@ -121,11 +123,12 @@ def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> 
 _MODULE_STATE = frozenset(vars(nn.Module()))
 
 
-_DEEPEST = 3
-
-
 class _Wrapping:
-    """Attributes with sizes that remember their path, at every depth of lists, tuples, dicts and config objects."""
+    """Attributes with sizes that remember their path, at every depth of lists, tuples, dicts and config objects.
+
+    Containers are copied, so that what forward writes to them stays in the copy, whatever keys lead to them. Sizes get a path
+    where a dotted path can name them; elsewhere they stay plain numbers.
+    """
 
     def __init__(
         self,
@@ -134,10 +137,11 @@ class _Wrapping:
         tensors: FakeTensors | RealTensors,
         session: Session,
     ) -> None:
-        self.copies, self.fakes, self.tensors, self.session = copies, fakes, tensors, session
+        self.copies, self.fakes, self.tensors, self.session = dict(copies), fakes, tensors, session
         self.shared: dict[int, Any] = {}
+        self.uncopied: list[Any] = []
 
-    def of(self, content: Any, path: str | None, depth: int = 0) -> Any:
+    def of(self, content: Any, path: str | None) -> Any:
         """The attribute as the copy holds it. What two holders share and can be written to keeps its first path.
 
         What no path can name holds stand-ins as well, but its integers are plain ones.
@@ -149,18 +153,21 @@ class _Wrapping:
         if isinstance(content, (torch.Tensor, torch.Generator)):
             return self._fake(content)
         if isinstance(content, nn.Module):
-            return self.copies.get(id(content), content)
+            return self._module(content)
         if isinstance(content, types.MethodType):
             owner = content.__self__
-            return types.MethodType(content.__func__, self.copies[id(owner)]) if id(owner) in self.copies else content
-        if depth > _DEEPEST:
-            return content
-        if type(content) is tuple:
-            return tuple(self.of(item, _below(path, str(position)), depth + 1) for position, item in enumerate(content))
-        if type(content) is torch.Size:
-            return torch.Size([self.of(item, _below(path, str(position)), depth + 1) for position, item in enumerate(content)])
+            return (
+                types.MethodType(content.__func__, self._module(owner))
+                if isinstance(owner, nn.Module)
+                else self._as_it_is(content)
+            )
+        if type(content) in {tuple, torch.Size}:
+            return type(content)([self.of(item, _below(path, str(position))) for position, item in enumerate(content)])
+        if isinstance(content, tuple) and hasattr(content, "_make"):
+            return content._make(self.of(item, None) for item in content)
         if id(content) not in self.shared:
-            self.shared[id(content)] = self._container(content, path, depth)
+            self.shared[id(content)] = content  # for what holds itself
+            self.shared[id(content)] = self._container(content, path)
         return self.shared[id(content)]
 
     def _fake(self, content: torch.Tensor | torch.Generator) -> Any:
@@ -172,17 +179,69 @@ class _Wrapping:
             self.shared[id(content)] = made
         return self.shared[id(content)]
 
-    def _container(self, content: Any, path: str | None, depth: int) -> Any:
-        if type(content) is list:
-            return [self.of(item, _below(path, str(position)), depth + 1) for position, item in enumerate(content)]
-        if type(content) is dict:
-            return {key: self.of(item, _below(path, step_of(key, content)), depth + 1) for key, item in content.items()}
-        if not is_config(content):
-            return content
+    def _module(self, module: nn.Module) -> nn.Module:
+        """The copy of a module. One that is registered nowhere, such as a teacher in a plain list, keeps its parameters."""
+        if id(module) not in self.copies and not isinstance(module, torch.jit.ScriptModule):
+            clone = self.copies[id(module)] = object.__new__(type(module))
+            for name, content in module.__dict__.items():
+                if name == "_parameters":
+                    clone.__dict__[name] = dict(content)
+                elif name in ("_modules", "_buffers") or name not in _MODULE_STATE:
+                    clone.__dict__[name] = self.of(content, None)
+                else:
+                    clone.__dict__[name] = content
+        return self.copies.get(id(module), module)
+
+    def _container(self, content: Any, path: str | None) -> Any:
+        if isinstance(content, (dict, list, set, frozenset, deque)):
+            return self._filled(content, path if type(content) in _NAMED else None)
+        if not is_config(content) and not _is_in_slots(content):
+            return self._as_it_is(content)
         made = self.shared[id(content)] = copy.copy(content)
-        for key, item in vars(content).items():
-            object.__setattr__(made, key, self.of(item, _below(path, key if is_step(key) else None), depth + 1))
+        for name, item in getattr(content, "__dict__", {}).items():
+            object.__setattr__(made, name, self.of(item, _below(path, name if is_step(name) else None)))
+        if _is_in_slots(content):  # where no path leads to
+            for field in dataclasses.fields(content):
+                if hasattr(content, field.name):
+                    object.__setattr__(made, field.name, self.of(getattr(content, field.name), None))
         return made
+
+    def _filled(self, content: Any, path: str | None) -> Any:
+        """The same kind of container around the copies of what it holds."""
+        if isinstance(content, frozenset):
+            return frozenset(self.of(item, None) for item in content)
+        made = self.shared[id(content)] = copy.copy(content)
+        if isinstance(content, dict):
+            copied_keys = any(isinstance(key, (nn.Module, torch.Tensor)) for key in content)
+            if copied_keys:  # forward looks them up by what the copy holds
+                made.clear()
+            for key, item in content.items():
+                value = self.of(item, _below(path, step_of(key, content)))
+                if copied_keys:
+                    made[self.of(key, None)] = value
+                else:
+                    dict.__setitem__(made, key, value)
+        elif isinstance(content, list):
+            list.__setitem__(made, slice(None), [self.of(item, _below(path, str(place))) for place, item in enumerate(content)])
+        else:
+            items = [self.of(item, None) for item in content]
+            made.clear()
+            made.extend(items) if isinstance(made, deque) else made.update(items)
+        return made
+
+    def _as_it_is(self, content: Any) -> Any:
+        """What is no plain data is passed on; tensors of the trace that stay in it are taken back."""
+        self.uncopied.append(content)
+        return content
+
+
+_NAMED = (*SEQUENCES, *MAPPINGS)
+"""Containers whose elements a path can name and an edit can replace."""
+
+
+def _is_in_slots(content: Any) -> bool:
+    """Whether an object is a dataclass that keeps its values in slots."""
+    return dataclasses.is_dataclass(content) and not hasattr(content, "__dict__")
 
 
 def _below(path: str | None, step: str | None) -> str | None:

@@ -1,12 +1,11 @@
-"""What a traced forward gets in place of the model's tensors: fake ones, or copies; and states that it must not move."""
+"""What a traced forward gets in place of the model's tensors: fake ones, or copies."""
 
 from __future__ import annotations
 
 import logging
-import random
-import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -49,13 +48,18 @@ class FakeTensors:
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Under which the forward runs; torch's log of what fails there is off, for the exception tells it."""
-        before, _LOG.disabled = _LOG.disabled, True
+        """Under which the forward runs; torch's log of what fails there is off for this thread, for the exception tells it."""
+        thread = threading.get_ident()
+
+        def of_another_thread(record: logging.LogRecord) -> bool:
+            return record.thread != thread
+
+        _LOG.addFilter(of_another_thread)
         try:
             with self._fake_mode:
                 yield
         finally:
-            _LOG.disabled = before
+            _LOG.removeFilter(of_another_thread)
 
     def caller(self) -> Callable[..., Any]:
         """How an operator is called."""
@@ -121,21 +125,3 @@ def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
         for position, argument in enumerate(arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     )
-
-
-def same_draws(device: torch.device | None) -> AbstractContextManager[Any]:
-    """Under which torch draws random numbers and leaves its generators as they were."""
-    return torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else [])
-
-
-@contextmanager
-def same_draws_elsewhere() -> Iterator[None]:
-    """Under which Python and NumPy draw random numbers and leave their generators as they were."""
-    numpy: Any = sys.modules.get("numpy")
-    ours, theirs = random.getstate(), None if numpy is None else numpy.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(ours)
-        if numpy is not None:
-            numpy.random.set_state(theirs)

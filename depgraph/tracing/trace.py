@@ -22,19 +22,21 @@ from torch._subclasses.fake_tensor import (
 from depgraph.collector import without_collections
 from depgraph.errors import TraceError
 from depgraph.graph.graph import Graph
+from depgraph.process import FUSED_ATTENTION, ONE_AT_A_TIME, deeper, same_draws, same_draws_elsewhere
 from depgraph.rules import RULES
 from depgraph.solving.assembly import assemble
 from depgraph.solving.recording import Recording
 from depgraph.solving.sized import listen, unlisten
 from depgraph.solving.statements import Rule
 from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, rule_table
+from depgraph.tracing.left_behind import hooks_of, taken_back
 from depgraph.tracing.lru_caches import uncached
 from depgraph.tracing.module_copy import given_tensors, held_tensors, instrumented_copies
 from depgraph.tracing.recorder import NoFakeKernel, Recorder
 from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
 from depgraph.tracing.size_mode import SizeMode
-from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors, same_draws, same_draws_elsewhere
-from depgraph.wrappers import unwrap
+from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
+from depgraph.unsupported import supported
 
 Mode = Literal["auto", "fake", "real"]
 
@@ -60,8 +62,12 @@ def trace(
     (`.item()`, routing, detection heads), it runs on the example inputs instead, and `graph.mode` says so: the graph is
     that of the branches that these inputs take. The model is left as it was.
 
+    Threads may trace at the same time: one waits for the other, settings of torch are as before at the end, and operators are
+    recorded of the tracing thread alone. Numbers that forward draws are drawn again afterwards, unless other threads run whose
+    numbers would come twice: then Python's, NumPy's and torch's generators go on.
+
     Args:
-        model: any `nn.Module`; compiled and data-parallel wrappers are looked through.
+        model: any `nn.Module`; compiled, data-parallel and averaging wrappers are looked through.
         example_inputs: a tensor, a tuple or list of positional arguments, or a dict that is passed as the one argument.
         kwargs: keyword arguments of the forward.
         rules: the operator table; extend it with ``RULES | {key: Rule(...)}``, where the key is an operator
@@ -75,6 +81,7 @@ def trace(
         RuleError: `rules` has a key that names no operator and is no such class, or a value that is no `Rule`.
         TraceError: the model is scripted or not initialised, the inputs lie on another device, or forward needs
             data that there is none of.
+        UnsupportedError: the model is sharded, offloaded or quantised.
         Exception: whatever the model's own forward raises comes through as it is.
 
     >>> import torch, depgraph as dg
@@ -101,7 +108,7 @@ def record(
         raise TraceError(f"expected mode to be 'auto', 'fake' or 'real', met {mode!r}.")
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module, met a {type(model).__name__}; wrap a function in a module.")
-    model = unwrap(model)
+    model = supported(model)
     _refuse_untraceable(model)
     rules = rules or rule_table(RULES)
     inputs = _positional(example_inputs), dict(kwargs or {})
@@ -159,22 +166,26 @@ def _recorded(
 ) -> Recording:
     session = Session(tensors.mode, tensors.keep)
     with ExitStack() as stack:
+        # caches, classes and torch's settings are changed meanwhile: a trace in another thread waits
+        stack.enter_context(ONE_AT_A_TIME)
         # a function's cache would hide its operators, and keep a fake tensor for forwards to come
         stack.enter_context(uncached(model))
         stand_ins = held_tensors(model, tensors, session)
-        copies = instrumented_copies(model, stand_ins, tensors, session, rules.modules)
+        copies, uncopied = instrumented_copies(model, stand_ins, tensors, session, rules.modules)
         args, kwargs = given_tensors(inputs, tensors, session, device)
         # the fused kernel of attention is one operator for a whole layer, which hides the heads
-        fast_path = torch.backends.mha.get_fastpath_enabled()
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(FUSED_ATTENTION.changed())
         # a function that forward compiles would be traced by the compiler, which the modes below do not see
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         # comparisons of sizes are statements about the model, and the session hears them
         token = listen(session)
         stack.callback(unlisten, token)
+        # hooks run, and may keep what they are given
+        stack.enter_context(taken_back([*hooks_of(model), *uncopied], lambda tensor: session.known(tensor) is not None))
+        # the copy of a module takes more frames to run than the module, for it has hooks
+        stack.enter_context(deeper(_FRAMES + _FRAMES_EACH * _depth(model)))
         # dropout and the like draw numbers: the next draw of the caller is to be what it would have been
-        stack.enter_context(same_draws(device))
+        stack.enter_context(same_draws([device]))
         stack.enter_context(same_draws_elsewhere())
         # nobody asks for gradients, and their graph would hold the tensors
         stack.enter_context(torch.no_grad())
@@ -194,6 +205,15 @@ def _recorded(
     for module in copies:
         vars(module).clear()  # each copy holds itself: only the garbage collector would free them and all their tensors
     return recording
+
+
+_FRAMES, _FRAMES_EACH = 400, 6
+"""How many frames of Python a trace adds to those of forward: what records an operator, and what each nested module adds."""
+
+
+def _depth(model: nn.Module) -> int:
+    """How many modules are nested in each other."""
+    return 1 + max(len(name.split(".")) for name, _ in model.named_modules(remove_duplicate=False))
 
 
 def _positional(example_inputs: Any) -> tuple[Any, ...]:

@@ -231,6 +231,48 @@ def test_impossible_choices_are_refused(layers, options, message):
         dg.plan(graph, scores, **options)
 
 
+@pytest.mark.parametrize(
+    "options, problems",
+    [
+        (
+            {"only": ["4.bias"]},
+            ["'4.bias' names no group: all of it is pinned (4.bias dim 0: it is a dimension of the model's"],
+        ),
+        ({"only": "4:out"}, ["'4:out' names no group: all of it is pinned (it is a dimension of the model's output)"]),
+        ({"only": ["0", "0:in"]}, ["'0:in' names no group: all of it is pinned (it is a dimension of the model's input[0])"]),
+        ({"only": ["1"]}, ["'1' names no group: it holds no parameter"]),
+        ({"ratio": {"*": 0.5, "4.bias": 0.5, ("0", "4:out"): 0.5}}, ["'4.bias' names no group", "'4:out' names no group"]),
+        ({"ratio": None, "params": 0.5, "only": ["4.bias"]}, ["'4.bias' names no group"]),
+    ],
+)
+def test_patterns_of_what_is_pinned_are_refused_with_the_reason(options, problems):
+    """Asked for by `only` or a ratio: no empty plan, and no plan of the rest."""
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(3, 4)
+    graph = dg.trace(model, x)
+    scores = dg.score(graph, model, dg.Magnitude(p=2))
+    with pytest.raises(dg.errors.PlanError) as caught:
+        dg.plan(graph, scores, **{"ratio": 0.5, **options})
+    assert str(caught.value).count("\n  - ") == len(problems) and all(problem in str(caught.value) for problem in problems)
+    whole = dg.plan(graph, scores, ratio=0.5, ignore=["4.bias", "4:out"])
+    assert whole == dg.plan(graph, scores, ratio={"*": 0.5, "4.bias": 0.0}) == dg.plan(graph, scores, ratio=0.5)
+
+
+@pytest.mark.parametrize("option", ["ignore", "only", "scope", "scopes", "max_ratio", "min_width", "round_to", "ratio"])
+def test_modules_in_place_of_patterns_are_told_their_name(option):
+    """A graph is data and holds no module: the error names the way from one to its pattern, also for containers and classes."""
+    model, x = nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Linear(8, 2)), torch.randn(3, 4)
+    graph = dg.trace(model, x)
+    scores = dg.score(graph, model, dg.Magnitude(p=2))
+    for given, words in ((model[0], "a module, Sequential; .*dg.name_of"), (nn.Linear, "the class Linear; .*named_modules")):
+        tables = {"max_ratio": 0.5, "min_width": 2, "round_to": 2, "ratio": 0.5}
+        value = {given: tables[option]} if option in tables else [(given, "1")] if option == "scopes" else given
+        values = [value] if option in {*tables, "scopes", "scope"} else [value, [value]]
+        for choice in values if option != "scope" else [[given]]:
+            with pytest.raises(dg.errors.PlanError, match=f"expected a pattern .* met {words}"):
+                dg.plan(graph, scores, **{"ratio": 0.5, option.rstrip("s") if option == "scopes" else option: choice})
+    assert dg.plan(graph, scores, ratio=0.5, only=[dg.name_of(model, model[0])]).kept
+
+
 @pytest.mark.parametrize("option", ["ignore", "only", "scope", "max_ratio", "min_width", "round_to", "ratio"])
 def test_patterns_that_name_nothing_are_refused(layers, option):
     """A typing error is no silent choice, wherever a pattern is taken."""

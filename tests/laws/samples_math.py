@@ -54,7 +54,24 @@ def _qr(x):
     return torch.geqrf(x)
 
 
+OBSERVERS = ("_fused_moving_avg_obs_fq_helper", "_fused_moving_avg_obs_fq_helper_functional")
+
+
 _EVERY = (("args[0]", 0), ("args[0]", 1))
+
+
+def _observed(name, each, observes=1):
+    """Rounded to a scale that follows the least and the largest value of all, or of each row."""
+
+    def form(d):
+        n, c = d.shape(2, 2)
+        k = n if each else 1
+        states = torch.zeros(k) - 1, torch.ones(k), torch.full((k,), 0.1), torch.zeros(k, dtype=torch.int32)
+        over = (_EVERY[1:] if each else _EVERY) if observes else ()
+        switches = torch.tensor([observes]), torch.tensor([1])
+        return call(name, d.tensor(n, c).float(), *switches, *states, 0.01, -128, 127, 0, each, over=over)
+
+    return form
 
 
 def _looked_up(d):
@@ -243,6 +260,10 @@ SELECTION_ROWS = {
         lambda d: (lambda n, c: call("_fake_quantize_learnable_per_channel_affine", d.tensor(n, c).float(),
             d.tensor(c, kind="unit").float(), torch.zeros(c), 1, -128, 127))(*d.shape(2, 2))
     ],
+    **{
+        name: [_observed(name, True), _observed(name, False), _observed(name, True, 0), _observed(name, False, 0)]
+        for name in OBSERVERS
+    },
     "empty_permuted": [lambda d: call("empty_permuted", list(d.shape(2, 2)), [1, 0], over=None)],
     "_efficientzerotensor": [lambda d: call("_efficientzerotensor", list(d.shape(1, 2)), over=None)],
     "range": [lambda d: call("range.step", 1, d.size(), 1)],

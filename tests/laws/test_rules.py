@@ -60,6 +60,7 @@ TREATMENTS = {
     **dict.fromkeys(_BATCH_NORMS, (None, _NORMAL)),
     **dict.fromkeys(_CELLS, (0.0, "hidden units feed each other")),
     **dict.fromkeys(_ATTENTIONS, (None, "a softmax runs across the keys")),
+    **dict.fromkeys(samples_math.OBSERVERS, (None, "a scale follows the least and the largest of them")),
     "_native_multi_head_attention": (None, "a softmax runs across the keys"),
     "_transformer_encoder_layer_fwd": (None, _NORMAL),
     "_transform_bias_rescale_qkv": (None, "it divides the queries by the root of their width"),
@@ -165,6 +166,7 @@ UNCHECKED = {
     "_cholesky_solve_helper": "its kernel reads beyond matrices that are too small",
     "slow_conv_transpose3d": "its kernel crashes on weights of other sizes",
     "_scaled_dot_product_flash_attention_for_cpu": "its kernel reads beyond values that are too few",
+    **dict.fromkeys(samples_math.OBSERVERS, "its kernel reads beyond states that are too few"),
     **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), "its kernel reads beyond magnitudes that are too few"),
 }
 """Operators that are not called on operands whose sizes disagree, so that only soundness is probed, and why."""
