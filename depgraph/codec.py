@@ -58,7 +58,7 @@ def _space_of(data: Any, kind: Any) -> Any:
 def _space_in(data: Any, depth: int = 1) -> Any:
     if depth > DEEPEST:
         raise _NoSpaceError(f"a space that is nested more than {DEEPEST} deep")
-    if data == 1 and not isinstance(data, bool):
+    if type(data) is int and data == 1:
         return UNIT
     if isinstance(data, list) and len(data) == 2 and all(type(item) is int for item in data):
         return Atom(*data)

@@ -6,6 +6,7 @@ import stat
 import threading
 
 import pytest
+import torch
 
 import depgraph as dg
 from depgraph import codec
@@ -80,6 +81,53 @@ def test_nesting_is_refused(opening, closing, depth):
     text = '{"format":"depgraph.plan","version":1,"digest":"x","content":' + opening * depth + closing * depth + "}"
     with pytest.raises(dg.errors.DocumentError, match=r"nested too deeply|does not match its digest"):
         codec.loads(text, "plan", dg.Plan)
+
+
+def replaced(content):
+    """Every plain value of a content, and the content with that value replaced by what another type would write for it.
+
+    The scale of a cost may have a fraction.
+    """
+    if isinstance(content, dict):
+        for key, item in content.items():
+            others = ((old, {**content, key: new}) for old, new in replaced(item) if (key, type(new)) != ("scale", float))
+            yield from others
+    elif isinstance(content, list):
+        for place, item in enumerate(content):
+            yield from ((old, [*content[:place], new, *content[place + 1 :]]) for old, new in replaced(item))
+    elif type(content) is int:
+        yield from ((content, other) for other in (str(content), float(content), True, None))
+    elif type(content) is bool:
+        yield from ((content, other) for other in (int(content), str(content), ""))
+    elif type(content) is str and not set(content) <= set("0123456789-,"):
+        yield from ((content, other) for other in (1, True, [content]))
+
+
+def test_no_type_stands_for_another():
+    """Where a file holds "3" or true for 3, or 1 for true or for a text, it is refused: equal values have one text."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    graph = dg.trace(model, torch.randn(1, 2))
+    plan, seen = dg.cut(graph, "0.weight", [1], dim=0), set()
+    for kind, value in (("graph", graph), ("plan", plan)):
+        for old, content in replaced(codec._CONVERTER.unstructure(value)):
+            seen.add(type(old))
+            document = {"format": f"depgraph.{kind}", "version": 1, "digest": codec._digest(content), "content": content}
+            try:
+                met = codec.loads(json.dumps(document), kind, type(value))
+            except dg.errors.DocumentError as error:
+                assert "does not hold a valid" in str(error)
+            else:
+                raise AssertionError(f"{old!r} was replaced, and {met} loaded")
+    assert seen == {int, str, bool}
+
+
+def test_the_first_ten_problems_are_told():
+    """And how many more there are; ten of them leave none."""
+    text = codec.dumps("graph", graph(3))
+    for count, end in ((10, "problem 9. Save"), (11, "problem 9; and 1 more. Save"), (25, "problem 9; and 15 more. Save")):
+        problems = [f"problem {number}" for number in range(count)]
+        with pytest.raises(dg.errors.DocumentError, match=end):
+            codec.loads(text, "graph", Graph, check=lambda _, problems=problems: problems)
 
 
 def test_messages_are_short():

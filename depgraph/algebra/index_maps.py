@@ -107,7 +107,7 @@ def preimage(space: Space, flat: IndexSet) -> dict[Atom, IndexSet]:
         for base in leaf.bases():
             here = flat & IndexSet.range(base, base + leaf.atom.size * leaf.stride)
             whole = ((-((base - a) // leaf.stride), (b - base) // leaf.stride) for a, b in here.intervals)
-            inside = inside & IndexSet(tuple(interval for interval in whole if interval[0] < interval[1]))
+            inside = inside & IndexSet(tuple(whole))  # blocks that are not whole give empty intervals
         result[leaf.atom] = leaf.turned(inside)
     return {atom: chosen for atom, chosen in result.items() if chosen}
 

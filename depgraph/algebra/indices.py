@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from attrs import field, frozen
 
@@ -43,15 +44,14 @@ class IndexSet:
     @classmethod
     def of(cls, indices: Iterable[int]) -> IndexSet:
         """The set of the given integers; repeated ones count once."""
-        runs: list[list[int]] = []
-        for index in sorted(set(map(int, indices))):
-            if runs and runs[-1][1] == index:
-                runs[-1][1] = index + 1
-            else:
-                runs.append([index, index + 1])
-        if runs and runs[0][0] < 0:
-            raise ValueError(f"indices are counted from 0, got {runs[0][0]}")
-        return cls._canonical([(start, stop) for start, stop in runs])
+        ordered = sorted(set(map(int, indices)))
+        if not ordered:
+            return cls._canonical(())
+        if ordered[0] < 0:
+            raise ValueError(f"indices are counted from 0, got {ordered[0]}")
+        gaps = [(before + 1, after) for before, after in pairwise(ordered) if before + 1 != after]
+        starts, stops = [ordered[0], *(after for _, after in gaps)], [*(before for before, _ in gaps), ordered[-1] + 1]
+        return cls._canonical(zip(starts, stops, strict=True))
 
     @classmethod
     def _canonical(cls, intervals: Iterable[tuple[int, int]]) -> IndexSet:
@@ -92,7 +92,7 @@ class IndexSet:
             yield from range(start, stop)
 
     def __len__(self) -> int:
-        return sum(stop - start for start, stop in self.intervals)
+        return sum([stop - start for start, stop in self.intervals])
 
     def __bool__(self) -> bool:
         return bool(self.intervals)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from attrs import field, frozen
 
 
-@frozen(cache_hash=True)
-class Atom:
-    """`size` independent indices. Two axes with the same atom lose the same indices."""
+class Atom(NamedTuple):
+    """`size` independent indices. Two axes with the same atom lose the same indices. A tuple: atoms are keys everywhere."""
 
     id: int
     size: int

@@ -13,6 +13,7 @@ from depgraph.choosing.coupled import Coupling, Limits, couplings_of
 from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, values_by_group
 from depgraph.choosing.scopes import Scope, by_key, ranking, removal, scopes_of, sequence, units_up_to
 from depgraph.choosing.scores import Scores
+from depgraph.collector import without_collections
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
@@ -22,6 +23,7 @@ from depgraph.plans.plan import Plan
 Ratio: TypeAlias = float | Mapping[str | tuple[str, ...], float]
 
 
+@without_collections()
 def plan(
     graph: Graph,
     scores: Scores,

@@ -13,7 +13,7 @@ from depgraph.criteria.checks import is_flag, is_positive, op_types
 from depgraph.criteria.gathering import GroupIndices, Member, Tensors, slices
 from depgraph.criteria.options import Options
 from depgraph.criteria.reductions import Importances, Normaliser, known_normaliser
-from depgraph.criteria.sums import marginals, readable, real, squares
+from depgraph.criteria.sums import marginals, readable, real
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.ragged import bases_of
@@ -45,8 +45,6 @@ class Magnitude(Options):
         """Group name to one number per index."""
 
         def sums(name: str, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
-            if self.p == 2:
-                return squares(name, tensors[name], dims)
             return marginals(name, tensors[name], dims, lambda slab, rows: _powers(slab, self.p))
 
         return self.summed(graph, self.members(graph), sums)

@@ -6,6 +6,7 @@ Everything is checked and every new tensor is made before the first write; a fai
 from __future__ import annotations
 
 import copy
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from depgraph.algebra.indices import IndexSet
+from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
 from depgraph.messages import number_text, shortened
@@ -39,6 +41,7 @@ def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
     return outside
 
 
+@without_collections()
 def execute(plan: Plan, model: nn.Module) -> nn.Module:
     """A new module with the plan applied. The given one is untouched, and shares no tensor with it.
 
@@ -186,18 +189,60 @@ def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
         if id(parameter) not in memo:
             memo[id(parameter)] = like(parameter, parameter.detach().clone(), lambda gradient: gradient.clone())
     memo.update(_computed_tensors(model))
-    for module in model.modules():
+    modules = list(model.modules())
+    for module in modules:
         for content in vars(module).values():  # a dozen empty dictionaries for hooks in each module, which deepcopy takes apart
             if type(content) is OrderedDict and not content and not vars(content):
                 memo.setdefault(id(content), OrderedDict())
+    if not any(map(_copied_otherwise, {type(module) for module in modules})):
+        _copy_trees(modules, memo)
     result: nn.Module = copy.deepcopy(model, memo)
     return result
 
 
+_COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__slots__")
+
+
+def _copied_otherwise(kind: type[nn.Module]) -> bool:
+    """Whether a class of modules says itself how it is copied. Torch's own layers only add what old pickles lack to a state."""
+    own = [vars(base) for base in kind.__mro__ if base not in nn.Module.__mro__]
+    restores = any("__setstate__" in names and not names["__module__"].startswith("torch.nn.modules.") for names in own)
+    return restores or any(name in names for names in own for name in _COPYING)
+
+
+def _copy_trees(modules: Sequence[nn.Module], memo: dict[int, Any]) -> None:
+    """Put the copy of each module in the memo as deepcopy would make it, which asks a dozen questions for each attribute.
+
+    Registries and plain values come first, so that a class that is copied in a way of its own meets modules that are whole.
+    """
+    for module in modules:
+        memo[id(module)] = object.__new__(type(module))
+    others: list[tuple[dict[str, Any], str, Any]] = []
+    for module in modules:
+        clone, state = memo[id(module)], module.__getstate__()  # type: ignore[no-untyped-call]
+        for name, content in state.items():
+            if name in ("_parameters", "_modules") and type(content) is dict:
+                state[name] = {key: memo.get(id(item)) for key, item in content.items()}
+            elif type(content) not in _VALUES:
+                state[name] = memo.get(id(content), content)
+                others.append((vars(clone), name, content))
+        clone.__setstate__(state)
+    for state, name, content in others:
+        state[name] = copy.deepcopy(content, memo)
+
+
+_VALUES = frozenset({int, float, bool, str, type(None)})
+
+
 def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and buffers that the plan cuts, by name. Raises `MismatchError`, with everything that does not fit."""
-    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
+    tensors = {
+        f"{path}.{name}" if path else name: tensor
+        for path, module in model.named_modules(remove_duplicate=False)
+        for held in (module._parameters, module._buffers)
+        for name, tensor in held.items()
+        if tensor is not None
+    }
     problems = [*plan.problems]
     if not problems or is_well_typed(plan):
         problems += [*_misshapen(plan, tensors), *other_attributes(plan, model)]
@@ -244,7 +289,7 @@ def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, tor
     tensors = fitting(plan, model)
     new_of: dict[int, torch.Tensor] = {}
     distinct = {id(kept): kept for dims in plan.kept.values() for kept in dims.values()}
-    positions = {number: torch.tensor(list(kept), dtype=torch.long) for number, kept in distinct.items()}
+    positions = {number: torch.frombuffer(array("q", kept), dtype=torch.long) for number, kept in distinct.items()}
     for name, dims in plan.kept.items():
         old = tensors[name]
         if id(old) not in new_of:

@@ -37,7 +37,8 @@ def explain(graph: Graph, name: str, dim: int) -> str:
     space = graph.axis(name, dim)
     lines = [f"{name} dim {dim} (size {space.size}) ranges over {space}"]
     if not atoms(space):
-        lines.append("  size 1: the last index is never removed")
+        why = graph.why_pinned(space) if space.size > 1 else "the last index is never removed"
+        lines.append(f"  size {space.size}: {why}")
     bases = bases_of(graph)
     for atom in atoms(space):
         group = graph.group_of.get(atom)

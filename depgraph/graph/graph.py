@@ -14,7 +14,7 @@ from depgraph import codec
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
 from depgraph.graph.checking import check
-from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_of
+from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_of, reasons_of
 from depgraph.graph.nodes import Dependency, Node, nodes_of
 from depgraph.graph.records import Balance, LowerBound, Operation, PinnedAtom, SizeAttribute, Tensor, TraceMode
 from depgraph.graph.uses import offsets_of, uses_of
@@ -69,7 +69,7 @@ class Graph:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over structure and sizes; equal graphs have equal ones. Reasons and source lines do not count."""
-        digest = hashlib.sha256()
+        parts: list[str] = []
         objects = {id(space): space for tensor in self.tensors for space in tensor.axes}  # the graph holds them meanwhile
         objects.update((id(space), space) for item in self.operations for cost in item.costs for space in cost.axes)
         known = {key: str(space) for key, space in objects.items()}
@@ -80,15 +80,15 @@ class Graph:
         for operation in self.operations:
             costs = ";".join(f"{cost.scale}*{'*'.join([known[id(axis)] for axis in cost.axes])}" for cost in operation.costs)
             line = (operation.name, operation.type.value, operation.op, operation.module_class)
-            digest.update(repr((*line, operation.inputs, operation.outputs, costs)).encode())
+            parts.append(repr((*line, operation.inputs, operation.outputs, costs)))
         for tensor in self.tensors:
             axes = tuple([known[id(axis)] for axis in tensor.axes])
-            digest.update(repr((tensor.name, tensor.kind, tensor.aliases, axes)).encode())
+            parts.append(repr((tensor.name, tensor.kind, tensor.aliases, axes)))
         for attribute in self.attributes:
-            digest.update(repr((attribute.path, text(attribute.space))).encode())
-        digest.update(repr([text(pinned.atom) for pinned in self.pinned_atoms]).encode())
-        digest.update(repr([tuple(map(text, balance.atoms)) for balance in self.balances]).encode())
-        return digest.hexdigest()
+            parts.append(repr((attribute.path, text(attribute.space))))
+        parts.append(repr([text(pinned.atom) for pinned in self.pinned_atoms]))
+        parts.append(repr([tuple(map(text, balance.atoms)) for balance in self.balances]))
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     @cached_property
     def by_name(self) -> Mapping[str, Tensor]:
@@ -123,8 +123,7 @@ class Graph:
             if tensor.kind == "value":
                 continue
             for dim, space in enumerate(tensor.axes):
-                reasons = [self.reasons[atom] for atom in atoms(space) if atom in self.reasons]
-                found.extend(Pinned(tensor.name, dim, reason) for reason in dict.fromkeys(reasons))
+                found.extend(Pinned(tensor.name, dim, reason) for reason in reasons_of(space, self.reasons))
         return tuple(found)
 
     @cached_property
@@ -209,8 +208,7 @@ class Graph:
 
     def why_pinned(self, space: Space) -> str:
         """The reasons of the pinned atoms of a space, as one text."""
-        reasons = dict.fromkeys(self.reasons[atom] for atom in atoms(space) if atom in self.reasons)
-        return "; ".join(reasons) or "its size is 1, and the last index is never removed"
+        return "; ".join(reasons_of(space, self.reasons)) or "its size is 1, and the last index is never removed"
 
     def why_kept(self, atom: Atom) -> str:
         """Why more than one index of a group must stay."""

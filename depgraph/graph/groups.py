@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from attrs import frozen
 
 from depgraph.algebra.index_maps import Leaf, leaves
-from depgraph.algebra.spaces import Atom, atoms
+from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.graph.records import Operation, OpType, Tensor
 
 
@@ -108,6 +108,14 @@ def groups_of(
     return tuple(Group(name, atom, tuple(members[atom]), roles[atom], least.get(atom, 1)) for atom, name in names.items())
 
 
+def reasons_of(space: Space, reasons: Mapping[Atom, str]) -> tuple[str, ...]:
+    """Why an axis, or a part of it, is pinned: the reasons of its atoms, or that it has none left."""
+    here = atoms(space)
+    if not here and space.size > 1:
+        return ("it falls into single indices: forward takes each by itself",)
+    return tuple(dict.fromkeys(reasons[atom] for atom in here if atom in reasons))
+
+
 def coverage_of(tensors: Iterable[Tensor], free: Container[Atom], reasons: Mapping[Atom, str]) -> Coverage:
     """How many elements of parameters lie in groups, and why the others do not."""
     total = prunable = 0
@@ -120,7 +128,8 @@ def coverage_of(tensors: Iterable[Tensor], free: Container[Atom], reasons: Mappi
         if any(atom in free for atom in held):
             prunable += tensor.numel
         else:
-            reason = next((reasons[atom] for atom in held if atom in reasons), "it has no axis longer than 1")
+            whys = (reason for space in tensor.axes for reason in reasons_of(space, reasons))
+            reason = next(whys, "it has no axis longer than 1")
             pinned[reason] = pinned.get(reason, 0) + tensor.numel
     return Coverage(total, prunable, tuple(sorted(pinned.items(), key=lambda item: (-item[1], item[0]))))
 
@@ -130,17 +139,21 @@ def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Map
     outer: dict[Atom, bool] = {}
     inner: set[Atom] = set()
     around: dict[Atom, set[Atom]] = {}
-    for tensor in tensors:
-        for space in tensor.axes if tensor.kind != "value" else ():
-            everything = leaves(space) if len(atoms(space)) > 1 else ()
-            found = [leaf for leaf in everything if leaf.atom in free]
-            for leaf in found:
-                around.setdefault(leaf.atom, set()).update(other.atom for other in everything if _surrounds(other, leaf))
-                if any(_surrounds(leaf, other) for other in found):
-                    first = not any(_surrounds(other, leaf) for other in found)
-                    outer[leaf.atom] = outer.get(leaf.atom, False) or first
-                elif len({other.atom for other in found}) > 1:
-                    inner.add(leaf.atom)
+    axes = (space for tensor in tensors if tensor.kind != "value" for space in tensor.axes)
+    for space in {id(space): space for space in axes}.values():  # many axes share few spaces
+        everything = leaves(space) if len(atoms(space)) > 1 else ()
+        found = [leaf for leaf in everything if leaf.atom in free]
+        several = len({leaf.atom for leaf in found}) > 1
+        if len({leaf.stride for leaf in everything}) < 2:  # of parts laid end to end, often a hundred, none surrounds another
+            inner.update(leaf.atom for leaf in found if several)
+            continue
+        for leaf in found:
+            around.setdefault(leaf.atom, set()).update(other.atom for other in everything if _surrounds(other, leaf))
+            if any(_surrounds(leaf, other) for other in found):
+                first = not any(_surrounds(other, leaf) for other in found)
+                outer[leaf.atom] = outer.get(leaf.atom, False) or first
+            elif several:
+                inner.add(leaf.atom)
     batch, contracted, blocks = _attention_atoms(tensors, operations)
     roles: dict[Atom, Role] = {}
     for atom in free:

@@ -53,7 +53,7 @@ def _compared(call: Call) -> Iterator[Statement]:
 
 
 _POSITIONS = """
-    arange linspace logspace scalar_tensor range tril_indices triu_indices randperm fft_fftfreq fft_rfftfreq
+    arange linspace logspace scalar_tensor range tril_indices triu_indices fft_fftfreq fft_rfftfreq
     bartlett_window blackman_window hamming_window hann_window kaiser_window
 """
 
@@ -74,6 +74,7 @@ RULES: dict[str, Rule] = {
     ),
     **family("rand randn randint", _created, "CREATE", Traits((), draws=True)),
     **family(_POSITIONS, _positions, "CREATE"),
+    **family("randperm", _positions, "CREATE", Traits((), draws=True)),
     **family("eye", _eye, "CREATE"),
     **family("normal", _drawn, "ELEMENTWISE", Traits((), draws=True)),
     **table("empty_strided new_empty_strided", "{} is told strides, which no other size follows"),

@@ -233,8 +233,8 @@ def _recorded_demands(recording: Recording) -> Iterator[Demand]:
         yield Unlike(left, right, _compared(left, right, where))
     for left, right, where in recording.orders:
         yield Below(left, right, _compared(left, right, where))
-    for path, term in recording.layer_attributes:
-        yield FollowingAttribute(Attribute(path), term)
+    for path, term, outside in recording.layer_attributes:
+        yield FollowingAttribute(Attribute(path), term, outside)
     for sources, where in recording.escapes:
         yield Escape(sources, f"forward computes its size in a way that is not understood (a number computed at {where})")
 

@@ -47,10 +47,17 @@ class Unlike:
 
 @frozen
 class FollowingAttribute:
-    """An attribute that describes a term; nothing reads it in forward."""
+    """An attribute of one of torch's layers that counts a term.
+
+    Attributes:
+        attribute: the attribute.
+        term: what it counts.
+        outside: the layer's own forward does not take it as a size; where another module's does, it is that of the term.
+    """
 
     attribute: Attribute
     term: Term
+    outside: bool = False
 
 
 @frozen

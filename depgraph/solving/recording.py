@@ -30,7 +30,7 @@ class Recording:
         inputs: tensors given to the model, by name.
         outputs: tensors that it returned, by name.
         constants: other tensors that it met, with where they came from.
-        layer_attributes: module attributes that follow a term, such as ``conv1.out_channels``.
+        layer_attributes: attributes of layers that follow a term, as ``conv1.out_channels``, and whether only others read them.
         facts: expressions that forward compared and found equal, with the source line.
         differences: those that it found different.
         orders: those of which it found the first one smaller.
@@ -43,7 +43,7 @@ class Recording:
     inputs: tuple[tuple[str, Value], ...]
     outputs: tuple[tuple[str, Value], ...]
     constants: tuple[tuple[Value, str], ...] = ()
-    layer_attributes: tuple[tuple[str, Term], ...] = ()
+    layer_attributes: tuple[tuple[str, Term, bool], ...] = ()
     facts: tuple[tuple[Expression, Expression, str], ...] = ()
     differences: tuple[tuple[Expression, Expression, str], ...] = ()
     orders: tuple[tuple[Expression, Expression, str], ...] = ()

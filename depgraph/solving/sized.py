@@ -119,6 +119,9 @@ class Sized(int):
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
         return _computed(pow(plain_int(self), other, modulo), self.owner, self, other)
 
+    def __rpow__(self, other: Any, modulo: Any = None) -> Any:
+        return _computed(pow(other, plain_int(self), modulo), self.owner, self, other)
+
     def __truediv__(self, other: Any) -> Any:
         return _computed(plain_int(self) / other, self.owner, self, other)
 

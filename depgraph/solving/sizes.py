@@ -56,6 +56,7 @@ class _Settlement:
         self.sizes = Balancing(solver, held, copies)
         self.equations: list[_Equation] = []
         self.following: dict[str, Term] = {}
+        self.counted: dict[str, Term] = {}
         self.comparisons: list[Unlike | Below] = []
         self.known: dict[str, tuple[Polynomial, Term | None]] = {}
         self.lower_bounds: dict[int, tuple[int, str]] = {}
@@ -65,6 +66,8 @@ class _Settlement:
     def _take(self, demand: Demand) -> None:
         if isinstance(demand, FollowingAttribute):
             self.following.setdefault(demand.attribute.path, demand.term)
+            if demand.outside:
+                self.counted.setdefault(demand.attribute.path, demand.term)
         elif isinstance(demand, Below) and isinstance(demand.left, TERMS) and isinstance(demand.right, Literal):
             pass  # a size that only shrinks stays below a number
         elif isinstance(demand, (Unlike, Below)):
@@ -184,7 +187,7 @@ class _Settlement:
     def _unknown(self, side: Expression | Term) -> dict[str, int]:
         """The attributes of an expression that nothing has settled yet, with their present values."""
         if isinstance(side, Attribute):
-            return {} if side.path in self.known else {side.path: side.value}
+            return {} if side.path in self.known or side.path in self.counted else {side.path: side.value}
         if isinstance(side, Arithmetic) and side.op != "%":
             return {**self._unknown(side.left), **self._unknown(side.right)}
         return {}
@@ -236,6 +239,8 @@ class _Settlement:
             return Polynomial.constant(side.value)
         if isinstance(side, AxisSize):
             return self.sizes.polynomial(self._axis(side))
+        if isinstance(side, Attribute) and side.path in self.counted:
+            return self.sizes.polynomial(self.solver.term(self.counted[side.path]))
         if isinstance(side, Attribute):
             return self.sizes.refreshed(self.known[side.path][0]) if side.path in self.known else None
         if isinstance(side, Computed):
@@ -289,6 +294,8 @@ class _Settlement:
             return [leaf for source in side.sources for leaf in self._mentioned(source)]
         if isinstance(side, Arithmetic):
             return self._mentioned(side.left) + self._mentioned(side.right)
+        if isinstance(side, Attribute) and side.path in self.counted:
+            return self.solver.leaves(self.solver.term(self.counted[side.path]))
         if isinstance(side, Attribute) and side.path in self.known:
             return list(self.sizes.refreshed(self.known[side.path][0]).variables)
         return []

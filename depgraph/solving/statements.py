@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from attrs import field, frozen
 
 
-@frozen(slots=False, cache_hash=True)
-class Axis:
-    """A dimension of a recorded value, which has one size: value and dimension tell it from all others.
+class Axis(NamedTuple):
+    """A dimension of a recorded value. A tuple, for nothing else is compared and hashed as often.
 
     Attributes:
         value: the number of the `Value`.
@@ -30,7 +29,7 @@ class Axis:
 
     value: int
     dim: int
-    size: int = field(eq=False)
+    size: int
 
 
 @frozen(eq=False)

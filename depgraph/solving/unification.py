@@ -150,27 +150,26 @@ class Solver:
         """The space of each asked term. Atoms are numbered in the order in which they are first read."""
         numbers: dict[int, Atom] = {}
         memo: dict[int, Space] = {}
-
-        def space(root: int) -> Space:
-            root = self._find(root)
-            result = memo.get(root)
-            if result is not None:
-                return result
-            if self.size(root) == 1:
-                result = UNIT
-            elif self._kind[root] is _VARIABLE:
-                atom = numbers.setdefault(forwards(root), Atom(len(numbers), self.size(root)))
-                result = backwards(atom) if is_reversed(root) else atom
-            elif self._kind[root] is _PRODUCT:
-                result = product(*[space(child) for child in self._children[root]])
-            else:
-                result = laid_end_to_end(*[space(child) for child in self._children[root]])
-            memo[root] = result
-            return result
-
-        spaces = {term: space(self.term(term)) for term in asked}
+        spaces = {term: self._space(self.term(term), numbers, memo) for term in asked}
         pins = {atom: reason for variable, atom in numbers.items() if (reason := self._reason[variable]) is not None}
         return Solution(MappingProxyType(spaces), MappingProxyType(pins))
+
+    def _space(self, root: int, numbers: dict[int, Atom], memo: dict[int, Space]) -> Space:
+        """The space of a variable or structure; atoms that are read for the first time get the next number."""
+        root = self._find(root)
+        result = memo.get(root)
+        if result is not None:
+            return result
+        if self.size(root) == 1:
+            result = UNIT
+        elif self._kind[root] is _VARIABLE:
+            atom = numbers.setdefault(forwards(root), Atom(len(numbers), self.size(root)))
+            result = backwards(atom) if is_reversed(root) else atom
+        else:
+            children = [self._space(child, numbers, memo) for child in self._children[root]]
+            result = product(*children) if self._kind[root] is _PRODUCT else laid_end_to_end(*children)
+        memo[root] = result
+        return result
 
     def _variable(self, size: int) -> int:
         return self._node(_VARIABLE, int(size), ())  # a size with a provenance stays in no graph

@@ -37,7 +37,9 @@ class Block(nn.Module):
         elif kind == "cell":
             self.cell = nn.LSTMCell(wide, width)
         elif kind not in ("reshape", "shuffle"):
-            self.middle = nn.Conv2d(wide, 2 * wide if kind == "glu" else wide, 3, padding=1, groups=grouped)
+            self.middle = nn.Conv2d(wide, 2 * wide if kind in ("glu", "halves") else wide, 3, padding=1, groups=grouped)
+        if kind == "halves":
+            self.beside = nn.Conv2d(wide, channels, 1)
         inner = {"concat": wide + channels, "split": wide // factor, "recurrent": 2 * width, "cell": width}.get(kind, wide)
         self.last = nn.Conv2d(inner, channels, 1)
 
@@ -94,6 +96,13 @@ def _glu(block: Block, x: Tensor, y: Tensor) -> Tensor:
     return x + block.back(F.glu(block.middle(y), 1))
 
 
+def _halves(block: Block, x: Tensor, y: Tensor) -> Tensor:
+    """Two halves that go ways of their own: they must only be equally long."""
+    first, second = block.middle(y).chunk(2, 1)
+    result: Tensor = x + block.back(torch.relu(first)) + block.beside(second)
+    return result
+
+
 def _recurrent(block: Block, x: Tensor, y: Tensor) -> Tensor:
     """Both directions over the places of the image, as a sequence."""
     batch, _, height, wide = y.shape
@@ -136,6 +145,7 @@ _STEPS: dict[str, _Step] = {
     "shift": _shift,
     "pad": _pad,
     "glu": _glu,
+    "halves": _halves,
     "gate": _gate,
     "recurrent": _recurrent,
     "cell": _cell,

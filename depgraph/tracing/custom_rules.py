@@ -18,7 +18,9 @@ from torch import nn
 from depgraph.errors import RuleError
 from depgraph.graph.records import OpType
 from depgraph.rules import RULES
+from depgraph.solving.sized import plain_int
 from depgraph.solving.statements import Rule
+from depgraph.tracing.layer_attributes import read_in_forward
 from depgraph.tracing.session import Running, Session, class_name, named_leaves, shape_of
 
 RuleKey = str | type
@@ -176,13 +178,18 @@ def _plain(content: Any) -> bool:
 
 
 def _held(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Parameters, buffers and integer attributes of a module and its submodules, by dotted name."""
+    """Parameters, buffers and integer attributes of a module and its submodules, by dotted name.
+
+    What a layer of torch does not take as a size in its forward is a plain number: its weight says how large it is.
+    """
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
     for path, part in module.named_modules(remove_duplicate=False):
+        names = read_in_forward(part)
         for name, content in vars(part).items():
             if isinstance(content, int) and not isinstance(content, bool) and not name.startswith("_"):
-                yield f"{path}.{name}" if path else name, content
+                taken = names is None or name in names
+                yield f"{path}.{name}" if path else name, content if taken else plain_int(content)
 
 
 def _as_one_call(session: Session, op: str, arguments: dict[str, Any], label: Running, run: Callable[[], Any]) -> Any:

@@ -67,14 +67,14 @@ def _given(made: Mapping[int, torch.Tensor], leaf: Any) -> Any:
     return leaf.clone_state() if isinstance(leaf, torch.Generator) else made.get(id(leaf), leaf)
 
 
-def instrumented_copy(
+def instrumented_copies(
     model: nn.Module,
     fakes: Mapping[int, torch.Tensor],
     tensors: FakeTensors | RealTensors,
     session: Session,
     whole: Mapping[type, str] | None = None,
-) -> nn.Module:
-    """A shallow copy of the module tree whose tensors are fake and whose sizes remember their path.
+) -> tuple[nn.Module, ...]:
+    """The modules of a shallow copy of the tree, the root first: their tensors are fake, and their sizes remember their path.
 
     Modules of a class in `whole` are recorded as one operator of the name given there.
     """
@@ -96,20 +96,21 @@ def instrumented_copy(
         names = read_in_forward(module)
         if isinstance(module, nn.modules.conv._ConvNd):
             session.convolution(path)
+        counted = dict(followed(module, partial(_declared_value, by_name, prefix)))
         for name, content in module.__dict__.items():
             if (
                 name not in _MODULE_STATE
                 and name not in POSITIONAL
-                and (names is None or name in names or not isinstance(content, (int, tuple)))
+                and (names is None or name in names or name in counted or not isinstance(content, (int, tuple)))
             ):
                 state[name] = wrapping.of(content, prefix + name if is_step(name) else None)
-        for name, term in followed(module, partial(_declared_value, by_name, prefix)):
-            session.followed(prefix + name, term)
+        for name, term in counted.items():
+            session.followed(prefix + name, term, outside=names is not None and name not in names)
         state["_apply"] = partial(_converted, clone)
         _follow_calls(clone, path, session)
         if whole and type(module) in whole:
             as_one_module(clone, path, whole[type(module)], session)
-    return copies[id(model)]
+    return tuple(copies.values())
 
 
 def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> Value | None:

@@ -21,6 +21,9 @@ from depgraph.tracing.size_arguments import with_provenance
 _SKIPPED = frozenset({"prim.device", "aten.is_same_size", "aten.is_pinned", "aten._local_scalar_dense"})
 
 
+_DEVICE = torch.ops.prim.device.default
+
+
 _DETACH, _GROUPED = torch.ops.aten.detach_.default, torch.ops.aten._grouped_mm.default
 
 
@@ -45,6 +48,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.call = call
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE and type(args[0]) is FakeTensor:
+            return args[0].device  # torch asks for it before each view
         kwargs = kwargs or {}
         session = self.session
         if session.muted:

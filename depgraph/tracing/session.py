@@ -109,7 +109,7 @@ class Session:
         self._declared: list[Declared] = []
         self._inputs: list[tuple[str, Value]] = []
         self._constants: list[tuple[Value, str]] = []
-        self._attributes: list[tuple[str, Term]] = []
+        self._attributes: list[tuple[str, Term, bool]] = []
         self._grouped_channels: dict[str, tuple[str, Axis]] = {}
         self._convolutions: set[str] = set()
         self._escapes: dict[tuple[Expression, ...], str] = {}
@@ -162,9 +162,9 @@ class Session:
         """An input of the model."""
         self._inputs.append((name, self.value(tensor, shape)))
 
-    def followed(self, attribute: str, term: Term) -> None:
-        """A layer's attribute, by dotted path, that counts a term."""
-        self._attributes.append((attribute, term))
+    def followed(self, attribute: str, term: Term, outside: bool) -> None:
+        """A layer's attribute, by dotted path, that counts a term; `outside`: its own forward does not take it as a size."""
+        self._attributes.append((attribute, term, outside))
 
     def convolution(self, path: str) -> None:
         """The module of this path is a convolution of torch, whose attributes count channels."""
@@ -279,11 +279,11 @@ class Session:
             self._escapes.setdefault(sources, where())
 
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
-        """Everything gathered, with the outputs that forward returned."""
+        """Everything gathered, with the outputs that forward returned. The session ends with it, and lets go of the tensors."""
         named = tuple((name, self.value(tensor, shape_of(tensor))) for name, tensor in outputs)
         used = [*(value for _, value in named), *(value for value, _ in self._constants)]
         read = self._read.union(value.id for value in used).union(value.id for call in self._calls for value in call.inputs)
-        return Recording(
+        recording = Recording(
             mode=self.mode,
             calls=tuple(_with_unread(call, read) for call in self._calls),
             declared=tuple(self._declared),
@@ -293,7 +293,7 @@ class Session:
             layer_attributes=(
                 *self._attributes,
                 *(
-                    (f"{path}.{name}", axis)
+                    (f"{path}.{name}", axis, False)
                     for path, (name, axis) in self._grouped_channels.items()
                     if path in self._convolutions
                 ),
@@ -303,6 +303,9 @@ class Session:
             differences=tuple((left, right, where) for (left, right), where in self._differences.items()),
             orders=tuple((left, right, where) for (left, right), where in self._orders.items()),
         )
+        self._values.clear()  # the sizes in the calls know their session: it would live until the garbage collector comes
+        self._calls.clear()
+        return recording
 
 
 def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:

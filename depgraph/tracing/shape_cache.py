@@ -14,12 +14,53 @@ _PLAIN = (bool, float, type(None), str, torch.dtype, torch.device, torch.layout,
 
 @frozen
 class _Layout:
-    """What the one result of a call looks like."""
+    """What the one result of a call looks like; `offset` where it is a view of the first operand."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    offset: int | None = None
+
+
+_MOST = 1 << 14
+"""How many calls are remembered beyond a trace: some ten megabytes."""
+
+
+_known: dict[Any, _Layout | int] = {}
+"""What torch's own operators gave, in earlier traces, too. Torch's fake mode keeps that as well, but makes a longer key."""
+
+
+@frozen(eq=False)
+class FakeFactory:
+    """Makes the fake tensors of one mode, faster than their class does: beside shapes, those of one device are all alike."""
+
+    mode: FakeTensorMode
+    _states: dict[torch.device, dict[str, Any]] = field(factory=dict)
+
+    def make(self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> FakeTensor:
+        """A fake tensor without a history; also where the mode is active."""
+        with torch._C._DisableTorchDispatch():
+            return self._around(torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)
+
+    def view(self, base: FakeTensor, layout: _Layout) -> FakeTensor:
+        """A fake tensor in the memory of another one."""
+        with torch._C._DisableTorchDispatch():
+            plain = torch.empty(0, dtype=layout.dtype, device="meta")
+            plain.set_(base.untyped_storage(), layout.offset or 0, layout.shape, layout.stride)
+            return self._around(plain, layout.device)
+
+    def _around(self, plain: torch.Tensor, device: torch.device) -> FakeTensor:
+        if device not in self._states:
+            first = FakeTensor(self.mode, plain, device)
+            self._states[device] = dict(vars(first))
+            return first
+        made: FakeTensor = torch.Tensor._make_subclass(
+            FakeTensor, plain, False, dispatch_device=True, device_for_backend_keys=device
+        )
+        torch._C._set_warn_deprecated_on_mutable_data_ptr(made)
+        vars(made).update(self._states[device])
+        return made
 
 
 class _Opaque(Exception):
@@ -30,12 +71,18 @@ class _Opaque(Exception):
 class Replay:
     """Calls operators under a fake mode, and answers a repeated call with a new fake tensor of the known shape.
 
-    Only what is sure to depend on shapes alone is answered so: one dense result, nothing written, no known data, and as many
-    elements as the operand where the result is a view of it. A call that returned its k-th tensor as it was does so again.
+    Only what is sure to depend on shapes alone is answered so: one dense result, nothing written but the first operand in its
+    shape, and no known data. A call that returned its k-th tensor as it was does so again.
+
+    Attributes:
+        fakes: makes the answers.
+        known: what torch's own operators gave.
+        known_here: what others gave in this trace; for the next one they may have another kernel.
     """
 
-    fake_mode: FakeTensorMode
-    known: dict[Any, _Layout | int] = field(factory=dict)
+    fakes: FakeFactory
+    known: dict[Any, _Layout | int] = field(default=_known)
+    known_here: dict[Any, _Layout | int] = field(factory=dict)
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of the call."""
@@ -47,19 +94,26 @@ class Replay:
         except _Opaque:
             return func(*args, **kwargs)
         key = (func, signature, tuple(kwargs), torch.get_default_dtype())
-        made = self.known.get(key)
+        known = self.known if func.namespace == "aten" else self.known_here
+        made = known.get(key)
         if isinstance(made, int):
             return tensors[made]
         if made is not None:
-            with torch._C._DisableTorchDispatch():
-                plain = torch.empty_strided(made.shape, made.stride, dtype=made.dtype, device="meta")
-                return FakeTensor(self.fake_mode, plain, made.device)
+            if made.offset is not None:
+                return self.fakes.view(tensors[0], made)
+            return self.fakes.make(made.shape, made.stride, made.dtype, made.device)
         result = func(*args, **kwargs)
+        if len(known) >= _MOST:
+            known.clear()
         same = next((position for position, tensor in enumerate(tensors) if tensor is result), None)
         if same is not None:
-            self.known[key] = same
-        elif tensors and _follows_from_shapes(func, result, tensors[0]):
-            self.known[key] = _Layout(tuple(result.size()), result.stride(), result.dtype, result.fake_device)
+            known[key] = same
+        elif tensors and _is_plain(result):
+            offset, layout = result.storage_offset(), (tuple(result.size()), result.stride(), result.dtype, result.fake_device)
+            if result.untyped_storage()._cdata == tensors[0].untyped_storage()._cdata:
+                known[key] = _Layout(*layout, offset)
+            elif offset == 0:
+                known[key] = _Layout(*layout)
         return result
 
     def _signature(self, items: Any, tensors: list[FakeTensor]) -> tuple[Any, ...]:
@@ -67,10 +121,11 @@ class Replay:
         parts: list[Any] = []
         for item in items:
             if type(item) is FakeTensor:
-                if item.constant is not None or item.fake_mode is not self.fake_mode or item.layout is not torch.strided:
+                if item.constant is not None or item.fake_mode is not self.fakes.mode or item.layout is not torch.strided:
                     raise _Opaque
                 tensors.append(item)
-                parts.append((item.size(), item.stride(), item.storage_offset(), item.dtype, item.fake_device))
+                lazy = item.is_conj(), item.is_neg()
+                parts.append((item.size(), item.stride(), item.storage_offset(), item.dtype, item.fake_device, lazy))
             elif isinstance(item, _PLAIN):
                 parts.append((type(item), item))
             elif isinstance(item, int):
@@ -82,24 +137,20 @@ class Replay:
         return tuple(parts)
 
 
-def _follows_from_shapes(func: Any, result: Any, operand: FakeTensor) -> bool:
+def _is_plain(result: Any) -> bool:
     return (
         type(result) is FakeTensor
         and result.constant is None
         and result.layout is torch.strided
-        and result.storage_offset() == 0
-        and not result.requires_grad
-        and (not _is_view(func) or result.numel() == operand.numel())
+        and not (result.requires_grad or result.is_conj() or result.is_neg())
     )
 
 
 @cache
 def _repeatable(func: Any) -> bool:
-    """Whether the operator writes nothing and returns one tensor."""
+    """Whether the operator returns one tensor, and writes nothing but, in place, the numbers of the first operand."""
     schema = func._schema
-    return not schema.is_mutable and len(schema.returns) == 1 and str(schema.returns[0].type) == "Tensor"
-
-
-@cache
-def _is_view(func: Any) -> bool:
-    return any(argument.alias_info is not None for argument in func._schema.arguments)
+    if len(schema.returns) != 1 or str(schema.returns[0].type) != "Tensor":
+        return False
+    written = [argument.name for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
+    return not written or (written == ["self"] and func.namespace == "aten" and torch.Tag.inplace_view not in func.tags)

@@ -138,6 +138,15 @@ def _dimensions(entries: tuple[Any, ...], ndim: int) -> Iterator[tuple[int, Any]
         dim += entry is None or (_width(entry) if not isinstance(entry, int) or isinstance(entry, bool) else 0)
 
 
+def sliced_dimensions(index: Any, ndim: int) -> Iterator[tuple[int, slice]]:
+    """The dimensions of a tensor of which an index takes slices."""
+    dim, entries = 0, index if isinstance(index, tuple) else (index,)
+    for position, entry in enumerate(entries):
+        if isinstance(entry, slice):
+            yield dim, entry
+        dim = ndim - sum(map(_width, entries[position + 1 :])) if entry is Ellipsis else dim + _width(entry)
+
+
 def _width(entry: Any) -> int:
     """How many dimensions an entry of an index takes up."""
     if entry is None or isinstance(entry, bool):

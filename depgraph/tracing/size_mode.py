@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from depgraph.solving.expressions import AxisSize
-from depgraph.solving.sized import Sized, origin
+from depgraph.solving.expressions import Arithmetic, AxisSize, Literal
+from depgraph.solving.sized import Sized, origin, plain_int, sized_in
 from depgraph.solving.statements import Value
 from depgraph.tracing.session import DataRead, Session, memory_order
+from depgraph.tracing.size_arguments import sliced_dimensions
 
 
 class SizeMode(TorchFunctionMode):
@@ -31,6 +32,11 @@ class SizeMode(TorchFunctionMode):
         answer = _ANSWERS.get(func)
         if answer is not None:
             return answer(self, func, args, kwargs)
+        if func is torch.Tensor.__getitem__:
+            self._reach_the_end(*args)
+        if func is torch.nn.functional.interpolate and kwargs.get("scale_factor", args[2:3]):
+            # it makes floats of them, from which nobody could tell the sizes any more
+            self.session.escape(tuple(sized_in((kwargs.get("scale_factor"), args[2:3]))), self.session)
         if isinstance(func, _PYTHON_FUNCTION) and func is not self.opened:
             body = _without_override_check(func)
             if body is not None:
@@ -93,6 +99,16 @@ class SizeMode(TorchFunctionMode):
         result = func(*args, **kwargs)
         self.session.hand_over(args[0], name)
         return result
+
+    def _reach_the_end(self, tensor: torch.Tensor, index: Any) -> None:
+        """A slice to a size from the end of the axis on is the whole axis, which torch does not even call an operator for."""
+        for dim, entry in sliced_dimensions(index, tensor.ndim):
+            stop = entry.stop
+            if type(stop) is Sized and not entry.start and (value := self.session.known(tensor)) is not None:
+                size = value.shape[dim]
+                if plain_int(stop) >= size:
+                    reach = Arithmetic("+", origin(stop, self.session), Literal(1))
+                    self.session.below(AxisSize(value.id, dim, size), reach, self.session)
 
     def _sized(self, value: Value, dim: int, size: int) -> int:
         return Sized(size, AxisSize(value.id, dim, size), self.session) if size > 1 else size

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from depgraph.errors import TraceError
 from depgraph.graph.records import TraceMode
-from depgraph.tracing.shape_cache import Replay
+from depgraph.tracing.shape_cache import FakeFactory, Replay
 
 _LOG = logging.getLogger("torch._subclasses.fake_tensor")
 
@@ -28,6 +28,7 @@ class FakeTensors:
 
     def __init__(self) -> None:
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._fakes = FakeFactory(self._fake_mode)
 
     def like(self, tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
         """A fake tensor; to be called outside of the fake mode."""
@@ -37,8 +38,7 @@ class FakeTensors:
         if tensor.layout is not torch.strided:
             with self._fake_mode:
                 return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-        plain = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-        return FakeTensor(self._fake_mode, plain, device)
+        return self._fakes.make(tensor.shape, tensor.stride(), tensor.dtype, device)
 
     def beside(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of a tensor that is neither parameter, buffer nor input: the fake mode knows its data, and may write to it."""
@@ -59,7 +59,7 @@ class FakeTensors:
 
     def caller(self) -> Callable[..., Any]:
         """How an operator is called."""
-        return Replay(self._fake_mode)
+        return Replay(self._fakes)
 
 
 class RealTensors:

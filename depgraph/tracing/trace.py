@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
+from depgraph.collector import without_collections
 from depgraph.errors import TraceError
 from depgraph.graph.graph import Graph
 from depgraph.rules import RULES
@@ -26,10 +27,9 @@ from depgraph.solving.assembly import assemble
 from depgraph.solving.recording import Recording
 from depgraph.solving.sized import listen, unlisten
 from depgraph.solving.statements import Rule
-from depgraph.tracing.collector import without_collections
 from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, rule_table
 from depgraph.tracing.lru_caches import uncached
-from depgraph.tracing.module_copy import given_tensors, held_tensors, instrumented_copy
+from depgraph.tracing.module_copy import given_tensors, held_tensors, instrumented_copies
 from depgraph.tracing.recorder import NoFakeKernel, Recorder
 from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
 from depgraph.tracing.size_mode import SizeMode
@@ -162,7 +162,7 @@ def _recorded(
         # a function's cache would hide its operators, and keep a fake tensor for forwards to come
         stack.enter_context(uncached(model))
         stand_ins = held_tensors(model, tensors, session)
-        tree = instrumented_copy(model, stand_ins, tensors, session, rules.modules)
+        copies = instrumented_copies(model, stand_ins, tensors, session, rules.modules)
         args, kwargs = given_tensors(inputs, tensors, session, device)
         # the fused kernel of attention is one operator for a whole layer, which hides the heads
         fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -189,8 +189,11 @@ def _recorded(
         stack.enter_context(SizeMode(session))
         # without the kernels of autograd, which take some composite operators apart before they can be recorded
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
-        result = tree(*args, **kwargs)
-    return session.recording(named_leaves("output", result))
+        result = copies[0](*args, **kwargs)
+    recording = session.recording(named_leaves("output", result))
+    for module in copies:
+        vars(module).clear()  # each copy holds itself: only the garbage collector would free them and all their tensors
+    return recording
 
 
 def _positional(example_inputs: Any) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, os.environ.get("DEPGRAPH_CHECKOUT", str(ROOT)))
 
 import depgraph as dg  # noqa: E402
 from depgraph.tracing import module_copy  # noqa: E402
@@ -42,8 +42,9 @@ from tests.zoo.vision import classifier  # noqa: E402
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 RATIO = 0.5
-TRACE_TARGET, JOB_TARGET, SECONDS_TARGET, MEMORY_TARGET = 1.5, 5.0, 2.0, 2.0
+TRACE_TARGET, JOB_TARGET, LEAST_TARGET, SECONDS_TARGET, MEMORY_TARGET = 1.5, 5.0, 2.0, 2.0, 2.0
 SCORE_TARGET = 1.5
+LONG = (1_000, 10_000)
 MACS, MANY, PLAN_TARGET, BUDGET_TARGET = 0.5, 500, 0.1, 5.0
 PROVENANCE_TARGET, SLOPE_TARGET, LENGTHS = 1.3, 1.1, (4, 8, 16, 32, 64)
 
@@ -111,11 +112,12 @@ class TraceRow:
 
 @frozen
 class JobRow:
-    """The whole job, done by both libraries."""
+    """The whole job, done by both libraries, and by an earlier version of this one."""
 
     name: str
     ours: Timing
     theirs: Timing
+    earlier: Timing | None
     before: int
     ours_kept: str
     theirs_kept: str
@@ -215,7 +217,8 @@ def llama(layers: int = 16, width: int = 256, extra: bool = False) -> Subject:
 
         torch.manual_seed(0)
         sizes = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 2 * width, "vocab_size": 1000}
-        return transformers.LlamaForCausalLM(llama_config(num_hidden_layers=layers, **sizes)).eval()
+        config = llama_config(num_hidden_layers=layers, **sizes)
+        return transformers.LlamaForCausalLM(config).eval()
 
     def options(model: nn.Module) -> dict[str, Any]:
         layers = [module for module in model.modules() if hasattr(module, "q_proj")]
@@ -333,6 +336,29 @@ def time_chain(kind: str, runs: int) -> tuple[str, dict[int, Timing]]:
     return kind, dict(zip(LENGTHS, alternate([job(chain(kind, length)) for length in LENGTHS], runs), strict=True))
 
 
+def time_flat(runs: int) -> list[tuple[str, dict[int, Timing]]]:
+    """Tracing a chain of many linear layers, its groups included, and planning it, by the number of layers."""
+    rows: list[tuple[str, dict[int, Timing]]] = [("`dg.trace` and `groups`", {}), (f"`dg.plan`, `ratio={RATIO}`", {})]
+    for length in LONG:
+        with torch.device("meta"):
+            model = nn.Sequential(*(layer for _ in range(length) for layer in (nn.Linear(8, 8), nn.ReLU())))
+        x = torch.zeros(1, 8)
+        graph = dg.trace(model, x)
+        assert len(graph.groups) == length - 1
+        scores = dg.score(graph, model, dg.criteria.Random(0))
+
+        def traced(_: Any, model: nn.Module = model, x: torch.Tensor = x) -> int:
+            return len(dg.trace(model, x).groups)
+
+        def planned(_: Any, graph: dg.Graph = graph, scores: Any = scores) -> dg.Plan:
+            return dg.plan(graph, scores, ratio=RATIO)
+
+        timings = alternate([Job(lambda: None, traced), Job(lambda: None, planned)], runs)
+        for (_, by_length), timing in zip(rows, timings, strict=True):
+            by_length[length] = timing
+    return rows
+
+
 def time_plans(runs: int) -> list[tuple[str, Timing]]:
     """The time of a plan for a chain of many convolutions, scores given, by what is asked for."""
     width, layers = 64, [nn.Conv2d(3, 64, 3)]
@@ -397,7 +423,43 @@ def outcome(subject: Subject, pruned: Callable[[], nn.Module]) -> str:
     return count
 
 
-def time_job(subject: Subject, runs: int) -> JobRow:
+class Earlier:
+    """The whole job with another checkout of depgraph, in a process of its own that takes its turn when asked."""
+
+    def __init__(self, checkout: Path, position: int) -> None:
+        command = [sys.executable, __file__, "--answer", str(position)]
+        environment = {**os.environ, "DEPGRAPH_CHECKOUT": str(checkout.resolve())}
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, step: str) -> None:
+        """Let it prepare, or run, and wait until it has."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(step, file=self._process.stdin, flush=True)
+        if self._process.stdout.readline().strip() != step:
+            raise RuntimeError(f"the earlier version failed to {step}")
+
+    def end(self) -> None:
+        """Let the process end."""
+        self._process.communicate()
+
+
+def answer(subject: Subject) -> None:
+    """What a process of `Earlier` does: the steps of the job, one for each line that it reads."""
+    model = subject.make()
+    made = model
+    for step in sys.stdin:
+        if step.strip() == "prepare":
+            made = copy.deepcopy(model)
+            gc.collect()
+        else:
+            prune(subject, made)
+        print(step.strip(), flush=True)
+
+
+def time_job(subject: Subject, runs: int, earlier: Earlier | None = None) -> JobRow:
     """The whole job with both libraries, each on a fresh copy of the model that is made outside of the timed region."""
     model = subject.make()
 
@@ -409,13 +471,20 @@ def time_job(subject: Subject, runs: int) -> JobRow:
         subject.ready(made)
         return made
 
-    jobs = (
+    jobs: tuple[Job, ...] = (
         Job(fresh, lambda made: prune(subject, made)),
         Job(fresh_for_peer, lambda made: prune_with_peer(subject, made)),
     )
+    if earlier is not None:
+        jobs = (*jobs, Job(lambda: earlier.ask("prepare"), lambda _: earlier.ask("run")))
+    ours, theirs, *others = alternate(jobs, runs)
+    if earlier is not None:
+        earlier.end()
     return JobRow(
         subject.name,
-        *alternate(jobs, runs),
+        ours,
+        theirs,
+        others[0] if others else None,
         sum(parameter.numel() for parameter in model.parameters()),
         outcome(subject, lambda: prune(subject, fresh())),
         outcome(subject, lambda: prune_with_peer(subject, fresh_for_peer())),
@@ -575,6 +644,23 @@ Target: a slope of at most {SLOPE_TARGET}: {verdict(max(slopes) <= SLOPE_TARGET)
 """
 
 
+def flat_section(rows: Sequence[tuple[str, dict[int, Timing]]]) -> str:
+    """A flat chain of many layers."""
+    cells, slopes = [], []
+    for what, timings in rows:
+        first, last = (timings[length].median or 1.0 for length in LONG)
+        slopes.append(math.log(last / first) / math.log(LONG[1] / LONG[0]))
+        cells.append((what, *(str(timings[length]) for length in LONG), f"{slopes[-1]:.2f}"))
+    return f"""## A flat chain of {LONG[1]:,} layers
+
+Linear layers of 8 features and activations in one `Sequential`, without weights; seconds, by the number of layers.
+
+{table(("what", *(f"{length:,}" for length in LONG), "slope"), cells)}
+
+Target: linear, a slope of at most {SLOPE_TARGET}: {verdict(max(slopes) <= SLOPE_TARGET)}.
+"""
+
+
 def score_section(rows: Sequence[ScoreRow]) -> str:
     """Scoring by magnitude."""
     ratios = [ratio for row in rows if (ratio := quotient(row.one_pass, row.score)) is not None]
@@ -589,32 +675,33 @@ Target: at most {SCORE_TARGET}. Worst {max(ratios, default=0):.2f}: {verdict(max
 """
 
 
-def job_section(rows: Sequence[JobRow]) -> str:
-    """The second table."""
-    heads = ("model", "depgraph, s", "Torch-Pruning, s", "times faster", "parameters", "depgraph keeps", "Torch-Pruning keeps")
+def job_section(rows: Sequence[JobRow], earlier: str) -> str:
+    """The second table; `earlier` names the version that ran beside this one, if there is one."""
+    heads = ["model", "depgraph, s", "Torch-Pruning, s", "times faster", "parameters", "depgraph keeps", "Torch-Pruning keeps"]
+    heads[1:1] = [f"depgraph at {earlier}, s"] if earlier else []
     cells = []
     for row in rows:
+        before = [] if row.earlier is None else [str(row.earlier)]
         times = factor(quotient(row.ours, row.theirs))
-        cells.append((row.name, str(row.ours), str(row.theirs), times, f"{row.before:,}", row.ours_kept, row.theirs_kept))
-    every = [(row, times) for row in rows if (times := quotient(row.ours, row.theirs)) is not None]
-    factors = [times for row, times in every if not row.extra]
-    other = [times for row, times in every if "width 256" not in row.name and not row.name.startswith("vit_b_16")]
-    extra = next((row.name for row in rows if row.name.startswith("vit_base")), "")
+        counts = f"{row.before:,}", row.ours_kept, row.theirs_kept
+        cells.append((row.name, *before, str(row.ours), str(row.theirs), times, *counts))
+    factors = [times for row in rows if not row.extra and (times := quotient(row.ours, row.theirs)) is not None]
+    old = [times for row in rows if not row.extra and row.earlier and (times := quotient(row.earlier, row.theirs)) is not None]
+    compared = f" At {earlier}: median {statistics.median(old):.2f}, least {min(old):.2f}." if old else ""
+    took_turns = f" The version {earlier} took its turns in a process of its own." if earlier else ""
+    median, least = statistics.median(factors or [0]), min(factors, default=0)
     return f"""## The whole job, beside Torch-Pruning {version("torch-pruning")}
 
 Half of every group by L2 magnitude, on one image or eight tokens. depgraph: `trace`, `score`, `plan(ratio={RATIO})` and
 `execute`. Torch-Pruning: the pruner's constructor and `step()` with `GroupMagnitudeImportance(p=2)`, `pruning_ratio={RATIO}`,
 the classifier ignored, and the other settings of its own examples for such a model (heads and rounding for attention). Both
 get a copy of the model of their own, made before the clock starts. Torch-Pruning writes into its copy, `execute` makes a new
-model. What each keeps is the number of parameters after the job; a model that then cannot run is marked.
+model. What each keeps is the number of parameters after the job; a model that then cannot run is marked.{took_turns}
 
 {table(heads, cells)}
 
-Targets: faster on each: {verdict(min((times for _, times in every), default=0) > 1)}; {JOB_TARGET:.0f} times in the median:
-the median of four is {statistics.median(factors or [0]):.2f} with torchvision's `vit_b_16`
-({verdict(statistics.median(factors or [0]) >= JOB_TARGET)}), and {statistics.median(other or [0]):.2f} with {extra}, a model
-of the same size whose attention is made of linear layers, in its place
-({verdict(statistics.median(other or [0]) >= JOB_TARGET)}).
+Of the first six, median {median:.2f} times faster, least {least:.2f}.{compared} Targets: {JOB_TARGET:.0f} times in the median:
+{verdict(median >= JOB_TARGET)}; none under {LEAST_TARGET:.0f}: {verdict(least >= LEAST_TARGET)}.
 """
 
 
@@ -677,6 +764,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two runs of everything; prints the page, and writes nothing")
     parser.add_argument("--runs", type=int, default=9, help="how often each job runs")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier version, whose whole job is timed as well")
+    parser.add_argument("--answer", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--large-model", type=int, metavar="RUNS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -684,17 +773,33 @@ def main() -> None:
     if options.large_model is not None:
         print(json.dumps(large_model(options.large_model)))
         return
+    pruned = [
+        vision("resnet50"),
+        vision("densenet121", head="classifier"),
+        vision("mobilenet_v2", head="classifier.1"),
+        vision("convnext_tiny", head="classifier.2"),
+        torchvision_transformer(),
+        llama(),
+        llama(width=1024, extra=True),
+        timm_transformer(),
+    ]
+    if options.answer is not None:
+        answer(pruned[options.answer])
+        return
     runs = 2 if options.quick else options.runs
+    jobs = [time_job(subject, runs, options.before and Earlier(options.before, k)) for k, subject in enumerate(pruned)]
+    before = [] if options.before is None else ["git", "-C", str(options.before), "rev-parse", "--short", "HEAD"]
+    earlier = subprocess.run(before, capture_output=True, text=True, check=True).stdout.strip() if before else ""
     traced = [vision(name) for name in ("resnet18", "resnet50", "densenet121", "vit_b_16", "mobilenet_v3_large")]
-    pruned = [vision("resnet50"), vision("densenet121", head="classifier"), torchvision_transformer(), timm_transformer()]
     page = "\n".join(
         (
             introduction(runs),
             trace_section([time_trace(subject, runs) for subject in (*traced, llama())]),
             provenance_section([time_provenance(subject, runs) for subject in (*traced, llama())]),
             chain_section([time_chain(kind, runs) for kind in ("residual blocks", "dense blocks", "Llama layers")]),
+            flat_section(time_flat(min(runs, 3))),
             score_section([time_score(subject, runs) for subject in (vision("resnet50"), vision("vit_b_16"), llama(4, 1024))]),
-            job_section([time_job(subject, runs) for subject in (*pruned, llama(width=1024), llama(extra=True))]),
+            job_section(jobs, earlier),
             plan_section(time_plans(runs)),
             large_section(measure_large_model(runs)),
         )

@@ -34,6 +34,7 @@ class Digits:
         self.seeds = (0,) if quick else (0, 1, 2)
         self.epochs, self.tuning, self.samples = (3, 1, 8) if quick else (12, 4, 64)
         self.x_train, self.x_test, self.y_train, self.y_test = digits()
+        self.tuned_on = 128 if quick else len(self.x_train)
         self.example: dict[str, Any] = {"x": self.x_test[:1]}
         self.trained: dict[int, nn.Module] = {}
 
@@ -73,7 +74,7 @@ class Digits:
     def tune(self, model: nn.Module, seed: int) -> None:
         """A few epochs, in an order that depends on the seed alone."""
         torch.manual_seed(100 + seed)
-        train(model, self.x_train, self.y_train, epochs=self.tuning, rate=2e-3)
+        train(model, self.x_train[: self.tuned_on], self.y_train[: self.tuned_on], epochs=self.tuning, rate=2e-3)
 
     def ours(self, setting: str) -> dict[str, Any]:
         """What `dg.plan` is told, besides the budget."""
@@ -111,11 +112,11 @@ class MiniLM:
         transformers.logging.disable_progress_bar()
         folder = model_folder()
         self.seeds = (0,) if quick else (0, 1, 2)
-        self.samples, self.pairs, self.steps = (4, 300, 2) if quick else (32, 2000, 40)
+        self.samples, self.pairs, self.steps = (4, 300, 1) if quick else (32, 2000, 40)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         self.teacher = transformers.AutoModel.from_pretrained(folder).eval()
         found = sentences("[a-d]*.py" if quick else "*.py")
-        judged, held = (40, 40) if quick else (200, 1000)
+        judged, held = (24, 24) if quick else (200, 1000)
         self.judging, self.held = found[:judged], found[judged : judged + held]
         self.reference = self.embed_all(self.teacher, self.judging)
         self.targets = self.embed_all(self.teacher, self.held)

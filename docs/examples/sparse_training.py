@@ -6,6 +6,7 @@ installed.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 import depgraph as dg
 from quickstart import DigitNet, accuracy, digits
 
-EPOCHS, BATCH, REMAIN = 8, 64, 0.5
+BATCH, REMAIN = 64, 0.5
 
 Strengths = Mapping[str, tuple[float, ...]]
 """How strongly each index of each group is pulled to zero."""
@@ -42,14 +43,14 @@ def graded(graph: dg.Graph, model: nn.Module, strengths: Strengths) -> Strengths
 
 
 def train(
-    graph: dg.Graph, step: Callable[[dg.Graph, nn.Module, Strengths], Strengths], x: torch.Tensor, y: torch.Tensor
+    graph: dg.Graph, step: Callable[[dg.Graph, nn.Module, Strengths], Strengths], x: torch.Tensor, y: torch.Tensor, epochs: int
 ) -> nn.Module:
     """The same network from the same seed; the strengths move after each epoch."""
     torch.manual_seed(0)
     model, strengths = DigitNet().train(), dg.penalties.strengths_of(graph)
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=EPOCHS * -(-len(x) // BATCH))
-    for _ in range(EPOCHS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=epochs * -(-len(x) // BATCH))
+    for _ in range(epochs):
         for batch in torch.randperm(len(x)).split(BATCH):
             loss = F.cross_entropy(model(x[batch]), y[batch]) + dg.penalties.group_l2(graph, model, strengths)
             optimiser.zero_grad()
@@ -62,11 +63,16 @@ def train(
 
 def main() -> None:
     """Train in three ways, prune each to the same cost, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=8, help="of training, in each of the three ways")
+    parser.add_argument("--samples", type=int, help="training images; all 1,347 by default")
+    options = parser.parse_args()
     x_train, x_test, y_train, y_test = digits()
+    x_train, y_train = x_train[: options.samples], y_train[: options.samples]
     graph = dg.trace(DigitNet(), x_test[:1])
     print(f"{'training':12}{'before':>10}{'pruned':>10}{'parameters':>12}{'MACs':>12}")
     for step in (plain, growing, graded):
-        model = train(graph, step, x_train, y_train)
+        model = train(graph, step, x_train, y_train, options.epochs)
         plan = dg.plan(graph, importance(graph, model), macs=REMAIN)
         small, after = dg.execute(plan, model), plan.apply(graph)
         before, reached = (accuracy(network, x_test, y_test) for network in (model, small))

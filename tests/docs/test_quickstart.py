@@ -12,7 +12,8 @@ pytestmark = pytest.mark.models
 def test_the_quickstart_does_the_main_job(tmp_path):
     """It trains above 96 %, halves the MACs, verifies the square, and the saved file gives the same model again."""
     script = Path(__file__).parents[2] / "docs" / "examples" / "quickstart.py"
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    command = [sys.executable, script, "--epochs", "6", "--samples", "900"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if "%" in line}
     assert set(rows) == {"before", "pruned", "fine-tuned"}
     macs = {name: int(row[3].replace(",", "")) for name, row in rows.items()}
@@ -24,7 +25,7 @@ def test_the_quickstart_does_the_main_job(tmp_path):
 def test_sparse_training_makes_pruning_cheap():
     """At equal cost and without fine-tuning, networks trained with a penalty keep more than the one trained without."""
     script = Path(__file__).parents[2] / "docs" / "examples" / "sparse_training.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, script, "--samples", "700"], capture_output=True, text=True, check=True)
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if "%" in line and "remain" not in line}
     assert set(rows) == {"plain", "growing", "graded"}
     before, pruned = ({name: float(row[column].rstrip("%")) for name, row in rows.items()} for column in (1, 2))

@@ -52,7 +52,7 @@ _DRAWN = """
 """
 RANDOM = set(_DRAWN.split())
 _OTHERS = """
-    alpha_dropout clamp contiguous dropout fake_quantize_per_tensor_affine feature_alpha_dropout feature_dropout fill
+    alpha_dropout binomial clamp contiguous dropout fake_quantize_per_tensor_affine feature_alpha_dropout feature_dropout fill
     _log_softmax log_softmax masked_fill native_dropout normal randint_like renorm _safe_softmax _softmax softmax
     _masked_softmax _fused_dropout int_repr _masked_scale _pin_memory quantize_per_tensor quantize_per_tensor_dynamic _conj_copy
     _fake_quantize_learnable_per_tensor_affine _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
@@ -78,6 +78,11 @@ def _dropped(name):
 
 def _scale():
     return torch.tensor([0.1], dtype=torch.float64), torch.tensor([3.0], dtype=torch.float64)
+
+
+def _triangle(name, diagonal):
+    """The part of square and of other matrices that lies on one side of a diagonal."""
+    return lambda d: call(name, d.tensor(*d.choice([(4, 4), (2, 4, 4), d.shape(2, 3)])), diagonal)
 
 
 def _renormed(name):
@@ -136,6 +141,7 @@ HAND_ROWS = {
             torch.tensor(3, dtype=torch.int32), torch.tensor([1]), 0, 255)
     ],
     "renorm": [_renormed("renorm"), _renormed("renorm_")],
+    "binomial": [lambda d: (lambda p: call("binomial", (9 * p).ceil(), p, over=None))(d.tensor(*d.shape(1, 3), kind="unit"))],
     "_masked_softmax": [_masked_softmax],
     "_conj_copy": [lambda d: call("_conj_copy", d.tensor(*d.shape(0, 3), kind="complex"))],
     "softmax": softmaxed("softmax.int"),
@@ -155,10 +161,8 @@ HAND_ROWS = {
         lambda d: (lambda n: call("linalg_cross", d.tensor(n, 3), d.tensor(n, 3)))(d.size()),
         lambda d: (lambda n: call("linalg_cross", d.tensor(3, n), d.tensor(3, 1), dim=0))(d.size()),
     ],
-    "tril": [lambda d: call("tril", d.tensor(*d.shape(2, 3)), d.integers(-1, 1)),
-        lambda d: call("tril_", d.tensor(*d.shape(2, 3)))],
-    "triu": [lambda d: call("triu", d.tensor(*d.shape(2, 3)), d.integers(-1, 1)),
-        lambda d: call("triu_", d.tensor(*d.shape(2, 3)))],
+    "tril": [*(_triangle("tril", k) for k in (-1, 0, 1)), lambda d: call("tril_", d.tensor(*d.shape(2, 3)))],
+    "triu": [*(_triangle("triu", k) for k in (-1, 0, 1)), lambda d: call("triu_", d.tensor(*d.shape(2, 3)))],
     "to": [
         lambda d: call("to.dtype", d.tensor(*d.shape(0, 3)), torch.float32),
         lambda d: call("to.other", d.tensor(*d.shape(0, 3)), d.tensor(*d.shape(0, 3), kind="int")),

@@ -5,7 +5,7 @@ import operator
 import pytest
 import torch
 from attrs import frozen
-from hypothesis import assume, given, settings
+from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -13,6 +13,7 @@ import depgraph as dg
 from depgraph import testing
 from depgraph.plans.making import plan_of
 from depgraph.tracing.session import Session
+from tests.laws.refuting import refuted
 
 X = torch.randn(2, 4)
 FORMS = {
@@ -96,6 +97,12 @@ def fewer(graph, model, *counts):
     return plan, testing.same(plan.apply(graph), dg.trace(small, X))
 
 
+def assert_closed(graph, model, *counts):
+    """The law: the square closes after a cut that the lower bounds allow."""
+    plan, closed = fewer(graph, model, *counts)
+    assert closed, f"without {plan.removed} forward takes another branch"
+
+
 questions = st.builds(Question, st.sampled_from(sorted(FORMS)), st.sampled_from(ORDERS), literals, st.booleans())
 pairs = st.builds(Question, st.sampled_from(sorted(PAIRS)), st.sampled_from(ORDERS), literals, st.booleans())
 
@@ -114,11 +121,12 @@ def test_the_least_size_of_one_group_is_exact(width, asked):
     assume(unequal(model, width))
     graph = dg.trace(model, X)
     (group,) = graph.groups
+    event(f"something must stay: {group.lower_bound > 1}; something may go: {group.lower_bound < width}")
     same = [answers(model, size) == answers(model, width) for size in range(1, width + 1)]
     assert group.lower_bound == max((size + 1 for size in range(1, width) if not same[size - 1]), default=1)
     for count in {0, width - group.lower_bound, (width - group.lower_bound) // 2}:
-        plan, closed = fewer(graph, model, count)
-        assert closed
+        assert_closed(graph, model, count)
+        plan, _ = fewer(graph, model, count)
         left = dg.trace(dg.execute(plan, model), X)
         assert [(item.atom, item.size) for item in plan.apply(graph).lower_bounds] == [
             (item.atom, item.size) for item in left.lower_bounds
@@ -136,11 +144,12 @@ def test_the_least_sizes_of_two_groups_are_sufficient(heads, width, asked, data)
     assume(unequal(model, heads, width))
     graph = dg.trace(model, X)
     first, second = graph.groups
+    event(f"something must stay: {first.lower_bound > 1 or second.lower_bound > 1}")
     for h in range(first.lower_bound, heads + 1):
         for w in range(second.lower_bound, width + 1):
             assert answers(model, h, w) == answers(model, heads, width)
     kept = data.draw(st.tuples(st.integers(first.lower_bound, heads), st.integers(second.lower_bound, width)))
-    assert fewer(graph, model, heads - kept[0], width - kept[1])[1]
+    assert_closed(graph, model, heads - kept[0], width - kept[1])
 
 
 def test_least_sizes_of_two_groups_are_not_larger_than_they_must_be():
@@ -158,9 +167,11 @@ def test_without_hearing_comparisons_the_square_is_refuted(order, monkeypatch):
     model = Branching(6, [Question("c", order, 2)])
     graph = dg.trace(model, X)
     assert graph.groups[0].lower_bound == 3
-    assert all(fewer(graph, model, count)[1] for count in range(4))
+    for count in range(4):
+        assert_closed(graph, model, count)
     monkeypatch.setattr(Session, "below", lambda *_: None)
     monkeypatch.setattr(Session, "unlike", lambda *_: None)
     deaf = dg.trace(model, X)
     assert deaf == graph and deaf.groups[0].lower_bound == 1
+    refuted(assert_closed, deaf, model, 4, says="takes another branch")
     assert [fewer(deaf, model, count)[1] for count in range(6)] == [True] * 4 + [False, order == "ne"]

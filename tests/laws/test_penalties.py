@@ -11,6 +11,7 @@ from torch import nn
 import depgraph as dg
 from depgraph.algebra.index_maps import image
 from depgraph.testing import modules, network
+from tests.laws.refuting import refuted
 
 pytestmark = pytest.mark.models
 
@@ -28,6 +29,12 @@ def squares_by_hand(graph, model, group, measure=torch.square, members=None):
                 total += float(measure(held[name].detach().double()).index_select(dim, torch.tensor(list(gone))).sum())
         result.append(total)
     return result
+
+
+def assert_norms(graph, model, group, members, squares):
+    """The law of norms: the squares of each index of a group are those of the entries that the index map names."""
+    by_hand = squares_by_hand(graph, model, group, members=members)
+    torch.testing.assert_close(squares, torch.tensor(by_hand, dtype=torch.float64))
 
 
 @st.composite
@@ -60,9 +67,8 @@ def test_that_law_refutes_reading_a_block_as_a_stride():
     (width,) = (group for group in graph.groups if group.role == "head_dim")
     assert str(graph.axis("1.qkv.weight", 0)).count(" x ") == 2 and width.size == 3
     rows = model[1].qkv.weight.detach().square().sum(1)
-    by_hand = torch.tensor(squares_by_hand(graph, model, width, members=[("1.qkv.weight", 0)]), dtype=torch.float64)
-    assert torch.allclose(by_hand, rows.view(3, 2, 3).sum((0, 1)))
-    assert not torch.allclose(by_hand, rows.view(3, 3, 2).sum((0, 2)))
+    assert_norms(graph, model, width, [("1.qkv.weight", 0)], rows.view(3, 2, 3).sum((0, 1)))
+    refuted(assert_norms, graph, model, width, [("1.qkv.weight", 0)], rows.view(3, 3, 2).sum((0, 2)))
     met = dg.penalties.group_lasso(graph, model, {width.name: 1.0}).item()
     assert met == pytest.approx(sum(map(math.sqrt, squares_by_hand(graph, model, width))))
 
@@ -85,10 +91,12 @@ def test_axes_that_are_read_backwards():
     graph = dg.trace(model, torch.randn(1, 3, dtype=torch.float64))
     (group,) = graph.groups
     norms = model.a.weight.square().sum(1) + model.a.bias.square() + model.b.weight.square().sum(0)
-    right = (norms + model.c.weight.square().sum(0).flip(0)).sqrt().sum()
-    wrong = (norms + model.c.weight.square().sum(0)).sqrt().sum()
-    assert dg.penalties.group_lasso(graph, model, 1.0).item() == pytest.approx(right.item())
-    assert wrong.item() != pytest.approx(right.item())
+    right = (norms + model.c.weight.square().sum(0).flip(0)).detach()
+    wrong = (norms + model.c.weight.square().sum(0)).detach()
+    assert_norms(graph, model, group, None, right)
+    refuted(assert_norms, graph, model, group, None, wrong)
+    assert dg.penalties.group_lasso(graph, model, 1.0).item() == pytest.approx(right.sqrt().sum().item())
+    assert wrong.sqrt().sum().item() != pytest.approx(right.sqrt().sum().item())
     assert group.size == 5
 
 
@@ -112,6 +120,11 @@ def test_gradients_are_those_of_the_value(case):
     assert slope == pytest.approx((ahead - behind).item() / (2 * step), abs=1e-4, rel=1e-4)
 
 
+def assert_pulls_nowhere(gradient, places):
+    """The law of zeros: the entries of a masked index have a gradient of zero."""
+    assert not gradient.index_select(0, torch.tensor(places)).any(), "it is pulled"
+
+
 @given(penalised(), st.data())
 def test_an_index_of_zeros_pulls_nowhere(case, data):
     """Masked indices add nothing and have a gradient of zero: no NaN from the root of zero."""
@@ -127,7 +140,7 @@ def test_an_index_of_zeros_pulls_nowhere(case, data):
     for tensor, dim in group.members:
         if tensor in gradients and not (set(plan.kept[tensor]) - {dim}):
             places = image(graph.tensor(tensor).axes[dim], {group.atom: gone})
-            assert not gradients[tensor].index_select(dim, torch.tensor(list(places))).any()
+            assert_pulls_nowhere(gradients[tensor].movedim(dim, 0), list(places))
     assert all(bool(gradient.isfinite().all()) for gradient in gradients.values())
 
 
@@ -136,6 +149,15 @@ def test_that_law_refutes_a_bare_root():
     weight = torch.zeros(3, requires_grad=True)
     (bare,) = torch.autograd.grad(weight.square().sum().sqrt(), weight)
     assert bare.isnan().all()
+    refuted(assert_pulls_nowhere, bare, [0], says="it is pulled")
+
+
+def assert_grown(old, scores, new, delta, ceiling):
+    """The law of growing: at most by delta and up to the ceiling, the least important by all of it."""
+    assert all(a <= b <= max(a, min(a + delta, ceiling)) for a, b in zip(old, new, strict=True))
+    least, most = scores.index(min(scores)), scores.index(max(scores))
+    assert new[least] == max(old[least], min(old[least] + delta, ceiling)), "the least important one grew too little"
+    assert max(scores) == min(scores) or new[most] == old[most], "the most important one grew"
 
 
 numbers = st.lists(st.floats(0, 10), min_size=1, max_size=6)
@@ -149,20 +171,15 @@ def test_strengths_grow_and_never_shrink(old, data):
     held = {"g": tuple(old)}
     new = dg.penalties.grow(held, {"g": scores}, delta=delta, ceiling=ceiling)["g"]
     assert held == {"g": tuple(old)}
-    assert all(a <= b <= max(a, min(a + delta, ceiling)) for a, b in zip(old, new, strict=True))
-    least, most = scores.index(min(scores)), scores.index(max(scores))
-    assert new[least] == max(old[least], min(old[least] + delta, ceiling))
-    assert max(scores) == min(scores) or new[most] == old[most]
+    assert_grown(old, scores, new, delta, ceiling)
 
 
 def test_that_law_refutes_growing_the_important_ones():
     """With scores the other way round, other indices grow."""
     held, scores = {"g": (0.0, 0.0)}, [1.0, 2.0]
-    assert (
-        dg.penalties.grow(held, {"g": scores}, delta=1)
-        == {"g": (1.0, 0.0)}
-        != dg.penalties.grow(held, {"g": scores[::-1]}, delta=1)
-    )
+    assert dg.penalties.grow(held, {"g": scores}, delta=1) == {"g": (1.0, 0.0)}
+    wrong = dg.penalties.grow(held, {"g": scores[::-1]}, delta=1)["g"]
+    refuted(assert_grown, held["g"], scores, wrong, 1, math.inf, says="the least important one grew too little")
 
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=6, unique=True), st.floats(0.1, 4))

@@ -80,6 +80,7 @@ DAMAGED = {
     ),
     "nothing lost": (with_cut(attrs.evolve(SOUND.cuts[0], removed=dg.IndexSet()), SOUND.cuts[1]), "loses nothing"),
     "an index beyond": (with_cut(Cut("a.weight:0", A, dg.IndexSet.of([8])), SOUND.cuts[1]), "is to lose one beyond"),
+    "a second index beyond": (with_cut(Cut("a.weight:0", A, dg.IndexSet.of([1, 8])), SOUND.cuts[1]), "is to lose one beyond"),
     "more than can be counted": (
         with_cut(Cut("a.weight:0", A, dg.IndexSet.range(0, 10**30)), SOUND.cuts[1]),
         "is to lose one beyond",
@@ -244,6 +245,21 @@ def test_load_checks(tmp_path):
     codec.write(tmp_path / "plan.json", "plan", with_edit("forward.__globals__.SECRET"))
     with pytest.raises(dg.errors.DocumentError, match=r"names plain attributes .*, met 'forward.__globals__.SECRET'"):
         Plan.load(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        (Product((Atom(3, -2), Atom(4, 4))), "the space (a3:-2 x a4:4) is larger than any axis"),
+        (Product(tuple(Atom(k, -2) for k in range(8))), "the space (a0:-2 x a1:-2 x "),
+        (Product(tuple(Atom(k, -2) for k in range(9))), "the space of 9 members is larger than any axis"),
+        (Sum((Product((Atom(3, 2), Atom(4, 3))), Atom(5, 1))), "the space of 2 members has a number below 0"),
+    ],
+)
+def test_a_long_or_nested_space_is_told_by_its_length(space, sentence):
+    """A file may hold a term of any length, and a message has a line."""
+    (problem,) = check(with_axis(space))
+    assert problem.startswith(sentence)
 
 
 def test_all_problems_are_told_at_once():

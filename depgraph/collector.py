@@ -1,4 +1,4 @@
-"""Keep Python's garbage collector out of a trace, which allocates much and gives nothing back before it ends."""
+"""Keep Python's garbage collector out of what allocates much and gives nothing back before it ends."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import depgraph as dg
-from depgraph.tracing.collector import without_collections
+from depgraph.collector import without_collections
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +99,29 @@ def test_blocks_of_two_threads_that_overlap_end_with_the_last_one(thresholds: tu
     leave.set()
     thread.join()
     assert gc.get_threshold() == thresholds
+
+
+def test_a_trace_leaves_nothing_for_the_collector() -> None:
+    """Neither the tensors nor the modules of its copy wait for a collection."""
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Unflatten(1, (2, 2)), nn.Flatten()) for _ in range(8)))
+    dg.trace(model, torch.zeros(1, 4))
+    gc.collect()
+    gc.disable()
+    before = sum(isinstance(item, (torch.Tensor, nn.Module)) for item in gc.get_objects())
+    graph = dg.trace(model, torch.zeros(1, 4))
+    after = sum(isinstance(item, (torch.Tensor, nn.Module)) for item in gc.get_objects())
+    assert after == before
+    assert len(graph.operations) > 8
+
+
+def test_a_module_from_elsewhere_that_forward_takes_in_is_left_alone() -> None:
+    outside = nn.Linear(4, 4)
+
+    class Taking(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.taken = outside
+            return self.taken(x)
+
+    before = dict(vars(outside))
+    dg.trace(Taking(), torch.zeros(1, 4))
+    assert vars(outside) == before
