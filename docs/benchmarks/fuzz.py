@@ -88,7 +88,10 @@ def page(data: dict[str, Any]) -> str:
         )
     rows.append("| longest message, characters | " + " | ".join(f"{item['longest message']:,}" for item in both) + " |")
     rows.append("| slowest document, seconds | " + " | ".join(f"{item['slowest']}" for item in both) + " |")
-    note = "A document that breaks the law ends the run, and no page is written. *Groups refused*: of a loaded graph's first three groups, those of which no plan can take an index."
+    note = (
+        "A document that breaks the law ends the run without a page. *Groups refused*: of a loaded graph's first three\n"
+        "groups, those of which no plan can take an index."
+    )
     seeds = ", ".join(f"{kind}s: seeds {data[kind]['seeds'][0]} to {data[kind]['seeds'][1]}" for kind in ("plan", "graph"))
     return f"{INTRODUCTION}\n" + "\n".join(rows) + f"\n\n{note} {seeds[0].upper()}{seeds[1:]}, {CHUNK:,} documents each.\n"
 
