@@ -195,15 +195,21 @@ def _axes(plan: Plan) -> Iterator[str]:
     yield from _repeated("an axis that stands twice is", places)
     cut = {item.atom for item in plan.cuts}
     bases = {item.atom: item.base for item in plan.cuts if item.base is not None}
+    held = {space: cut.intersection(atoms(space)) for space in {axis.space for axis in plan.axes}}  # many axes share few spaces
+    bare = {space for space, inside in held.items() if not inside}
+    loose = {
+        space
+        for space, inside in held.items()
+        if any(atom in bases and not _in_rows(space, atom, bases[atom]) for atom in inside)
+    }
     for axis in plan.axes:
-        tensor = shortened(repr(axis.tensor))
         if not 0 <= axis.dim < 64:
-            yield f"{tensor} has no dimension {number_text(axis.dim)}"
-        held = cut.intersection(atoms(axis.space))
-        if not held:
-            yield f"dimension {axis.dim} of {tensor} holds nothing that is cut"
-        if bases and any(atom in bases and not _in_rows(axis.space, atom, bases[atom]) for atom in held):
-            yield f"dimension {axis.dim} of {tensor} holds an atom that is cut row by row, but not inside of its rows"
+            yield f"{shortened(repr(axis.tensor))} has no dimension {number_text(axis.dim)}"
+        if axis.space in bare:
+            yield f"dimension {number_text(axis.dim)} of {shortened(repr(axis.tensor))} holds nothing that is cut"
+        if axis.space in loose:
+            where = f"dimension {number_text(axis.dim)} of {shortened(repr(axis.tensor))}"
+            yield f"{where} holds an atom that is cut row by row, but not inside of its rows"
 
 
 def _in_rows(space: Space, atom: Atom, base: Atom) -> bool:
@@ -259,8 +265,9 @@ def _edits(edits: Sequence[Edit]) -> Iterator[str]:
     if paths != sorted(paths):
         yield "the edits are not in the order of their paths"
     yield from _repeated("an attribute that is edited twice is", paths)
+    strange = {step for step in {step for path in paths for step in path.split(".")} if not is_step(step)}
     for edit in edits:
-        if not all(map(is_step, edit.path.split("."))):
+        if strange and not strange.isdisjoint(edit.path.split(".")):
             yield f"an edit's path names plain attributes of modules and their data, met {shortened(repr(edit.path))}"
         if not 1 <= edit.new < edit.old <= LARGEST_SIZE:
             numbers = f"{number_text(edit.old)} to {number_text(edit.new)}"

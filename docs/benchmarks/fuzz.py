@@ -86,10 +86,12 @@ def page(data: dict[str, Any]) -> str:
         rows.append(
             f"| {titles.get(name, name)} | " + " | ".join("" if count is None else f"{count:,}" for count in counts) + " |"
         )
-    rows.append("| broken laws | " + " | ".join("0" for _ in both) + " |")
     rows.append("| longest message, characters | " + " | ".join(f"{item['longest message']:,}" for item in both) + " |")
     rows.append("| slowest document, seconds | " + " | ".join(f"{item['slowest']}" for item in both) + " |")
-    note = "*Groups refused*: of a loaded graph's first three groups, those of which no plan can take an index."
+    note = (
+        "A document that breaks the law ends the run without a page. *Groups refused*: of a loaded graph's first three\n"
+        "groups, those of which no plan can take an index."
+    )
     seeds = ", ".join(f"{kind}s: seeds {data[kind]['seeds'][0]} to {data[kind]['seeds'][1]}" for kind in ("plan", "graph"))
     return f"{INTRODUCTION}\n" + "\n".join(rows) + f"\n\n{note} {seeds[0].upper()}{seeds[1:]}, {CHUNK:,} documents each.\n"
 
