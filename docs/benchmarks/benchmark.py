@@ -2,7 +2,7 @@
 
 Run it from the root of a clone: ``python docs/benchmarks/benchmark.py``; with ``--quick`` for few repetitions. Everything
 runs in one process on one thread; what is compared runs in turns (A B A B ...), after one run of each that does not count.
-Reported are medians of CPU time, so that others on the machine count less. A job that fails is shown with the type of its exception.
+Reported are medians of CPU time, so that others on the machine count less. A job that fails is shown with its exception.
 """
 
 from __future__ import annotations
