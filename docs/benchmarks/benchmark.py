@@ -2,7 +2,7 @@
 
 Run it from the root of a clone: ``python docs/benchmarks/benchmark.py``; with ``--quick`` for few repetitions. Everything
 runs in one process on one thread; what is compared runs in turns (A B A B ...), after one run of each that does not count.
-Reported are medians. A job that fails is shown with the type of its exception.
+Reported are medians of CPU time, so that others on the machine count less. A job that fails is shown with its exception.
 """
 
 from __future__ import annotations
@@ -100,6 +100,10 @@ class Job:
     run: Callable[[Any], Any]
 
 
+class Elsewhere(float):
+    """The seconds of a run in another process, as that process counted them: what the run of a job returns then."""
+
+
 @frozen
 class TraceRow:
     """A trace beside two plain forwards on fake tensors."""
@@ -135,9 +139,9 @@ def alternate(jobs: Sequence[Job], runs: int) -> list[Timing]:
             try:
                 prepared = job.prepare()
                 gc.collect()
-                start = time.perf_counter()
-                job.run(prepared)
-                taken = time.perf_counter() - start
+                start = time.process_time()
+                result = job.run(prepared)
+                taken = result if isinstance(result, Elsewhere) else time.process_time() - start
             except Exception as error:  # noqa: BLE001 - a failure is a result, and is shown
                 errors[position] = type(error).__name__
                 continue
@@ -433,13 +437,12 @@ class Earlier:
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, step: str) -> None:
-        """Let it prepare, or run, and wait until it has."""
+    def ask(self, step: str) -> Elsewhere:
+        """Let it prepare, or run, and wait until it has: how long that took."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(step, file=self._process.stdin, flush=True)
-        if self._process.stdout.readline().strip() != step:
-            raise RuntimeError(f"the earlier version failed to {step}")
+        return Elsewhere(self._process.stdout.readline())  # an empty line, where it failed, is no number
 
     def end(self) -> None:
         """Let the process end."""
@@ -451,12 +454,13 @@ def answer(subject: Subject) -> None:
     model = subject.make()
     made = model
     for step in sys.stdin:
+        start = time.process_time()
         if step.strip() == "prepare":
             made = copy.deepcopy(model)
             gc.collect()
         else:
             prune(subject, made)
-        print(step.strip(), flush=True)
+        print(time.process_time() - start, flush=True)
 
 
 def time_job(subject: Subject, runs: int, earlier: Earlier | None = None) -> JobRow:
@@ -536,17 +540,17 @@ def large_model(runs: int) -> dict[str, Any]:
         model = transformers.LlamaForCausalLM(config).eval()
     tokens = {"input_ids": torch.zeros(1, 8, dtype=torch.long)}
     imported = peak_memory()
-    start = time.perf_counter()
+    start = time.process_time()
     graph = dg.trace(model, kwargs=tokens)
     groups = len(graph.groups)
-    first = time.perf_counter() - start
-    start = time.perf_counter()
+    first = time.process_time() - start
+    start = time.process_time()
     plan = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio=RATIO)
-    planned = time.perf_counter() - start
+    planned = time.process_time() - start
     scores = dg.score(graph, model, dg.criteria.Random(0))
-    start = time.perf_counter()
+    start = time.process_time()
     half = dg.plan(graph, scores, macs=MACS)
-    solved = time.perf_counter() - start
+    solved = time.process_time() - start
     peak = peak_memory()
     again = alternate([Job(lambda: None, lambda _: dg.trace(model, kwargs=tokens).groups)], runs)[0]
     return {
@@ -688,7 +692,7 @@ def job_section(rows: Sequence[JobRow], earlier: str) -> str:
     factors = [times for row in rows if not row.extra and (times := quotient(row.ours, row.theirs)) is not None]
     old = [times for row in rows if not row.extra and row.earlier and (times := quotient(row.earlier, row.theirs)) is not None]
     compared = f" At {earlier}: median {statistics.median(old):.2f}, least {min(old):.2f}." if old else ""
-    took_turns = f" The version {earlier} took its turns in a process of its own." if earlier else ""
+    took_turns = f"The version {earlier} took its turns in a process of its own.\n" if earlier else ""
     median, least = statistics.median(factors or [0]), min(factors, default=0)
     return f"""## The whole job, beside Torch-Pruning {version("torch-pruning")}
 
@@ -696,7 +700,8 @@ Half of every group by L2 magnitude, on one image or eight tokens. depgraph: `tr
 `execute`. Torch-Pruning: the pruner's constructor and `step()` with `GroupMagnitudeImportance(p=2)`, `pruning_ratio={RATIO}`,
 the classifier ignored, and the other settings of its own examples for such a model (heads and rounding for attention). Both
 get a copy of the model of their own, made before the clock starts. Torch-Pruning writes into its copy, `execute` makes a new
-model. What each keeps is the number of parameters after the job; a model that then cannot run is marked.{took_turns}
+model. What each keeps is the number of parameters after the job; a model that then cannot run is marked.
+{took_turns}
 
 {table(heads, cells)}
 
@@ -752,8 +757,8 @@ def introduction(runs: int) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torchvision", "timm", "transformers", "torch-pruning"))
     return f"""# Benchmarks
 
-Written by `tox run -e bench` (`docs/benchmarks/benchmark.py`), never by hand. Seconds are medians of {runs} runs on one
-thread in one process; what is compared ran in turns (A B A B ...), after one run of each that does not count.
+Written by `tox run -e bench` (`docs/benchmarks/benchmark.py`), never by hand. Seconds are of CPU time, medians of {runs} runs
+on one thread in one process; what is compared ran in turns (A B A B ...), after one run of each that does not count.
 
 torch {torch.__version__}, Python {platform.python_version()}, {packages}; {platform.machine()}, {os.cpu_count()} CPUs.
 """
