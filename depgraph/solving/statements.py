@@ -269,7 +269,7 @@ class Scale:
     >>> class Rolled(torch.nn.Module):
     ...     def forward(self, x):
     ...         return x.sum(1, keepdim=True).roll(x.shape[1], 0)
-    >>> for module in (Mean(), Rolled()):
+    >>> for module in (Mean(), Rolled()):                 # the rule of aten.div yields Scale(x.shape[1]), that of roll nothing
     ...     graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 6), module), torch.zeros(3, 4))
     ...     print([str(group) for group in graph.groups])
     ['0.weight:0 (6 indices, 2 axes)']

@@ -7,7 +7,7 @@ Needs the `test` extra (Hypothesis). `assert_lawful` checks one model; the strat
 >>> assert_lawful(model, torch.randn(3, 4))
 
 >>> len(KINDS), KINDS[0]
-(16, 'residual')
+(17, 'residual')
 """
 
 from depgraph.testing.laws import (

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -278,21 +278,25 @@ class Session:
         if owner is self:
             self._escapes.setdefault(sources, where())
 
-    def _left_elsewhere(self, returned: set[int]) -> Iterator[tuple[Value, str]]:
-        """Results that nothing reads and forward does not return, but that are alive: it has put them somewhere."""
-        read = {value.id for call in self._calls for value in call.inputs} | returned
+    def returned(self, outputs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Forward has returned these. Results that nothing reads, but that are alive, it has put somewhere else.
+
+        What only the returned objects held, such as the keys and values in a cache, is gone by now.
+        """
+        read = {value.id for call in self._calls for value in call.inputs}
+        read |= {self._values[id(tensor)][1].id for _, tensor in outputs if id(tensor) in self._values}
         made = {value.id: call for call in self._calls for value in call.outputs if value.ndim and value.id not in read}
         own = {declared.value.id for declared in self._declared} | {value.id for _, value in self._inputs}
         for tensor, value in self._values.values():
             if value.id in made and value.id not in own and sys.getrefcount(tensor) > _OWN_REFERENCES:
                 call = made[value.id]
                 place = f"{call.op} in {call.module or 'the model'} at {call.where}"
-                yield value, f"it leaves forward by another way than the model's output, where anybody may read it ({place})"
+                reason = f"it leaves forward by another way than the model's output, where anybody may read it ({place})"
+                self._constants.append((value, reason))
 
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
         """Everything gathered, with the outputs that forward returned. The session ends with it, and lets go of the tensors."""
         named = tuple((name, self.value(tensor, shape_of(tensor))) for name, tensor in outputs)
-        self._constants.extend(self._left_elsewhere({value.id for _, value in named}))
         used = [*(value for _, value in named), *(value for value, _ in self._constants)]
         read = self._read.union(value.id for value in used).union(value.id for call in self._calls for value in call.inputs)
         recording = Recording(

@@ -200,8 +200,9 @@ def _recorded(
         stack.enter_context(SizeMode(session))
         # without the kernels of autograd, which take some composite operators apart before they can be recorded
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
-        result = copies[0](*args, **kwargs)
-    recording = session.recording(named_leaves("output", result))
+        outputs = named_leaves("output", copies[0](*args, **kwargs))
+        session.returned(outputs)
+    recording = session.recording(outputs)
     for module in copies:
         vars(module).clear()  # each copy holds itself: only the garbage collector would free them and all their tensors
     return recording
