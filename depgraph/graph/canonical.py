@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import is_
 
 from attrs import evolve
@@ -10,7 +10,7 @@ from attrs import evolve
 from depgraph.algebra.canonical_terms import sum_of_products
 from depgraph.algebra.index_maps import leaves
 from depgraph.algebra.ragged_sets import Removal
-from depgraph.algebra.spaces import UNIT, Atom, Space, atoms, backwards, substitute
+from depgraph.algebra.spaces import UNIT, Atom, Reversed, Space, atoms, backwards, substitute
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import Balance, Cost, LowerBound, PinnedAtom, SizeAttribute, Tensor, retyped
 
@@ -22,6 +22,43 @@ def tensor_with(tensor: Tensor, axes: tuple[Space, ...]) -> Tensor:
     return Tensor(tensor.name, tensor.kind, axes, tensor.aliases)
 
 
+def rebuilt(graph: Graph, change: Mapping[Atom, Space]) -> Graph:
+    """The graph with other spaces in the place of some atoms, in every axis, cost and attribute.
+
+    What is pinned, balanced or bounded stays where its atom is still an atom, whichever way it is read.
+    """
+    objects = {
+        id(space): space for space in _spaces(graph, graph.attributes)
+    }  # many axes share few objects, and few of these are different values
+    changed = {
+        space: substitute(space, lambda atom: change.get(atom, atom)) if any(atom in change for atom in atoms(space)) else space
+        for space in dict.fromkeys(objects.values())
+    }
+    new = {key: changed[space] for key, space in objects.items()}
+
+    def atom_of(atom: Atom) -> Atom | None:
+        space = change.get(atom, atom)
+        return space if isinstance(space, Atom) else space.atom if isinstance(space, Reversed) else None
+
+    balances = [(balance, tuple(filter(None, map(atom_of, balance.atoms)))) for balance in graph.balances]
+    return evolve(
+        graph,
+        tensors=tuple([tensor_with(item, tuple([new[id(axis)] for axis in item.axes])) for item in graph.tensors]),
+        operations=tuple(
+            [
+                item.costing(Cost.of([new[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs)
+                for item in graph.operations
+            ]
+        ),
+        attributes=tuple(SizeAttribute(item.path, new[id(item.space)]) for item in graph.attributes),
+        pinned_atoms=tuple(PinnedAtom(atom, item.reason) for item in graph.pinned_atoms if (atom := atom_of(item.atom))),
+        balances=tuple(Balance(left, item.reason) for item, left in balances if len(left) == len(item.atoms)),
+        lower_bounds=tuple(
+            LowerBound(atom, item.size, item.reason) for item in graph.lower_bounds if (atom := atom_of(item.atom))
+        ),
+    )
+
+
 def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     """The graph with atoms numbered in reading order, and for each new number the old one.
 
@@ -30,61 +67,44 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     reasons = graph.reasons
     counted = {id(item.space): item.space for item in graph.attributes}
     free = {key: any(atom not in reasons for atom in atoms(space)) for key, space in counted.items()}
-    attributes = [item for item in graph.attributes if free[id(item.space)]]
-    spaces = [
-        *(axis for tensor in graph.tensors for axis in tensor.axes),
-        *(axis for operation in graph.operations for cost in operation.costs for axis in cost.axes),
-        *(attribute.space for attribute in attributes),
-    ]
-    objects = {id(space): space for space in spaces}  # many axes share few spaces
-    distinct = list(dict.fromkeys(objects.values()))
-    old = list(dict.fromkeys(atom for space in distinct for atom in atoms(space)))
-    new = {atom: atom if atom.id == number else Atom(number, atom.size) for number, atom in enumerate(old)}
-    turned: dict[Atom, Space] = {}
-    for space in distinct:
+    attributes = tuple(item for item in graph.attributes if free[id(item.space)])
+    order: dict[Atom, bool] = {}
+    for space in dict.fromkeys({id(space): space for space in _spaces(graph, attributes)}.values()):
         for leaf in leaves(space):
-            turned.setdefault(leaf.atom, backwards(new[leaf.atom]) if leaf.backwards else new[leaf.atom])
-    moved = {atom for atom, space in turned.items() if space is not atom}
-    changed = {
-        space: substitute(space, turned.__getitem__) if any(atom in moved for atom in atoms(space)) else space
-        for space in distinct
-    }
-    memo = {key: changed[space] for key, space in objects.items()}
-    in_order: dict[int, Space] = {}
-
-    def ordered(space: Space) -> Space:
-        if id(space) not in in_order:
-            in_order[id(space)] = sum_of_products(memo[id(space)])
-        return in_order[id(space)]
-
-    balances = [
-        Balance(tuple(sorted((new[atom] for atom in balance.atoms), key=lambda atom: atom.id)), balance.reason)
-        for balance in graph.balances
-    ]
-    result = Graph(
-        operations=tuple(
-            item.costing(Cost.of([memo[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs)
-            for item in graph.operations
-        ),
-        tensors=tuple(tensor_with(item, tuple([memo[id(axis)] for axis in item.axes])) for item in graph.tensors),
+            order.setdefault(leaf.atom, leaf.backwards)
+    change: dict[Atom, Space] = {}
+    for number, (atom, is_backwards) in enumerate(order.items()):
+        if atom.id != number or is_backwards:
+            change[atom] = backwards(Atom(number, atom.size)) if is_backwards else Atom(number, atom.size)
+    nowhere = {pinned.atom for pinned in graph.pinned_atoms} | {bound.atom for bound in graph.lower_bounds}
+    change.update(dict.fromkeys(nowhere - order.keys(), UNIT))
+    result = rebuilt(evolve(graph, attributes=attributes), change)
+    canonical: dict[int, Space] = {}
+    for item in result.attributes:
+        canonical.setdefault(id(item.space), sum_of_products(item.space))
+    balances = [Balance(tuple(sorted(item.atoms, key=_number)), item.reason) for item in result.balances]
+    result = evolve(
+        result,
         attributes=tuple(
-            SizeAttribute(item.path, ordered(item.space)) for item in sorted(attributes, key=lambda item: item.path)
+            SizeAttribute(item.path, canonical[id(item.space)])
+            for item in sorted(result.attributes, key=lambda item: item.path)
         ),
-        pinned_atoms=tuple(
-            PinnedAtom(new[atom], reason)
-            for atom, reason in sorted(reasons.items(), key=lambda item: new[item[0]].id if item[0] in new else -1)
-            if atom in new
-        ),
+        pinned_atoms=tuple(sorted(result.pinned_atoms, key=lambda item: item.atom.id)),
         balances=tuple(sorted(balances, key=lambda balance: balance.atoms[0].id)),
-        mode=graph.mode,
-        lower_bounds=tuple(
-            sorted(
-                (LowerBound(new[item.atom], item.size, item.reason) for item in graph.lower_bounds if item.atom in new),
-                key=lambda item: item.atom.id,
-            )
-        ),
+        lower_bounds=tuple(sorted(result.lower_bounds, key=lambda item: item.atom.id)),
     )
-    return result, {new[atom].id: atom.id for atom in old}
+    return result, {number: atom.id for number, atom in enumerate(order)}
+
+
+def _spaces(graph: Graph, attributes: Iterable[SizeAttribute]) -> Iterator[Space]:
+    """Every space of a graph, in reading order."""
+    yield from (axis for tensor in graph.tensors for axis in tensor.axes)
+    yield from (axis for operation in graph.operations for cost in operation.costs for axis in cost.axes)
+    yield from (attribute.space for attribute in attributes)
+
+
+def _number(atom: Atom) -> int:
+    return atom.id
 
 
 def shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> Graph:
@@ -94,47 +114,11 @@ def shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> Graph:
 
 def shrunk_and_numbered(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[Graph, dict[int, int]]:
     """The graph with smaller atoms; and for each atom number in it the number in the given graph."""
-
-    def smaller(atom: Atom) -> Space:
-        gone = removed.get(atom)
-        if not gone:
-            return atom
-        size = atom.size - len(gone)
-        return UNIT if size == 1 else Atom(atom.id, size)
-
-    objects = {id(space): space for tensor in graph.tensors for space in tensor.axes}  # many axes share few spaces
-    objects.update((id(space), space) for item in graph.operations for cost in item.costs for space in cost.axes)
-    memo = {
-        space: substitute(space, smaller) if any(atom in removed for atom in atoms(space)) else space
-        for space in dict.fromkeys(objects.values())
-    }
-    known = {key: memo[space] for key, space in objects.items()}
-
-    def after(space: Space) -> Space:
-        return memo[space] if space in memo else substitute(space, smaller)
-
-    tensors = tuple(tensor_with(item, tuple([known[id(axis)] for axis in item.axes])) for item in graph.tensors)
-    by_name = {tensor.name: tensor for tensor in tensors}
-    operations = tuple(
-        retyped(item.costing(Cost.of([known[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs), by_name)
-        for item in graph.operations
-    )
-    attributes = tuple(SizeAttribute(attribute.path, after(attribute.space)) for attribute in graph.attributes)
-    balances = []
-    for balance in graph.balances:
-        members = [after(atom) for atom in balance.atoms]
-        if all(isinstance(member, Atom) for member in members):
-            balances.append(Balance(tuple(member for member in members if isinstance(member, Atom)), balance.reason))
-    kept = [(after(item.atom), item) for item in graph.lower_bounds]
-    lower_bounds = tuple(LowerBound(atom, item.size, item.reason) for atom, item in kept if isinstance(atom, Atom))
-    result = evolve(
-        graph,
-        operations=operations,
-        tensors=tensors,
-        attributes=attributes,
-        balances=tuple(balances),
-        lower_bounds=lower_bounds,
-    )
-    if all(atom.size - len(gone) > 1 for atom, gone in removed.items()):
-        return result, {atom.id: atom.id for space in memo for atom in atoms(space)}  # what is left is read in the same order
-    return renumber(result)
+    sizes = {atom: atom.size - len(indices) for atom, indices in removed.items() if indices}
+    result = rebuilt(graph, {atom: UNIT if size == 1 else Atom(atom.id, size) for atom, size in sizes.items()})
+    by_name = {tensor.name: tensor for tensor in result.tensors}
+    result = evolve(result, operations=tuple(retyped(operation, by_name) for operation in result.operations))
+    if 1 in sizes.values():
+        return renumber(result)
+    # without single indices what is left is read in the same order
+    return result, {atom.id: atom.id for space in _spaces(result, result.attributes) for atom in atoms(space)}
