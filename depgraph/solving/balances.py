@@ -23,9 +23,9 @@ _KEEPS = "it must keep the size of a pinned axis"
 class Balancing:
     """Sizes of a solver's terms as polynomials in its free atoms, of which some are balanced. It does not leave `settle`."""
 
-    def __init__(self, solver: Solver, held: Sequence[Axis], copies: Sequence[Axis]) -> None:
+    def __init__(self, solver: Solver, parameter_axes: Sequence[Axis], copies: Sequence[Axis]) -> None:
         self.solver = solver
-        self.held = held
+        self.parameter_axes = parameter_axes
         self.copies = copies
         self.balanced: Partition[int] = Partition()
         self.reasons: dict[int, str] = {}
@@ -94,18 +94,18 @@ class Balancing:
                 result.append((tuple(Known(self.solver.size(root), root) for root in members), reason))
         return tuple(result)
 
-    def held_leaves(self) -> set[int] | None:
-        """The atoms that a parameter holds; None where nothing is said about parameters."""
-        if not self.held:
+    def parameter_leaves(self) -> set[int] | None:
+        """The atoms that stand in a parameter; None where nothing is known of parameters."""
+        if not self.parameter_axes:
             return None
-        return {leaf for axis in self.held for leaf in self.solver.leaves(self.solver.term(axis))}
+        return {leaf for axis in self.parameter_axes for leaf in self.solver.leaves(self.solver.term(axis))}
 
     def spread_pins(self) -> bool:
         """A class with a pinned member, or with one that no parameter holds, is pinned as a whole."""
-        held = (self.held_leaves() or set()) if self.balanced else set()
-        changed = self._join_copies(held)
+        in_parameters = (self.parameter_leaves() or set()) if self.balanced else set()
+        changed = self._join_copies(in_parameters)
         for root in [root for leaf in self.balanced for root in self.solver.leaves(leaf)]:
-            if self.held and root not in held and self.solver.reason(root) is None:
+            if self.parameter_axes and root not in in_parameters and self.solver.reason(root) is None:
                 self.solver.pin(root, "no parameter holds it")
                 changed = True
         for leaf in list(self.balanced):
@@ -118,7 +118,7 @@ class Balancing:
                         changed = True
         return changed
 
-    def _join_copies(self, held: set[int]) -> bool:
+    def _join_copies(self, in_parameters: set[int]) -> bool:
         """Repetitions that must be as many as the indices of a parameter's axis lose the same ones as that."""
         changed = False
         copies = (
@@ -126,9 +126,9 @@ class Balancing:
         )
         for leaf in list(self.balanced):
             (root, *others) = self.solver.leaves(leaf) or (leaf,)
-            if others or root in held or root not in copies or self.solver.reason(root) is not None:
+            if others or root in in_parameters or root not in copies or self.solver.reason(root) is not None:
                 continue
-            partner = next((other for other in self.balanced.members(leaf) if other in held), None)
+            partner = next((other for other in self.balanced.members(leaf) if other in in_parameters), None)
             if partner is not None and self.solver.size(partner) == self.solver.size(root):
                 self.solver.unify(root, partner, self.reasons.get(leaf, "a repetition"))
                 changed = True
@@ -184,7 +184,7 @@ class Balancing:
 
     def _in_an_axis(self, monomial: Monomial) -> Monomial:
         """The atoms of a product in the order in which a parameter's axis has them, such as heads before head dims."""
-        for axis in self.held:
+        for axis in self.parameter_axes:
             leaves = self.solver.leaves(self.solver.term(axis))
             if set(monomial) <= set(leaves):
                 return tuple(sorted(monomial, key=leaves.index))

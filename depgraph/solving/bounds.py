@@ -45,7 +45,7 @@ class Bounds:
     def __init__(self, sizes: Balancing) -> None:
         self.sizes = sizes
         self.lower_bounds: dict[int, tuple[int, str]] = {}
-        self._parameter_atoms = sizes.held_leaves()
+        self._parameter_atoms = sizes.parameter_leaves()
         self._fixed: dict[int, bool] = {}
 
     def keep(self, form: Form, reason: str, either: bool = False) -> bool:
@@ -56,24 +56,24 @@ class Bounds:
             return False
         if isinstance(form, Polynomial) and not form.is_constant:
             form, _ = form.without_common_factor(Polynomial())  # the factor is positive: the sign stays
-        least = {atom: self._least(atom, size) for atom, size in now.items()}
+        lower = {atom: self._lower_bound(atom, size) for atom, size in now.items()}
 
         def comes_out(low: Sizes, high: Sizes) -> bool:
             span = _span(form, low, high)
             return span is not None and (span[0] > 0 or (either and span[1] < 0))
 
         def holds(changed: Sizes) -> bool:
-            return comes_out({**least, **changed}, now)
+            return comes_out({**lower, **changed}, now)
 
         if not holds({}):
-            free = [atom for atom in dict.fromkeys(_atoms(form)) if least[atom] < now[atom]]
-            raised = _alone(free[0], least, now, holds, comes_out) if len(free) == 1 else _shared(free, least, now, holds)
+            free = [atom for atom in dict.fromkeys(_atoms(form)) if lower[atom] < now[atom]]
+            raised = _alone(free[0], lower, now, holds, comes_out) if len(free) == 1 else _shared(free, lower, now, holds)
             for atom, size in raised.items():
-                if size > least[atom]:
+                if size > lower[atom]:
                     self.lower_bounds[atom] = size, reason
         return True
 
-    def _least(self, atom: int, size: int) -> int:
+    def _lower_bound(self, atom: int, size: int) -> int:
         """What is left of an atom at least; one that no parameter holds cannot lose an index by itself."""
         if atom not in self._fixed:
             self._fixed[atom] = self._parameter_atoms is not None and self._parameter_atoms.isdisjoint(self.sizes.members(atom))
@@ -86,10 +86,10 @@ Holds: TypeAlias = Callable[[Sizes], bool]
 """Whether a comparison comes out the same whatever is left, where some atoms keep at least the given sizes."""
 
 
-def _alone(atom: int, least: Sizes, now: Sizes, holds: Holds, comes_out: Callable[[Sizes, Sizes], bool]) -> dict[int, int]:
+def _alone(atom: int, lower: Sizes, now: Sizes, holds: Holds, comes_out: Callable[[Sizes, Sizes], bool]) -> dict[int, int]:
     """The smallest size down to which the comparison comes out the same at every size from the present one."""
-    size = _smallest(least[atom], now[atom], lambda candidate: holds({atom: candidate}))
-    while size > least[atom]:
+    size = _smallest(lower[atom], now[atom], lambda candidate: holds({atom: candidate}))
+    while size > lower[atom]:
         point = {**now, atom: size - 1}
         if not comes_out(point, point):
             break
@@ -97,24 +97,24 @@ def _alone(atom: int, least: Sizes, now: Sizes, holds: Holds, comes_out: Callabl
     return {atom: size}
 
 
-def _shared(free: list[int], least: Sizes, now: Sizes, holds: Holds) -> dict[int, int]:
+def _shared(free: list[int], lower: Sizes, now: Sizes, holds: Holds) -> dict[int, int]:
     """Raise one atom where that is enough, the one that keeps the smallest share of its size; else several together."""
 
     def with_size(atom: int, others: Sizes) -> Callable[[int], bool]:
         return lambda size: holds({**others, atom: size})
 
-    alone = {atom: _smallest(least[atom], now[atom], with_size(atom, {})) for atom in free}
+    alone = {atom: _smallest(lower[atom], now[atom], with_size(atom, {})) for atom in free}
     enough = [atom for atom, size in alone.items() if holds({atom: size})]
     if enough:
         best = min(enough, key=lambda atom: (alone[atom] / now[atom], atom))
         return {best: alone[best]}
 
     def with_share(share: int) -> dict[int, int]:
-        return {atom: max(least[atom], -(-now[atom] * share // _SHARES)) for atom in free}
+        return {atom: max(lower[atom], -(-now[atom] * share // _SHARES)) for atom in free}
 
     raised = with_share(_smallest(1, _SHARES, lambda share: holds(with_share(share))))
     for atom in free:
-        raised[atom] = _smallest(least[atom], raised[atom], with_size(atom, dict(raised)))
+        raised[atom] = _smallest(lower[atom], raised[atom], with_size(atom, dict(raised)))
     return raised
 
 
@@ -137,11 +137,11 @@ def _atoms(form: Form) -> Iterator[int]:
 def _span(form: Form, low: Sizes, high: Sizes) -> Span | None:
     """Bounds of a value while each atom lies between two sizes; exact where these agree. None: it may divide by zero."""
     if isinstance(form, Polynomial):
-        least = most = 0
+        lower = upper = 0
         for monomial, count in form.terms:
             small, large = count * prod(low[atom] for atom in monomial), count * prod(high[atom] for atom in monomial)
-            least, most = least + min(small, large), most + max(small, large)
-        return least, most
+            lower, upper = lower + min(small, large), upper + max(small, large)
+        return lower, upper
     op, left, right = form.op, _span(form.left, low, high), _span(form.right, low, high)
     if left is None or right is None:
         return None

@@ -203,18 +203,18 @@ def origin(value: int, owner: object = None) -> Expression:
 
 
 def sized_in(items: Iterable[object]) -> list[Expression]:
-    """What the sizes among some arguments were made from, those in lists and slices too."""
-    found: list[Expression] = []
+    """The expressions of the sizes among some arguments, in lists and slices too."""
+    expressions: list[Expression] = []
     for item in items:
         if type(item) is Sized:
-            found.append(item.expression)
+            expressions.append(item.expression)
         elif isinstance(item, (tuple, list)):
-            found += sized_in(item)
+            expressions += sized_in(item)
         elif isinstance(item, slice):
-            found += sized_in((item.start, item.stop, item.step))
+            expressions += sized_in((item.start, item.stop, item.step))
         elif isinstance(item, Mapping):
-            found += sized_in(item.values())
-    return found
+            expressions += sized_in(item.values())
+    return expressions
 
 
 def _binary(symbol: str, function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[Sized, object], Any]:

@@ -23,13 +23,15 @@ from depgraph.solving.statements import Axis, Known, Pin, Term
 from depgraph.solving.unification import Solver
 
 
-def settle(solver: Solver, demands: Iterable[Demand], held: Sequence[Axis] = (), copies: Sequence[Axis] = ()) -> Settled:
+def settle(
+    solver: Solver, demands: Iterable[Demand], parameter_axes: Sequence[Axis] = (), copies: Sequence[Axis] = ()
+) -> Settled:
     """State in the solver what the demands force, and return what remains to be followed.
 
-    `held` are the axes of the parameters: an atom that occurs in none of them can never lose an index by itself. `copies`
-    are axes that forward makes of equal parts: which of these go is all the same.
+    `parameter_axes` are the axes of the parameters: an atom that occurs in none of them can never lose an index by itself.
+    `copies` are axes that forward makes of equal parts: which of these go is all the same.
     """
-    return _Settlement(solver, demands, held, copies).run()
+    return _Settlement(solver, demands, parameter_axes, copies).run()
 
 
 class _Outcome(Enum):
@@ -51,9 +53,11 @@ class _Equation:
 
 
 class _Settlement:
-    def __init__(self, solver: Solver, demands: Iterable[Demand], held: Sequence[Axis], copies: Sequence[Axis]) -> None:
+    def __init__(
+        self, solver: Solver, demands: Iterable[Demand], parameter_axes: Sequence[Axis], copies: Sequence[Axis]
+    ) -> None:
         self.solver = solver
-        self.sizes = Balancing(solver, held, copies)
+        self.sizes = Balancing(solver, parameter_axes, copies)
         self.equations: list[_Equation] = []
         self.following: dict[str, Term] = {}
         self.counted: dict[str, Term] = {}
