@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 @contextmanager
 def uncached(model: nn.Module) -> Iterator[None]:
-    """Call the functions under `functools.lru_cache` as they are, wherever the classes of a model's modules reach them by name.
+    """Call the functions under `functools.lru_cache` as they are, wherever the forwards of a model's modules reach them by name.
 
     Otherwise a fake tensor would stay in a cache for forwards to come; a value that an earlier forward has left there would
     take the place of the operators that made it; and of two layers that ask a helper for the same sizes, as einops has one,
@@ -35,7 +35,9 @@ Put = Callable[[Any], None]
 
 
 class _Reached:
-    """What the methods of a model's classes name: functions, classes and Python modules, and what those name in turn.
+    """What the forwards of a model's modules name: functions, classes and Python modules, and what those name in turn.
+
+    A method is reached where its name is read anywhere, for nobody knows the class of what it is read from.
 
     Attributes:
         caches: for each function under a cache how to replace it where it was found, the function, and the one without cache.
@@ -44,24 +46,31 @@ class _Reached:
     def __init__(self, model: nn.Module) -> None:
         self.caches: list[tuple[Put, Any, Any]] = []
         self._seen: set[int] = set()
-        self._open: list[Any] = []
+        self._open: list[types.FunctionType] = []
+        self._names: set[str] = {"forward"}
+        self._methods: dict[str, list[tuple[Any, Put]]] = {}
         for kind in dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__):
-            self._found(kind)
+            self._found(kind, special=("__call__", "__getattr__"))
         for content in [content for module in model.modules() for content in vars(module).values()]:
             if isinstance(content, types.FunctionType):
                 self._found(content)
         while self._open:
-            item = self._open.pop()
-            if isinstance(item, type):
-                for name, content in list(vars(item).items()):
-                    self._named(content, functools.partial(setattr, item, name))
-            else:
-                self._read(item)
+            self._read(self._open.pop())
 
-    def _found(self, item: Any) -> None:
-        if id(item) not in self._seen and not _is_foreign(getattr(item, "__module__", None)):
-            self._seen.add(id(item))
+    def _found(self, item: Any, special: Container[str] | None = None) -> None:
+        """A function or class. Of a class the methods are gone into whose names are read, and special ones, or those given."""
+        if id(item) in self._seen or _is_foreign(getattr(item, "__module__", None)):
+            return
+        self._seen.add(id(item))
+        if isinstance(item, types.FunctionType):
             self._open.append(item)
+            return
+        for name, content in list(vars(item).items()):
+            put = functools.partial(setattr, item, name)
+            if name in self._names or (name in special if special is not None else name.startswith("__")):
+                self._named(content, put)
+            else:
+                self._methods.setdefault(name, []).append((content, put))
 
     def _named(self, content: Any, put: Put) -> None:
         """Something that stands under a name; a cache around it is noted, and what is inside is gone into."""
@@ -78,6 +87,10 @@ class _Reached:
     def _read(self, function: types.FunctionType) -> None:
         """The names that a function's code reads, in its globals and closure, and in the Python modules among them."""
         names, scope = _names(function.__code__), function.__globals__
+        for name in names - self._names:
+            self._names.add(name)
+            for content, put in self._methods.pop(name, ()):
+                self._named(content, put)
         for name in names:
             content = scope.get(name, sys.modules.get(name))  # the latter where a function imports by itself
             if isinstance(content, types.ModuleType):
