@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import types
 from collections.abc import Callable, Container, Iterator
@@ -14,7 +15,7 @@ from torch import nn
 
 @contextmanager
 def uncached(model: nn.Module) -> Iterator[None]:
-    """Call the functions under `functools.lru_cache` as they are, wherever the forwards of a model's modules reach them by name.
+    """Call the functions under `functools.lru_cache` without what other forwards left there, wherever the forwards of a model's modules reach them by name.
 
     Otherwise a fake tensor would stay in a cache for forwards to come; a value that an earlier forward has left there would
     take the place of the operators that made it; and of two layers that ask a helper for the same sizes, as einops has one,
@@ -23,7 +24,7 @@ def uncached(model: nn.Module) -> Iterator[None]:
     undo: list[Callable[[], None]] = []
     try:
         for put, content, plain in _Reached(model).caches:
-            put(plain)
+            put(_for_one_trace(plain))
             undo.append(functools.partial(put, content))
         yield
     finally:
@@ -32,6 +33,28 @@ def uncached(model: nn.Module) -> Iterator[None]:
 
 
 Put = Callable[[Any], None]
+
+
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None), logging.Logger})
+"""What says nothing of a size or tensor as an argument; loggers, for messages that are given once."""
+
+
+def _for_one_trace(plain: Any) -> Any:
+    """The function with a cache of its own for plain arguments; with sizes, tensors and objects that may hold some it runs."""
+    if isinstance(plain, (staticmethod, classmethod)):
+        return type(plain)(_for_one_trace(plain.__func__))
+    results: dict[Any, Any] = {}
+
+    @functools.wraps(plain)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not {*map(type, args), *map(type, kwargs.values())} <= _PLAIN:
+            return plain(*args, **kwargs)
+        key = (args, *sorted(kwargs.items()))
+        if key not in results:
+            results[key] = plain(*args, **kwargs)
+        return results[key]
+
+    return call
 
 
 class _Reached:

@@ -258,3 +258,26 @@ def test_axes_of_single_indices_say_so():
     assert graph.why_pinned(graph.axis("inner.weight", 0)) == reason
     assert reason in {pinned.reason for pinned in graph.pinned} and dict(graph.coverage.pinned)[reason] >= 3
     assert f"size 3: {reason}" in dg.explain(graph, "inner.weight", 0)
+
+
+def test_a_cached_function_runs_once_for_plain_arguments():
+    """Messages that are given once stay so in a trace; afterwards the cache is as it was, and no tensor of the trace is in it."""
+    seen = []
+
+    @functools.lru_cache
+    def once(message):
+        seen.append(message)
+        return torch.ones(3)
+
+    class Noting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.inner(x) * once("first") + once("first") + once("second")
+
+    model = Noting()
+    graph = dg.trace(model, torch.randn(2, 4))
+    assert seen == ["first", "second"] and once.cache_info().currsize == 0
+    assert graph == dg.trace(model, torch.randn(2, 4)) and type(once("first")) is torch.Tensor
