@@ -50,7 +50,16 @@ NEAREST = {
         "tests/solving/test_bounds.py",
         SHORT,
     ],
-    "solving": ["depgraph/solving", "tests/solving", "tests/laws/test_solver.py", "tests/laws/test_bounds.py"],
+    "solving": [
+        "depgraph/solving",
+        "tests/solving",
+        "tests/laws/test_solver.py",
+        "tests/laws/test_bounds.py",
+        "tests/models/test_language_blocks.py",
+        "tests/models/test_faults.py",
+        SQUARES,
+        SHORT,
+    ],
     "execution": ["depgraph/execution", "tests/execution", BAD, "tests/laws/test_masking.py", "tests/laws/test_schedules.py"],
 }
 """Module or folder to the tests that should notice a mutation of it."""
