@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from depgraph.plans.plan import Plan as Plan
     from depgraph.rules import RULES as RULES
     from depgraph.solving.statements import Rule as Rule
+    from depgraph.tracing.calls import Call as Call
     from depgraph.tracing.trace import trace as trace
     from depgraph.wrappers import name_of as name_of
 
@@ -65,6 +66,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "RULES",
+    "Call",
     "Dependency",
     "DepgraphError",
     "Graph",
@@ -105,6 +107,7 @@ __all__ = [
 ]
 
 _HOME_OF = {
+    "Call": "depgraph.tracing.calls",
     "Dependency": "depgraph.graph.nodes",
     "DepgraphError": "depgraph.errors",
     "Graph": "depgraph.graph.graph",

@@ -9,6 +9,7 @@ from depgraph.messages import shortened
 
 __all__ = [
     "DepgraphError",
+    "DepgraphWarning",
     "DocumentError",
     "MismatchError",
     "PinnedError",
@@ -16,6 +17,7 @@ __all__ = [
     "RuleError",
     "TraceError",
     "UnknownNameError",
+    "UnreachedWarning",
     "UnsupportedError",
 ]
 
@@ -180,6 +182,32 @@ class UnsupportedError(DepgraphError):
         self.problems: tuple[str, ...] = tuple(problems)
         listed = "".join(f"\n  - {problem}" for problem in self.problems)
         super().__init__(f"{headline}{listed}\nNothing was changed.")
+
+
+class DepgraphWarning(UserWarning):
+    """Base of every warning that depgraph gives.
+
+    >>> issubclass(UnreachedWarning, DepgraphWarning)
+    True
+    """
+
+
+class UnreachedWarning(DepgraphWarning):
+    """Modules with parameters that no traced call has reached: what they read may be pruned, and they may not run then.
+
+    >>> import warnings, torch, depgraph as dg
+    >>> class Spare(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.used, self.spare = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
+    ...     def forward(self, x):
+    ...         return self.used(x)
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     graph = dg.trace(Spare(), torch.zeros(1, 4))
+    >>> caught[0].category.__name__, str(caught[0].message)[:53]
+    ('UnreachedWarning', "1 of the model's modules were not reached: 'spare'. T")
+    """
 
 
 class RuleError(DepgraphError):

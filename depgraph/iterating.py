@@ -15,6 +15,7 @@ from depgraph.errors import PlanError
 from depgraph.execution.execute import execute
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
+from depgraph.tracing.calls import Call
 from depgraph.tracing.trace import trace
 
 Scoring: TypeAlias = Callable[[Graph, nn.Module], Scores]
@@ -51,6 +52,7 @@ def iterate(
     target: Mapping[str, Any],
     shape: Shape = "linear",
     kwargs: Mapping[str, Any] | None = None,
+    also: Sequence[Call] = (),
     **options: Any,
 ) -> Iterator[Step]:
     """Prune in steps, scoring the model of each step anew. The given model is left as it was.
@@ -63,6 +65,7 @@ def iterate(
         target: what is to be reached in the end, such as ``{"macs": 0.5}`` or ``{"ratio": 0.5}``.
         shape: ``linear``, ``cubic``, or a function, as in `schedule`.
         kwargs: keyword inputs, as for `trace`.
+        also: further calls of the model, as for `trace`.
         options: further arguments of `plan`. They are understood in terms of the original graph, as targets are.
 
     Yields:
@@ -82,7 +85,7 @@ def iterate(
     """
     if not callable(scores):
         raise PlanError("expected scores= as a function of graph and model, such as one that calls dg.score.")
-    graph = trace(model, example_inputs, kwargs)
+    graph = trace(model, example_inputs, kwargs, also=also)
     targets = schedule(graph, target, steps, shape, latency_model=options.get("latency_model"))
     return _steps(graph, model, scores, targets, options)
 

@@ -116,7 +116,8 @@ def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = Tru
     work: list[tuple[Work, ...]] = []
     for name, value in recording.inputs:
         equations.extend(_pinned(value, f"it is a dimension of the model's {name}"))
-    for call in recording.calls:
+    costed = recording.begins[0] if recording.begins else len(recording.calls)
+    for position, call in enumerate(recording.calls):
         place = _place(call)
         counted: list[Work] = []
         statements = _statements(call, rules)
@@ -129,7 +130,7 @@ def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = Tru
                 counted.append(statement)
             elif not isinstance(statement, Scale):
                 demands.append(_demand(statement, place))
-        work.append(tuple(counted))
+        work.append(tuple(counted) if position < costed else ())
         demands.extend(_unnamed(call, statements, place))
     for name, value in recording.outputs if boundary else ():
         equations.extend(_pinned(value, f"it is a dimension of the model's {name}"))
@@ -322,7 +323,9 @@ def _lines(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple
         current[value.id] = lines[-1].operation.outputs[0]
     shown: set[int] = set()
     holders = {declared.owner for declared in recording.declared if declared.value.ndim}
-    for call, counted in zip(recording.calls, work, strict=True):
+    for position, (call, counted) in enumerate(zip(recording.calls, work, strict=True)):
+        if position in recording.begins:  # a further forward begins with the parameters and buffers as the model has them
+            current.update({declared.value.id: declared.name for declared in recording.declared})
         if not call.outputs or not any(value.ndim for value in (*call.inputs, *call.outputs)):
             continue  # scalars, such as a BatchNorm's count of batches, have no axes
         name = names.of(call, {owners[value.id].owner for value in call.inputs if value.id in owners}, holders)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, chain
+
 from attrs import frozen
 
 from depgraph.graph.records import TensorKind, TraceMode
@@ -36,6 +39,8 @@ class Recording:
         orders: those of which it found the first one smaller.
         mode: ``fake`` or ``real``, as the forward ran.
         escapes: expressions from which forward computed a plain number, with the source line.
+        value_count: how many values there are; their numbers are smaller.
+        begins: where in `calls` further forwards begin. Their operators are part of the graph, their work is not.
     """
 
     calls: tuple[Call, ...]
@@ -49,3 +54,29 @@ class Recording:
     orders: tuple[tuple[Expression, Expression, str], ...] = ()
     escapes: tuple[tuple[tuple[Expression, ...], str], ...] = ()
     mode: TraceMode = "fake"
+    value_count: int = 0
+    begins: tuple[int, ...] = ()
+
+
+def joined(first: Recording, others: Sequence[Recording]) -> Recording:
+    """The recording of several forwards of one model: what each of them says holds.
+
+    Parameters and buffers have the same numbers in all of them, other values each a number of their own.
+    """
+    every = (first, *others)
+    lengths = [len(recording.calls) for recording in every]
+    return Recording(
+        calls=tuple(chain.from_iterable(recording.calls for recording in every)),
+        declared=first.declared,
+        inputs=tuple(chain.from_iterable(recording.inputs for recording in every)),
+        outputs=tuple(chain.from_iterable(recording.outputs for recording in every)),
+        constants=tuple(chain.from_iterable(recording.constants for recording in every)),
+        layer_attributes=tuple(chain.from_iterable(recording.layer_attributes for recording in every)),
+        facts=tuple(chain.from_iterable(recording.facts for recording in every)),
+        differences=tuple(chain.from_iterable(recording.differences for recording in every)),
+        orders=tuple(chain.from_iterable(recording.orders for recording in every)),
+        escapes=tuple(chain.from_iterable(recording.escapes for recording in every)),
+        mode="real" if any(recording.mode == "real" for recording in every) else "fake",
+        value_count=every[-1].value_count,
+        begins=tuple(accumulate(lengths))[:-1],
+    )

@@ -14,8 +14,8 @@ from torch import nn
 
 
 @contextmanager
-def uncached(model: nn.Module) -> Iterator[None]:
-    """Call the functions under `functools.lru_cache` without what other forwards left there, wherever the forwards of a model's modules reach them by name.
+def uncached(model: nn.Module, method: str = "forward") -> Iterator[None]:
+    """Call functions under `functools.lru_cache` without what other forwards left there, wherever the model's code reaches them.
 
     Otherwise a fake tensor would stay in a cache for forwards to come; a value that an earlier forward has left there would
     take the place of the operators that made it; and of two layers that ask a helper for the same sizes, as einops has one,
@@ -23,7 +23,7 @@ def uncached(model: nn.Module) -> Iterator[None]:
     """
     undo: list[Callable[[], None]] = []
     try:
-        for put, content, plain in _Reached(model).caches:
+        for put, content, plain in _Reached(model, method).caches:
             put(_for_one_trace(plain))
             undo.append(functools.partial(put, content))
         yield
@@ -66,11 +66,11 @@ class _Reached:
         caches: for each function under a cache how to replace it where it was found, the function, and the one without cache.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, method: str = "forward") -> None:
         self.caches: list[tuple[Put, Any, Any]] = []
         self._seen: set[int] = set()
         self._open: list[types.FunctionType] = []
-        self._names: set[str] = {"forward"}
+        self._names: set[str] = {"forward", method}
         self._methods: dict[str, list[tuple[Any, Put]]] = {}
         for kind in dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__):
             self._found(kind, special=("__call__", "__getattr__"))

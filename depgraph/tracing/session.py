@@ -158,6 +158,10 @@ class Session:
         self._values[id(tensor)] = (tensor, value)  # forward may hold the model's own in a closure
         self._declared.append(Declared(value, names[0], kind, names[0].rpartition(".")[0], tuple(names[1:])))
 
+    def number_from(self, number: int) -> None:
+        """Values from here on have numbers from this one up: those below belong to another forward."""
+        self._value_count = max(self._value_count, number)
+
     def given(self, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
         """An input of the model."""
         self._inputs.append((name, self.value(tensor, shape)))
@@ -301,6 +305,7 @@ class Session:
         read = self._read.union(value.id for value in used).union(value.id for call in self._calls for value in call.inputs)
         recording = Recording(
             mode=self.mode,
+            value_count=self._value_count,
             calls=tuple(_with_unread(call, read) for call in self._calls),
             declared=tuple(self._declared),
             inputs=tuple(self._inputs),

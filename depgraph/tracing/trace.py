@@ -7,10 +7,12 @@ the operators, composite ones undecomposed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
+import attrs
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import (
@@ -20,14 +22,15 @@ from torch._subclasses.fake_tensor import (
 )
 
 from depgraph.collector import without_collections
-from depgraph.errors import TraceError
+from depgraph.errors import TraceError, UnreachedWarning
 from depgraph.graph.graph import Graph
 from depgraph.process import FUSED_ATTENTION, ONE_AT_A_TIME, deeper, same_draws, same_draws_elsewhere
 from depgraph.rules import RULES
 from depgraph.solving.assembly import assemble
-from depgraph.solving.recording import Recording
+from depgraph.solving.recording import Recording, joined
 from depgraph.solving.sized import listen, unlisten
 from depgraph.solving.statements import Rule
+from depgraph.tracing.calls import Call
 from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, rule_table
 from depgraph.tracing.left_behind import hooks_of, taken_back
 from depgraph.tracing.lru_caches import uncached
@@ -55,6 +58,7 @@ def trace(
     *,
     rules: Mapping[RuleKey, Rule] | Mapping[str, Rule] = RULES,
     mode: Mode = "auto",
+    also: Sequence[Call] = (),
 ) -> Graph:
     """The dependency graph of a model.
 
@@ -73,6 +77,8 @@ def trace(
         rules: the operator table; extend it with ``RULES | {key: Rule(...)}``, where the key is an operator
             (``"mylib::op"``), a module class or an autograd function class. Such a class is taken as one operator.
         mode: ``fake``, ``real``, or ``auto``: fake, and real where forward needs data.
+        also: further calls that the pruned model has to stand: in training, with a mask or a cache, by another method. What
+            each of them says of the parameters holds; costs are those of the first call.
 
     Returns:
         The graph: nodes, groups, pinned axes with their reasons, parameter and MAC counts.
@@ -84,6 +90,10 @@ def trace(
         UnsupportedError: the model is sharded, offloaded or quantised.
         Exception: whatever the model's own forward raises comes through as it is.
 
+    Warns:
+        UnreachedWarning: modules with parameters were reached by none of the calls. Their parameters are pinned, but what they
+            read is not: they may not run on the pruned model.
+
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> graph = dg.trace(model, torch.randn(1, 4))
@@ -92,7 +102,10 @@ def trace(
     """
     table = rule_table(rules)
     with without_collections():
-        return assemble(record(model, example_inputs, kwargs, rules=table, mode=mode), table.by_name)
+        recording = record(model, example_inputs, kwargs, rules=table, mode=mode, also=also)
+        graph = assemble(recording, table.by_name)
+    _warn_of_unreached(recording, model)
+    return graph
 
 
 def record(
@@ -102,16 +115,32 @@ def record(
     *,
     rules: RuleTable | None = None,
     mode: Mode = "auto",
+    also: Sequence[Call] = (),
 ) -> Recording:
-    """What `trace` hands to the rules: the operator calls of one forward, without tensors."""
+    """What `trace` hands to the rules: the operator calls of one forward, or of several, without tensors."""
+    strange = [call for call in also if not isinstance(call, Call)] if isinstance(also, (list, tuple)) else [also]
+    if strange:
+        raise TraceError(f"expected also= as a list of dg.Call, met {type(strange[0]).__name__}; write also=[dg.Call(x)].")
+    rules = rules or rule_table(RULES)
+    first = _record(model, Call(example_inputs, dict(kwargs or {})), rules, mode, 0)
+    others: list[Recording] = []
+    for call in also:
+        others.append(_record(model, call, rules, mode, (others or [first])[-1].value_count))
+    return joined(first, others) if others else first
+
+
+def _record(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, first_value: int) -> Recording:
+    """One call of the model."""
     if mode not in {"auto", "fake", "real"}:
         raise TraceError(f"expected mode to be 'auto', 'fake' or 'real', met {mode!r}.")
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module, met a {type(model).__name__}; wrap a function in a module.")
     model = supported(model)
     _refuse_untraceable(model)
-    rules = rules or rule_table(RULES)
-    inputs = _positional(example_inputs), dict(kwargs or {})
+    if not callable(getattr(model, call.method, None)):
+        raise TraceError(f"expected the name of a method of {type(model).__name__} as method=, met {call.method!r}.")
+    call = attrs.evolve(call, args=_positional(call.args), kwargs=dict(call.kwargs))
+    inputs = call.args, call.kwargs
     device, meta = _devices(model)
     _check_devices(device, inputs)
     if mode == "real":
@@ -120,17 +149,17 @@ def record(
                 "expected weights in memory, met a model on the meta device: mode='real' runs forward on data. "
                 "Load the weights first, or trace with mode='fake'."
             )
-        return _recorded(model, inputs, rules, RealTensors(), device)
+        return _recorded(model, call, rules, RealTensors(), device, first_value)
     try:
-        return _recorded(model, inputs, rules, FakeTensors(), device)
+        return _recorded(model, call, rules, FakeTensors(), device, first_value)
     except (*_NEEDS_DATA, NoFakeKernel, RuntimeError) as error:
         reader = _reader(error)
         if reader is None:
             if mode == "auto" and not meta:
-                return _on_examples(model, inputs, rules, device, error)
+                return _on_examples(model, call, rules, device, first_value, error)
             raise
         if mode == "auto" and not meta:
-            return _recorded(model, inputs, rules, RealTensors(), device)
+            return _recorded(model, call, rules, RealTensors(), device, first_value)
         if isinstance(error, NoFakeKernel):
             raise TraceError(
                 f"the operator {error} has no kernel for fake tensors, and forward calls it at {raised_at(error)}. "
@@ -145,13 +174,33 @@ def record(
 
 
 def _on_examples(
-    model: nn.Module, inputs: Any, rules: RuleTable, device: torch.device | None, error: BaseException
+    model: nn.Module, call: Call, rules: RuleTable, device: torch.device | None, first_value: int, error: BaseException
 ) -> Recording:
     """A forward that failed on fake tensors may ask whether it is traced, and go another way; its own failure counts."""
     try:
-        return _recorded(model, inputs, rules, RealTensors(), device)
+        return _recorded(model, call, rules, RealTensors(), device, first_value)
     except Exception:  # noqa: BLE001 - it fails either way: the first error is told
         raise error from None
+
+
+def _warn_of_unreached(recording: Recording, model: nn.Module) -> None:
+    """Tell of modules whose parameters no call has used."""
+    used = {value.id for call in recording.calls for value in (*call.inputs, *call.outputs)}
+    parameters = [declared for declared in recording.declared if declared.kind == "parameter"]
+    reached = {declared.owner for declared in parameters if declared.value.id in used}
+    unreached = dict.fromkeys(declared.owner for declared in parameters if declared.owner not in reached)
+    if unreached:
+        names = ", ".join(map(repr, list(unreached)[:_MOST_NAMES])) + (", ..." if len(unreached) > _MOST_NAMES else "")
+        training = "" if model.training else ", such as also=[dg.Call(x, training=True)] if they run in training"
+        warnings.warn(
+            f"{len(unreached)} of the model's modules were not reached: {names}. Their parameters are pinned, but what they read "
+            f"is not: they may not run on the pruned model. Pass a call that reaches them{training}; or ignore this warning.",
+            UnreachedWarning,
+            stacklevel=3,
+        )
+
+
+_MOST_NAMES = 5
 
 
 def _reader(error: BaseException) -> str | None:
@@ -162,17 +211,23 @@ def _reader(error: BaseException) -> str | None:
 
 
 def _recorded(
-    model: nn.Module, inputs: Any, rules: RuleTable, tensors: FakeTensors | RealTensors, device: torch.device | None
+    model: nn.Module,
+    call: Call,
+    rules: RuleTable,
+    tensors: FakeTensors | RealTensors,
+    device: torch.device | None,
+    first_value: int,
 ) -> Recording:
     session = Session(tensors.mode, tensors.keep)
     with ExitStack() as stack:
         # caches, classes and torch's settings are changed meanwhile: a trace in another thread waits
         stack.enter_context(ONE_AT_A_TIME)
         # a function's cache would hide its operators, and keep a fake tensor for forwards to come
-        stack.enter_context(uncached(model))
+        stack.enter_context(uncached(model, call.method))
         stand_ins = held_tensors(model, tensors, session)
+        session.number_from(first_value)
         copies, uncopied = instrumented_copies(model, stand_ins, tensors, session, rules.modules)
-        args, kwargs = given_tensors(inputs, tensors, session, device)
+        args, kwargs = given_tensors((call.args, call.kwargs), tensors, session, device)
         # the fused kernel of attention is one operator for a whole layer, which hides the heads
         stack.enter_context(FUSED_ATTENTION.changed())
         # a function that forward compiles would be traced by the compiler, which the modes below do not see
@@ -194,13 +249,20 @@ def _recorded(
         # an autograd function with a rule is one call; its class is changed, for forward calls it by name
         for function, op in rules.functions.items():
             stack.callback(as_one_function(function, op, session))
+        # casts are operators of their own, as in the call that is to be stood
+        if call.autocast is not None:
+            stack.enter_context(torch.autocast((device or torch.device("cpu")).type, dtype=call.autocast))
         # above the fake mode, so that operators are recorded before it computes their shapes
         stack.enter_context(Recorder(session, rules.by_name, tensors.caller()))
         # the dispatcher makes plain integers of sizes: here they are still as forward wrote them
         stack.enter_context(SizeMode(session))
         # without the kernels of autograd, which take some composite operators apart before they can be recorded
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
-        outputs = named_leaves("output", copies[0](*args, **kwargs))
+        if call.training is not None:
+            copies[0].train(call.training)
+        result = copies[0](*args, **kwargs) if call.method == "forward" else getattr(copies[0], call.method)(*args, **kwargs)
+        outputs = named_leaves("output", result)
+        del result  # what only it held is no longer alive
         session.returned(outputs)
     recording = session.recording(outputs)
     for module in copies:

@@ -261,7 +261,7 @@ def test_axes_of_single_indices_say_so():
 
 
 def test_a_cached_function_runs_once_for_plain_arguments():
-    """Messages that are given once stay so in a trace; afterwards the cache is as it was, and no tensor of the trace is in it."""
+    """Messages that are given once stay so in a trace; afterwards the cache is as it was, without a tensor of the trace."""
     seen = []
 
     @functools.lru_cache
