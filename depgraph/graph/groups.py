@@ -112,7 +112,7 @@ def reasons_of(space: Space, reasons: Mapping[Atom, str]) -> tuple[str, ...]:
     """Why an axis, or a part of it, is pinned: the reasons of its atoms, or that it has none left."""
     here = atoms(space)
     if not here and space.size > 1:
-        return ("it falls into single indices: forward takes each by itself",)
+        return ("it falls into single indices: forward takes each by itself, or needs as many as there are",)
     return tuple(dict.fromkeys(reasons[atom] for atom in here if atom in reasons))
 
 

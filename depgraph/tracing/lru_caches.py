@@ -15,7 +15,7 @@ from torch import nn
 
 @contextmanager
 def uncached(model: nn.Module, method: str = "forward") -> Iterator[None]:
-    """Call functions under `functools.lru_cache` without what other forwards left there, wherever the model's code reaches them.
+    """Call functions under `functools.lru_cache` without what other forwards left there, wherever forward reaches them.
 
     Otherwise a fake tensor would stay in a cache for forwards to come; a value that an earlier forward has left there would
     take the place of the operators that made it; and of two layers that ask a helper for the same sizes, as einops has one,

@@ -193,8 +193,8 @@ def _warn_of_unreached(recording: Recording, model: nn.Module) -> None:
         names = ", ".join(map(repr, list(unreached)[:_MOST_NAMES])) + (", ..." if len(unreached) > _MOST_NAMES else "")
         training = "" if model.training else ", such as also=[dg.Call(x, training=True)] if they run in training"
         warnings.warn(
-            f"{len(unreached)} of the model's modules were not reached: {names}. Their parameters are pinned, but what they read "
-            f"is not: they may not run on the pruned model. Pass a call that reaches them{training}; or ignore this warning.",
+            f"{len(unreached)} of the model's modules were not reached: {names}. Their parameters are pinned, but what they "
+            f"read is not: they may not run on the pruned model. Pass a call that reaches them{training}, or ignore this.",
             UnreachedWarning,
             stacklevel=3,
         )

@@ -581,3 +581,27 @@ def test_sizes_in_graphs_are_plain_integers():
     graph = dg.trace(nn.Sequential(nn.Conv2d(3, 6, 1, groups=3), nn.ReLU()), torch.randn(1, 3, 4, 4), rules=rules)
     found = [atom for tensor in graph.tensors for space in tensor.axes for atom in atoms(space)]
     assert found and {type(atom.size) for atom in found} == {int}
+
+
+@pytest.mark.parametrize(
+    "holds",
+    [
+        lambda n: n + 1 == 13,
+        lambda n: n // 5 == 2,
+        lambda n: n % 5 == 2,
+        lambda n: n + round(n / 5) > 3,
+        lambda n: round(n / 5) < n,
+    ],
+)
+def test_what_only_the_present_size_makes_true_pins(holds):
+    """Sums, quotients and remainders that are compared with numbers, and what is computed by rounding on either side."""
+
+    class Model(Frame):
+        def between(self, y):
+            assert holds(y.shape[2])
+            return y
+
+    graph = dg.trace(Model(), X)
+    assert (graph.groups == () and "not understood" in graph.why_pinned(graph.axis("first.weight", 0))) or "compar" in (
+        graph.why_pinned(graph.axis("first.weight", 0))
+    )
