@@ -9,7 +9,7 @@ from attrs import frozen
 from torch import nn
 
 from depgraph.choosing.choose import plan as choose
-from depgraph.choosing.schedules import Shape, lifted, remainder, schedule
+from depgraph.choosing.schedules import Curve, lifted, remainder, schedule
 from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
 from depgraph.execution.execute import execute
@@ -50,7 +50,7 @@ def iterate(
     *,
     steps: int,
     target: Mapping[str, Any],
-    shape: Shape = "linear",
+    shape: Curve = "linear",
     kwargs: Mapping[str, Any] | None = None,
     also: Sequence[Call] = (),
     **options: Any,

@@ -1,4 +1,4 @@
-"""Candidate cuts to take or leave one by one. What was taken is a set: its order does not matter, and nothing is remembered."""
+"""Candidate cuts, to be accepted one by one. The accepted ones are a set: their order does not matter, and no state is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from depgraph.algebra.numbers import is_whole
 from depgraph.algebra.ragged_sets import is_table
 from depgraph.algebra.spaces import Atom
 from depgraph.choosing.costs import Savings
-from depgraph.choosing.coupled import tied
+from depgraph.choosing.coupled import coupled_groups
 from depgraph.choosing.scores import Scores, fitting, mean_of
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
@@ -119,15 +119,14 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
     if not is_whole(step, least=1):
         raise PlanError(f"expected step= as a whole number of indices from 1 up, met {step!r}.")
     if plan is None:
-        cuts = [cut for coupling in tied(graph) for cut in _lowest_first(coupling, scores, step)]
+        cuts = [cut for coupling in coupled_groups(graph) for cut in _lowest_first(coupling, scores, step)]
     elif plan.base == graph.fingerprint:
-        cuts = [cut for coupling in tied(graph) if (cut := _planned(coupling, plan))]
+        cuts = [cut for coupling in coupled_groups(graph) if (cut := _planned(coupling, plan))]
     else:
         problem = f"expected fingerprint {plan.base[:12]}, met {graph.fingerprint[:12]}"
         raise MismatchError("the plan was made for another graph:", [problem], "Make the plan on this graph.")
     savings = Savings(graph)
-    found = [_candidate(graph, savings, cut, scores) for cut in cuts]
-    return iter(sorted(found, key=_mean))
+    return iter(sorted((_candidate(graph, savings, cut, scores) for cut in cuts), key=_mean))
 
 
 def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[int]]]) -> Plan:
@@ -166,11 +165,11 @@ def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[i
     problems = []
     for balance in graph.balances:
         counts = {graph.group_of[atom].name: len(removed.get(atom, IndexSet())) for atom in balance.atoms}
-        most = max(counts.values())
-        lacking = [f"{name} lacks {most - count}" for name, count in counts.items() if count < most]
+        max_count = max(counts.values())
+        lacking = [f"{name} lacks {max_count - count}" for name, count in counts.items() if count < max_count]
         if lacking:
-            full = ", ".join(name for name, count in counts.items() if count == most)
-            problems.append(f"with {most} of {full}: {', '.join(lacking)} ({balance.reason})")
+            full = ", ".join(name for name, count in counts.items() if count == max_count)
+            problems.append(f"with {max_count} of {full}: {', '.join(lacking)} ({balance.reason})")
     if problems:
         raise PlanError(
             f"balanced groups must lose equally many indices; {'; '.join(dict.fromkeys(problems))}. "
@@ -180,23 +179,23 @@ def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[i
 
 
 def _lowest_first(coupling: Sequence[Group], scores: Scores, step: int) -> Iterator[dict[Group, IndexSet]]:
-    """All indices of a coupling down to the lower bounds of its groups, the lowest of each group side by side."""
-    orders = {group: sorted(range(group.size), key=_fitting(group, scores).__getitem__) for group in coupling}
-    most = min(group.size - group.lower_bound for group in coupling)
-    for start in range(0, most, step):
-        yield {group: IndexSet.of(order[start : min(start + step, most)]) for group, order in orders.items()}
+    """All removable indices of coupled groups, `step` of each group at a time, by rising score within each group."""
+    orders = {group: sorted(range(group.size), key=_uniform_scores(group, scores).__getitem__) for group in coupling}
+    max_removable = min(group.size - group.lower_bound for group in coupling)
+    for start in range(0, max_removable, step):
+        yield {group: IndexSet.of(order[start : min(start + step, max_removable)]) for group, order in orders.items()}
 
 
 def _planned(coupling: Sequence[Group], plan: Plan) -> dict[Group, IndexSet]:
-    """What a plan takes of the groups of a coupling."""
+    """The indices that a plan removes from coupled groups."""
     ragged = [cut.group for cut in plan.cuts if cut.base is not None]
     if ragged:
-        raise PlanError(f"the plan cuts {ragged[0]!r} row by row; candidates take the same indices in each row.")
-    taken = {cut.atom: cut.removed for cut in plan.cuts}
-    return {group: taken[group.atom] for group in coupling if group.atom in taken}
+        raise PlanError(f"the plan's cut of {ragged[0]!r} is ragged; candidates take the same indices in each row.")
+    removed = {cut.atom: cut.removed for cut in plan.cuts}
+    return {group: removed[group.atom] for group in coupling if group.atom in removed}
 
 
-def _fitting(group: Group, scores: Scores) -> Sequence[float]:
+def _uniform_scores(group: Group, scores: Scores) -> Sequence[float]:
     values: Any = scores.get(group.name)
     if values is not None and is_table(values):
         raise PlanError(
@@ -208,7 +207,7 @@ def _fitting(group: Group, scores: Scores) -> Sequence[float]:
 def _candidate(graph: Graph, savings: Savings, cut: Mapping[Group, IndexSet], scores: Scores) -> Candidate:
     shares = []
     for group, indices in cut.items():
-        values = _fitting(group, scores)
+        values = _uniform_scores(group, scores)
         shares.append(Share(group.name, indices, tuple(float(values[index]) for index in indices)))
     first, *partners = shares
     params, macs = savings.of({group.atom: indices for group, indices in cut.items()})

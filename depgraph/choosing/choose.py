@@ -12,7 +12,7 @@ from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met
 from depgraph.choosing.coupled import Coupling, Limits, couplings_of
 from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
-from depgraph.choosing.scopes import Scope, by_key, ranking, removal, scopes_of, sequence, units_up_to
+from depgraph.choosing.scopes import Scope, interleaved, positions_by_key, ranking, removal, scopes_of, units_up_to
 from depgraph.choosing.scores import Scores
 from depgraph.collector import without_collections
 from depgraph.errors import PlanError
@@ -96,42 +96,42 @@ def plan(
     if not isinstance(graph, Graph):
         raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
     if not isinstance(scores, Mapping):
-        raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use {_way(scores)}.")
-    given = {"params": params, "macs": macs, "latency": latency}
-    budgets = {name: value for name, value in given.items() if value is not None}
-    if (ratio is None) == (not budgets):
-        met = [*sorted(budgets), "ratio"] if ratio is not None else "none"
-        raise PlanError(f"expected either ratio= or budgets, which are params=, macs= and latency=, met {met}.")
+        raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use {_scores_call(scores)}.")
+    keywords = {"params": params, "macs": macs, "latency": latency}
+    requested = {name: value for name, value in keywords.items() if value is not None}
+    if (ratio is None) == (not requested):
+        given = [*sorted(requested), "ratio"] if ratio is not None else "none"
+        raise PlanError(f"expected either ratio= or budgets, which are params=, macs= and latency=, met {given}.")
     if (latency_model is None) != (latency is None):
         raise PlanError("latency= and latency_model= belong together: the budget, and the function that measures a graph.")
     limits = limits_of(graph, max_ratio, min_width, round_to, rounding)
     groups = chosen_groups(graph, ignore, only)
     by_default = defaults(graph, only)
     if ratio is not None:
-        ratios, apart = _ratios(graph, ratio, by_default)
+        ratios, tuple_positions = _ratios(graph, ratio, by_default)
         couplings = couplings_of(graph, groups, scores, limits)
         if not groups:
-            raise PlanError(_nothing(graph, groups))
-        chosen = _at_ratio(graph, couplings, ratios, apart, scope, rounding == "down")
-        if not chosen and any(ratios.get(group.name) for group in groups):
+            raise PlanError(_nothing_to_prune(graph, groups))
+        units = _at_ratio(graph, couplings, ratios, tuple_positions, scope, rounding == "down")
+        if not units and any(ratios.get(group.name) for group in groups):
             raise PlanError(
                 "nothing can be removed at this ratio: every group is too small, at its lower bound, or balanced with one "
                 "that is left."
             )
-        return plan_of(graph, removal(couplings, chosen))
+        return plan_of(graph, removal(couplings, units))
     couplings = couplings_of(graph, [group for group in groups if group.name in by_default], scores, limits)
-    wanted = [
+    budgets = [
         budget_of(graph, couplings, name, value, latency_model if name == "latency" else None)
-        for name, value in budgets.items()
+        for name, value in requested.items()
     ]
-    order = sequence(couplings, scopes_of(graph, couplings, scope))
-    if not couplings and any(budget.limit < budget.total for budget in wanted):
-        raise PlanError(_nothing(graph, groups))
-    count, targets = cut_where_met(couplings, order, wanted)
+    order = interleaved(couplings, scopes_of(graph, couplings, scope))
+    if not couplings and any(budget.limit < budget.total for budget in budgets):
+        raise PlanError(_nothing_to_prune(graph, groups))
+    count, targets = cut_where_met(couplings, order, budgets)
     return evolve(plan_of(graph, removal(couplings, order[:count])), targets=targets)
 
 
-def _way(scores: object) -> str:
+def _scores_call(scores: object) -> str:
     return 'scores.reduce("mean")' if hasattr(scores, "reduce") else "dg.score(graph, model, criterion)"
 
 
@@ -148,13 +148,13 @@ def limits_of(
     for pattern, fraction in _pairs(max_ratio):
         if not is_number(fraction) or not 0 <= fraction <= 1:
             raise PlanError(f"expected max_ratio= in [0, 1], met {fraction!r} for {pattern!r}; it is the most that may go.")
-    for name, table in (("min_width", min_width), ("round_to", round_to)):
-        for pattern, count in _pairs(table):
+    for name, limit in (("min_width", min_width), ("round_to", round_to)):
+        for pattern, count in _pairs(limit):
             if not is_whole(count, least=1):
                 raise PlanError(f"expected {name}= to be a whole number of at least 1, met {count!r} for {pattern!r}.")
     return Limits(
-        most={} if max_ratio is None else values_by_group(graph, max_ratio),
-        least={} if min_width is None else values_by_group(graph, min_width),
+        max_ratios={} if max_ratio is None else values_by_group(graph, max_ratio),
+        min_widths={} if min_width is None else values_by_group(graph, min_width),
         multiples={} if round_to is None else values_by_group(graph, round_to),
     )
 
@@ -163,7 +163,7 @@ def _pairs(table: object) -> Iterable[tuple[object, object]]:
     return table.items() if isinstance(table, Mapping) else () if table is None else (("*", table),)
 
 
-def _nothing(graph: Graph, groups: Sequence[Group]) -> str:
+def _nothing_to_prune(graph: Graph, groups: Sequence[Group]) -> str:
     if groups:
         roles = ", ".join(sorted({f"role:{group.role}" for group in groups}))
         return f"no group takes part, only such that are left unless named ({roles}) or that are balanced with one left out."
@@ -174,52 +174,53 @@ def _nothing(graph: Graph, groups: Sequence[Group]) -> str:
 
 
 def _ratios(graph: Graph, ratio: Ratio, by_default: Iterable[str]) -> tuple[dict[str, float], dict[str, int]]:
-    """Group name to ratio, and, for the groups that a tuple of patterns names, to the position of that tuple."""
+    """Group name to ratio; and, for the groups of a tuple of patterns, which compete, group name to the tuple's position."""
     table: Mapping[str | tuple[str, ...], float] = ratio if isinstance(ratio, Mapping) else {"*": ratio}
     for pattern, value in table.items():
         if not is_number(value) or not 0 <= value < 1:
             raise PlanError(f"expected a ratio in [0, 1), met {value!r} for {pattern!r}; it is the fraction to remove.")
     if not isinstance(ratio, Mapping):
         return dict.fromkeys(by_default, ratio), {}
-    asked = (pattern if isinstance(pattern, tuple) else (pattern,) for pattern, value in table.items() if value)
-    refuse_pinned(graph, tuple(chain.from_iterable(asked)))
+    nonzero = (pattern if isinstance(pattern, tuple) else (pattern,) for pattern, value in table.items() if value)
+    refuse_pinned(graph, tuple(chain.from_iterable(nonzero)))
     ratios: dict[str, float] = {}
-    apart: dict[str, int] = {}
+    tuple_positions: dict[str, int] = {}
     for position, (pattern, value) in enumerate(table.items()):
         for part in pattern if isinstance(pattern, tuple) else (pattern,):
             for group in groups_at(graph, part):
                 ratios[group.name] = value
-                apart.pop(group.name, None)
+                tuple_positions.pop(group.name, None)
                 if not isinstance(pattern, str):
-                    apart[group.name] = position
-    return ratios, apart
+                    tuple_positions[group.name] = position
+    return ratios, tuple_positions
 
 
 def _at_ratio(
     graph: Graph,
     couplings: Sequence[Coupling],
     ratios: Mapping[str, float],
-    apart: Mapping[str, int],
+    tuple_positions: Mapping[str, int],
     scope: Scope,
     over: bool,
 ) -> list[int]:
-    """The units that go, by the positions of their couplings.
+    """The units that ratios remove, by the positions of their couplings.
 
-    Each scope loses what its groups would lose, each at its own ratio; balanced groups at the smallest of theirs.
+    Each scope loses as many indices as its groups would, each at its own ratio. Coupled groups have one ratio, the smallest
+    of theirs.
     """
-    shares = [min(ratios.get(group.name, 0.0) for group in coupling.groups) for coupling in couplings]
+    coupling_ratios = [min(ratios.get(group.name, 0.0) for group in coupling.groups) for coupling in couplings]
     keys: list[tuple[str, int]] = [("apart", -1)] * len(couplings)
     for number, positions in enumerate(scopes_of(graph, couplings, scope)):
         for position in positions:
             keys[position] = ("scope", number)
     for position, coupling in enumerate(couplings):
-        named = [apart[group.name] for group in coupling.groups if group.name in apart]
+        named = [tuple_positions[group.name] for group in coupling.groups if group.name in tuple_positions]
         if named:
             keys[position] = ("apart", named[0])
-    cut = [position for position, share in enumerate(shares) if share > 0]
-    chosen: list[int] = []
-    for members in by_key([keys[position] for position in cut]):
-        competing = [cut[member] for member in members]
-        quota = sum(shares[position] * couplings[position].size for position in competing)
-        chosen.extend(units_up_to(couplings, ranking(couplings, competing), quota, over))
-    return chosen
+    participating = [position for position, coupling_ratio in enumerate(coupling_ratios) if coupling_ratio > 0]
+    units: list[int] = []
+    for members in positions_by_key([keys[position] for position in participating]):
+        competing = [participating[member] for member in members]
+        quota = sum(coupling_ratios[position] * couplings[position].size for position in competing)
+        units.extend(units_up_to(couplings, ranking(couplings, competing), quota, over))
+    return units

@@ -27,13 +27,13 @@ class CostPolynomial:
     def __init__(self, terms: Mapping[tuple[Space, ...], int]) -> None:
         self._slots: dict[Space, int] = {}
         self._atoms: dict[int, int] = {}
-        self._present: list[int] = []
+        self._own_sizes: list[int] = []
         self._steps: list[tuple[int, bool, tuple[int, ...]]] = []
-        counted: dict[tuple[int, ...], int] = {}
+        scales: dict[tuple[int, ...], int] = {}
         for axes, scale in terms.items():
             slots = tuple(sorted(self._slot(axis) for axis in axes if axis.size != 1))
-            counted[slots] = counted.get(slots, 0) + scale
-        self._terms = list(counted.items())
+            scales[slots] = scales.get(slots, 0) + scale
+        self._terms = list(scales.items())
 
     @classmethod
     def of(cls, graph: Graph, what: str) -> CostPolynomial:
@@ -50,8 +50,8 @@ class CostPolynomial:
         return cls(terms)
 
     def __call__(self, sizes: Mapping[Atom, int]) -> int:
-        """The cost where the given atoms have these sizes, and all others their own."""
-        values = list(self._present)
+        """The cost where these atoms have the given sizes, and all others the sizes that they have in the graph."""
+        values = list(self._own_sizes)
         for atom, size in sizes.items():
             if atom.id in self._atoms:
                 values[self._atoms[atom.id]] = size
@@ -63,15 +63,15 @@ class CostPolynomial:
     def _slot(self, space: Space) -> int:
         if isinstance(space, Reversed):
             space = space.atom
-        found = self._slots.get(space)
-        if found is not None:
-            return found
+        known = self._slots.get(space)
+        if known is not None:
+            return known
         if isinstance(space, Atom):
             parts: tuple[int, ...] = ()
         else:
             parts = tuple(self._slot(child) for child in (space.factors if isinstance(space, Product) else space.parts))
         slot = self._slots[space] = len(self._slots)
-        self._present.append(space.size)
+        self._own_sizes.append(space.size)
         if isinstance(space, Atom):
             self._atoms[space.id] = slot
         else:
@@ -80,24 +80,24 @@ class CostPolynomial:
 
 
 class Savings:
-    """What single cuts save: the products of axes whose sum is a graph's cost, found by the atoms in them."""
+    """What single cuts save: the terms of a graph's costs, each a product of axes, indexed by the atoms in them."""
 
     def __init__(self, graph: Graph) -> None:
         self.terms: list[tuple[tuple[Space, ...], int, bool]] = [
             (tensor.axes, 1, True) for tensor in graph.tensors if tensor.kind == "parameter"
         ]
         self.terms += [(cost.axes, cost.scale, False) for operation in graph.operations for cost in operation.costs]
-        self.by_atom: dict[Atom, list[int]] = {}
+        self._terms_of: dict[Atom, list[int]] = {}
         for number, (axes, _, _) in enumerate(self.terms):
             for atom in {atom for space in axes for atom in atoms(space)}:
-                self.by_atom.setdefault(atom, []).append(number)
+                self._terms_of.setdefault(atom, []).append(number)
 
     def of(self, removed: Mapping[Atom, IndexSet]) -> tuple[int, int]:
         """Parameters and multiply-accumulates that a cut saves."""
         params = macs = 0
-        for number in {number for atom in removed for number in self.by_atom.get(atom, ())}:
-            axes, scale, held = self.terms[number]
+        for number in {number for atom in removed for number in self._terms_of.get(atom, ())}:
+            axes, scale, is_parameter = self.terms[number]
             before = prod(space.size for space in axes)
-            gone = scale * (before - prod(space.size - len(image(space, removed)) for space in axes))
-            params, macs = (params + gone, macs) if held else (params, macs + gone)
+            saved = scale * (before - prod(space.size - len(image(space, removed)) for space in axes))
+            params, macs = (params + saved, macs) if is_parameter else (params, macs + saved)
         return params, macs

@@ -1,4 +1,4 @@
-"""What goes in one step: coupled groups, which lose equally many indices, and the widths that rounding and floors allow."""
+"""Units of removal: coupled groups lose equally many indices, in the steps that rounding and limits allow."""
 
 from __future__ import annotations
 
@@ -51,43 +51,43 @@ class Limits:
     """How far each group may be cut, by group name.
 
     Attributes:
-        most: the largest fraction that may go.
-        least: the smallest number that must stay.
-        multiples: what must divide the number that stays, wherever something goes.
+        max_ratios: the largest fraction that may be removed.
+        min_widths: the smallest number of indices that must stay.
+        multiples: a divisor of the number that stays, in groups from which something is removed.
     """
 
-    most: Mapping[str, float]
-    least: Mapping[str, int]
+    max_ratios: Mapping[str, float]
+    min_widths: Mapping[str, int]
     multiples: Mapping[str, int]
 
 
 def couplings_of(graph: Graph, groups: Iterable[Group], scores: Scores, limits: Limits) -> tuple[Coupling, ...]:
-    """The couplings of some groups, in the graph's order. One of which a member is missing is left out whole.
+    """The couplings of some groups, in the graph's order; without those of which a member is not among the given groups.
 
     Raises:
         PlanError: a group has no scores, too few or too many, or NaN among them; or it has a table of them, but must lose the
             same indices everywhere.
     """
-    free = {group.name: group for group in groups}
-    tables = any(name in scores and is_table(scores[name]) for name in free)
+    available = {group.name: group for group in groups}
+    tables = any(name in scores and is_table(scores[name]) for name in available)
     bases = bases_of(graph) if tables else {}
-    rankings = {name: ranking_of(graph, group, scores, bases) for name, group in free.items()}
+    rankings = {name: ranking_of(graph, group, scores, bases) for name, group in available.items()}
     couplings = []
-    for members in tied(graph):
-        if all(group.name in free for group in members):
+    for members in coupled_groups(graph):
+        if all(group.name in available for group in members):
             couplings.append(_coupling(members, tuple(rankings[group.name] for group in members), limits))
     return tuple(couplings)
 
 
-def tied(graph: Graph) -> list[tuple[Group, ...]]:
-    """The groups by connected balances, in the graph's order."""
-    ties: Partition[Atom] = Partition()
+def coupled_groups(graph: Graph) -> list[tuple[Group, ...]]:
+    """The classes of groups that balances connect, in the graph's order; a group without a balance is alone."""
+    partition: Partition[Atom] = Partition()
     for balance in graph.balances:
         for atom in balance.atoms[1:]:
-            ties.join(balance.atoms[0], atom)
+            partition.join(balance.atoms[0], atom)
     classes: dict[Atom, list[Group]] = {}
     for group in graph.groups:
-        classes.setdefault(ties.representative(group.atom), []).append(group)
+        classes.setdefault(partition.representative(group.atom), []).append(group)
     return [tuple(groups) for groups in classes.values()]
 
 
@@ -106,15 +106,15 @@ def _coupling(groups: tuple[Group, ...], rankings: tuple[Ranking, ...], limits: 
 
 
 def _steps(groups: Sequence[Group], rankings: Sequence[Ranking], limits: Limits) -> tuple[int, ...]:
-    most = min(_most(group, ranking, limits) for group, ranking in zip(groups, rankings, strict=True))
+    max_removable = min(_max_removable(group, ranking, limits) for group, ranking in zip(groups, rankings, strict=True))
     multiple = math.lcm(*(limits.multiples.get(group.name, 1) for group in groups))
     remainders = {group.size % multiple for group in groups}
     first = min(remainders) or multiple
-    return tuple(range(first, most + 1, multiple)) if len(remainders) == 1 else ()
+    return tuple(range(first, max_removable + 1, multiple)) if len(remainders) == 1 else ()
 
 
-def _most(group: Group, ranking: Ranking, limits: Limits) -> int:
-    """How many indices of a group may go: none below its lower bound, and none whose importance is infinite."""
-    least = max(group.lower_bound, limits.least.get(group.name, 1))
-    allowed = math.floor(group.size * limits.most.get(group.name, 1.0) + 1e-9)
-    return max(0, min(group.size - least, allowed, ranking.finite))
+def _max_removable(group: Group, ranking: Ranking, limits: Limits) -> int:
+    """How many indices of a group may be removed: its lower bound stays, and so does every index of infinite importance."""
+    min_width = max(group.lower_bound, limits.min_widths.get(group.name, 1))
+    max_removed = math.floor(group.size * limits.max_ratios.get(group.name, 1.0) + 1e-9)
+    return max(0, min(group.size - min_width, max_removed, ranking.finite))

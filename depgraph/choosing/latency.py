@@ -1,4 +1,4 @@
-"""Latency models made of a table: what a graph costs, as the sum of what each of its operations was measured to cost."""
+"""Latency models from a table: the latency of a graph is the sum of the measured latencies of its operations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OperandShape: TypeAlias = tuple[int, ...]
 
 @frozen
 class OperationForm:
-    """All that the cost of an operation is taken to depend on.
+    """Operator and shapes, which are all that the latency of an operation depends on here.
 
     Attributes:
         op: the ATen operator.
@@ -80,19 +80,19 @@ def latency_table(measured: Measured) -> Callable[[Graph], float]:
     """
     if not callable(measured) and not isinstance(measured, Mapping):
         raise PlanError(f"expected costs by OperationForm, or a function that measures one, met {type(measured).__name__}.")
-    known: dict[OperationForm, float] = {}
+    costs: dict[OperationForm, float] = {}
 
     def cost(form: OperationForm) -> float:
-        if form not in known:
+        if form not in costs:
             if isinstance(measured, Mapping):
                 if form not in measured:
                     raise PlanError(
                         f"the table has no {form}; measure it too, or pass a function that measures what it is asked."
                     )
-                known[form] = measured[form]
+                costs[form] = measured[form]
             else:
-                known[form] = measured(form)
-        return known[form]
+                costs[form] = measured(form)
+        return costs[form]
 
     def latency_model(graph: Graph) -> float:
         return sum(cost(form_of(graph, operation)) for operation in graph.operations)

@@ -15,7 +15,7 @@ V = TypeVar("V")
 
 
 INNER = frozenset({"channel", "head_dim"})
-"""Roles that are cut unless told otherwise."""
+"""Roles of the groups that take part by default."""
 
 
 SIDES = ("in", "out")
@@ -32,27 +32,27 @@ def groups_at(graph: Graph, pattern: str) -> tuple[Group, ...]:
         UnknownNameError: the pattern names nothing in this graph. A layer without groups, and a role that is known, are fine.
     """
     if not isinstance(pattern, str):
-        raise PlanError(f"expected a pattern such as 'layer1.*', 'role:head' or '*', met {_met(pattern)}")
+        raise PlanError(f"expected a pattern such as 'layer1.*', 'role:head' or '*', met {_described(pattern)}")
     if pattern == "*":
         return tuple(group for group in graph.groups if group.role in INNER)
     if pattern.startswith("role:"):
         role = pattern.removeprefix("role:")
-        found = tuple(group for group in graph.groups if group.role == role)
-        if not found:
-            raise UnknownNameError("group or role", pattern, _names(graph))
-        return found
+        groups = tuple(group for group in graph.groups if group.role == role)
+        if not groups:
+            raise UnknownNameError("group or role", pattern, _all_names(graph))
+        return groups
     if pattern in graph.groups_by_name:
         return (graph.groups_by_name[pattern],)
     layer, _, side = pattern.rpartition(":")
-    held = _selected(graph, layer if side in SIDES else pattern, pattern)
+    tensors = _selected(graph, layer if side in SIDES else pattern, pattern)
     if side in SIDES:
-        reached = _reached(graph, layer, side)
-        return tuple(group for group in graph.groups if group.atom in reached)
-    return tuple(group for group in graph.groups if any(tensor in held for tensor, _ in group.members))
+        side_atoms = _reached(graph, layer, side)
+        return tuple(group for group in graph.groups if group.atom in side_atoms)
+    return tuple(group for group in graph.groups if any(tensor in tensors for tensor, _ in group.members))
 
 
-def _met(pattern: object) -> str:
-    """What stands where a pattern should, and how to name it. A graph is data: it knows modules by their names only."""
+def _described(pattern: object) -> str:
+    """A wrong pattern in words, with the pattern to write instead. A graph holds no module, only names of modules."""
     if isinstance(pattern, type) and hasattr(pattern, "named_modules"):
         kind = pattern.__name__
         return f"the class {kind}; pass [name for name, module in model.named_modules() if isinstance(module, {kind})]."
@@ -62,7 +62,7 @@ def _met(pattern: object) -> str:
 
 
 def refuse_pinned(graph: Graph, patterns: Iterable[str]) -> None:
-    """Raise `PlanError` for the patterns of which nothing can be pruned, with what pins all that they name."""
+    """Raise `PlanError` for patterns that name no group, with the reasons that pin the axes that they name."""
     problems = [
         f"{pattern!r} names no group: {_why_none(graph, pattern)}"
         for pattern in dict.fromkeys(listed(patterns))
@@ -76,58 +76,60 @@ def refuse_pinned(graph: Graph, patterns: Iterable[str]) -> None:
 def _why_none(graph: Graph, pattern: str) -> str:
     layer, _, side = pattern.rpartition(":")
     if side in SIDES:
-        reached = _reached(graph, layer, side)
+        side_atoms = _reached(graph, layer, side)
         own = {atom for name in _selected(graph, layer, pattern) for space in graph.tensor(name).axes for atom in atoms(space)}
-        reasons = list(dict.fromkeys(graph.reasons[atom] for atom in graph.reasons if atom in (reached & own or reached)))
+        reasons = list(dict.fromkeys(graph.reasons[atom] for atom in graph.reasons if atom in (side_atoms & own or side_atoms)))
     else:
         tensors = _selected(graph, pattern, pattern)
         reasons = [str(pinned) for pinned in graph.pinned if pinned.tensor in tensors]
     more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
-    told = "; ".join(reasons[:_MOST_REASONS]) + more
-    return f"all of it is pinned ({told})." if told else "it holds no parameter with an axis of more than one index."
+    listing = "; ".join(reasons[:_MOST_REASONS]) + more
+    return f"all of it is pinned ({listing})." if listing else "it holds no parameter with an axis of more than one index."
 
 
 _MOST_REASONS = 3
 
 
 def _selected(graph: Graph, layer: str, pattern: str) -> frozenset[str]:
-    """The parameters and buffers of a module and what is below it, or the one that is named; a glob names any of these."""
+    """The parameters and buffers of a module and of its submodules, or the one that the pattern names; globs work for both."""
     names = {name: tensor.name for name, tensor in graph.by_name.items() if tensor.kind != "value"}
-    chosen = {owner for name, owner in names.items() if layer in _starts(name) or _region(name, layer) is not None}
+    chosen = {owner for name, owner in names.items() if layer in _prefixes(name) or _region(name, layer) is not None}
     if not chosen and layer not in {operation.name for operation in graph.operations}:
-        modules = {start for name in names for start in _starts(name)}
-        raise UnknownNameError("layer, parameter, group or role", pattern, {*modules, *_names(graph)})
+        modules = {start for name in names for start in _prefixes(name)}
+        raise UnknownNameError("layer, parameter, group or role", pattern, {*modules, *_all_names(graph)})
     return frozenset(chosen)
 
 
-def _names(graph: Graph) -> list[str]:
+def _all_names(graph: Graph) -> list[str]:
     roles = dict.fromkeys(f"role:{group.role}" for group in graph.groups)
     return [*graph.groups_by_name, *roles, "*"]
 
 
 def _reached(graph: Graph, layer: str, side: str) -> set[Atom]:
-    """Atoms of what each named layer reads from outside of it, or of what it returns to the outside."""
+    """The atoms of the values that enter the named layers from outside, or, for ``out``, of those that leave them."""
     names = [name for operation in graph.operations for name in (operation.name, *operation.inputs) if ":" not in name]
     regions = {region for name in dict.fromkeys(names) if (region := _region(name, layer)) is not None}
-    reached: set[Atom] = set()
+    border_atoms: set[Atom] = set()
     for region in regions:
-        ours = [
+        inside = [
             operation
             for operation in graph.operations
             if _within(operation.name, region) or any(_within(name, region) for name in operation.inputs if ":" not in name)
         ]
-        made = {name for operation in ours for name in operation.outputs}
-        read = {name for operation in ours for name in operation.inputs if graph.tensor(name).kind == "value"}
-        border = read - made
+        outputs = {name for operation in inside for name in operation.outputs}
+        inputs = {name for operation in inside for name in operation.inputs if graph.tensor(name).kind == "value"}
+        border = inputs - outputs
         if side == "out":
-            mine = {operation.name for operation in ours}
-            outside = {name for operation in graph.operations if operation.name not in mine for name in operation.inputs}
-            border = {name for name in made if name in outside or name not in read}
-        reached.update(atom for name in border for space in graph.tensor(name).axes for atom in atoms(space))
-    return reached
+            names_inside = {operation.name for operation in inside}
+            inputs_outside = {
+                name for operation in graph.operations if operation.name not in names_inside for name in operation.inputs
+            }
+            border = {name for name in outputs if name in inputs_outside or name not in inputs}
+        border_atoms.update(atom for name in border for space in graph.tensor(name).axes for atom in atoms(space))
+    return border_atoms
 
 
-def _starts(name: str) -> list[str]:
+def _prefixes(name: str) -> list[str]:
     """The leading parts of a dotted name: the modules around it, and itself."""
     pieces = name.split(".")
     return [".".join(pieces[:k]) for k in range(1, len(pieces) + 1)]
@@ -135,7 +137,7 @@ def _starts(name: str) -> list[str]:
 
 def _region(name: str, layer: str) -> str | None:
     """The shortest leading part of a dotted name that the pattern matches."""
-    return next((start for start in _starts(name) if fnmatch.fnmatchcase(start, layer)), None)
+    return next((start for start in _prefixes(name) if fnmatch.fnmatchcase(start, layer)), None)
 
 
 def _within(name: str, region: str) -> bool:
@@ -145,37 +147,37 @@ def _within(name: str, region: str) -> bool:
 def values_by_group(graph: Graph, table: Mapping[str, V] | V) -> dict[str, V]:
     """Group name to the value of the last pattern that names it; a plain value stands for ``*``."""
     pairs: Mapping[str, V] = table if isinstance(table, Mapping) else {"*": table}
-    found: dict[str, V] = {}
+    values: dict[str, V] = {}
     for pattern, value in pairs.items():
-        found.update({group.name: value for group in groups_at(graph, pattern)})
-    return found
+        values.update({group.name: value for group in groups_at(graph, pattern)})
+    return values
 
 
 def chosen_groups(graph: Graph, ignore: Iterable[str], only: Iterable[str] | None) -> tuple[Group, ...]:
     """The groups that `only` reaches, or all, without those that `ignore` reaches; in both ``*`` is every group."""
     if only is not None:
         refuse_pinned(graph, only)
-    kept = set(graph.groups_by_name) if only is None else _union(graph, only)
-    left = _union(graph, ignore)
-    return tuple(group for group in graph.groups if group.name in kept and group.name not in left)
+    included = set(graph.groups_by_name) if only is None else _names_at(graph, only)
+    excluded = _names_at(graph, ignore)
+    return tuple(group for group in graph.groups if group.name in included and group.name not in excluded)
 
 
 def defaults(graph: Graph, only: Iterable[str] | None) -> tuple[str, ...]:
-    """The groups that are cut without being given a ratio of their own: inner widths, and what `only` names by role or name."""
+    """Groups to which a plain ratio applies: those with the roles of `INNER`, and those that `only` names by role or name."""
     named = {pattern for pattern in listed(only or ()) if pattern.startswith("role:") or pattern in graph.groups_by_name}
-    explicit = _union(graph, named)
+    explicit = _names_at(graph, named)
     return tuple(group.name for group in graph.groups if group.role in INNER or group.name in explicit)
 
 
-def _union(graph: Graph, patterns: Iterable[str]) -> set[str]:
-    found: set[str] = set()
+def _names_at(graph: Graph, patterns: Iterable[str]) -> set[str]:
+    names: set[str] = set()
     for pattern in listed(patterns):
-        found.update(group.name for group in (graph.groups if pattern == "*" else groups_at(graph, pattern)))
-    return found
+        names.update(group.name for group in (graph.groups if pattern == "*" else groups_at(graph, pattern)))
+    return names
 
 
 def listed(patterns: Iterable[str]) -> tuple[str, ...]:
-    """The patterns that are given as one, or as several of them. A container of modules is one thing that is no pattern."""
+    """One pattern, or several, as a tuple. A container of modules is iterable, but no list of patterns: it stays whole."""
     if isinstance(patterns, str) or hasattr(patterns, "named_modules") or not isinstance(patterns, Iterable):
-        return (patterns,)  # type: ignore[return-value]  # what is no pattern is refused where it is looked up
+        return (patterns,)  # type: ignore[return-value]  # `groups_at` refuses what is no pattern
     return tuple(patterns)

@@ -21,11 +21,11 @@ from depgraph.plans.plan import Plan
 
 __all__ = ["lifted", "remainder", "schedule"]
 
-Shape: TypeAlias = str | Callable[[float], float]
-"""A name from `SHAPES`, or a function from the fraction of the steps to the fraction of the way."""
+Curve: TypeAlias = str | Callable[[float], float]
+"""A name from `CURVES`, or a function from the fraction of the steps to the fraction of the way."""
 
 
-SHAPES: Mapping[str, Callable[[float], float]] = MappingProxyType(
+CURVES: Mapping[str, Callable[[float], float]] = MappingProxyType(
     {"linear": lambda done: done, "cubic": lambda done: 1 - (1 - done) ** 3}
 )
 """``linear``; ``cubic``, which removes much at first (Zhu and Gupta, To prune, or not to prune, 2017)."""
@@ -41,7 +41,7 @@ def schedule(
     graph: Graph,
     target: Mapping[str, Any],
     steps: int,
-    shape: Shape = "linear",
+    shape: Curve = "linear",
     *,
     latency_model: Callable[[Graph], float] | None = None,
 ) -> tuple[dict[str, Any], ...]:
@@ -67,13 +67,13 @@ def schedule(
     """
     if not is_whole(steps, least=1):
         raise PlanError(f"expected steps= as a whole number from 1 up, met {steps!r}.")
-    if isinstance(shape, str) and shape not in SHAPES:
-        raise PlanError(f"expected one of {sorted(SHAPES)} or a function as the shape of a schedule, met {shape!r}.")
-    strange = [name for name in target if name != "ratio" and name not in BUDGETS]
-    if strange or not target:
+    if isinstance(shape, str) and shape not in CURVES:
+        raise PlanError(f"expected one of {sorted(CURVES)} or a function as the shape of a schedule, met {shape!r}.")
+    unknown = [name for name in target if name != "ratio" and name not in BUDGETS]
+    if unknown or not target:
         raise PlanError(f"expected a target such as {{'macs': 0.5}} or {{'ratio': 0.5}}, met {dict(target)!r}.")
-    way = SHAPES[shape] if isinstance(shape, str) else shape
-    shares = [way((number + 1) / steps) for number in range(steps)]
+    curve = CURVES[shape] if isinstance(shape, str) else shape
+    shares = [curve((number + 1) / steps) for number in range(steps)]
     if any(not 0 <= before <= after for before, after in zip([0.0, *shares], shares, strict=False)) or shares[-1] != 1:
         raise PlanError(f"a schedule goes from 0 to 1 and never back, met {shares}.")
     totals: dict[str, float | None] = {
@@ -81,11 +81,11 @@ def schedule(
         "macs": graph.macs,
         "latency": latency_model and latency_model(graph),
     }
-    return tuple({name: _at(name, value, share, totals.get(name)) for name, value in target.items()} for share in shares)
+    return tuple({name: _target_at(name, value, share, totals.get(name)) for name, value in target.items()} for share in shares)
 
 
-def _at(name: str, value: Any, share: float, total: float | None) -> Any:
-    """A target once a share of the way is gone."""
+def _target_at(name: str, value: Any, share: float, total: float | None) -> Any:
+    """The target of the step that reaches this share of the final target."""
     if name == "ratio":
         return {key: part * share for key, part in value.items()} if isinstance(value, Mapping) else value * share
     if share == 1:
@@ -94,8 +94,8 @@ def _at(name: str, value: Any, share: float, total: float | None) -> Any:
         return 1 - (1 - value) * share
     if total is None:
         raise PlanError("a latency that is no fraction needs latency_model=, which measures the graph that it starts from.")
-    reached = total - (total - value) * share
-    return reached if name == "latency" else math.floor(reached)
+    limit = total - (total - value) * share
+    return limit if name == "latency" else math.floor(limit)
 
 
 def lifted(graph: Graph, done: Plan, scores: Scores) -> dict[str, Numbers]:
@@ -119,45 +119,49 @@ def lifted(graph: Graph, done: Plan, scores: Scores) -> dict[str, Numbers]:
     {'0.weight:0': (0.3, -inf, 0.1, 0.2)}
     """
     names = {base: name for name, base in done.renamed}
-    lost = {cut.atom: cut.removal for cut in done.cuts}
+    removals = {cut.atom: cut.removal for cut in done.cuts}
     tables = any(is_table(values) for values in scores.values()) or any(cut.base is not None for cut in done.cuts)
     bases = bases_of(graph) if tables else {}
-    found: dict[str, Numbers] = {}
+    lifted_scores: dict[str, Numbers] = {}
     for group in graph.groups:
-        gone = lost.get(group.atom, IndexSet())
-        size = group.size - len(gone)
+        removal = removals.get(group.atom, IndexSet())
+        size = group.size - len(removal)
         # what is down to one index is no group of the smaller graph, in which another one may have its name
         values: Any = (math.inf,) if size == 1 else scores.get(names.get(group.name, group.name))
         if values is None:
             continue
-        if not is_table(values) and isinstance(gone, IndexSet):
-            found[group.name] = _lifted(group, gone, values)
+        if not is_table(values) and isinstance(removal, IndexSet):
+            lifted_scores[group.name] = _lifted_row(group, removal, values)
             continue
-        base = gone.base if isinstance(gone, RaggedSet) else bases.get(group.atom)
+        base = removal.base if isinstance(removal, RaggedSet) else bases.get(group.atom)
         if base is None:
             raise PlanError(f"the scores of group {group.name!r} are a table, but {why_uniform(graph, group)}; score anew.")
-        whole = lost.get(base, IndexSet())
-        left = [row for row in range(base.size) if not isinstance(whole, IndexSet) or row not in whole]
-        rows = list(values) if is_table(values) else [[value / len(left) for value in values]] * len(left)
-        if len(rows) != len(left):
-            raise PlanError(f"group {group.name!r} has {len(left)} rows by now, its scores have {len(rows)}; score anew.")
+        removed_rows = removals.get(base, IndexSet())
+        remaining_rows = [row for row in range(base.size) if not isinstance(removed_rows, IndexSet) or row not in removed_rows]
+        score_rows = (
+            list(values) if is_table(values) else [[value / len(remaining_rows) for value in values]] * len(remaining_rows)
+        )
+        if len(score_rows) != len(remaining_rows):
+            raise PlanError(
+                f"group {group.name!r} has {len(remaining_rows)} rows by now, its scores have {len(score_rows)}; score anew."
+            )
         table = [(0.0,) * group.size] * base.size
-        for row, numbers in zip(left, rows, strict=True):
-            table[row] = _lifted(group, gone.sets[row] if isinstance(gone, RaggedSet) else gone, numbers)
-        found[group.name] = tuple(table)
-    return found
+        for row, numbers in zip(remaining_rows, score_rows, strict=True):
+            table[row] = _lifted_row(group, removal.sets[row] if isinstance(removal, RaggedSet) else removal, numbers)
+        lifted_scores[group.name] = tuple(table)
+    return lifted_scores
 
 
-def _lifted(group: Group, removed: IndexSet, values: Sequence[float]) -> tuple[float, ...]:
-    left = removed.complement(group.size)
-    if len(values) != len(left):
-        raise PlanError(f"group {group.name!r} has {len(left)} indices by now, its scores are {len(values)}; score anew.")
+def _lifted_row(group: Group, removed: IndexSet, values: Sequence[float]) -> tuple[float, ...]:
+    remaining = removed.complement(group.size)
+    if len(values) != len(remaining):
+        raise PlanError(f"group {group.name!r} has {len(remaining)} indices by now, its scores are {len(values)}; score anew.")
     if any(map(math.isnan, values)):
         raise PlanError(f"the scores of group {group.name!r} hold NaN; check the model's weights.")
-    numbers = [-math.inf] * group.size
-    for index, value in zip(left, values, strict=True):
-        numbers[index] = float(value)
-    return tuple(numbers)
+    lifted_values = [-math.inf] * group.size
+    for index, value in zip(remaining, values, strict=True):
+        lifted_values[index] = float(value)
+    return tuple(lifted_values)
 
 
 def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
@@ -178,16 +182,16 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
     >>> dict(left.removed), done.then(left) == wanted
     ({'0.weight:0': IndexSet('3,6')}, True)
     """
-    gone = {cut.atom: cut.removal for cut in done.cuts}
-    asked = {cut.atom: cut.removal for cut in wanted.cuts}
+    first = {cut.atom: cut.removal for cut in done.cuts}
+    total = {cut.atom: cut.removal for cut in wanted.cuts}
     problems = [
         f"the {name} plan is for the graph {plan.base[:12]}, not for {graph.fingerprint[:12]}"
         for name, plan in (("first", done), ("second", wanted))
         if plan.base != graph.fingerprint
     ]
     problems += [
-        f"group {graph.group_of[atom].name} has lost {kept}, which the second plan keeps"
-        for atom, kept in kept_by(gone, asked).items()
+        f"group {graph.group_of[atom].name} has lost {indices}, which the second plan keeps"
+        for atom, indices in kept_by(first, total).items()
         if atom in graph.group_of
     ]
     if problems:
@@ -198,7 +202,7 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
         )
     after, names = done.apply(graph), {base: name for name, base in done.renamed}
 
-    def now(atom: Atom) -> Atom:
+    def renumbered(atom: Atom) -> Atom:
         name = graph.group_of[atom].name
         return after.groups_by_name[names.get(name, name)].atom
 
@@ -206,7 +210,9 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
     return plan_of(
         after,
         {
-            now(atom): RaggedSet(now(by_id[lost.base.id]), lost.sets) if isinstance(lost, RaggedSet) else lost
-            for atom, lost in left_over(gone, asked).items()
+            renumbered(atom): RaggedSet(renumbered(by_id[removal.base.id]), removal.sets)
+            if isinstance(removal, RaggedSet)
+            else removal
+            for atom, removal in left_over(first, total).items()
         },
     )

@@ -24,7 +24,7 @@ POLICIES = ("group", "global", "isomorphic")
 
 
 def scopes_of(graph: Graph, couplings: Sequence[Coupling], scope: Scope) -> tuple[tuple[int, ...], ...]:
-    """The positions of the couplings that compete with each other, scope by scope. What no scope names stands alone.
+    """The positions of the couplings that compete, scope by scope. A coupling that no scope names is a scope of its own.
 
     Raises:
         PlanError: no policy has this name.
@@ -45,15 +45,15 @@ def scopes_of(graph: Graph, couplings: Sequence[Coupling], scope: Scope) -> tupl
             alike = signatures(graph)
             keys = [tuple(alike[group.atom] for group in coupling.groups) for coupling in couplings]
     else:
-        named = shared(graph, scope)
+        named = scope_positions(graph, scope)
         keys = []
         for position, coupling in enumerate(couplings):
             first = next((named[group.name] for group in coupling.groups if group.name in named), None)
             keys.append(("alone", position) if first is None else first)
-    return by_key(keys)
+    return positions_by_key(keys)
 
 
-def shared(graph: Graph, scopes: Iterable[str | tuple[str, ...]]) -> dict[str, int]:
+def scope_positions(graph: Graph, scopes: Iterable[str | tuple[str, ...]]) -> dict[str, int]:
     """Group name to the position of the last scope that names it."""
     named: dict[str, int] = {}
     for position, patterns in enumerate(scopes):
@@ -62,12 +62,12 @@ def shared(graph: Graph, scopes: Iterable[str | tuple[str, ...]]) -> dict[str, i
     return named
 
 
-def by_key(keys: Sequence[Hashable]) -> tuple[tuple[int, ...], ...]:
+def positions_by_key(keys: Sequence[Hashable]) -> tuple[tuple[int, ...], ...]:
     """Positions with equal keys together, in the order of their first."""
-    found: dict[Hashable, list[int]] = {}
+    positions_of: dict[Hashable, list[int]] = {}
     for position, key in enumerate(keys):
-        found.setdefault(key, []).append(position)
-    return tuple(tuple(positions) for positions in found.values())
+        positions_of.setdefault(key, []).append(position)
+    return tuple(tuple(positions) for positions in positions_of.values())
 
 
 def ranking(couplings: Sequence[Coupling], scope: Sequence[int]) -> list[int]:
@@ -89,7 +89,7 @@ def ranking(couplings: Sequence[Coupling], scope: Sequence[int]) -> list[int]:
     return [owners[unit] for unit in order]
 
 
-def sequence(couplings: Sequence[Coupling], scopes: Iterable[Sequence[int]]) -> list[int]:
+def interleaved(couplings: Sequence[Coupling], scopes: Iterable[Sequence[int]]) -> list[int]:
     """One order for the units of all scopes: each time the one goes after which its scope has lost the smallest fraction.
 
     Every prefix is a valid removal, and prefixes are nested: a plan that removes more removes whatever the smaller one did.
@@ -109,36 +109,36 @@ def sequence(couplings: Sequence[Coupling], scopes: Iterable[Sequence[int]]) -> 
         order = ranking(couplings, scope)
         total = sum(couplings[position].size for position in scope)
         owners.extend(order)
-        fractions.extend(lost / total for lost in losses(couplings, order))
+        fractions.extend(count / total for count in removed_counts(couplings, order))
     return [owners[unit] for unit in sorted(range(len(owners)), key=fractions.__getitem__)]
 
 
-def losses(couplings: Sequence[Coupling], order: Iterable[int]) -> list[int]:
-    """How many indices have gone after each unit of an order."""
+def removed_counts(couplings: Sequence[Coupling], order: Iterable[int]) -> list[int]:
+    """How many indices are removed after each unit of an order, all units before it included."""
     order = tuple(order)
-    gains = {position: iter(_gains(couplings[position])) for position in dict.fromkeys(order)}
-    return list(accumulate(map(next, map(gains.__getitem__, order))))
+    increments = {position: iter(_increments(couplings[position])) for position in dict.fromkeys(order)}
+    return list(accumulate(map(next, map(increments.__getitem__, order))))
 
 
-def _gains(coupling: Coupling) -> list[int]:
-    """How many indices go with each unit of a coupling, one after the other."""
+def _increments(coupling: Coupling) -> list[int]:
+    """How many indices each unit of a coupling removes, all groups together."""
     count = len(coupling.groups)
     return [(step - before) * count for before, step in pairwise((0, *coupling.steps))]
 
 
 def units_up_to(couplings: Sequence[Coupling], order: Sequence[int], quota: float, over: bool) -> list[int]:
     """The longest beginning of an order that removes no more than a quota; with `over`, the shortest that removes no less."""
-    lost = losses(couplings, order)
-    within = bisect_right(lost, quota + 1e-9)
-    if over and within < len(lost) and (lost[within - 1] if within else 0) < int(quota + 1e-9):
+    counts = removed_counts(couplings, order)
+    within = bisect_right(counts, quota + 1e-9)
+    if over and within < len(counts) and (counts[within - 1] if within else 0) < int(quota + 1e-9):
         within += 1
     return list(order[:within])
 
 
 def removal(couplings: Sequence[Coupling], order: Iterable[int]) -> dict[Atom, Removal]:
-    """What goes with the units of an order."""
+    """The removals that the units of an order make, by atom."""
     counts = Counter(order)
-    merged: dict[Atom, Removal] = {}
+    removals: dict[Atom, Removal] = {}
     for position in sorted(counts):
-        merged.update(couplings[position].removed(counts[position]))
-    return merged
+        removals.update(couplings[position].removed(counts[position]))
+    return removals

@@ -1,4 +1,4 @@
-"""Scores of indices, and the order in which a group's indices go."""
+"""Scores of indices, and the order in which they have a group's indices removed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ each row loses its own lowest."""
 
 @frozen
 class Ranking:
-    """In which order the indices of a group go.
+    """The order in which the indices of a group are removed.
 
     Attributes:
         base: the atom whose indices are the rows; None where one order holds everywhere.
         orders: for each row the indices, the least important first; of equal ones the first.
-        importances: of what goes first, second, and so on: over all rows together.
-        finite: how many may go, so that nothing of infinite importance does.
+        importances: of the first removal, the second one, and so on; summed over the rows.
+        finite: the number of indices of finite importance: no others are removed.
     """
 
     base: Atom | None
@@ -44,7 +44,7 @@ class Ranking:
 
 
 def ranking_of(graph: Graph, group: Group, scores: Scores, bases: Mapping[Atom, Atom]) -> Ranking:
-    """In which order the indices of a group go; where its scores are a table, those of each row.
+    """The order in which the indices of a group are removed; where its scores are a table, one order for each row.
 
     Raises:
         PlanError: there are no scores, too few or too many, or NaN among them; or a table where all rows must lose the same.
@@ -62,9 +62,9 @@ def ranking_of(graph: Graph, group: Group, scores: Scores, bases: Mapping[Atom, 
     if len(values) != base.size:
         raise PlanError(f"group {group.name!r} has {base.size} rows, its scores have {len(values)}; score this graph anew.")
     orders = tuple(_order(group, row) for row in values)
-    lanes = [[row[index] for index in order] for row, order in zip(values, orders, strict=True)]
+    columns = [[row[index] for index in order] for row, order in zip(values, orders, strict=True)]
     finite = min(_finite(row, order) for row, order in zip(values, orders, strict=True))
-    return Ranking(base, orders, tuple(_total(together) for together in zip(*lanes, strict=True)), finite)
+    return Ranking(base, orders, tuple(_total(together) for together in zip(*columns, strict=True)), finite)
 
 
 def _order(group: Group, values: Sequence[float]) -> tuple[int, ...]:

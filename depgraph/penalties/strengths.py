@@ -64,7 +64,7 @@ def grow(strengths: Numbers, toward: Scores | Plan, *, delta: float, ceiling: fl
         removed = toward.removed
         ragged = [cut.group for cut in toward.cuts if cut.base is not None]
         if ragged:
-            raise PlanError(f"the plan cuts {ragged[0]!r} row by row; a strength is one of an index in every row.")
+            raise PlanError(f"the plan's cut of {ragged[0]!r} is ragged; a strength is one of an index in every row.")
         shares = {name: [float(index in removed.get(name, ())) for index in range(len(old))] for name, old in strengths.items()}
         if missing := sorted(removed.keys() - strengths.keys()):
             raise PlanError(

@@ -218,11 +218,11 @@ def test_tables_are_refused_where_one_number_per_index_is_meant():
         dg.plan(graph, {**tables, "enter.weight:0": [[0.0] * 6] * 2}, ratio=0.5)
     with pytest.raises(dg.errors.PlanError, match="are a table"):
         list(dg.candidates(graph, tables))
-    with pytest.raises(dg.errors.PlanError, match="row by row"):
+    with pytest.raises(dg.errors.PlanError, match="is ragged"):
         list(dg.candidates(graph, dg.score(graph, model, dg.criteria.Random(0)), plan))
     with pytest.raises(dg.errors.PlanError, match="are a table"):
         dg.penalties.graded_strengths(tables, 0.1)
-    with pytest.raises(dg.errors.PlanError, match="row by row"):
+    with pytest.raises(dg.errors.PlanError, match="is ragged"):
         dg.penalties.grow(dg.penalties.strengths_of(graph), plan, delta=0.1)
 
 
