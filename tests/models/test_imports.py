@@ -1,7 +1,6 @@
 """How the tests import torchvision: its own operators where they load, schemas in their place only where they do not."""
 
 import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -66,10 +65,9 @@ def test_other_failures_are_reported(package, error):
     assert not defined
 
 
+@pytest.mark.needs("torchvision")
 def test_torchvision_here():
-    """torchvision's own operators are there, or the schemas in their place; never both."""
-    if find_spec("torchvision") is None:
-        pytest.skip("torchvision is not installed")
+    """Torchvision's own operators are there, or the schemas in their place; never both."""
     module = zoo.torchvision()
     assert module.extension._has_ops() != any(library.kind == "DEF" for library in zoo.LIBRARIES)
     assert module.models.resnet18 and torch.ops.torchvision.nms
