@@ -341,6 +341,7 @@ def test_targets_travel_with_the_plan(layers, tmp_path):
     assert dg.Plan.empty(graph).then(plan).targets == plan.targets
 
 
+@pytest.mark.needs("torchvision")
 def test_isomorphic_groups_of_a_resnet():
     """The inner channels of all basic blocks are alike, residual streams only where they match."""
     graph = dg.trace(torchvision().models.resnet18(), torch.randn(1, 3, 64, 64))
@@ -376,6 +377,7 @@ def test_isomorphic_ranking_lets_equal_structures_compete_only():
 
 
 @pytest.mark.parametrize("scope", ["group", "global", "isomorphic"])
+@pytest.mark.needs("torchvision")
 def test_a_real_model_meets_budgets_in_every_scope(scope):
     """MobileNetV2 at half its MACs with widths in multiples of eight: met, lawful, and it runs."""
     model, x = torchvision().models.mobilenet_v2().eval(), torch.randn(1, 3, 64, 64)
@@ -389,6 +391,7 @@ def test_a_real_model_meets_budgets_in_every_scope(scope):
     assert dg.trace(pruned, x) == small and pruned(x).shape == (1, 1000)
 
 
+@pytest.mark.needs("torchvision")
 def test_the_sides_of_a_real_layer():
     """The inputs of a block's second convolution are its inner channels, its outputs the residual stream."""
     model = torchvision().models.resnet18()

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from tests.zoo.vision import classifier
 
 pytestmark = pytest.mark.models
 
-zoo.torchvision()
+if find_spec("torchvision"):
+    zoo.torchvision()  # before Torch-Pruning, which imports it
 tp = pytest.importorskip("torch_pruning", reason="Torch-Pruning is not installed; it is what we compare with")
 
 CONV, LINEAR, BN, LN = dg.OpType.CONV, dg.OpType.LINEAR, dg.OpType.BN, dg.OpType.LN
@@ -182,6 +184,7 @@ def test_reductions_and_normalisers_give_its_numbers(reduction, normaliser):
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "lamp", "fpgm"])
+@pytest.mark.needs("transformers")
 def test_gpt2(criterion):
     """Embedding and inner widths; its linear layers are given as such, for it does not know those of GPT-2, nor the split."""
     transformers = zoo.transformers()

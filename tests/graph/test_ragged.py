@@ -285,6 +285,7 @@ EXTRA = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.needs("transformers")
 def test_heads_of_transformers(name):
     """BERT, ViT and GPT-2 are cut head by head; of Llama and Qwen3 the values are, and queries and keys say what ties them."""
     library = transformers()

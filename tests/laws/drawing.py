@@ -34,6 +34,11 @@ def aten(name):
     return found
 
 
+def exists(name):
+    """Whether this torch has the operator, or its in-place form."""
+    return any(hasattr(torch.ops.aten, packet) for packet in (name, f"{name}_"))
+
+
 def call(name, *args, over=(), **kwargs):
     """A sample of an ATen operator."""
     return Sample(aten(name), args, kwargs, over)

@@ -5,7 +5,7 @@ from attrs import evolve
 from torch.nn.attention.flex_attention import flex_attention
 
 from depgraph.rules.elementwise import FOREACH
-from tests.laws.drawing import Sample, aten, call
+from tests.laws.drawing import Sample, aten, call, exists
 from tests.laws.samples_layers import LAYER_ROWS
 from tests.laws.samples_moving import INDEXING_ROWS, JOINING_ROWS, SHAPE_ROWS
 
@@ -46,8 +46,10 @@ _NO_FAKE = "addc", "Tensor"
 
 def _lists(name):
     """Forms of an operator on lists: with lists, with one number, with a number for each. In-place ones return nothing."""
-    packet = aten(f"_foreach_{name}")
     found = []
+    if not exists(f"_foreach_{name}"):
+        return found
+    packet = aten(f"_foreach_{name}")
     for overload in (getattr(packet, each) for each in packet.overloads()):
         types = [str(item.type) for item in overload._schema.arguments if not item.has_default_value()]
         if (

@@ -12,16 +12,20 @@ from depgraph.testing.invocations import Invocation, solved
 from depgraph.testing.probing import Mixed, probe
 from depgraph.tracing.custom_rules import rule_table
 from tests.laws import samples, samples_kernels, samples_layers, samples_math, samples_moving
-from tests.laws.drawing import Draw, call, draws
+from tests.laws.drawing import Draw, call, draws, exists
 
 pytestmark = pytest.mark.models
 
-ROWS = {
+SAMPLES = {
     **samples.POINTWISE_ROWS, **samples.HAND_ROWS, **samples.REDUCTION_ROWS, **samples_moving.SHAPE_ROWS,
     **samples_moving.JOINING_ROWS, **samples_moving.INDEXING_ROWS, **samples_layers.LAYER_ROWS, **samples_layers.CELL_ROWS,
     **samples_layers.WINDOW_ROWS, **samples_kernels.COPY_ROWS, **samples_kernels.LIST_ROWS, **samples_kernels.KERNEL_ROWS,
     **samples_math.LOSS_ROWS, **samples_math.LINEAR_ROWS, **samples_math.SELECTION_ROWS,
 }  # fmt: skip
+ABSENT = {name for name in SAMPLES if not name.startswith("higher_order.") and not exists(name)}
+"""Operators that this torch has not; the one that the suite is written for has all."""
+
+ROWS = {name: forms for name, forms in SAMPLES.items() if name not in ABSENT}
 
 TABLE = rule_table(RULES)
 
@@ -209,8 +213,8 @@ def test_rules_hold(name, d):
 
 def test_every_rule_is_probed_or_left_out():
     """A new rule needs a sample, or a reason not to have one."""
-    assert named() == set(ROWS) | set(LEFT_OUT) | _OPAQUE
-    assert not set(ROWS) & (set(LEFT_OUT) | _OPAQUE)
+    assert named() == set(SAMPLES) | set(LEFT_OUT) | _OPAQUE
+    assert not set(SAMPLES) & (set(LEFT_OUT) | _OPAQUE)
     assert all(ROWS.values())
 
 

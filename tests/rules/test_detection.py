@@ -1,11 +1,14 @@
 """Torchvision's operators, defined here where its compiled ones do not load: schemas, shapes, plain kernels."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from depgraph.rules import RULES
+from tests import zoo
 from tests.rules.test_operators import lawful, layout, reasons
 
 SCHEMAS = {
@@ -95,7 +98,12 @@ SHAPES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def operators():
-    """The operators, where torchvision's own did not load; they are gone afterwards."""
+    """The operators, where torchvision's own did not load; they are gone afterwards.
+
+    Its own come first: after these they could not load.
+    """
+    if find_spec("torchvision"):
+        zoo.torchvision()
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in SCHEMAS.items():
         if not torch._C._jit_get_schemas_for_operator(f"torchvision::{name}"):

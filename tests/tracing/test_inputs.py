@@ -203,6 +203,7 @@ def test_a_parameter_without_elements():
     assert testing.assert_square(graph, plan, model, X).registers.shape == (1, 0, 4)
 
 
+@pytest.mark.needs("timm")
 def test_a_shape_that_a_timm_model_keeps():
     """ConvFormer's layers hold their shape as a tuple, whose element is edited."""
     model, _, _ = vision.timm_models()["convformer_s18"]()
