@@ -28,9 +28,9 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     Where an atom is read first, it is read forwards. Attributes that count nothing prunable are dropped: they never change.
     """
     reasons = graph.reasons
-    counted = {id(item.space): item.space for item in graph.attributes}
-    free = {key: any(atom not in reasons for atom in atoms(space)) for key, space in counted.items()}
-    attributes = [item for item in graph.attributes if free[id(item.space)]]
+    spaces_of_attributes = {id(item.space): item.space for item in graph.attributes}
+    is_prunable = {key: any(atom not in reasons for atom in atoms(space)) for key, space in spaces_of_attributes.items()}
+    attributes = [item for item in graph.attributes if is_prunable[id(item.space)]]
     spaces = [
         *(axis for tensor in graph.tensors for axis in tensor.axes),
         *(axis for operation in graph.operations for cost in operation.costs for axis in cost.axes),
@@ -40,22 +40,22 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
     distinct = list(dict.fromkeys(objects.values()))
     old = list(dict.fromkeys(atom for space in distinct for atom in atoms(space)))
     new = {atom: atom if atom.id == number else Atom(number, atom.size) for number, atom in enumerate(old)}
-    turned: dict[Atom, Space] = {}
+    new_spaces: dict[Atom, Space] = {}
     for space in distinct:
         for leaf in leaves(space):
-            turned.setdefault(leaf.atom, backwards(new[leaf.atom]) if leaf.backwards else new[leaf.atom])
-    moved = {atom for atom, space in turned.items() if space is not atom}
+            new_spaces.setdefault(leaf.atom, backwards(new[leaf.atom]) if leaf.backwards else new[leaf.atom])
+    changed_atoms = {atom for atom, space in new_spaces.items() if space is not atom}
     changed = {
-        space: substitute(space, turned.__getitem__) if any(atom in moved for atom in atoms(space)) else space
+        space: substitute(space, new_spaces.__getitem__) if any(atom in changed_atoms for atom in atoms(space)) else space
         for space in distinct
     }
     memo = {key: changed[space] for key, space in objects.items()}
-    in_order: dict[int, Space] = {}
+    sums_of: dict[int, Space] = {}
 
     def ordered(space: Space) -> Space:
-        if id(space) not in in_order:
-            in_order[id(space)] = sum_of_products(memo[id(space)])
-        return in_order[id(space)]
+        if id(space) not in sums_of:
+            sums_of[id(space)] = sum_of_products(memo[id(space)])
+        return sums_of[id(space)]
 
     balances = [
         Balance(tuple(sorted((new[atom] for atom in balance.atoms), key=lambda atom: atom.id)), balance.reason)
@@ -96,27 +96,27 @@ def shrunk_and_numbered(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[
     """The graph with smaller atoms; and for each atom number in it the number in the given graph."""
 
     def smaller(atom: Atom) -> Space:
-        gone = removed.get(atom)
-        if not gone:
+        removal = removed.get(atom)
+        if not removal:
             return atom
-        size = atom.size - len(gone)
+        size = atom.size - len(removal)
         return UNIT if size == 1 else Atom(atom.id, size)
 
     objects = {id(space): space for tensor in graph.tensors for space in tensor.axes}  # many axes share few spaces
     objects.update((id(space), space) for item in graph.operations for cost in item.costs for space in cost.axes)
-    memo = {
+    new_spaces = {
         space: substitute(space, smaller) if any(atom in removed for atom in atoms(space)) else space
         for space in dict.fromkeys(objects.values())
     }
-    known = {key: memo[space] for key, space in objects.items()}
+    new_axes = {key: new_spaces[space] for key, space in objects.items()}
 
     def after(space: Space) -> Space:
-        return memo[space] if space in memo else substitute(space, smaller)
+        return new_spaces[space] if space in new_spaces else substitute(space, smaller)
 
-    tensors = tuple(tensor_with(item, tuple([known[id(axis)] for axis in item.axes])) for item in graph.tensors)
+    tensors = tuple(tensor_with(item, tuple([new_axes[id(axis)] for axis in item.axes])) for item in graph.tensors)
     by_name = {tensor.name: tensor for tensor in tensors}
     operations = tuple(
-        retyped(item.costing(Cost.of([known[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs), by_name)
+        retyped(item.costing(Cost.of([new_axes[id(axis)] for axis in cost.axes], cost.scale) for cost in item.costs), by_name)
         for item in graph.operations
     )
     attributes = tuple(SizeAttribute(attribute.path, after(attribute.space)) for attribute in graph.attributes)
@@ -125,8 +125,8 @@ def shrunk_and_numbered(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[
         members = [after(atom) for atom in balance.atoms]
         if all(isinstance(member, Atom) for member in members):
             balances.append(Balance(tuple(member for member in members if isinstance(member, Atom)), balance.reason))
-    kept = [(after(item.atom), item) for item in graph.lower_bounds]
-    lower_bounds = tuple(LowerBound(atom, item.size, item.reason) for atom, item in kept if isinstance(atom, Atom))
+    bounds = [(after(item.atom), item) for item in graph.lower_bounds]
+    lower_bounds = tuple(LowerBound(atom, item.size, item.reason) for atom, item in bounds if isinstance(atom, Atom))
     result = evolve(
         graph,
         operations=operations,
@@ -135,6 +135,6 @@ def shrunk_and_numbered(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[
         balances=tuple(balances),
         lower_bounds=lower_bounds,
     )
-    if all(atom.size - len(gone) > 1 for atom, gone in removed.items()):
-        return result, {atom.id: atom.id for space in memo for atom in atoms(space)}  # what is left is read in the same order
+    if all(atom.size - len(removal) > 1 for atom, removal in removed.items()):
+        return result, {atom.id: atom.id for space in new_spaces for atom in atoms(space)}  # the reading order is the same
     return renumber(result)
