@@ -87,10 +87,10 @@ def image(space: Space, cut: Mapping[Atom, IndexSet]) -> IndexSet:
         return IndexSet()  # its other factors may have any number of blocks
     intervals: list[tuple[int, int]] = []
     for leaf in leaves(space):
-        chosen = leaf.turned(cut.get(leaf.atom) or IndexSet())
-        if chosen:
+        removed = leaf.turned(cut.get(leaf.atom) or IndexSet())
+        if removed:
             for base in leaf.bases():
-                intervals.extend((base + a * leaf.stride, base + b * leaf.stride) for a, b in chosen.intervals)
+                intervals.extend((base + a * leaf.stride, base + b * leaf.stride) for a, b in removed.intervals)
     return IndexSet(tuple(intervals))
 
 
@@ -105,8 +105,8 @@ def preimage(space: Space, flat: IndexSet) -> dict[Atom, IndexSet]:
     for leaf in leaves(space):
         inside = leaf.turned(result.get(leaf.atom, IndexSet.range(0, leaf.atom.size)))
         for base in leaf.bases():
-            here = flat & IndexSet.range(base, base + leaf.atom.size * leaf.stride)
-            whole = ((-((base - a) // leaf.stride), (b - base) // leaf.stride) for a, b in here.intervals)
+            part = flat & IndexSet.range(base, base + leaf.atom.size * leaf.stride)
+            whole = ((-((base - a) // leaf.stride), (b - base) // leaf.stride) for a, b in part.intervals)
             inside = inside & IndexSet(tuple(whole))  # blocks that are not whole give empty intervals
         result[leaf.atom] = leaf.turned(inside)
     return {atom: chosen for atom, chosen in result.items() if chosen}
@@ -162,11 +162,11 @@ def touched(space: Space, flat: IndexSet) -> dict[Atom, IndexSet]:
     result: dict[Atom, IndexSet] = {}
     for leaf in leaves(space):
         for base in leaf.bases():
-            here = flat & IndexSet.range(base, base + leaf.atom.size * leaf.stride)
-            spread = ((((a - base) // leaf.stride), -((base - b) // leaf.stride)) for a, b in here.intervals)
-            hit = leaf.turned(IndexSet(tuple(spread)))
-            if hit:
-                result[leaf.atom] = result.get(leaf.atom, IndexSet()) | hit
+            part = flat & IndexSet.range(base, base + leaf.atom.size * leaf.stride)
+            spread = ((((a - base) // leaf.stride), -((base - b) // leaf.stride)) for a, b in part.intervals)
+            owners = leaf.turned(IndexSet(tuple(spread)))
+            if owners:
+                result[leaf.atom] = result.get(leaf.atom, IndexSet()) | owners
     return result
 
 

@@ -1,4 +1,4 @@
-"""Items of which some are known to go together: the union-find of everything that ties groups."""
+"""Equivalence classes of items, by union-find: for everything that couples groups."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Partition(Generic[Item]):
         return bool(self._parents)
 
     def join(self, one: Item, other: Item) -> None:
-        """Let two items, and all that go with them, go together; the representative of `one` is that of all."""
-        stays, goes = self.representative(one), self.representative(other)
-        self._parents[goes] = stays
-        self._parents.setdefault(stays, stays)
+        """Unite the classes of two items; the representative of `one` becomes that of all."""
+        root, joined_root = self.representative(one), self.representative(other)
+        self._parents[joined_root] = root
+        self._parents.setdefault(root, root)
 
     def representative(self, item: Item) -> Item:
-        """The item that stands for all that go with one; an item that was never joined stands for itself."""
+        """The item that stands for a whole class; an item that was never joined stands for itself."""
         parents = self._parents
         parent = parents.get(item, item)
         while parent != item:
@@ -50,7 +50,7 @@ class Partition(Generic[Item]):
         return item
 
     def members(self, item: Item) -> list[Item]:
-        """All that go with an item, itself among them."""
+        """The class of an item, itself included."""
         representative = self.representative(item)
         return [other for other in self._parents if self.representative(other) == representative] or [item]
 

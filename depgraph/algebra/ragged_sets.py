@@ -1,4 +1,4 @@
-"""What groups lose, by one cut or by several in turn: a set of indices, or, for a ragged cut, one for each index of a base.
+"""Removals of groups, and their composition: a set of indices, or, for a ragged cut, one set for each index of a base.
 
 The base is another group, and its indices are the rows.
 A plain cut takes the same indices of a head's width in each head. A ragged one takes as many in each, but in each its own.
@@ -51,19 +51,19 @@ class RaggedSet:
         """How many indices a row loses."""
         return max(map(len, self.sets), default=0)
 
-    def without(self, gone: IndexSet) -> RaggedSet | IndexSet:
-        """What is left to say once some rows are gone as a whole: one set if all others lose the same.
+    def without(self, removed_rows: IndexSet) -> RaggedSet | IndexSet:
+        """The canonical form where some rows are removed as a whole: one set if all others lose the same indices.
 
         >>> RaggedSet(Atom(0, 3), (IndexSet.of([1]), IndexSet.of([0]), IndexSet.of([1]))).without(IndexSet.of([1]))
         IndexSet('1')
         """
-        sets = tuple(IndexSet() if row in gone else indices for row, indices in enumerate(self.sets))
-        distinct = {indices for row, indices in enumerate(sets) if row not in gone}
+        sets = tuple(IndexSet() if row in removed_rows else indices for row, indices in enumerate(self.sets))
+        distinct = {indices for row, indices in enumerate(sets) if row not in removed_rows}
         return distinct.pop() if len(distinct) == 1 else RaggedSet(self.base, sets)
 
 
 def ragged_image(space: Space, atom: Atom, removed: RaggedSet) -> IndexSet:
-    """The flat indices of `space` that go with an atom's indices, row by row.
+    """The flat indices of `space` that go when an atom loses the given indices of each row.
 
     Raises:
         PlanError: the atom stands somewhere in the space without its base around it.
@@ -92,19 +92,19 @@ def _intervals(space: Space, start: int, row: int | None, atom: Atom, removed: R
         return
     if first == atom:
         if row is None:
-            raise PlanError(f"{atom} is to be cut row by row, but stands in {space} without {removed.base} around it.")
+            raise PlanError(f"{atom} is to be cut ragged, but stands in {space} without {removed.base} around it.")
         yield from ((start + a * rest.size, start + b * rest.size) for a, b in removed.sets[row].intervals)
     elif isinstance(first, Sum):
         yield from _intervals(first, start, row, atom, removed)  # nothing follows a sum in a product
     elif isinstance(first, Reversed) and first.atom in {atom, removed.base}:
-        raise PlanError(f"{first.atom} is to be cut row by row, but stands backwards in {space}.")
+        raise PlanError(f"{first.atom} is to be cut ragged, but stands backwards in {space}.")
     else:
         for index in range(first.size):
             yield from _intervals(rest, start + index * rest.size, index if first == removed.base else row, atom, removed)
 
 
 def is_table(values: Any) -> bool:
-    """Whether scores are given row by row: one sequence of numbers for each index of a base."""
+    """Whether scores are a table: one sequence of numbers for each index of a base."""
     first = values[0] if len(values) else None
     return isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) == 1
 
@@ -117,19 +117,19 @@ Removals: TypeAlias = Mapping[Atom, Removal]
 
 
 def canonical(removed: Removals) -> dict[Atom, Removal]:
-    """Rows that go as a whole say nothing about their indices; where all others lose the same, one set says it."""
+    """The one form of equal removals: rows removed as a whole list no indices, and one set stands for equal rows."""
     return {
-        atom: lost.without(_plain(removed.get(lost.base))) if isinstance(lost, RaggedSet) else lost
-        for atom, lost in removed.items()
+        atom: removal.without(_removed_rows(removed.get(removal.base))) if isinstance(removal, RaggedSet) else removal
+        for atom, removal in removed.items()
     }
 
 
-def row_problem(name: str, lost: RaggedSet, base_removal: Removal | None) -> str | None:
-    """What is wrong unless there is a set for each row, and those that stay lose equally many."""
-    if len(lost.sets) != lost.base.size:
-        return f"group {name} has {lost.base.size} rows, met indices for {len(lost.sets)}."
-    whole = _plain(base_removal)
-    counts = {row: len(indices) for row, indices in enumerate(lost.sets) if row not in whole}
+def row_problem(name: str, removal: RaggedSet, base_removal: Removal | None) -> str | None:
+    """What is wrong with a ragged removal: it needs a set for each row, and equally many indices in each row that stays."""
+    if len(removal.sets) != removal.base.size:
+        return f"group {name} has {removal.base.size} rows, met indices for {len(removal.sets)}."
+    removed_rows = _removed_rows(base_removal)
+    counts = {row: len(indices) for row, indices in enumerate(removal.sets) if row not in removed_rows}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} in row {row}" for row, count in counts.items())
         return f"group {name} must lose equally many indices in each row, met {listed}."
@@ -137,10 +137,10 @@ def row_problem(name: str, lost: RaggedSet, base_removal: Removal | None) -> str
 
 
 def joined(first: Removals, second: Removals) -> dict[Atom, Removal]:
-    """What goes by two cuts, the second one in the numbers that the first one leaves.
+    """The removals of two cuts together; the second counts in the indices that the first one leaves.
 
     Raises:
-        PlanError: the two cut one group row by row along different others.
+        PlanError: the two cut one group ragged along different bases.
     """
     total: dict[Atom, Removal] = {}
     ragged: list[Atom] = []
@@ -156,33 +156,33 @@ def joined(first: Removals, second: Removals) -> dict[Atom, Removal]:
 
 
 def left_over(first: Removals, total: Removals) -> dict[Atom, Removal]:
-    """What goes by a second cut if both together are to be `total`: in the numbers that the first one leaves."""
-    rest: dict[Atom, Removal] = {}
-    for atom, lost in total.items():
+    """The removals that complete `first` to `total`, counted in the indices that `first` leaves."""
+    second: dict[Atom, Removal] = {}
+    for atom, removal in total.items():
         before = first.get(atom, IndexSet())
-        base = _base(lost, before)
+        base = _base(removal, before)
         if base is None:
-            assert isinstance(lost, IndexSet) and isinstance(before, IndexSet)
-            rest[atom] = (lost - before).renumber(before)
+            assert isinstance(removal, IndexSet) and isinstance(before, IndexSet)
+            second[atom] = (removal - before).renumber(before)
             continue
-        gone, already = _plain(total.get(base)), _plain(first.get(base))
-        ours, whole = (_in_rows(part, base, gone).sets for part in (before, lost))
-        sets = [(whole[row] - ours[row]).renumber(ours[row]) for row in already.complement(base.size)]
-        rest[atom] = RaggedSet(Atom(base.id, len(sets)), tuple(sets)).without((gone - already).renumber(already))
-    return {atom: lost for atom, lost in rest.items() if lost}
+        rows_total, rows_first = _removed_rows(total.get(base)), _removed_rows(first.get(base))
+        sets_first, sets_total = (_as_ragged(part, base, rows_total).sets for part in (before, removal))
+        sets = [(sets_total[row] - sets_first[row]).renumber(sets_first[row]) for row in rows_first.complement(base.size)]
+        second[atom] = RaggedSet(Atom(base.id, len(sets)), tuple(sets)).without((rows_total - rows_first).renumber(rows_first))
+    return {atom: removal for atom, removal in second.items() if removal}
 
 
 def kept_by(first: Removals, total: Removals) -> dict[Atom, IndexSet]:
     """What a first cut removes and `total` keeps, by atom; in flat indices where either is ragged."""
     only_first: dict[Atom, IndexSet] = {}
     for atom, before in first.items():
-        lost = total.get(atom, IndexSet())
-        base = _base(lost, before)
+        removal = total.get(atom, IndexSet())
+        base = _base(removal, before)
         if base is None:
-            assert isinstance(lost, IndexSet) and isinstance(before, IndexSet)
-            only_first[atom] = before - lost
+            assert isinstance(removal, IndexSet) and isinstance(before, IndexSet)
+            only_first[atom] = before - removal
             continue
-        flat = [_in_rows(part, base, _plain(total.get(base))).flat(atom.size) for part in (before, lost)]
+        flat = [_as_ragged(part, base, _removed_rows(total.get(base))).flat(atom.size) for part in (before, removal)]
         only_first[atom] = flat[0] - flat[1]
     return {atom: indices for atom, indices in only_first.items() if indices}
 
@@ -192,33 +192,33 @@ def _base(*parts: Removal) -> Atom | None:
     return next((part.base for part in parts if isinstance(part, RaggedSet)), None)
 
 
-def _in_rows(lost: Removal, base: Atom, gone: IndexSet) -> RaggedSet:
+def _as_ragged(removal: Removal, base: Atom, removed_rows: IndexSet) -> RaggedSet:
     """A removal as a ragged one, of which the given rows go as a whole."""
-    sets = lost.sets if isinstance(lost, RaggedSet) else (lost,) * base.size
-    return RaggedSet(base, tuple(IndexSet() if row in gone else indices for row, indices in enumerate(sets)))
+    sets = removal.sets if isinstance(removal, RaggedSet) else (removal,) * base.size
+    return RaggedSet(base, tuple(IndexSet() if row in removed_rows else indices for row, indices in enumerate(sets)))
 
 
 def _joined_ragged(atom: Atom, first: Removals, second: Removals, total: Removals) -> Removal:
     """What one group loses by two cuts of which one is ragged; `total` tells which rows go as a whole."""
     before, after = first.get(atom, IndexSet()), second.get(atom, IndexSet())
     if isinstance(before, RaggedSet):
-        before = before.without(_plain(total.get(before.base)))
+        before = before.without(_removed_rows(total.get(before.base)))
     if isinstance(before, RaggedSet) and isinstance(after, RaggedSet) and before.base != after.base:
-        raise PlanError("the plans cut one group row by row along two others, which no one plan says. Nothing was changed.")
+        raise PlanError("the plans cut one group ragged along two others, which no one plan can state. Nothing was changed.")
     base = _base(before, after)
     if base is None:
         assert isinstance(before, IndexSet) and isinstance(after, IndexSet)
         return before | after.lift(before)
     sets = [IndexSet()] * base.size
-    for place, row in enumerate(_plain(first.get(base)).complement(base.size)):
-        ours = before.sets[row] if isinstance(before, RaggedSet) else before
-        theirs = after.sets[place] if isinstance(after, RaggedSet) else after
-        sets[row] = ours | theirs.lift(ours)
+    for position, row in enumerate(_removed_rows(first.get(base)).complement(base.size)):
+        row_before = before.sets[row] if isinstance(before, RaggedSet) else before
+        row_after = after.sets[position] if isinstance(after, RaggedSet) else after
+        sets[row] = row_before | row_after.lift(row_before)
     return RaggedSet(base, tuple(sets))
 
 
-def _plain(lost: Removal | None) -> IndexSet:
-    """The rows that go as a whole: what a base loses is the same everywhere, for a base is not ragged itself."""
-    if isinstance(lost, RaggedSet):
+def _removed_rows(base_removal: Removal | None) -> IndexSet:
+    """The rows removed as a whole: the removal of a base, which cannot be ragged itself."""
+    if isinstance(base_removal, RaggedSet):
         raise PlanError("a group that loses other indices in each row cannot be the rows of another one. Nothing was changed.")
-    return IndexSet() if lost is None else lost
+    return IndexSet() if base_removal is None else base_removal

@@ -27,28 +27,26 @@ def signatures(graph: Graph) -> Mapping[Atom, Hashable]:
         for atom in set().union(*(atoms_of[name] for name in (*operation.inputs, *operation.outputs))):
             operations_of[atom].append(operation)
     signature_of: dict[Atom, Hashable] = {}
-    positions: dict[tuple[tuple[Space, ...], Atom], tuple[Hashable, ...]] = {}
+    memo: dict[tuple[tuple[Space, ...], Atom], tuple[Hashable, ...]] = {}
 
     def positions_in(name: str, atom: Atom) -> tuple[Hashable, ...]:
         """The dimensions of a tensor in which the atom occurs, each with its place in the axis."""
         if atom not in atoms_of[name]:
             return ()
         key = axes[name], atom
-        if key not in positions:
-            positions[key] = tuple(
-                (dim, _position(space, atom)) for dim, space in enumerate(axes[name]) if atom in atoms(space)
-            )
-        return positions[key]
+        if key not in memo:
+            memo[key] = tuple((dim, _position(space, atom)) for dim, space in enumerate(axes[name]) if atom in atoms(space))
+        return memo[key]
 
     for atom, operations in operations_of.items():
         producers: dict[str, int] = {}
-        steps: list[Any] = []
+        calls: list[Any] = []
         for position, operation in enumerate(operations):
             operands = tuple((kinds[name], positions_in(name, atom), producers.get(name)) for name in operation.inputs)
             results = tuple(positions_in(name, atom) for name in operation.outputs)
-            steps.append((operation.type.value, operation.op, operation.module_class, operands, results))
+            calls.append((operation.type.value, operation.op, operation.module_class, operands, results))
             producers.update(dict.fromkeys(operation.outputs, position))
-        signature_of[atom] = (groups[atom].role, tuple(steps))
+        signature_of[atom] = (groups[atom].role, tuple(calls))
     return signature_of
 
 

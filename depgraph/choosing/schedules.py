@@ -137,16 +137,12 @@ def lifted(graph: Graph, done: Plan, scores: Scores) -> dict[str, Numbers]:
         if base is None:
             raise PlanError(f"the scores of group {group.name!r} are a table, but {why_uniform(graph, group)}; score anew.")
         removed_rows = removals.get(base, IndexSet())
-        remaining_rows = [row for row in range(base.size) if not isinstance(removed_rows, IndexSet) or row not in removed_rows]
-        score_rows = (
-            list(values) if is_table(values) else [[value / len(remaining_rows) for value in values]] * len(remaining_rows)
-        )
-        if len(score_rows) != len(remaining_rows):
-            raise PlanError(
-                f"group {group.name!r} has {len(remaining_rows)} rows by now, its scores have {len(score_rows)}; score anew."
-            )
+        rows = [row for row in range(base.size) if not isinstance(removed_rows, IndexSet) or row not in removed_rows]
+        row_scores = list(values) if is_table(values) else [[value / len(rows) for value in values]] * len(rows)
+        if len(row_scores) != len(rows):
+            raise PlanError(f"group {group.name!r} has {len(rows)} rows by now, its scores have {len(row_scores)}; score anew.")
         table = [(0.0,) * group.size] * base.size
-        for row, numbers in zip(remaining_rows, score_rows, strict=True):
+        for row, numbers in zip(rows, row_scores, strict=True):
             table[row] = _lifted_row(group, removal.sets[row] if isinstance(removal, RaggedSet) else removal, numbers)
         lifted_scores[group.name] = tuple(table)
     return lifted_scores

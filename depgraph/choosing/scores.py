@@ -1,4 +1,4 @@
-"""Scores of indices, and the order in which they have a group's indices removed."""
+"""Scores of indices, and the order of removal that they give in each group."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def check(graph: Graph) -> tuple[str, ...]:
     """Everything that is wrong with a graph, one sentence each; empty for every graph that this package makes."""
     problems = (*term_problems(_spaces(graph)), *_names(graph))
-    if problems:  # what follows counts on sizes that are sizes, and on names that name something
+    if problems:  # the other checks rely on valid sizes and names
         return problems
     return (*_reading_order(graph), *_operations(graph), *_attributes(graph), *_limits(graph))
 
@@ -45,20 +45,20 @@ def _names(graph: Graph) -> Iterator[str]:
     yield from _repeated("the result", [name for operation in graph.operations for name in operation.outputs])
     values = {tensor.name for tensor in graph.tensors if tensor.kind == "value"}
     parameters = {name for tensor in graph.tensors if tensor.kind != "value" for name in (tensor.name, *tensor.aliases)}
-    there = set(parameters)
+    available = set(parameters)
     for operation in graph.operations:
         yield from (
             f"operation {operation.name!r} reads {name!r}, which is not there before it"
             for name in operation.inputs
-            if name not in there
+            if name not in available
         )
         yield from (
             f"operation {operation.name!r} returns {name!r}, which is no value of the graph"
             for name in operation.outputs
             if name not in (parameters if operation.type is OpType.PARAMETER else values)
         )
-        there.update(operation.outputs)
-    yield from (f"the value {name!r} is returned by no operation" for name in sorted(values - there))
+        available.update(operation.outputs)
+    yield from (f"the value {name!r} is returned by no operation" for name in sorted(values - available))
 
 
 def _reading_order(graph: Graph) -> Iterator[str]:
@@ -120,8 +120,9 @@ def _limits(graph: Graph) -> Iterator[str]:
     for what, numbers in lists.items():
         if any(later <= earlier for earlier, later in pairwise(numbers)):
             yield f"the {what} are not in the order of their atoms, each once"
-    held = {atom for tensor in graph.tensors for space in tensor.axes for atom in atoms(space)}
-    known = held | {atom for item in graph.operations for cost in item.costs for space in cost.axes for atom in atoms(space)}
+    axis_atoms = {atom for tensor in graph.tensors for space in tensor.axes for atom in atoms(space)}
+    cost_axes = [space for operation in graph.operations for cost in operation.costs for space in cost.axes]
+    known = axis_atoms | {atom for space in cost_axes for atom in atoms(space)}
     known |= {atom for attribute in graph.attributes for atom in atoms(attribute.space)}
     yield from (f"the pinned atom {pinned.atom} is in no axis" for pinned in graph.pinned_atoms if pinned.atom not in known)
     yield from _repeated("the balanced atom", [str(atom) for balance in graph.balances for atom in balance.atoms])

@@ -72,17 +72,17 @@ class Graph:
         parts: list[str] = []
         objects = {id(space): space for tensor in self.tensors for space in tensor.axes}  # the graph holds them meanwhile
         objects.update((id(space), space) for item in self.operations for cost in item.costs for space in cost.axes)
-        known = {key: str(space) for key, space in objects.items()}
+        texts = {key: str(space) for key, space in objects.items()}
 
         def text(space: Space) -> str:
-            return known.get(id(space)) or str(space)
+            return texts.get(id(space)) or str(space)
 
         for operation in self.operations:
-            costs = ";".join(f"{cost.scale}*{'*'.join([known[id(axis)] for axis in cost.axes])}" for cost in operation.costs)
+            costs = ";".join(f"{cost.scale}*{'*'.join([texts[id(axis)] for axis in cost.axes])}" for cost in operation.costs)
             line = (operation.name, operation.type.value, operation.op, operation.module_class)
             parts.append(repr((*line, operation.inputs, operation.outputs, costs)))
         for tensor in self.tensors:
-            axes = tuple([known[id(axis)] for axis in tensor.axes])
+            axes = tuple([texts[id(axis)] for axis in tensor.axes])
             parts.append(repr((tensor.name, tensor.kind, tensor.aliases, axes)))
         for attribute in self.attributes:
             parts.append(repr((attribute.path, text(attribute.space))))
@@ -118,13 +118,13 @@ class Graph:
     @cached_property
     def pinned(self) -> tuple[Pinned, ...]:
         """Every parameter or buffer axis that holds something pinned, with the reason."""
-        found: list[Pinned] = []
+        axes: list[Pinned] = []
         for tensor in self.tensors:
             if tensor.kind == "value":
                 continue
             for dim, space in enumerate(tensor.axes):
-                found.extend(Pinned(tensor.name, dim, reason) for reason in reasons_of(space, self.reasons))
-        return tuple(found)
+                axes.extend(Pinned(tensor.name, dim, reason) for reason in reasons_of(space, self.reasons))
+        return tuple(axes)
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -196,15 +196,15 @@ class Graph:
             PlanError: the axis holds several groups; the message names them.
         """
         space = self.axis(name, dim)
-        found = [self.group_of[atom] for atom in atoms(space) if atom in self.group_of]
-        if not found:
+        groups = [self.group_of[atom] for atom in atoms(space) if atom in self.group_of]
+        if not groups:
             raise PinnedError(name, dim, self.why_pinned(space))
-        if len(found) > 1:
-            listed = ", ".join(str(group) for group in found)
+        if len(groups) > 1:
+            names = ", ".join(str(group) for group in groups)
             raise PlanError(
-                f"axis {dim} of {name!r} is made of several groups, {space}: choose one of {listed} from graph.groups."
+                f"axis {dim} of {name!r} is made of several groups, {space}: choose one of {names} from graph.groups."
             )
-        return found[0]
+        return groups[0]
 
     def why_pinned(self, space: Space) -> str:
         """The reasons of the pinned atoms of a space, as one text."""

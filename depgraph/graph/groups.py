@@ -82,12 +82,12 @@ class Group:
         return self.atom.size
 
     def __str__(self) -> str:
-        kept = f", at least {self.lower_bound} stay" if self.lower_bound > 1 else ""
-        return f"{self.name} ({self.size} indices{kept}, {len(self.members)} axes)"
+        bound = f", at least {self.lower_bound} stay" if self.lower_bound > 1 else ""
+        return f"{self.name} ({self.size} indices{bound}, {len(self.members)} axes)"
 
 
 def groups_of(
-    tensors: Iterable[Tensor], operations: Iterable[Operation], pinned: Mapping[Atom, str], least: Mapping[Atom, int]
+    tensors: Iterable[Tensor], operations: Iterable[Operation], pinned: Mapping[Atom, str], bounds: Mapping[Atom, int]
 ) -> tuple[Group, ...]:
     """The atoms with indices that occur in a parameter and are not pinned, in the order of the parameters."""
     tensors = tuple(tensors)
@@ -97,23 +97,23 @@ def groups_of(
         if tensor.kind == "value":
             continue
         for dim, space in enumerate(tensor.axes):
-            here = atoms(space)
-            for position, atom in enumerate(here):
+            axis_atoms = atoms(space)
+            for position, atom in enumerate(axis_atoms):
                 if atom in pinned or not atom.size:
                     continue
                 members.setdefault(atom, []).append((tensor.name, dim))
                 if tensor.kind == "parameter" and atom not in names:
-                    names[atom] = f"{tensor.name}:{dim}" + (f"[{position}]" if len(here) > 1 else "")
+                    names[atom] = f"{tensor.name}:{dim}" + (f"[{position}]" if len(axis_atoms) > 1 else "")
     roles = _roles(tensors, operations, names)
-    return tuple(Group(name, atom, tuple(members[atom]), roles[atom], least.get(atom, 1)) for atom, name in names.items())
+    return tuple(Group(name, atom, tuple(members[atom]), roles[atom], bounds.get(atom, 1)) for atom, name in names.items())
 
 
 def reasons_of(space: Space, reasons: Mapping[Atom, str]) -> tuple[str, ...]:
     """Why an axis, or a part of it, is pinned: the reasons of its atoms, or that it has none left."""
-    here = atoms(space)
-    if not here and space.size > 1:
+    axis_atoms = atoms(space)
+    if not axis_atoms and space.size > 1:
         return ("it falls into single indices: forward takes each by itself, or needs as many as there are",)
-    return tuple(dict.fromkeys(reasons[atom] for atom in here if atom in reasons))
+    return tuple(dict.fromkeys(reasons[atom] for atom in axis_atoms if atom in reasons))
 
 
 def coverage_of(tensors: Iterable[Tensor], free: Container[Atom], reasons: Mapping[Atom, str]) -> Coverage:
@@ -124,12 +124,12 @@ def coverage_of(tensors: Iterable[Tensor], free: Container[Atom], reasons: Mappi
         if tensor.kind != "parameter":
             continue
         total += tensor.numel
-        held = [atom for space in tensor.axes for atom in atoms(space)]
-        if any(atom in free for atom in held):
+        tensor_atoms = [atom for space in tensor.axes for atom in atoms(space)]
+        if any(atom in free for atom in tensor_atoms):
             prunable += tensor.numel
         else:
-            whys = (reason for space in tensor.axes for reason in reasons_of(space, reasons))
-            reason = next(whys, "it has no axis longer than 1")
+            axis_reasons = (reason for space in tensor.axes for reason in reasons_of(space, reasons))
+            reason = next(axis_reasons, "it has no axis longer than 1")
             pinned[reason] = pinned.get(reason, 0) + tensor.numel
     return Coverage(total, prunable, tuple(sorted(pinned.items(), key=lambda item: (-item[1], item[0]))))
 
@@ -141,17 +141,17 @@ def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Map
     around: dict[Atom, set[Atom]] = {}
     axes = (space for tensor in tensors if tensor.kind != "value" for space in tensor.axes)
     for space in {id(space): space for space in axes}.values():  # many axes share few spaces
-        everything = leaves(space) if len(atoms(space)) > 1 else ()
-        found = [leaf for leaf in everything if leaf.atom in free]
-        several = len({leaf.atom for leaf in found}) > 1
-        if len({leaf.stride for leaf in everything}) < 2:  # of parts laid end to end, often a hundred, none surrounds another
-            inner.update(leaf.atom for leaf in found if several)
+        all_leaves = leaves(space) if len(atoms(space)) > 1 else ()
+        group_leaves = [leaf for leaf in all_leaves if leaf.atom in free]
+        several = len({leaf.atom for leaf in group_leaves}) > 1
+        if len({leaf.stride for leaf in all_leaves}) < 2:  # of parts laid end to end, often a hundred, none surrounds another
+            inner.update(leaf.atom for leaf in group_leaves if several)
             continue
-        for leaf in found:
-            around.setdefault(leaf.atom, set()).update(other.atom for other in everything if _surrounds(other, leaf))
-            if any(_surrounds(leaf, other) for other in found):
-                first = not any(_surrounds(other, leaf) for other in found)
-                outer[leaf.atom] = outer.get(leaf.atom, False) or first
+        for leaf in group_leaves:
+            around.setdefault(leaf.atom, set()).update(other.atom for other in all_leaves if _surrounds(other, leaf))
+            if any(_surrounds(leaf, other) for other in group_leaves):
+                outermost = not any(_surrounds(other, leaf) for other in group_leaves)
+                outer[leaf.atom] = outer.get(leaf.atom, False) or outermost
             elif several:
                 inner.add(leaf.atom)
     batch, contracted, blocks = _attention_atoms(tensors, operations)

@@ -99,8 +99,8 @@ def nodes_of(tensors: Iterable[Tensor], operations: Sequence[Operation], free: M
     """The operations with their neighbours, and the dependencies that the shared groups give."""
     producer = {tensor: operation.name for operation in operations for tensor in operation.outputs}
     by_name = {tensor.name: tensor for tensor in tensors}
-    before: dict[str, dict[str, None]] = {operation.name: {} for operation in operations}
-    after: dict[str, dict[str, None]] = {operation.name: {} for operation in operations}
+    sources: dict[str, dict[str, None]] = {operation.name: {} for operation in operations}
+    readers: dict[str, dict[str, None]] = {operation.name: {} for operation in operations}
     forced: dict[str, list[Dependency]] = {operation.name: [] for operation in operations}
     types = {operation.name: operation.type for operation in operations}
 
@@ -108,38 +108,38 @@ def nodes_of(tensors: Iterable[Tensor], operations: Sequence[Operation], free: M
         return [space for space in tensor.axes if any(atom in free for atom in atoms(space))]
 
     def own_axes(operation: Operation) -> list[Space]:
-        """Where a node's own indices live: what it passes on, and, for a layer, its parameters."""
+        """The prunable axes of a node: of its outputs and of its parameters; a layer's parameters come first."""
         outputs = [space for name in operation.outputs for space in prunable(by_name[name])]
-        held = [
+        parameters = [
             space
             for name in operation.inputs
             if name not in producer and by_name[name].kind != "value"
             for space in prunable(by_name[name])
         ]
-        return held + outputs if types[operation.name] in LAYERS else outputs + held
+        return parameters + outputs if types[operation.name] in LAYERS else outputs + parameters
 
-    mapping: dict[str, bool] = {}
+    maps_indices: dict[str, bool] = {}
     dims: dict[str, int | None] = {}
     for operation in operations:
         axes = own_axes(operation)
-        passed: list[tuple[Space, Space]] = []
+        pairs: list[tuple[Space, Space]] = []
         for name in dict.fromkeys(operation.inputs):
             source = producer.get(name)
             if source is None or source == operation.name:
                 continue
-            before[operation.name][source] = None
-            after[source][operation.name] = None
+            sources[operation.name][source] = None
+            readers[source][operation.name] = None
             for space in prunable(by_name[name]):
                 shared = {atom for atom in atoms(space) if atom in free}
                 target = next((axis for axis in axes if shared & set(atoms(axis))), space)
-                passed.append((space, target))
+                pairs.append((space, target))
                 sides = _sides(types[source], types[operation.name])
-                forth = Dependency(source, sides[0], operation.name, sides[1], IndexMap.between(space, target), operation.op)
-                back = Dependency(operation.name, sides[1], source, sides[0], IndexMap.between(target, space), operation.op)
-                if forth not in forced[source]:
-                    forced[source].append(forth)
-                    forced[operation.name].append(back)
-        mapping[operation.name] = any(source != target for source, target in passed)
+                forward = Dependency(source, sides[0], operation.name, sides[1], IndexMap.between(space, target), operation.op)
+                backward = Dependency(operation.name, sides[1], source, sides[0], IndexMap.between(target, space), operation.op)
+                if forward not in forced[source]:
+                    forced[source].append(forward)
+                    forced[operation.name].append(backward)
+        maps_indices[operation.name] = any(source != target for source, target in pairs)
         dims[operation.name] = None
         for name in operation.outputs[:1]:
             spaces = by_name[name].axes
@@ -152,18 +152,18 @@ def nodes_of(tensors: Iterable[Tensor], operations: Sequence[Operation], free: M
             type=operation.type,
             op=operation.op,
             module_class=operation.module_class,
-            inputs=tuple(before[operation.name]),
-            outputs=tuple(after[operation.name]),
+            inputs=tuple(sources[operation.name]),
+            outputs=tuple(readers[operation.name]),
             dependencies=tuple(forced[operation.name]),
             pruning_dim=dims[operation.name],
-            enable_index_mapping=mapping[operation.name],
+            enable_index_mapping=maps_indices[operation.name],
         )
         for operation in operations
     )
 
 
 def _sides(source: OpType, target: OpType) -> tuple[str, str]:
-    """How the two ends of an edge are called in a sentence."""
+    """What the indices at the two ends of a dependency are called: outputs, inputs, features or channels."""
     first = "outputs" if source in LAYERS else "features" if source in FEATURE_LAYERS else "channels"
     second = "inputs" if target in LAYERS else "features" if target in FEATURE_LAYERS else "channels"
     return first, second

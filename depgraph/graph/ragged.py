@@ -1,14 +1,14 @@
 """Which groups may lose other indices in each block of another group, such as other head dims in each head.
 
-A group D may be cut row by row along a group B, its base, if every operator treats each index of B by itself wherever D
-takes part. Then the operator on the part of one index of B is the operator itself with B cut down to that index, for which
+A group D may be ragged along a group B, its base, if every operator treats each index of B by itself wherever D
+occurs. Then the operator on the part of one index of B is the operator itself with B cut down to that index, for which
 any cut of D is exact; and the parts stand side by side as before, because each has lost as many. So it is required that
 
 - every place of D in a tensor has B around it in the same axis, or in another axis of the tensor, once;
 - no operator that D reaches holds B twice in a tensor or a cost, where it would pair one index of B with another;
 - the operator states what it mixes (its traits), and that is not B, or D and B are one axis for it.
 
-All of this is read off the graph. What is not known to be so keeps one choice for all rows, with the reason.
+All of this is read off the graph. A group for which it is not known is uniform: all rows lose the same indices.
 """
 
 from __future__ import annotations
@@ -83,25 +83,25 @@ def why_uniform(graph: Graph, group: str | Group) -> str | None:
         return f"no other group counts blocks of {name}"
     if any(reason is None for _, reason in reasons):
         return None
-    alone = facts.alone(atom, [base for base, _ in reasons])
-    if alone is not None:
-        return f"{alone} holds it without any of its blocks, so these share it"
+    first_without = facts.first_without(atom, [base for base, _ in reasons])
+    if first_without is not None:
+        return f"{first_without} holds it without any of its blocks, so these share it"
     return "; ".join(f"along {graph.group_of[base].name}: {reason}" for base, reason in reasons)
 
 
 def bases_of(graph: Graph) -> dict[Atom, Atom]:
-    """The atoms of groups that may be cut row by row, each with its base: of several the first in reading order."""
+    """The atoms of groups that may be ragged, each with its base; of several bases the first in reading order."""
     facts = _Facts(graph)
-    found = {}
+    bases = {}
     for group in graph.groups:
         base = next((base for base in facts.candidates(group.atom) if facts.why_not(group.atom, base) is None), None)
         if base is not None:
-            found[group.atom] = base
-    return found
+            bases[group.atom] = base
+    return bases
 
 
 def ragged_problems(graph: Graph, bases: Mapping[Atom, Atom]) -> Iterator[str]:
-    """Why atoms may not be cut ragged along the bases that are given with them."""
+    """Why atoms may not be ragged along the given bases."""
     facts = _Facts(graph) if bases else None
     for atom, base in bases.items():
         assert facts is not None, "there are bases"
@@ -114,64 +114,64 @@ def ragged_problems(graph: Graph, bases: Mapping[Atom, Atom]) -> Iterator[str]:
 
 
 class _Facts:
-    """What a graph says about pairs of atoms."""
+    """Tensors and operations of a graph, indexed to answer whether one atom may be ragged along another."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.holding: dict[Atom, list[Tensor]] = {}
-        self.reading: dict[str, list[Operation]] = {}
+        self.tensors_of: dict[Atom, list[Tensor]] = {}
+        self.operations_of: dict[str, list[Operation]] = {}
         for tensor in graph.tensors:
             for atom in dict.fromkeys(atom for space in tensor.axes for atom in atoms(space)):
                 if atom in graph.group_of:
-                    self.holding.setdefault(atom, []).append(tensor)
+                    self.tensors_of.setdefault(atom, []).append(tensor)
         for operation in graph.operations:
             for name in dict.fromkeys((*operation.inputs, *operation.outputs)):
-                self.reading.setdefault(name, []).append(operation)
+                self.operations_of.setdefault(name, []).append(operation)
 
     def candidates(self, atom: Atom) -> tuple[Atom, ...]:
         """Groups that stand around an atom in the axes of parameters."""
-        found: dict[Atom, None] = {}
-        for tensor in self.holding.get(atom, ()):
+        bases: dict[Atom, None] = {}
+        for tensor in self.tensors_of.get(atom, ()):
             if tensor.kind == "parameter":
                 for term in (term for space in tensor.axes for term in summands(space)):
-                    here = [place.atom for place in term.places]
-                    if atom in here:
-                        found.update(dict.fromkeys(here[: here.index(atom)]))
-        return tuple(sorted((base for base in found if base in self.graph.group_of), key=lambda base: base.id))
+                    order = [place.atom for place in term.places]
+                    if atom in order:
+                        bases.update(dict.fromkeys(order[: order.index(atom)]))
+        return tuple(sorted((base for base in bases if base in self.graph.group_of), key=lambda base: base.id))
 
-    def alone(self, atom: Atom, bases: Iterable[Atom]) -> str | None:
+    def first_without(self, atom: Atom, bases: Iterable[Atom]) -> str | None:
         """The first tensor that holds an atom without any of its bases; parameters and buffers come first."""
-        around = set(bases)
-        for tensor in sorted(self.holding[atom], key=lambda tensor: tensor.kind == "value"):
-            if not any(around.intersection(atoms(space)) for space in tensor.axes):
+        base_set = set(bases)
+        for tensor in sorted(self.tensors_of[atom], key=lambda tensor: tensor.kind == "value"):
+            if not any(base_set.intersection(atoms(space)) for space in tensor.axes):
                 return tensor.name
         return None
 
     def why_not(self, atom: Atom, base: Atom) -> str | None:
-        """Why an atom may not be cut row by row along a base; None if it may."""
+        """Why an atom may not be ragged along a base; None if it may."""
         return next(self._problems(atom, base), None)
 
     def _problems(self, atom: Atom, base: Atom) -> Iterator[str]:
         rows = self.graph.group_of[base].name
-        for tensor in sorted(self.holding[atom], key=lambda tensor: tensor.kind == "value"):
+        for tensor in sorted(self.tensors_of[atom], key=lambda tensor: tensor.kind == "value"):
             for cell in _cells(tensor.axes, atom, base):
-                problem = _misplaced(cell)
+                problem = _layout_problem(cell)
                 if problem:
                     yield f"{tensor.name} {problem.format(rows=rows)}"
-                if tensor.kind != "value" and _count(cell, _ATOM) and not _joined(cell):
+                if tensor.kind != "value" and _count(cell, _ATOM) and not _in_one_axis(cell):
                     yield f"{tensor.name} holds it and {rows} in separate dimensions, where a row would be gathered"
-        names = dict.fromkeys(tensor.name for tensor in self.holding[atom])
-        for operation in dict.fromkeys(op for name in names for op in self.reading.get(name, ())):
-            yield from self._mixed(operation, atom, base, rows)
+        names = dict.fromkeys(tensor.name for tensor in self.tensors_of[atom])
+        for operation in dict.fromkeys(op for name in names for op in self.operations_of.get(name, ())):
+            yield from self._operation_problems(operation, atom, base, rows)
 
-    def _mixed(self, operation: Operation, atom: Atom, base: Atom, rows: str) -> Iterator[str]:
+    def _operation_problems(self, operation: Operation, atom: Atom, base: Atom, rows: str) -> Iterator[str]:
         place = f"{operation.op} in {operation.name}"
         tensors = [self.graph.tensor(name) for name in dict.fromkeys((*operation.inputs, *operation.outputs))]
         for axes in (*(tensor.axes for tensor in tensors), *(cost.axes for cost in operation.costs)):
             for cell in _cells(axes, atom, base):
                 if _count(cell, _BASE) > 1 or _count(cell, _ATOM) > 1:
                     yield f"{place} pairs indices of {rows} with others of it"
-                if any(turned for marks in cell for _, turned in marks):
+                if any(backwards for marks in cell for _, backwards in marks):
                     yield f"{place} reads indices of {rows} backwards"
         if self._may_mix(operation, atom, base):
             yield f"{place} may mix the indices of {rows}"
@@ -179,14 +179,14 @@ class _Facts:
     def _may_mix(self, operation: Operation, atom: Atom, base: Atom) -> bool:
         """Whether an operator mixes indices of the base that stay, along an axis that does not hold the atom as well.
 
-        What it sums over is gone from its results, which then hold the atom without the base, or neither of them.
+        An axis that it sums over is in no result; the results then hold the atom without the base, or neither of them.
         """
         mixes = operation.traits.mixes
         if mixes is None:
             return True
         stays = any(base in atoms(space) for name in operation.outputs for space in self.graph.tensor(name).axes)
         return stays and any(
-            _place(cell, _BASE) == dim and not _joined(cell)
+            _place(cell, _BASE) == dim and not _in_one_axis(cell)
             for name, dim in mixes
             for cell in _cells(self.graph.tensor(name).axes, atom, base)
             if _count(cell, _ATOM)
@@ -209,25 +209,25 @@ def _cells(axes: Iterable[Space], atom: Atom, base: Atom) -> list[_Cell]:
     return list(all_choices(*(sorted(set(map(marks, summands(space)))) for space in axes)))
 
 
-def _misplaced(cell: _Cell) -> str | None:
+def _layout_problem(cell: _Cell) -> str | None:
     """What is wrong with how a tensor that holds the atom is laid out."""
-    count, around = _count(cell, _ATOM), _count(cell, _BASE)
+    count, bases = _count(cell, _ATOM), _count(cell, _BASE)
     if count == 0:
-        return None if around <= 1 else "holds {rows} twice"
+        return None if bases <= 1 else "holds {rows} twice"
     if count > 1:
         return "holds it twice"
-    if around == 0:
+    if bases == 0:
         return "holds it without {rows}"
-    if around > 1:
+    if bases > 1:
         return "holds {rows} twice"
-    if any(turned for marks in cell for _, turned in marks):
+    if any(backwards for marks in cell for _, backwards in marks):
         return "holds it, or {rows}, backwards"
     if any(len(marks) > 1 and marks[0][0] == _ATOM for marks in cell):
         return "holds {rows} inside of it"
     return None
 
 
-def _joined(cell: _Cell) -> bool:
+def _in_one_axis(cell: _Cell) -> bool:
     """Whether the atom and its base stand in one axis."""
     return _place(cell, _BASE) == _place(cell, _ATOM)
 

@@ -78,7 +78,7 @@ class Tensor:
         name: dotted name of a parameter or buffer; ``node:k`` for the k-th output of a node.
         kind: ``parameter``, ``buffer`` or ``value``.
         axes: one space per dimension.
-        aliases: further names under which a tied parameter is held.
+        aliases: further names of a tied parameter.
     """
 
     name: str
@@ -131,10 +131,10 @@ class LayerWeight:
 
     Attributes:
         operand: its position among the inputs.
-        inner: its dimension that meets what the layer reads.
-        outer: its dimension that becomes what the layer makes.
-        read: the dimension that `inner` meets.
-        made: the dimension that `outer` becomes.
+        inner: its dimension that is contracted with the layer's input.
+        outer: its dimension that becomes an axis of the layer's result.
+        read: the dimension of the input that `inner` is contracted with.
+        made: the dimension of the result that `outer` becomes.
     """
 
     operand: int
@@ -149,7 +149,7 @@ class OperationTraits:
     """What the operator table says of an operation beside its spaces; as `depgraph.rules.Traits`, by names.
 
     Attributes:
-        mixes: dimensions of inputs and outputs along which indices are averaged, normalised or added up; None: nobody says.
+        mixes: dimensions of inputs and outputs along which indices are averaged, normalised or added up; None: unknown.
         draws: whether it draws numbers, in evaluation too.
         offsets: positions of the inputs that are only added.
         weight: which input is the weight of a layer.
@@ -208,7 +208,7 @@ class Balance:
 
 @frozen
 class LowerBound:
-    """An atom of which so many indices stay, and why forward would do something else with fewer."""
+    """The smallest size of an atom, and why forward would take another branch below it."""
 
     atom: Atom
     size: int

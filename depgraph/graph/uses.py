@@ -13,17 +13,17 @@ _PASSING = frozenset(
 
 def uses_of(tensors: Iterable[Tensor], operations: Iterable[Operation]) -> dict[str, list[tuple[Operation, int]]]:
     """In which operations each parameter is an operand, and at which place; views of a parameter count as the parameter."""
-    origin = {tensor.name: tensor.name for tensor in tensors if tensor.kind == "parameter"}
+    origin_of = {tensor.name: tensor.name for tensor in tensors if tensor.kind == "parameter"}
     uses: dict[str, list[tuple[Operation, int]]] = {}
     for operation in operations:
-        held = {origin.get(name) for name in operation.inputs}
-        (single,) = held if len(held) == 1 else (None,)
+        origins = {origin_of.get(name) for name in operation.inputs}
+        (single,) = origins if len(origins) == 1 else (None,)
         if single is not None and operation.type in _PASSING:
-            origin.update(dict.fromkeys(operation.outputs, single))
+            origin_of.update(dict.fromkeys(operation.outputs, single))
             continue
         for place, name in enumerate(operation.inputs):
-            if name in origin:
-                uses.setdefault(origin[name], []).append((operation, place))
+            if name in origin_of:
+                uses.setdefault(origin_of[name], []).append((operation, place))
     return uses
 
 

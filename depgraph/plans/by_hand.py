@@ -37,37 +37,37 @@ def cut(graph: Graph, name: str, indices: Iterable[int], dim: int) -> Plan:
     {1: IndexSet('0-1,3-5,7')}
     """
     space = graph.axis(name, dim)
-    wanted = index_set(f"axis {dim} of {name!r}", space.size, indices)
-    if not wanted:
+    requested = index_set(f"axis {dim} of {name!r}", space.size, indices)
+    if not requested:
         return Plan.empty(graph)
-    if len(wanted) == space.size:
+    if len(requested) == space.size:
         raise PlanError(
             f"all {space.size} indices of axis {dim} of {name!r} would go; leave at least one. Nothing was changed."
         )
-    chosen = {atom: removed for atom, removed in preimage(space, wanted).items() if atom in graph.group_of}
-    missed = wanted - image(space, chosen)
-    if missed:
+    removed = {atom: part for atom, part in preimage(space, requested).items() if atom in graph.group_of}
+    unreached = requested - image(space, removed)
+    if unreached:
         if not any(atom in graph.group_of for atom in atoms(space)):
             raise PinnedError(name, dim, graph.why_pinned(space))
-        raise PlanError(_unaligned(graph, name, dim, space, missed))
-    return plan_of(graph, chosen)
+        raise PlanError(_unaligned(graph, name, dim, space, unreached))
+    return plan_of(graph, removed)
 
 
-def _unaligned(graph: Graph, name: str, dim: int, space: Space, missed: IndexSet) -> str:
-    index = next(iter(missed))
-    ways = []
+def _unaligned(graph: Graph, name: str, dim: int, space: Space, unreached: IndexSet) -> str:
+    index = next(iter(unreached))
+    blocks = []
     for leaf in leaves(space):
         if leaf.atom not in graph.group_of:
             continue
         for base in leaf.bases():
             if base <= index < base + leaf.atom.size * leaf.stride:
                 whole = image(space, {leaf.atom: IndexSet.of([(index - base) // leaf.stride])})
-                ways.append(f"[{whole}] (one index of {graph.group_of[leaf.atom].name})")
-    if not ways:
+                blocks.append(f"[{whole}] (one index of {graph.group_of[leaf.atom].name})")
+    if not blocks:
         return f"index {index} of axis {dim} of {name!r} is pinned: {graph.why_pinned(space)}. Nothing was changed."
     return (
         f"axis {dim} of {name!r} is laid out as {space}: index {index} cannot go alone. "
-        f"Remove {' or '.join(ways)} with it. Nothing was changed."
+        f"Remove {' or '.join(blocks)} with it. Nothing was changed."
     )
 
 
@@ -99,12 +99,12 @@ def cut_each(graph: Graph, lost: Mapping[str, Sequence[int] | Sequence[Sequence[
     if not isinstance(lost, Mapping):
         raise PlanError(f"expected a mapping from group names to indices, met {type(lost).__name__}. Nothing was changed.")
     bases, removed, problems = bases_of(graph), dict[Atom, Removal](), list[str]()
-    for name, given in lost.items():
+    for name, indices in lost.items():
         if name not in graph.groups_by_name:
             raise UnknownNameError("group", name, graph.groups_by_name)
         group = graph.groups_by_name[name]
         try:
-            removed[group.atom] = _removal(graph, group, bases.get(group.atom), given)
+            removed[group.atom] = _removal(graph, group, bases.get(group.atom), indices)
         except PlanError as error:
             problems += error.problems
     if problems:
@@ -112,12 +112,12 @@ def cut_each(graph: Graph, lost: Mapping[str, Sequence[int] | Sequence[Sequence[
     return plan_of(graph, removed)
 
 
-def _removal(graph: Graph, group: Group, base: Atom | None, given: Any) -> Removal:
-    """What a group loses: the same indices everywhere, or a list for each index of its base."""
-    if not isinstance(given, Iterable) or not any(isinstance(row, Iterable) and not isinstance(row, str) for row in given):
-        return index_set(f"group {group.name}", group.size, given)
+def _removal(graph: Graph, group: Group, base: Atom | None, indices: Any) -> Removal:
+    """The removal that a user lists: the same indices in all rows, or a list for each index of the group's base."""
+    if not isinstance(indices, Iterable) or not any(isinstance(row, Iterable) and not isinstance(row, str) for row in indices):
+        return index_set(f"group {group.name}", group.size, indices)
     if base is None:
         why = why_uniform(graph, group)
         raise PlanError.of([f"group {group.name} must lose the same indices everywhere: {why}. Give one list of indices."])
-    rows = (index_set(f"row {number} of group {group.name}", group.size, row) for number, row in enumerate(given))
+    rows = (index_set(f"row {number} of group {group.name}", group.size, row) for number, row in enumerate(indices))
     return RaggedSet(base, tuple(rows))

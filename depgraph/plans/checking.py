@@ -1,14 +1,14 @@
 """Every invariant of a plan, in one place: what tests ask of each that is made, `Plan.load` of each file, execution of any.
 
-A file may come from anywhere. So sizes and counts are looked at before anything is expanded by them, the types of all fields
-before anything else, and no path of an edit may name what is no plain attribute.
+A file may come from anywhere. So types are checked before all else, sizes and counts before anything is expanded by
+them, and the path of an edit may name plain attributes only.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from depgraph.algebra.canonical_terms import LARGEST_SIZE, MOST_BLOCKS, term_problems
@@ -19,7 +19,7 @@ from depgraph.graph.paths import is_step
 from depgraph.messages import number_text, shortened
 
 if TYPE_CHECKING:
-    from depgraph.plans.plan import Cut, Edit, Plan
+    from depgraph.plans.plan import Cut, Plan
 
 MOST_REPEATS = 64
 """All axes together come to `MOST_BLOCKS` intervals of indices that go, or to so many for each interval that the cuts list."""
@@ -29,22 +29,23 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 def check(plan: Plan) -> tuple[str, ...]:
     """Everything that is wrong with a plan, one sentence each; empty for every plan that this package makes."""
-    if problems := tuple(_types(plan)):
+    if problems := tuple(_type_problems(plan)):
         return problems
     bases = [cut.base for cut in plan.cuts if cut.base is not None]
     problems = tuple(term_problems([*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes)]))
-    if problems:  # what follows counts on sizes that are sizes
+    if problems:  # the other checks rely on valid sizes
         return problems
-    return (*_ends(plan), *_cuts(plan), *_axes(plan), *_expansion(plan), *_edits(plan.edits), *_renamings(plan))
+    checks = (_fingerprints, _cut_problems, _axis_problems, _size_problems, _edit_problems, _renaming_problems)
+    return tuple(problem for problems_of in checks for problem in problems_of(plan))
 
 
 def is_well_typed(plan: Plan) -> bool:
     """Whether every field holds what its type says, so that it can be compared with a model; all else may be wrong."""
-    return not any(True for _ in _types(plan))
+    return not any(True for _ in _type_problems(plan))
 
 
-def _types(plan: Plan) -> Iterator[str]:
-    """Fields that hold what no file can bring in. Plans that are built in process may hold anything."""
+def _type_problems(plan: Plan) -> Iterator[str]:
+    """Fields of a wrong type. A file cannot have them, for `load` checks types; a plan that was built by hand can."""
     from depgraph.plans.plan import Cut, Edit, PrunedAxis, Target
 
     def is_cut(item: Any) -> bool:
@@ -129,7 +130,7 @@ def _is_term(space: object) -> bool:
     return False
 
 
-def _ends(plan: Plan) -> Iterator[str]:
+def _fingerprints(plan: Plan) -> Iterator[str]:
     for name, fingerprint in (("base", plan.base), ("result", plan.result)):
         if not _FINGERPRINT.fullmatch(fingerprint):
             yield f"{name} is no fingerprint of 64 hexadecimal digits"
@@ -137,12 +138,12 @@ def _ends(plan: Plan) -> Iterator[str]:
         yield "a plan leads to another graph exactly where it cuts something"
 
 
-def _cuts(plan: Plan) -> Iterator[str]:
+def _cut_problems(plan: Plan) -> Iterator[str]:
     numbers = [cut.atom.id for cut in plan.cuts]
     if numbers != sorted(numbers):
         yield "the cuts are not in the order of their atoms"
-    yield from _repeated("the atom of two cuts is", numbers)
-    yield from _repeated("the group of two cuts is", [cut.group for cut in plan.cuts])
+    yield from _duplicates("the atom of two cuts is", numbers)
+    yield from _duplicates("the group of two cuts is", [cut.group for cut in plan.cuts])
     plain = {cut.atom: cut for cut in plan.cuts if cut.base is None}
     ragged = {cut.atom for cut in plan.cuts if cut.base is not None}
     reached = {atom for axis in plan.axes for atom in atoms(axis.space)}
@@ -161,11 +162,11 @@ def _cuts(plan: Plan) -> Iterator[str]:
         elif cut.base in ragged:
             yield f"group {group} is cut along a group that is itself cut ragged"
         else:
-            yield from (f"group {group} {problem}" for problem in _ragged(cut, plain.get(cut.base)))
+            yield from (f"group {group} {problem}" for problem in _ragged_problems(cut, plain.get(cut.base)))
 
 
-def _ragged(cut: Cut, base: Cut | None) -> Iterator[str]:
-    """A ragged cut takes equally many of each row that stays, and says nothing of one that goes.
+def _ragged_problems(cut: Cut, base: Cut | None) -> Iterator[str]:
+    """A ragged cut removes equally many indices of each row that stays, and lists none of a removed row.
 
     Its intervals are walked once, so that the work grows with what the cut lists and not with the rows it claims.
     """
@@ -174,48 +175,54 @@ def _ragged(cut: Cut, base: Cut | None) -> Iterator[str]:
     if cut.removed.intervals[-1][1] > rows * size:
         yield f"has {rows:,} rows of {size:,}, and is to lose one beyond"
         return
-    lost: dict[int, list[tuple[int, int]]] = {}
+    lists: dict[int, list[tuple[int, int]]] = {}
     for start, stop in cut.removed.intervals:
         first, last = start // size, (stop - 1) // size
         if last - first > 1:
             yield "would lose a row's last index"
             return
         for row in {first, last}:
-            lost.setdefault(row, []).append((max(start - row * size, 0), min(stop - row * size, size)))
-    whole = base.removed if base is not None else IndexSet()
-    counts = {sum(stop - start for start, stop in intervals) for intervals in lost.values()}
-    if len(counts) != 1 or max(counts) >= size or len(lost) + len(whole) != rows or any(row in whole for row in lost):
+            lists.setdefault(row, []).append((max(start - row * size, 0), min(stop - row * size, size)))
+    whole_rows = base.removed if base is not None else IndexSet()
+    counts = {sum(stop - start for start, stop in intervals) for intervals in lists.values()}
+    if (
+        len(counts) != 1
+        or max(counts) >= size
+        or len(lists) + len(whole_rows) != rows
+        or any(row in whole_rows for row in lists)
+    ):
         yield "does not lose equally many indices, and not all, in each row that stays"
 
 
-def _axes(plan: Plan) -> Iterator[str]:
+def _axis_problems(plan: Plan) -> Iterator[str]:
     places = [(axis.tensor, axis.dim) for axis in plan.axes]
     if places != sorted(places):
         yield "the axes are not in the order of their tensors and dimensions"
-    yield from _repeated("an axis that stands twice is", places)
+    yield from _duplicates("an axis that stands twice is", places)
     cut = {item.atom for item in plan.cuts}
     bases = {item.atom: item.base for item in plan.cuts if item.base is not None}
-    held = {space: cut.intersection(atoms(space)) for space in {axis.space for axis in plan.axes}}  # many axes share few spaces
-    bare = {space for space, inside in held.items() if not inside}
-    loose = {
+    spaces = {axis.space for axis in plan.axes}  # many axes share few spaces
+    cut_atoms = {space: cut.intersection(atoms(space)) for space in spaces}
+    untouched = {space for space, inside in cut_atoms.items() if not inside}
+    misplaced = {
         space
-        for space, inside in held.items()
-        if any(atom in bases and not _in_rows(space, atom, bases[atom]) for atom in inside)
+        for space, inside in cut_atoms.items()
+        if any(atom in bases and not _is_inside(space, atom, bases[atom]) for atom in inside)
     }
     for axis in plan.axes:
         if not 0 <= axis.dim < 64:
             yield f"{shortened(repr(axis.tensor))} has no dimension {number_text(axis.dim)}"
-        if axis.space in bare:
+        if axis.space in untouched:
             yield f"dimension {number_text(axis.dim)} of {shortened(repr(axis.tensor))} holds nothing that is cut"
-        if axis.space in loose:
+        if axis.space in misplaced:
             where = f"dimension {number_text(axis.dim)} of {shortened(repr(axis.tensor))}"
-            yield f"{where} holds an atom that is cut row by row, but not inside of its rows"
+            yield f"{where} holds an atom whose cut is ragged, but not inside of its rows"
 
 
-def _in_rows(space: Space, atom: Atom, base: Atom) -> bool:
+def _is_inside(space: Space, atom: Atom, base: Atom) -> bool:
     """Whether an atom stands in a space only where a base stands before it in a product, both forwards."""
     if isinstance(space, Sum):
-        return all(_in_rows(part, atom, base) for part in space.parts)
+        return all(_is_inside(part, atom, base) for part in space.parts)
     if atom not in atoms(space):
         return True
     if any(isinstance(item, Reversed) and item.atom in {atom, base} for item in _parts(space)):
@@ -224,7 +231,7 @@ def _in_rows(space: Space, atom: Atom, base: Atom) -> bool:
         if factor == base:
             return True
         if atom in atoms(factor):
-            return isinstance(factor, Sum) and _in_rows(factor, atom, base)
+            return isinstance(factor, Sum) and _is_inside(factor, atom, base)
     return True
 
 
@@ -237,52 +244,52 @@ def _parts(space: Space) -> Iterator[Space]:
             yield from _parts(child)
 
 
-def _expansion(plan: Plan) -> Iterator[str]:
-    """How much `Plan.kept` and ragged removals have to list is bounded by what the plan lists itself."""
-    listed = {cut.atom: len(cut.removed.intervals) for cut in plan.cuts}
-    most = max(MOST_BLOCKS, MOST_REPEATS * sum(listed.values()))
-    if sum(cut.base.size for cut in plan.cuts if cut.base is not None) > most:
-        yield f"its ragged cuts come to more than {most:,} rows"
-    if sum(_intervals(space, listed) for space in {axis.space for axis in plan.axes}) > most:
-        yield f"its axes come to more than {most:,} intervals of indices that go"
+def _size_problems(plan: Plan) -> Iterator[str]:
+    """`Plan.kept` and ragged removals expand to a bounded multiple of what the plan lists: a small file cannot fill memory."""
+    interval_counts = {cut.atom: len(cut.removed.intervals) for cut in plan.cuts}
+    limit = max(MOST_BLOCKS, MOST_REPEATS * sum(interval_counts.values()))
+    if sum(cut.base.size for cut in plan.cuts if cut.base is not None) > limit:
+        yield f"its ragged cuts come to more than {limit:,} rows"
+    if sum(_count_intervals(space, interval_counts) for space in {axis.space for axis in plan.axes}) > limit:
+        yield f"its axes come to more than {limit:,} intervals of indices that go"
 
 
-def _intervals(space: Space, listed: Mapping[Atom, int]) -> int:
-    """In how many intervals of an axis the indices lie that go, at most."""
+def _count_intervals(space: Space, interval_counts: Mapping[Atom, int]) -> int:
+    """An upper bound of the number of intervals of removed indices along an axis."""
     if isinstance(space, Sum):
-        return sum(_intervals(part, listed) for part in space.parts)
+        return sum(_count_intervals(part, interval_counts) for part in space.parts)
     if isinstance(space, Product):
         outer, total = 1, 0
         for factor in space.factors:
-            total += outer * _intervals(factor, listed)
+            total += outer * _count_intervals(factor, interval_counts)
             outer *= factor.size
         return total
-    return listed.get(space.atom if isinstance(space, Reversed) else space, 0)
+    return interval_counts.get(space.atom if isinstance(space, Reversed) else space, 0)
 
 
-def _edits(edits: Sequence[Edit]) -> Iterator[str]:
-    paths = [edit.path for edit in edits]
+def _edit_problems(plan: Plan) -> Iterator[str]:
+    paths = [edit.path for edit in plan.edits]
     if paths != sorted(paths):
         yield "the edits are not in the order of their paths"
-    yield from _repeated("an attribute that is edited twice is", paths)
-    strange = {step for step in {step for path in paths for step in path.split(".")} if not is_step(step)}
-    for edit in edits:
-        if strange and not strange.isdisjoint(edit.path.split(".")):
+    yield from _duplicates("an attribute that is edited twice is", paths)
+    forbidden = {step for step in {step for path in paths for step in path.split(".")} if not is_step(step)}
+    for edit in plan.edits:
+        if forbidden and not forbidden.isdisjoint(edit.path.split(".")):
             yield f"an edit's path names plain attributes of modules and their data, met {shortened(repr(edit.path))}"
         if not 1 <= edit.new < edit.old <= LARGEST_SIZE:
             numbers = f"{number_text(edit.old)} to {number_text(edit.new)}"
             yield f"the edit of {shortened(repr(edit.path))} makes a size smaller, and leaves at least 1, met {numbers}"
 
 
-def _renamings(plan: Plan) -> Iterator[str]:
+def _renaming_problems(plan: Plan) -> Iterator[str]:
     for renaming in (plan.renumbered, plan.renamed):
         for side, which in ((0, "in the result"), (1, "in the base")):
-            yield from _repeated(f"a number or name {which} that is given twice is", [pair[side] for pair in renaming])
+            yield from _duplicates(f"a number or name {which} that is given twice is", [pair[side] for pair in renaming])
     if any(not 0 <= number <= LARGEST_SIZE for pair in plan.renumbered for number in pair):
         yield "a number of an atom is below 0, or larger than any"
 
 
-def _repeated(sentence: str, items: Iterable[Hashable]) -> Iterator[str]:
+def _duplicates(sentence: str, items: Iterable[Hashable]) -> Iterator[str]:
     for item, count in Counter(items).items():
         if count > 1:
             yield f"{sentence} {number_text(item) if isinstance(item, int) else shortened(repr(item))}"

@@ -1,4 +1,4 @@
-"""What follows from removals on a graph: axes that become shorter, attributes that count them, and balances that hold."""
+"""What removals imply on a graph: the axes that become shorter, the attributes that count them, and violated balances."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def shorter_axes(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[tupl
 
 def smaller_sizes(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[tuple[str, int, int]]:
     """Path, value and new value of each attribute that counts what is removed."""
-    gone: dict[int, int] = {}
-    counts = {atom: IndexSet.range(0, len(lost)) for atom, lost in removed.items()}
+    removed_counts: dict[int, int] = {}
+    prefixes = {atom: IndexSet.range(0, len(removal)) for atom, removal in removed.items()}
     for attribute in graph.attributes:
         space = attribute.space
-        if id(space) not in gone:
-            gone[id(space)] = len(image(space, counts))
-        if gone[id(space)]:
-            yield attribute.path, space.size, space.size - gone[id(space)]
+        if id(space) not in removed_counts:
+            removed_counts[id(space)] = len(image(space, prefixes))
+        if removed_counts[id(space)]:
+            yield attribute.path, space.size, space.size - removed_counts[id(space)]
 
 
 def balance_problems(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Indices that a user names, checked in one place for all cuts by hand and candidates."""
+"""The one check of indices that users pass, for cuts by hand and for candidates."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from depgraph.algebra.numbers import is_whole
 from depgraph.errors import PlanError
 
 
-def index_set(whose: str, size: int, given: Any) -> IndexSet:
+def index_set(whose: str, size: int, indices: Any) -> IndexSet:
     """The indices as a set.
 
     Args:
         whose: what has the indices, for messages, such as ``axis 0 of '0.weight'``.
         size: how many there are.
-        given: positions from 0 up, each once.
+        indices: positions from 0 up, each once.
 
     Raises:
         PlanError: no list of whole numbers, indices that there are not, or such that are given twice; all at once.
@@ -31,24 +31,24 @@ def index_set(whose: str, size: int, given: Any) -> IndexSet:
       - axis 0 of 'a.weight' has the indices 0 to 3, met [7].
       - indices of axis 0 of 'a.weight' are given more than once: [2]; give each once.
     """
-    if isinstance(given, IndexSet):
-        if given and given.intervals[-1][1] > size:
-            raise PlanError.of([f"{whose} has the indices 0 to {size - 1}, met {given.intervals[-1][1] - 1}."])
-        return given
-    if not isinstance(given, Iterable) or isinstance(given, (str, bytes)):
-        raise PlanError.of([f"expected a list of indices of {whose}, met {given!r}; pass {[given]!r}."])
-    asked = list(given)
-    strange = [index for index in asked if not is_whole(index, least=-(2**63))]
-    whole = [index for index in asked if is_whole(index, least=-(2**63))]
-    outside = sorted({index for index in whole if not 0 <= index < size})
-    repeated = sorted(index for index, count in Counter(whole).items() if count > 1)
+    if isinstance(indices, IndexSet):
+        if indices and indices.intervals[-1][1] > size:
+            raise PlanError.of([f"{whose} has the indices 0 to {size - 1}, met {indices.intervals[-1][1] - 1}."])
+        return indices
+    if not isinstance(indices, Iterable) or isinstance(indices, (str, bytes)):
+        raise PlanError.of([f"expected a list of indices of {whose}, met {indices!r}; pass {[indices]!r}."])
+    listed = list(indices)
+    non_integers = [index for index in listed if not is_whole(index, least=-(2**63))]
+    integers = [index for index in listed if is_whole(index, least=-(2**63))]
+    outside = sorted({index for index in integers if not 0 <= index < size})
+    repeated = sorted(index for index, count in Counter(integers).items() if count > 1)
     problems = []
-    if strange:
-        problems.append(f"expected integers as indices of {whose}, met {strange[0]!r}; pass a list such as [2, 6, 9].")
+    if non_integers:
+        problems.append(f"expected integers as indices of {whose}, met {non_integers[0]!r}; pass a list such as [2, 6, 9].")
     if outside:
         problems.append(f"{whose} has the indices 0 to {size - 1}, met {outside}.")
     if repeated:
         problems.append(f"indices of {whose} are given more than once: {repeated}; give each once.")
     if problems:
         raise PlanError.of(problems)
-    return IndexSet.of(asked)
+    return IndexSet.of(listed)

@@ -23,7 +23,7 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
 
     Raises:
         PlanError: a group would keep less than its lower bound, balanced groups would lose unequally many, or a group would
-            lose other indices in each row where nothing but the same is right. All problems are told at once.
+            lose other indices in each row although it is uniform. The error lists all problems at once.
 
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
@@ -31,50 +31,46 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
     >>> plan_of(graph, {group.atom: dg.IndexSet.of([2, 6])}) == dg.cut(graph, "0.weight", [2, 6], dim=0)
     True
     """
-    removed = canonical({atom: lost for atom, lost in removed.items() if lost})
+    removed = canonical({atom: removal for atom, removal in removed.items() if removal})
     if not removed:
         return Plan.empty(graph)
     problems = [*_group_problems(graph, removed)]
-    problems = problems or [*balance_problems(graph, removed)]  # counts mean something once the indices do
+    problems = problems or [*balance_problems(graph, removed)]  # counts of wrong indices mean nothing
     if problems:
         raise PlanError.of(problems)
-    result, numbers = shrunk_and_numbered(graph, removed)
+    result, base_numbers = shrunk_and_numbered(graph, removed)
     renamed: list[tuple[str, str]] = []
-    if any(atom.size - len(lost) == 1 for atom, lost in removed.items()):  # names follow the structure, not the sizes
+    if any(atom.size - len(removal) == 1 for atom, removal in removed.items()):  # names follow the structure, not the sizes
         names = {group.atom.id: group.name for group in graph.groups}
-        renamed = [(group.name, names[numbers[group.atom.id]]) for group in result.groups]
+        renamed = [(group.name, names[base_numbers[group.atom.id]]) for group in result.groups]
     return Plan(
         base=graph.fingerprint,
         result=result.fingerprint,
         cuts=cuts_of(removed, {atom: graph.group_of[atom].name for atom in removed}),
         axes=ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(graph, removed)),
         edits=tuple(sorted((Edit(*sizes) for sizes in smaller_sizes(graph, removed)), key=lambda edit: edit.path)),
-        renumbered=tuple(sorted((new, old) for new, old in numbers.items() if new != old)),
+        renumbered=tuple(sorted((new, old) for new, old in base_numbers.items() if new != old)),
         renamed=tuple(sorted((new, old) for new, old in renamed if new != old)),
     )
 
 
 def _group_problems(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[str]:
-    """What no group by itself may lose."""
-    yield from ragged_problems(graph, {atom: lost.base for atom, lost in removed.items() if isinstance(lost, RaggedSet)})
-    for atom, lost in removed.items():
+    """Removals that a group does not allow, whatever other groups lose."""
+    ragged = {atom: removal for atom, removal in removed.items() if isinstance(removal, RaggedSet)}
+    yield from ragged_problems(graph, {atom: removal.base for atom, removal in ragged.items()})
+    for atom, removal in removed.items():
         group = graph.group_of[atom]
-        if isinstance(lost, RaggedSet) and (problem := row_problem(group.name, lost, removed.get(lost.base))) is not None:
+        if atom in ragged and (problem := row_problem(group.name, ragged[atom], removed.get(ragged[atom].base))) is not None:
             yield problem
             continue
-        last = (
-            max(
-                (indices.intervals[-1][1] for indices in (lost.sets if isinstance(lost, RaggedSet) else (lost,)) if indices),
-                default=0,
-            )
-            - 1
-        )
+        sets = removal.sets if isinstance(removal, RaggedSet) else (removal,)
+        last = max((indices.intervals[-1][1] for indices in sets if indices), default=0) - 1
         if last >= atom.size:
             yield f"group {group.name} has the indices 0 to {atom.size - 1}, met {last}."
-        elif len(lost) == atom.size:
+        elif len(removal) == atom.size:
             yield f"group {group.name} would lose its last index; leave at least one of {atom.size}."
-        elif atom.size - len(lost) < group.lower_bound:
+        elif atom.size - len(removal) < group.lower_bound:
             yield (
                 f"group {group.name} must keep at least {group.lower_bound} of its {atom.size} indices, because "
-                f"{graph.why_kept(atom)}; asked to remove {len(lost)}."
+                f"{graph.why_kept(atom)}; asked to remove {len(removal)}."
             )

@@ -176,14 +176,14 @@ class Plan:
         """Parameter or buffer name to dimension to the original indices that stay."""
         plain = {cut.atom: cut.removed for cut in self.cuts if cut.base is None}
         ragged = {cut.atom: cut.removal for cut in self.cuts if cut.base is not None}
-        stays: dict[Space, IndexSet] = {}
+        kept_of: dict[Space, IndexSet] = {}
         for space in {axis.space for axis in self.axes}:
             removed = image(space, plain)
             for atom in atoms(space):
                 if isinstance(rows := ragged.get(atom), RaggedSet):
                     removed = removed | ragged_image(space, atom, rows)
-            stays[space] = removed.complement(space.size)
-        return self._by_axis(lambda space: stays[space])
+            kept_of[space] = removed.complement(space.size)
+        return self._by_axis(lambda space: kept_of[space])
 
     @cached_property
     def sizes(self) -> Mapping[str, Mapping[int, int]]:
@@ -219,16 +219,16 @@ class Plan:
                 [f"expected fingerprint {self.base[:12]}, met {graph.fingerprint[:12]}"],
                 "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan.",
             )
-        problems = [*self.problems] or [*self._strange_groups(graph)]
+        problems = [*self.problems] or [*self._unknown_groups(graph)]
         if not problems:
             result = shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in self.cuts})[0]
-            problems = [*self._broken_promises(graph, result)]
+            problems = [*self._inconsistencies(graph, result)]
         if problems:
             raise MismatchError("the plan is damaged:", problems, "Make a new plan for this graph.")
         return result
 
-    def _strange_groups(self, graph: Graph) -> Iterator[str]:
-        """Cuts of what is no group of the graph."""
+    def _unknown_groups(self, graph: Graph) -> Iterator[str]:
+        """Cuts of groups, or along bases, that the graph does not have."""
         for cut in self.cuts:
             group = graph.group_of.get(cut.atom)
             if group is None or group.name != cut.group:
@@ -236,8 +236,8 @@ class Plan:
             if cut.base is not None and cut.base not in graph.group_of:
                 yield f"group {shortened(repr(cut.group))}: its rows are of atom {cut.base}, which is no group of the graph"
 
-    def _broken_promises(self, graph: Graph, result: Graph) -> Iterator[str]:
-        """What does not follow from the cuts."""
+    def _inconsistencies(self, graph: Graph, result: Graph) -> Iterator[str]:
+        """Axes, edits, balances and a result that do not follow from the cuts."""
         removed = {cut.atom: cut.removal for cut in self.cuts}
         yield from balance_problems(graph, removed)
         if self.axes != ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(graph, removed)):
@@ -264,23 +264,23 @@ class Plan:
         numbers, names = dict(self.renumbered), dict(self.renamed)
         base_sizes = {atom.id: atom for axis in self.axes for atom in atoms(axis.space)}
 
-        def lifted(atom: Atom) -> Atom:
+        def in_base(atom: Atom) -> Atom:
             number = numbers.get(atom.id, atom.id)
             return base_sizes.get(number, Atom(number, atom.size))
 
-        lost: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts}
+        first: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts}
         groups = {cut.atom: cut.group for cut in self.cuts}
         second: dict[Atom, Removal] = {}
         for cut in other.cuts:
-            atom = lifted(cut.atom)
+            atom = in_base(cut.atom)
             groups.setdefault(atom, names.get(cut.group, cut.group))
-            gone = cut.removal
-            second[atom] = RaggedSet(lifted(gone.base), gone.sets) if isinstance(gone, RaggedSet) else gone
-        cuts = cuts_of(joined(lost, second), groups)
+            removal = cut.removal
+            second[atom] = RaggedSet(in_base(removal.base), removal.sets) if isinstance(removal, RaggedSet) else removal
+        cuts = cuts_of(joined(first, second), groups)
         axes = {(axis.tensor, axis.dim): axis for axis in self.axes}
         for axis in other.axes:
-            lift = PrunedAxis(axis.tensor, axis.dim, substitute(axis.space, lifted))
-            axes.setdefault((axis.tensor, axis.dim), lift)
+            lifted_axis = PrunedAxis(axis.tensor, axis.dim, substitute(axis.space, in_base))
+            axes.setdefault((axis.tensor, axis.dim), lifted_axis)
         single = [cut for cut in other.cuts if cut.atom.size - cut.count == 1]  # an axis of size 1 has no atom
         before = {edit.path: edit.old for edit in (*other.edits, *self.edits)}
         after = {edit.path: edit.new for edit in (*self.edits, *other.edits)}
@@ -309,16 +309,16 @@ class Plan:
         return codec.read(path, "plan", cls, lambda plan: plan.problems)
 
     def __str__(self) -> str:
-        listed = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
-        met = "".join(f"\n  {item.name}: {item.realised:,} of at most {item.requested:,}" for item in self.targets)
-        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes>{listed}{met}"
+        cuts = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
+        targets = "".join(f"\n  {item.name}: {item.realised:,} of at most {item.requested:,}" for item in self.targets)
+        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes>{cuts}{targets}"
 
 
-def cuts_of(lost: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tuple[Cut, ...]:
+def cuts_of(removals: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tuple[Cut, ...]:
     """Removals as cuts of named groups, in the order of the atoms."""
     cuts = []
-    for atom, gone in lost.items():
-        flat, base = (gone.flat(atom.size), gone.base) if isinstance(gone, RaggedSet) else (gone, None)
+    for atom, removal in removals.items():
+        flat, base = (removal.flat(atom.size), removal.base) if isinstance(removal, RaggedSet) else (removal, None)
         cuts.append(Cut(groups[atom], atom, flat, base))
     return tuple(sorted(cuts, key=lambda cut: cut.atom.id))
 
@@ -332,15 +332,17 @@ def ordered_axes(axes: Iterable[PrunedAxis]) -> tuple[PrunedAxis, ...]:
     return tuple(sorted(axes, key=lambda axis: (axis.tensor, axis.dim)))
 
 
-def _composed(first: tuple[tuple[K, K], ...], second: tuple[tuple[K, K], ...], gone: Container[K]) -> tuple[tuple[K, K], ...]:
-    """Renamings from the last result to the first base. What the second moves is looked up in the first.
+def _composed(
+    first: tuple[tuple[K, K], ...], second: tuple[tuple[K, K], ...], dropped: Container[K]
+) -> tuple[tuple[K, K], ...]:
+    """The renamings of two plans in turn, from the second result to the first base.
 
-    What the first moved keeps that name in the last result, unless the second moves it on or it is `gone`, as groups are
-    that come down to one index.
+    A name that only the first plan changes is that of the second result too, unless it is `dropped`: a group that comes down
+    to one index is none any more.
     """
     to_base = dict(first)
-    moved = dict(second)
-    result = {new: to_base.get(middle, middle) for new, middle in moved.items()}
-    staying = to_base.keys() - moved.keys() - set(moved.values())
-    result.update({middle: to_base[middle] for middle in staying if middle not in gone})
+    second_map = dict(second)
+    result = {new: to_base.get(middle, middle) for new, middle in second_map.items()}
+    unchanged = to_base.keys() - second_map.keys() - set(second_map.values())
+    result.update({middle: to_base[middle] for middle in unchanged if middle not in dropped})
     return tuple(sorted((new, base) for new, base in result.items() if new != base))

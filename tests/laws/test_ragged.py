@@ -236,7 +236,7 @@ def test_equal_rows_need_no_base_around_them():
     base, atom, one, two = Atom(0, 2), Atom(1, 3), IndexSet.of([0]), IndexSet.of([1])
     for space in (atom, backwards(atom), product(base, backwards(atom)), laid_end_to_end(atom, product(base, atom))):
         assert ragged_image(space, atom, RaggedSet(base, (one, one))) == image(space, {atom: one})
-        with pytest.raises(dg.errors.PlanError, match=r"is to be cut row by row, but stands"):
+        with pytest.raises(dg.errors.PlanError, match=r"is to be cut ragged, but stands"):
             ragged_image(space, atom, RaggedSet(base, (one, two)))
     assert RaggedSet(base, (one, one)).without(IndexSet()) == RaggedSet(base, (one, two)).without(two) == one
     assert RaggedSet(base, (one, two)).without(IndexSet()) == RaggedSet(base, (one, two))
