@@ -27,15 +27,20 @@ from depgraph.testing.laws import (
 )
 from depgraph.testing.networks import KINDS, network
 from depgraph.testing.probing import Findings, Mixed, assert_rule_sound, probe
+from depgraph.testing.program_steps import OPERATORS
+from depgraph.testing.programs import Program, assert_program_lawful, programs
 from depgraph.testing.strategies import index_sets, modules, plans, spaces
 
 __all__ = [
     "KINDS",
+    "OPERATORS",
     "Findings",
     "Mixed",
+    "Program",
     "assert_atomic",
     "assert_cost",
     "assert_lawful",
+    "assert_program_lawful",
     "assert_pure",
     "assert_round_trip",
     "assert_rule_sound",
@@ -49,6 +54,7 @@ __all__ = [
     "normalised_atoms",
     "plans",
     "probe",
+    "programs",
     "same",
     "snapshot",
     "spaces",
