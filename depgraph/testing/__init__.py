@@ -28,7 +28,7 @@ from depgraph.testing.laws import (
 from depgraph.testing.networks import KINDS, network
 from depgraph.testing.probing import Findings, Mixed, assert_rule_sound, probe
 from depgraph.testing.program_steps import OPERATORS
-from depgraph.testing.programs import Program, assert_program_lawful, programs
+from depgraph.testing.random_programs import Program, assert_program_lawful, programs
 from depgraph.testing.strategies import index_sets, modules, plans, spaces
 
 __all__ = [
