@@ -8,6 +8,8 @@ Needs the `test` extra (Hypothesis). `assert_lawful` checks one model; the strat
 
 >>> len(KINDS), KINDS[0]
 (17, 'residual')
+>>> len(OPERATORS) > 60, "linear" in OPERATORS                            # of which `programs` draws
+(True, True)
 """
 
 from depgraph.testing.laws import (

@@ -143,6 +143,8 @@ class Writer:
         """Another attribute of the module; the name."""
         name = f"m{len(self.members)}"
         made = eval(code, self.names)
+        if hasattr(self.scratch, name):  # of a step that was given up
+            delattr(self.scratch, name)
         setattr(self.scratch, name, made.double().eval() if isinstance(made, nn.Module) else made)
         self.members.append((name, code))
         if isinstance(made, int):
