@@ -22,10 +22,7 @@ TAKEN_OUT = {
     "sizes that no statement uses": (assembly, "_unnamed", lambda call, statements, place: iter(())),
     "sizes that become plain integers": (Session, "escape", lambda self, sources, owner: None),
     "comparisons": (Session, "below", lambda self, left, right, owner: None),
-    "comparisons that came out different": (Session, "unlike", lambda self, left, right, size, owner: None),
-    "comparisons that came out equal": (Session, "fact", lambda self, left, right, size, owner: None),
     "results that leave by another door": (Session, "returned", lambda self, outputs: None),
-    "attributes of layers": (Session, "followed", lambda self, attribute, term, outside: None),
 }
 
 
