@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import is_
+from types import MappingProxyType
 
 from attrs import evolve
 
@@ -12,7 +13,7 @@ from depgraph.algebra.index_maps import leaves
 from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import UNIT, Atom, Space, atoms, backwards, substitute
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Balance, Cost, LowerBound, PinnedAtom, SizeAttribute, Tensor, retyped
+from depgraph.graph.records import Balance, Cost, LowerBound, PinnedAtom, SizeAttribute, Tensor, UnreadAttribute, retyped
 
 
 def tensor_with(tensor: Tensor, axes: tuple[Space, ...]) -> Tensor:
@@ -83,8 +84,36 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
                 key=lambda item: item.atom.id,
             )
         ),
+        unread=unread_in(graph.unread, lambda space: substitute(space, turned.__getitem__), {}),
     )
     return result, {new[atom].id: atom.id for atom in old}
+
+
+def unread_in(
+    attributes: tuple[UnreadAttribute, ...],
+    changed: Callable[[Space], Space],
+    pinned: Mapping[Atom, str],
+    values: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[UnreadAttribute, ...]:
+    """Attributes that nothing has read, with other spaces. What has another size by then than the attribute is left out.
+
+    Args:
+        attributes: the attributes.
+        changed: the space that stands for one.
+        pinned: the atoms that are pinned; what holds no other is left out.
+        values: the values of the attributes that have got new ones.
+    """
+    result = []
+    for attribute in attributes:
+        value = values.get(attribute.path, attribute.value)
+        spaces = tuple(
+            changed(space)
+            for space in attribute.spaces
+            if changed(space).size == value and any(atom not in pinned for atom in atoms(changed(space)))
+        )
+        if spaces:
+            result.append(UnreadAttribute(attribute.path, tuple(dict.fromkeys(spaces))))
+    return tuple(result)
 
 
 def shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> Graph:
@@ -92,8 +121,13 @@ def shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> Graph:
     return shrunk_and_numbered(graph, removed)[0]
 
 
-def shrunk_and_numbered(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[Graph, dict[int, int]]:
-    """The graph with smaller atoms; and for each atom number in it the number in the given graph."""
+def shrunk_and_numbered(
+    graph: Graph, removed: Mapping[Atom, Removal], values: Mapping[str, int] = MappingProxyType({})
+) -> tuple[Graph, dict[int, int]]:
+    """The graph with smaller atoms; and for each atom number in it the number in the given graph.
+
+    `values` are the new ones of attributes that forward did not read.
+    """
 
     def smaller(atom: Atom) -> Space:
         gone = removed.get(atom)
@@ -126,6 +160,7 @@ def shrunk_and_numbered(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[
         if all(isinstance(member, Atom) for member in members):
             balances.append(Balance(tuple(member for member in members if isinstance(member, Atom)), balance.reason))
     kept = [(after(item.atom), item) for item in graph.lower_bounds]
+    reasons = graph.reasons
     lower_bounds = tuple(LowerBound(atom, item.size, item.reason) for atom, item in kept if isinstance(atom, Atom))
     result = evolve(
         graph,
@@ -134,6 +169,7 @@ def shrunk_and_numbered(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[
         attributes=attributes,
         balances=tuple(balances),
         lower_bounds=lower_bounds,
+        unread=unread_in(graph.unread, after, reasons, values),
     )
     if all(atom.size - len(gone) > 1 for atom, gone in removed.items()):
         return result, {atom.id: atom.id for space in memo for atom in atoms(space)}  # what is left is read in the same order

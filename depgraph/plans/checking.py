@@ -32,10 +32,12 @@ def check(plan: Plan) -> tuple[str, ...]:
     if problems := tuple(_types(plan)):
         return problems
     bases = [cut.base for cut in plan.cuts if cut.base is not None]
-    problems = tuple(term_problems([*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes)]))
+    counted = [space for item in plan.unread_attributes for space in item.spaces]
+    problems = tuple(term_problems([*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes), *counted]))
     if problems:  # what follows counts on sizes that are sizes
         return problems
-    return (*_ends(plan), *_cuts(plan), *_axes(plan), *_expansion(plan), *_edits(plan.edits), *_renamings(plan))
+    structure = (*_ends(plan), *_cuts(plan), *_axes(plan), *_expansion(plan))
+    return (*structure, *edit_problems(plan.edits), *_unread(plan), *_renamings(plan))
 
 
 def is_well_typed(plan: Plan) -> bool:
@@ -45,6 +47,7 @@ def is_well_typed(plan: Plan) -> bool:
 
 def _types(plan: Plan) -> Iterator[str]:
     """Fields that hold what no file can bring in. Plans that are built in process may hold anything."""
+    from depgraph.graph.records import UnreadAttribute
     from depgraph.plans.plan import Cut, Edit, PrunedAxis, Target
 
     def is_cut(item: Any) -> bool:
@@ -67,6 +70,11 @@ def _types(plan: Plan) -> Iterator[str]:
         numbers = {int, float}
         return type(item) is Target and type(item.name) is str and {type(item.requested), type(item.realised)} <= numbers
 
+    def is_unread(item: Any) -> bool:
+        if type(item) is not UnreadAttribute or type(item.path) is not str or type(item.spaces) is not tuple:
+            return False
+        return bool(item.spaces) and all(map(_is_term, item.spaces))
+
     def is_pair(kind: type) -> Callable[[Any], bool]:
         return lambda item: type(item) is tuple and len(item) == 2 and type(item[0]) is type(item[1]) is kind
 
@@ -80,6 +88,8 @@ def _types(plan: Plan) -> Iterator[str]:
         ("renumbered", is_pair(int)),
         ("renamed", is_pair(str)),
         ("targets", is_target),
+        ("added", lambda item: type(item) is str),
+        ("unread_attributes", is_unread),
     ):
         items = getattr(plan, name)
         if type(items) is not tuple:
@@ -260,7 +270,8 @@ def _intervals(space: Space, listed: Mapping[Atom, int]) -> int:
     return listed.get(space.atom if isinstance(space, Reversed) else space, 0)
 
 
-def _edits(edits: Sequence[Edit]) -> Iterator[str]:
+def edit_problems(edits: Sequence[Edit]) -> Iterator[str]:
+    """Edits that are not in order, do not only make sizes smaller, or whose paths name something else than plain attributes."""
     paths = [edit.path for edit in edits]
     if paths != sorted(paths):
         yield "the edits are not in the order of their paths"
@@ -272,6 +283,27 @@ def _edits(edits: Sequence[Edit]) -> Iterator[str]:
         if not 1 <= edit.new < edit.old <= LARGEST_SIZE:
             numbers = f"{number_text(edit.old)} to {number_text(edit.new)}"
             yield f"the edit of {shortened(repr(edit.path))} makes a size smaller, and leaves at least 1, met {numbers}"
+
+
+def _unread(plan: Plan) -> Iterator[str]:
+    """What was added is edited; what forward did not read is no edit that follows from the cuts."""
+    if list(plan.added) != sorted(set(plan.added)):
+        yield "the added edits are not in the order of their paths, each once"
+    edited = {edit.path: edit for edit in plan.edits}
+    missing = [path for path in plan.added if path not in edited]
+    yield from (f"the edit of {shortened(repr(path))} is called added, but is not there" for path in missing)
+    paths = [item.path for item in plan.unread_attributes]
+    if paths != sorted(paths):
+        yield "the unread attributes are not in the order of their paths"
+    yield from _repeated("an unread attribute that stands twice is", paths)
+    for item in plan.unread_attributes:
+        path = shortened(repr(item.path))
+        if not all(map(is_step, item.path.split("."))):
+            yield f"an unread attribute's path names plain attributes of modules and their data, met {path}"
+        if len({space.size for space in item.spaces}) != 1 or item.value < 2:
+            yield f"the unread attribute {path} may count spaces of one size, its own"
+        if item.path in edited and item.path not in plan.added:
+            yield f"the attribute {path} is called unread, but its edit is not an added one"
 
 
 def _renamings(plan: Plan) -> Iterator[str]:

@@ -20,6 +20,23 @@ class Declared:
     aliases: tuple[str, ...] = ()
 
 
+@frozen
+class IntegerAttribute:
+    """An integer that the model holds under a dotted path.
+
+    Attributes:
+        path: the path, from the model's root.
+        value: the integer.
+        module: the path of the module that holds it.
+        in_config: whether it lies in a configuration, which says something of all the module's layers.
+    """
+
+    path: str
+    value: int
+    module: str
+    in_config: bool
+
+
 @frozen(eq=False)
 class Recording:
     """Everything a tracer saw, without a tensor in it.
@@ -36,6 +53,8 @@ class Recording:
         orders: those of which it found the first one smaller.
         mode: ``fake`` or ``real``, as the forward ran.
         escapes: expressions from which forward computed a plain number, with the source line.
+        integers: what the model holds of integers, read or not.
+        containers: paths of modules that are mere lists, dicts and sequences of others.
     """
 
     calls: tuple[Call, ...]
@@ -49,3 +68,5 @@ class Recording:
     orders: tuple[tuple[Expression, Expression, str], ...] = ()
     escapes: tuple[tuple[tuple[Expression, ...], str], ...] = ()
     mode: TraceMode = "fake"
+    integers: tuple[IntegerAttribute, ...] = ()
+    containers: frozenset[str] = frozenset()
