@@ -100,6 +100,8 @@ def seeds():
     ragged = dg.ragged.ragged_groups(graph())
     made.append(dg.cut_each(graph(), {name: [[0, 1], [1, 2], [0, 3]] for name in ragged}))
     made.append(dg.Plan.empty(graph()))
+    made.append(made[0].edit("table.wide", 5).edit("last.out_features", 2, old=5))
+    assert all(plan.unread for plan in made[:3]) and made[-1].added
     assert any(cut.base is not None for plan in made for cut in plan.cuts) and any(plan.renumbered for plan in made)
     return [json.loads(codec.dumps("plan", plan))["content"] for plan in made]
 
@@ -229,9 +231,8 @@ def documents(draw, contents):
 def _reword(draw, content):
     """Another plan: most of these are sound by themselves, and so come to the model and the graph."""
     cuts, axes, edits = content["cuts"], content["axes"], content["edits"]
-    kind = draw(
-        st.sampled_from(["set", "set", "drop axis", "drop edit", "drop cut", "edit", "size", "tensor", "dim", "result"])
-    )
+    kinds = ["set", "set", "drop axis", "drop edit", "drop cut", "edit", "added", "size", "tensor", "dim", "result"]
+    kind = draw(st.sampled_from(kinds))
     if kind == "set" and cuts:
         cut = draw(st.sampled_from(cuts))
         size = cut["atom"][1]
@@ -252,6 +253,8 @@ def _reword(draw, content):
         place = draw(st.sampled_from([PLAIN_SIZES, BAITS, dict.fromkeys(PATHS, 8)]))
         path, old = draw(st.sampled_from(sorted(place.items())))
         edits.append({"path": path, "old": old, "new": draw(st.integers(1, max(old - 1, 1)))})
+    elif kind == "added" and edits:
+        content["added"] = [draw(st.sampled_from(edits))["path"]]
     elif kind == "size" and edits:
         edit = draw(st.sampled_from(edits))
         edit["new"] = draw(st.integers(1, edit["old"] - 1))
@@ -322,6 +325,7 @@ def _reorder(content):
         "cuts": lambda cut: cut["atom"][0],
         "axes": lambda axis: (axis["tensor"], axis["dim"]),
         "edits": lambda edit: edit["path"],
+        "unread_attributes": lambda attribute: attribute["path"],
     }
     for name, order in orders.items():
         try:

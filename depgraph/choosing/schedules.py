@@ -16,6 +16,7 @@ from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.ragged import bases_of, why_uniform
+from depgraph.messages import shortened
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
@@ -190,6 +191,12 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
         for atom, indices in kept_by(first, total).items()
         if atom in graph.group_of
     ]
+    ours, theirs = ({edit.path: edit for edit in plan.edits if edit.path in plan.added} for plan in (done, wanted))
+    problems += [
+        f"attribute {shortened(repr(path))} became {edit.new}, which the second plan keeps larger"
+        for path, edit in ours.items()
+        if path not in theirs or theirs[path].new > edit.new
+    ]
     if problems:
         raise MismatchError(
             "the second plan does not go on from the first one:",
@@ -203,7 +210,7 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
         return after.groups_by_name[names.get(name, name)].atom
 
     by_id = {atom.id: atom for atom in graph.group_of}
-    return plan_of(
+    plan = plan_of(
         after,
         {
             renumbered(atom): RaggedSet(renumbered(by_id[removal.base.id]), removal.sets)
@@ -212,3 +219,8 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
             for atom, removal in left_over(first, total).items()
         },
     )
+    for path, edit in theirs.items():
+        present = ours[path].new if path in ours else edit.old
+        if edit.new < present:
+            plan = plan.edit(path, edit.new, old=present)
+    return plan

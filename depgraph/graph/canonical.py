@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import is_
+from types import MappingProxyType
 
 from attrs import evolve
 
@@ -12,7 +13,7 @@ from depgraph.algebra.index_maps import leaves
 from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import UNIT, Atom, Reversed, Space, atoms, backwards, substitute
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Balance, Cost, LowerBound, PinnedAtom, SizeAttribute, Tensor, retyped
+from depgraph.graph.records import Balance, Cost, LowerBound, PinnedAtom, SizeAttribute, Tensor, UnreadAttribute, retyped
 
 
 def tensor_with(tensor: Tensor, axes: tuple[Space, ...]) -> Tensor:
@@ -92,6 +93,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         pinned_atoms=tuple(sorted(result.pinned_atoms, key=lambda item: item.atom.id)),
         balances=tuple(sorted(balances, key=lambda balance: balance.atoms[0].id)),
         lower_bounds=tuple(sorted(result.lower_bounds, key=lambda item: item.atom.id)),
+        unread=unread_in(graph.unread, lambda space: substitute(space, lambda atom: change.get(atom, atom)), {}),
     )
     return result, {number: atom.id for number, atom in enumerate(order)}
 
@@ -107,17 +109,56 @@ def _number(atom: Atom) -> int:
     return atom.id
 
 
+def unread_in(
+    attributes: tuple[UnreadAttribute, ...],
+    changed: Callable[[Space], Space],
+    pinned: Mapping[Atom, str],
+    values: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[UnreadAttribute, ...]:
+    """Attributes that nothing has read, with other spaces. What has another size by then than the attribute is left out.
+
+    Args:
+        attributes: the attributes.
+        changed: the space that stands for one.
+        pinned: the atoms that are pinned; what holds no other is left out.
+        values: the values of the attributes that have got new ones.
+    """
+    result = []
+    for attribute in attributes:
+        value = values.get(attribute.path, attribute.value)
+        spaces = tuple(
+            changed(space)
+            for space in attribute.spaces
+            if changed(space).size == value and any(atom not in pinned for atom in atoms(changed(space)))
+        )
+        if spaces:
+            result.append(UnreadAttribute(attribute.path, tuple(dict.fromkeys(spaces))))
+    return tuple(result)
+
+
 def shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> Graph:
     """The graph without the given indices. Nothing is checked; `plan_of` does."""
     return shrunk_and_numbered(graph, removed)[0]
 
 
-def shrunk_and_numbered(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[Graph, dict[int, int]]:
-    """The graph with smaller atoms; and for each atom number in it the number in the given graph."""
+def shrunk_and_numbered(
+    graph: Graph, removed: Mapping[Atom, Removal], values: Mapping[str, int] = MappingProxyType({})
+) -> tuple[Graph, dict[int, int]]:
+    """The graph with smaller atoms; and for each atom number in it the number in the given graph.
+
+    `values` are the new ones of attributes that forward did not read.
+    """
     sizes = {atom: atom.size - len(indices) for atom, indices in removed.items() if indices}
-    result = rebuilt(graph, {atom: UNIT if size == 1 else Atom(atom.id, size) for atom, size in sizes.items()})
+    change: dict[Atom, Space] = {atom: UNIT if size == 1 else Atom(atom.id, size) for atom, size in sizes.items()}
+    result = rebuilt(graph, change)
     by_name = {tensor.name: tensor for tensor in result.tensors}
-    result = evolve(result, operations=tuple(retyped(operation, by_name) for operation in result.operations))
+    result = evolve(
+        result,
+        operations=tuple(retyped(operation, by_name) for operation in result.operations),
+        unread=unread_in(
+            graph.unread, lambda space: substitute(space, lambda atom: change.get(atom, atom)), graph.reasons, values
+        ),
+    )
     if 1 in sizes.values():
         return renumber(result)
     # without single indices what is left is read in the same order

@@ -35,6 +35,7 @@ def _spaces(graph: Graph) -> list[Space]:
         *(pinned.atom for pinned in graph.pinned_atoms),
         *(atom for balance in graph.balances for atom in balance.atoms),
         *(bound.atom for bound in graph.lower_bounds),
+        *(space for attribute in graph.unread for space in attribute.spaces),
     ]
 
 
@@ -108,6 +109,27 @@ def _attributes(graph: Graph) -> Iterator[str]:
             yield f"the attribute {attribute.path!r} counts nothing that can be pruned"
         elif sum_of_products(attribute.space) != attribute.space:
             yield f"the space of the attribute {attribute.path!r} is not a sum of products in order"
+    yield from _unread(graph, set(paths))
+
+
+def _unread(graph: Graph, followed: set[str]) -> Iterator[str]:
+    """Attributes that forward did not read are others than those that follow, and count what is in the axes."""
+    paths = [attribute.path for attribute in graph.unread]
+    yield from _repeated("the unread attribute", paths)
+    if paths != sorted(paths):
+        yield "the unread attributes are not in the order of their paths"
+    known = {atom for tensor in graph.tensors for space in tensor.axes for atom in atoms(space)}
+    for attribute in graph.unread:
+        path = shortened(repr(attribute.path))
+        if not all(map(is_step, attribute.path.split("."))):
+            yield f"an attribute's path names plain data of modules and configurations, met {path}"
+        if attribute.path in followed:
+            yield f"the attribute {path} follows an axis, and is called unread as well"
+        if len({space.size for space in attribute.spaces}) != 1:
+            yield f"the unread attribute {path} may count spaces of one size, its own"
+        counted = [set(atoms(space)) for space in attribute.spaces]
+        if any(inside - known or graph.group_of.keys().isdisjoint(inside) for inside in counted):
+            yield f"the unread attribute {path} may count what no axis holds, or what cannot be pruned"
 
 
 def _limits(graph: Graph) -> Iterator[str]:

@@ -16,7 +16,16 @@ from depgraph.errors import PinnedError, PlanError, UnknownNameError
 from depgraph.graph.checking import check
 from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_of, reasons_of
 from depgraph.graph.nodes import Dependency, Node, nodes_of
-from depgraph.graph.records import Balance, LowerBound, Operation, PinnedAtom, SizeAttribute, Tensor, TraceMode
+from depgraph.graph.records import (
+    Balance,
+    LowerBound,
+    Operation,
+    PinnedAtom,
+    SizeAttribute,
+    Tensor,
+    TraceMode,
+    UnreadAttribute,
+)
 from depgraph.graph.uses import offsets_of, uses_of
 
 
@@ -32,6 +41,8 @@ class Graph:
         balances: groups that must lose equally many indices.
         mode: ``fake``, or ``real`` where forward ran on the example inputs because it reads data.
         lower_bounds: groups that keep more than one index. They say what may go, not what is there: equality leaves them out.
+        unread: integer attributes that forward did not read and that may count something prunable, such as the ``in_channels``
+            that only a method for deployment reads. No plan edits them by itself; equality leaves them out.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -55,6 +66,7 @@ class Graph:
     balances: tuple[Balance, ...] = ()
     mode: TraceMode = "fake"
     lower_bounds: tuple[LowerBound, ...] = field(default=(), eq=False, metadata=codec.LATE)
+    unread: tuple[UnreadAttribute, ...] = field(default=(), eq=False, metadata=codec.LATE)
 
     @cached_property
     def params(self) -> int:

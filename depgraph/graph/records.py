@@ -199,6 +199,24 @@ class SizeAttribute:
 
 
 @frozen
+class UnreadAttribute:
+    """An integer attribute that forward did not read, and that is as large as axes of the layers of its module.
+
+    Attributes:
+        path: dotted path from the model's root.
+        spaces: what it may count: spaces of these axes or parts of them, all of the attribute's size.
+    """
+
+    path: str
+    spaces: tuple[Space, ...]
+
+    @property
+    def value(self) -> int:
+        """The attribute's value."""
+        return self.spaces[0].size
+
+
+@frozen
 class Balance:
     """Groups that must keep equal sizes, such as the halves of a `chunk(2)`; their indices stay independent."""
 

@@ -4,6 +4,6 @@ No torch. A plan is enough to prune a checkpoint without the model.
 """
 
 from depgraph.plans.making import plan_of
-from depgraph.plans.plan import Cut, Edit, Plan, PrunedAxis, Target
+from depgraph.plans.plan import Cut, Edit, Plan, PrunedAxis, Target, Unread
 
-__all__ = ["Cut", "Edit", "Plan", "PrunedAxis", "Target", "plan_of"]
+__all__ = ["Cut", "Edit", "Plan", "PrunedAxis", "Target", "Unread", "plan_of"]

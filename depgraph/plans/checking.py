@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from depgraph.algebra.canonical_terms import LARGEST_SIZE, MOST_BLOCKS, term_problems
@@ -19,7 +19,7 @@ from depgraph.graph.paths import is_step
 from depgraph.messages import number_text, shortened
 
 if TYPE_CHECKING:
-    from depgraph.plans.plan import Cut, Plan
+    from depgraph.plans.plan import Cut, Edit, Plan
 
 MOST_REPEATS = 64
 """All axes together come to `MOST_BLOCKS` intervals of indices that go, or to so many for each interval that the cuts list."""
@@ -32,11 +32,13 @@ def check(plan: Plan) -> tuple[str, ...]:
     if problems := tuple(_type_problems(plan)):
         return problems
     bases = [cut.base for cut in plan.cuts if cut.base is not None]
-    problems = tuple(term_problems([*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes)]))
+    unread = [space for item in plan.unread_attributes for space in item.spaces]
+    problems = tuple(term_problems([*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes), *unread]))
     if problems:  # the other checks rely on valid sizes
         return problems
-    checks = (_fingerprints, _cut_problems, _axis_problems, _size_problems, _edit_problems, _renaming_problems)
-    return tuple(problem for problems_of in checks for problem in problems_of(plan))
+    structure = (_fingerprints, _cut_problems, _axis_problems, _size_problems)
+    problems = tuple(problem for problems_of in structure for problem in problems_of(plan))
+    return (*problems, *edit_problems(plan.edits), *_unread_problems(plan), *_renaming_problems(plan))
 
 
 def is_well_typed(plan: Plan) -> bool:
@@ -46,6 +48,7 @@ def is_well_typed(plan: Plan) -> bool:
 
 def _type_problems(plan: Plan) -> Iterator[str]:
     """Fields of a wrong type. A file cannot have them, for `load` checks types; a plan that was built by hand can."""
+    from depgraph.graph.records import UnreadAttribute
     from depgraph.plans.plan import Cut, Edit, PrunedAxis, Target
 
     def is_cut(item: Any) -> bool:
@@ -68,6 +71,11 @@ def _type_problems(plan: Plan) -> Iterator[str]:
         numbers = {int, float}
         return type(item) is Target and type(item.name) is str and {type(item.requested), type(item.realised)} <= numbers
 
+    def is_unread(item: Any) -> bool:
+        if type(item) is not UnreadAttribute or type(item.path) is not str or type(item.spaces) is not tuple:
+            return False
+        return bool(item.spaces) and all(map(_is_term, item.spaces))
+
     def is_pair(kind: type) -> Callable[[Any], bool]:
         return lambda item: type(item) is tuple and len(item) == 2 and type(item[0]) is type(item[1]) is kind
 
@@ -81,6 +89,8 @@ def _type_problems(plan: Plan) -> Iterator[str]:
         ("renumbered", is_pair(int)),
         ("renamed", is_pair(str)),
         ("targets", is_target),
+        ("added", lambda item: type(item) is str),
+        ("unread_attributes", is_unread),
     ):
         items = getattr(plan, name)
         if type(items) is not tuple:
@@ -267,18 +277,40 @@ def _count_intervals(space: Space, interval_counts: Mapping[Atom, int]) -> int:
     return interval_counts.get(space.atom if isinstance(space, Reversed) else space, 0)
 
 
-def _edit_problems(plan: Plan) -> Iterator[str]:
-    paths = [edit.path for edit in plan.edits]
+def edit_problems(edits: Sequence[Edit]) -> Iterator[str]:
+    """Edits that are not in order, do not only make sizes smaller, or whose paths name something else than plain attributes."""
+    paths = [edit.path for edit in edits]
     if paths != sorted(paths):
         yield "the edits are not in the order of their paths"
     yield from _duplicates("an attribute that is edited twice is", paths)
     forbidden = {step for step in {step for path in paths for step in path.split(".")} if not is_step(step)}
-    for edit in plan.edits:
+    for edit in edits:
         if forbidden and not forbidden.isdisjoint(edit.path.split(".")):
             yield f"an edit's path names plain attributes of modules and their data, met {shortened(repr(edit.path))}"
         if not 1 <= edit.new < edit.old <= LARGEST_SIZE:
             numbers = f"{number_text(edit.old)} to {number_text(edit.new)}"
             yield f"the edit of {shortened(repr(edit.path))} makes a size smaller, and leaves at least 1, met {numbers}"
+
+
+def _unread_problems(plan: Plan) -> Iterator[str]:
+    """What was added is edited; what forward did not read is no edit that follows from the cuts."""
+    if list(plan.added) != sorted(set(plan.added)):
+        yield "the added edits are not in the order of their paths, each once"
+    edited = {edit.path: edit for edit in plan.edits}
+    missing = [path for path in plan.added if path not in edited]
+    yield from (f"the edit of {shortened(repr(path))} is called added, but is not there" for path in missing)
+    paths = [item.path for item in plan.unread_attributes]
+    if paths != sorted(paths):
+        yield "the unread attributes are not in the order of their paths"
+    yield from _duplicates("an unread attribute that stands twice is", paths)
+    for item in plan.unread_attributes:
+        path = shortened(repr(item.path))
+        if not all(map(is_step, item.path.split("."))):
+            yield f"an unread attribute's path names plain attributes of modules and their data, met {path}"
+        if len({space.size for space in item.spaces}) != 1 or item.value < 2:
+            yield f"the unread attribute {path} may count spaces of one size, its own"
+        if item.path in edited and item.path not in plan.added:
+            yield f"the attribute {path} is called unread, but its edit is not an added one"
 
 
 def _renaming_problems(plan: Plan) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, canonical, row_problem
-from depgraph.algebra.spaces import Atom
+from depgraph.algebra.spaces import Atom, atoms
 from depgraph.errors import PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.graph import Graph
@@ -51,6 +51,9 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
         edits=tuple(sorted((Edit(*sizes) for sizes in smaller_sizes(graph, removed)), key=lambda edit: edit.path)),
         renumbered=tuple(sorted((new, old) for new, old in base_numbers.items() if new != old)),
         renamed=tuple(sorted((new, old) for new, old in renamed if new != old)),
+        unread_attributes=tuple(
+            item for item in graph.unread if any(atom in removed for space in item.spaces for atom in atoms(space))
+        ),
     )
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from depgraph import codec
 from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_image
-from depgraph.algebra.spaces import Atom, Space, atoms, substitute
+from depgraph.algebra.spaces import UNIT, Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.graph import Graph
+from depgraph.graph.records import UnreadAttribute
 from depgraph.messages import shortened
-from depgraph.plans.checking import check
+from depgraph.plans.checking import check, edit_problems
 from depgraph.plans.implied import balance_problems, shorter_axes, smaller_sizes
 
 K = TypeVar("K", int, str)
@@ -103,6 +105,32 @@ class Edit:
 
 
 @frozen
+class Unread:
+    """An attribute that forward did not read, and that is as large as something that becomes smaller.
+
+    Attributes:
+        path: its dotted path from the model.
+        value: its value, which stays unless `Plan.edit` gives it a new one.
+        sizes: what it may have to be, from the smallest on: more than one where it is as large as several axes, of which
+            some are cut otherwise or not at all.
+
+    >>> import torch, depgraph as dg
+    >>> class Block(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.width, self.inner, self.outer = 8, torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+    ...     def forward(self, x):
+    ...         return self.outer(self.inner(x))
+    >>> dg.cut(dg.trace(Block(), torch.zeros(1, 4)), "inner.weight", [2, 6], dim=0).unread
+    (Unread(path='width', value=8, sizes=(6,)),)
+    """
+
+    path: str
+    value: int
+    sizes: tuple[int, ...]
+
+
+@frozen
 class Target:
     """A budget that a plan was made for.
 
@@ -135,6 +163,9 @@ class Plan:
         renumbered: (number in the result, number in the base) of atoms whose number changes because a size became 1.
         renamed: (name in the result, name in the base) of groups whose name changes for the same reason.
         targets: the budgets that it was made for, with what it comes to. They say why, not what: equality leaves them out.
+        added: paths of the edits that `edit` added, which do not follow from the cuts.
+        unread_attributes: what `unread` looks at: attributes that forward did not read, with what they may count. Equality
+            leaves them out.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -160,6 +191,8 @@ class Plan:
     renumbered: tuple[tuple[int, int], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     targets: tuple[Target, ...] = field(default=(), eq=False)
+    added: tuple[str, ...] = field(default=(), metadata=codec.LATE)
+    unread_attributes: tuple[UnreadAttribute, ...] = field(default=(), eq=False, metadata=codec.LATE)
 
     @classmethod
     def empty(cls, graph: Graph) -> Plan:
@@ -202,6 +235,63 @@ class Plan:
         """Group name to the original indices that go; where each row loses its own, flat ones, as in `Cut`."""
         return MappingProxyType({cut.group: cut.removed for cut in self.cuts})
 
+    @cached_property
+    def unread(self) -> tuple[Unread, ...]:
+        """Attributes that equal a size that changes, but that no edit reaches, because forward did not read them.
+
+        The layers count that belong to the module that holds the attribute. Fusing a block, exchanging a classifier or saving a
+        configuration may read such attributes; `edit` adds an edit of one.
+        """
+        edited = {edit.path for edit in self.edits}
+        smaller = {cut.atom: _smaller(cut.atom, cut.count) for cut in self.cuts}
+        result = []
+        for item in self.unread_attributes:
+            sizes = {substitute(space, lambda atom: smaller.get(atom, atom)).size for space in item.spaces}
+            if item.path not in edited and sizes != {item.value}:
+                result.append(Unread(item.path, item.value, tuple(sorted(sizes))))
+        return tuple(result)
+
+    def edit(self, path: str, new: int, *, old: int | None = None) -> Plan:
+        """The plan with one more edit, of an integer that forward does not read.
+
+        Args:
+            path: the attribute's dotted path from the model, such as those in `unread`.
+            new: its new value, smaller than the present one, and at least 1.
+            old: its present value; needed where `unread_attributes` does not have it.
+
+        Raises:
+            PlanError: the path is edited already or leads to no plain attribute, its present value is not known, or the new
+                one is not smaller. All problems are told at once.
+
+        >>> import torch, depgraph as dg
+        >>> class Block(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.width, self.inner, self.outer = 8, torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+        ...     def forward(self, x):
+        ...         return self.outer(self.inner(x))
+        >>> model = Block()
+        >>> plan = dg.cut(dg.trace(model, torch.zeros(1, 4)), "inner.weight", [2, 6], dim=0)
+        >>> for attribute in plan.unread:
+        ...     plan = plan.edit(attribute.path, attribute.sizes[0])
+        >>> dg.execute(plan, model).width, plan.unread
+        (6, ())
+        """
+        known = {item.path: item.value for item in self.unread_attributes}
+        problems = [*_other_values(path, new, old, known)]
+        if not problems:
+            edited = next((edit for edit in self.edits if edit.path == path), None)
+            if edited is not None:
+                way = "edited by this plan already" if path in self.added else "edited by this plan, for forward reads it"
+                problems = [f"attribute {shortened(repr(path))} is {way}: {edited.old} becomes {edited.new}."]
+            else:
+                extra = Edit(path, known.get(path, old), new)  # type: ignore[arg-type]
+                problems = [f"{problem}." for problem in edit_problems([extra])]
+        if problems:
+            raise PlanError.of(problems)
+        edits = sorted((*self.edits, extra), key=lambda edit: edit.path)
+        return evolve(self, edits=tuple(edits), added=tuple(sorted((*self.added, path))))
+
     def apply(self, graph: Graph) -> Graph:
         """The graph after the cut. The given graph does not change.
 
@@ -221,7 +311,8 @@ class Plan:
             )
         problems = [*self.problems] or [*self._unknown_groups(graph)]
         if not problems:
-            result = shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in self.cuts})[0]
+            added = {edit.path: edit.new for edit in self.edits if edit.path in self.added}
+            result = shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in self.cuts}, added)[0]
             problems = [*self._inconsistencies(graph, result)]
         if problems:
             raise MismatchError("the plan is damaged:", problems, "Make a new plan for this graph.")
@@ -242,8 +333,13 @@ class Plan:
         yield from balance_problems(graph, removed)
         if self.axes != ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(graph, removed)):
             yield "its axes are not those that its cuts reach"
-        if {(edit.path, edit.old, edit.new) for edit in self.edits} != set(smaller_sizes(graph, removed)):
+        added = set(self.added)
+        implied = {(edit.path, edit.old, edit.new) for edit in self.edits if edit.path not in added}
+        if implied != set(smaller_sizes(graph, removed)):
             yield "its edits are not those that its cuts ask for"
+        for attribute in graph.attributes if added else ():
+            if attribute.path in added:
+                yield f"the edit of {shortened(repr(attribute.path))} was added, but forward reads this attribute as a size"
         if result.fingerprint != self.result:
             yield f"it promises the fingerprint {self.result[:12]} of its result, met {result.fingerprint[:12]}"
 
@@ -260,6 +356,16 @@ class Plan:
                 "the second plan does not start where the first one ends:",
                 [f"the first plan leads to {self.result[:12]}, the second one starts at {other.base[:12]}"],
                 "Make the second plan on first.apply(graph).",
+            )
+        now, then = ({edit.path: value(edit) for edit in plan.edits} for plan, value in ((self, _new), (other, _old)))
+        problems = [
+            f"the first plan sets {shortened(repr(path))} to {now[path]}, the second one expects {then[path]}"
+            for path in sorted(now.keys() & then.keys())
+            if now[path] != then[path]
+        ]
+        if problems:
+            raise MismatchError(
+                "the second plan does not start where the first one ends:", problems, "Make its edits on first.apply(graph)."
             )
         numbers, names = dict(self.renumbered), dict(self.renamed)
         base_sizes = {atom.id: atom for axis in self.axes for atom in atoms(axis.space)}
@@ -284,6 +390,11 @@ class Plan:
         single = [cut for cut in other.cuts if cut.atom.size - cut.count == 1]  # an axis of size 1 has no atom
         before = {edit.path: edit.old for edit in (*other.edits, *self.edits)}
         after = {edit.path: edit.new for edit in (*self.edits, *other.edits)}
+        unread = {item.path: item for item in self.unread_attributes}
+        for item in other.unread_attributes:
+            spaces = tuple(substitute(space, in_base) for space in item.spaces)
+            if all(space.size == before.get(item.path, item.value) for space in spaces):
+                unread.setdefault(item.path, UnreadAttribute(item.path, spaces))
         return Plan(
             base=self.base,
             result=other.result,
@@ -293,6 +404,8 @@ class Plan:
             renumbered=_composed(self.renumbered, other.renumbered, {cut.atom.id for cut in single}),
             renamed=_composed(self.renamed, other.renamed, {cut.group for cut in single}),
             targets=other.targets if other.cuts else self.targets,
+            added=tuple(sorted({*self.added, *other.added})),
+            unread_attributes=tuple(unread[path] for path in sorted(unread)),
         )
 
     def save(self, path: str | Path) -> None:
@@ -321,6 +434,34 @@ def cuts_of(removals: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tup
         flat, base = (removal.flat(atom.size), removal.base) if isinstance(removal, RaggedSet) else (removal, None)
         cuts.append(Cut(groups[atom], atom, flat, base))
     return tuple(sorted(cuts, key=lambda cut: cut.atom.id))
+
+
+def _smaller(atom: Atom, count: int) -> Space:
+    return UNIT if atom.size - count == 1 else Atom(atom.id, atom.size - count)
+
+
+def _old(edit: Edit) -> int:
+    return edit.old
+
+
+def _new(edit: Edit) -> int:
+    return edit.new
+
+
+def _other_values(path: object, new: object, old: object, known: Mapping[str, int]) -> Iterator[str]:
+    """What is wrong with the arguments of `Plan.edit`, before the edit itself is looked at."""
+    if type(path) is not str:
+        yield f"expected the path of an attribute, such as 'layer1.0.width', met {path!r}."
+        return
+    if type(new) is not int:
+        yield f"expected the new value of {shortened(repr(path))} as a whole number, met {new!r}."
+    if old is None and path not in known:
+        near = get_close_matches(path, known, 3)
+        hint = f"did you mean {', '.join(map(repr, near))}? Else give" if near else "give"
+        yield f"this plan does not know the present value of {shortened(repr(path))}: {hint} it with old=."
+    elif old is not None and (type(old) is not int or known.get(path, old) != old):
+        expected = known.get(path, "a whole number")
+        yield f"expected the present value of {shortened(repr(path))} to be {expected}, met old={old!r}."
 
 
 def _of_each(cut: Cut) -> str:

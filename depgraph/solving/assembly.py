@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.graph.canonical import renumber
@@ -48,6 +48,7 @@ from depgraph.solving.statements import (
 )
 from depgraph.solving.traits import named_traits
 from depgraph.solving.unification import Solver
+from depgraph.solving.unread import unread_attributes
 
 
 @frozen(eq=False)
@@ -195,7 +196,8 @@ def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[
         recording.mode,
         tuple(LowerBound(atom, size, reason) for atom, size, reason in solution.lower_bounds),
     )
-    return renumber(graph)[0]
+    graph = renumber(graph)[0]
+    return evolve(graph, unread=unread_attributes(recording, graph))
 
 
 def _demand(statement: Named | Balanced | Larger, place: str) -> Demand:

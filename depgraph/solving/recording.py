@@ -23,6 +23,23 @@ class Declared:
     aliases: tuple[str, ...] = ()
 
 
+@frozen
+class IntegerAttribute:
+    """An integer that the model holds under a dotted path.
+
+    Attributes:
+        path: the path, from the model's root.
+        value: the integer.
+        module: the path of the module that holds it.
+        in_config: whether it lies in a configuration, which says something of all the module's layers.
+    """
+
+    path: str
+    value: int
+    module: str
+    in_config: bool
+
+
 @frozen(eq=False)
 class Recording:
     """Everything a tracer saw, without a tensor in it.
@@ -41,6 +58,8 @@ class Recording:
         escapes: expressions from which forward computed a plain number, with the source line.
         value_count: how many values there are; their numbers are smaller.
         begins: where in `calls` further forwards begin. Their operators are part of the graph, their work is not.
+        integers: what the model holds of integers, read or not.
+        containers: paths of modules that are mere lists, dicts and sequences of others.
     """
 
     calls: tuple[Call, ...]
@@ -56,6 +75,8 @@ class Recording:
     mode: TraceMode = "fake"
     value_count: int = 0
     begins: tuple[int, ...] = ()
+    integers: tuple[IntegerAttribute, ...] = ()
+    containers: frozenset[str] = frozenset()
 
 
 def joined(first: Recording, others: Sequence[Recording]) -> Recording:
@@ -77,6 +98,8 @@ def joined(first: Recording, others: Sequence[Recording]) -> Recording:
         orders=tuple(chain.from_iterable(recording.orders for recording in every)),
         escapes=tuple(chain.from_iterable(recording.escapes for recording in every)),
         mode="real" if any(recording.mode == "real" for recording in every) else "fake",
+        integers=first.integers,
+        containers=first.containers,
         value_count=every[-1].value_count,
         begins=tuple(accumulate(lengths))[:-1],
     )

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from depgraph.graph.paths import MAPPINGS, SEQUENCES, is_config, is_step, step_of
 from depgraph.graph.records import TensorKind
 from depgraph.solving.expressions import Attribute
-from depgraph.solving.recording import Declared
+from depgraph.solving.recording import Declared, IntegerAttribute
 from depgraph.solving.sized import Sized
 from depgraph.solving.statements import Value
 from depgraph.tracing.custom_rules import as_one_module
@@ -90,6 +90,9 @@ def instrumented_copies(
         state = clone.__dict__
         state.update(module.__dict__)
         prefix = f"{path}." if path else ""
+        wrapping.module = path
+        if isinstance(module, _CONTAINER_MODULES):
+            session.container(path)
         for kind in ("_parameters", "_buffers"):
             held = module.__dict__.get(kind, {})
             state[kind] = {name: fakes.get(id(tensor), tensor) for name, tensor in held.items()}
@@ -121,6 +124,7 @@ def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> 
 
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
+_CONTAINER_MODULES = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 class _Wrapping:
@@ -139,6 +143,7 @@ class _Wrapping:
     ) -> None:
         self.copies, self.fakes, self.tensors, self.session = dict(copies), fakes, tensors, session
         self.shared: dict[int, Any] = {}
+        self.module, self.configs = "", 0
         self.uncopied: list[Any] = []
 
     def of(self, content: Any, path: str | None) -> Any:
@@ -147,7 +152,10 @@ class _Wrapping:
         What no path can name holds stand-ins as well, but its integers are plain ones.
         """
         if type(content) is int:
-            return content if path is None or content <= 1 else Sized(content, Attribute(path, content), self.session)
+            if path is None or content <= 1:
+                return content
+            self.session.holds(IntegerAttribute(path, content, self.module, self.configs > 0))
+            return Sized(content, Attribute(path, content), self.session)
         if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
             return content
         if isinstance(content, (torch.Tensor, torch.Generator)):
@@ -198,8 +206,10 @@ class _Wrapping:
         if not is_config(content) and not _is_in_slots(content):
             return self._as_it_is(content)
         made = self.shared[id(content)] = copy.copy(content)
+        self.configs += 1
         for name, item in getattr(content, "__dict__", {}).items():
             object.__setattr__(made, name, self.of(item, _below(path, name if is_step(name) else None)))
+        self.configs -= 1
         if _is_in_slots(content):  # where no path leads to
             for field in dataclasses.fields(content):
                 if hasattr(content, field.name):

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from depgraph.graph.records import TensorKind, TraceMode
 from depgraph.solving.expressions import Attribute, AxisSize, Expression, Literal
-from depgraph.solving.recording import Declared, Recording
+from depgraph.solving.recording import Declared, IntegerAttribute, Recording
 from depgraph.solving.sized import plain_int
 from depgraph.solving.statements import Axis, Call, Term, Value
 
@@ -112,6 +112,8 @@ class Session:
         self._attributes: list[tuple[str, Term, bool]] = []
         self._grouped_channels: dict[str, tuple[str, Axis]] = {}
         self._convolutions: set[str] = set()
+        self._integers: list[IntegerAttribute] = []
+        self._containers: set[str] = set()
         self._escapes: dict[tuple[Expression, ...], str] = {}
         self._facts: dict[tuple[Expression, Expression], str] = {}
         self._differences: dict[tuple[Expression, Expression], str] = {}
@@ -173,6 +175,14 @@ class Session:
     def convolution(self, path: str) -> None:
         """The module of this path is a convolution of torch, whose attributes count channels."""
         self._convolutions.add(path)
+
+    def holds(self, integer: IntegerAttribute) -> None:
+        """The model holds an integer that a path can name; forward reads it or not."""
+        self._integers.append(integer)
+
+    def container(self, path: str) -> None:
+        """The module of this path is a mere list, dict or sequence of modules."""
+        self._containers.add(path)
 
     def entered(self, module: Running) -> None:
         """The forward of a module begins."""
@@ -323,6 +333,8 @@ class Session:
             facts=tuple((left, right, where) for (left, right), where in self._facts.items()),
             differences=tuple((left, right, where) for (left, right), where in self._differences.items()),
             orders=tuple((left, right, where) for (left, right), where in self._orders.items()),
+            integers=tuple(self._integers),
+            containers=frozenset(self._containers),
         )
         self._values.clear()  # the sizes in the calls know their session: it would live until the garbage collector comes
         self._calls.clear()

@@ -44,6 +44,7 @@ def first_violation(judge, contents):
                 violations.append(error)
 
     examples(until_one, contents, 400)
+    hostile.victim.cache_clear()  # what breaks the law may have written to the model that all tests share
     return violations[0] if violations else None
 
 
@@ -91,7 +92,8 @@ def test_with_paths_that_lead_anywhere_a_violation_is_found(monkeypatch):
     ):
         monkeypatch.setattr(holder, name, copy.copy(getattr(holder, name)))  # what is written to a copy goes with it
     violation = first_violation(hostile.judge_plan, hostile.seeds())
-    assert any(words in str(violation) for words in ("a property was run", "changed", "took what execute refused")), violation
+    signs = ("a property was run", "changed", "took what execute refused", "is not writable")
+    assert any(words in str(violation) for words in signs), violation
 
 
 def _anything(holder, step):
