@@ -93,15 +93,15 @@ def iterate(
 def _steps(
     graph: Graph, model: nn.Module, scores: Scoring, targets: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
 ) -> Iterator[Step]:
-    now, done = graph, Plan.empty(graph)
+    current, done = graph, Plan.empty(graph)
     for number, target in enumerate(targets, start=1):
-        values = lifted(graph, done, scores(now, model))
+        scores_before = lifted(graph, done, scores(current, model))
         if number == 1:
-            choose(graph, values, **targets[-1], **options)
-        wanted = _planned(graph, values, target, options, done, last=number == len(targets))
-        delta = remainder(graph, done, wanted)
-        model, now, done = execute(delta, model), wanted.apply(graph), wanted
-        yield Step(number, target, wanted, delta, now, model)
+            choose(graph, scores_before, **targets[-1], **options)
+        planned = _planned(graph, scores_before, target, options, done, last=number == len(targets))
+        delta = remainder(graph, done, planned)
+        model, current, done = execute(delta, model), planned.apply(graph), planned
+        yield Step(number, target, planned, delta, current, model)
 
 
 def _planned(
@@ -115,8 +115,8 @@ def _planned(
     try:
         return choose(graph, scores, **target, **options)
     except PlanError:
-        # The last target was found to be possible and the scores were checked: what is impossible about an earlier one is
-        # that it is too small to remove anything.
+        # The scores and the last target were checked before the first step. So an earlier target fails only because it is too
+        # small for any group to lose an index: the step is empty.
         if last or done.cuts:
             raise
         return done

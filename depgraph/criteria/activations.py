@@ -73,16 +73,16 @@ class Moments:
 
 
 class _LayerRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up what layers read and make, by the parameter that they multiply with.
+    """Adds up the inputs and outputs of layers, by the parameter that is the weight.
 
     It sees operators, so that functional calls, tied weights and modules of any class count alike.
     """
 
-    def __init__(self, parameters: Tensors, read: Mapping[str, Moments], made: Mapping[str, Moments]) -> None:
+    def __init__(self, parameters: Tensors, inputs: Mapping[str, Moments], outputs: Mapping[str, Moments]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names = {id(tensor): (tensor, name) for name, tensor in parameters.items()}
         self.views: dict[int, tuple[torch.Tensor, str]] = {}
-        self.read, self.made = read, made
+        self.inputs, self.outputs = inputs, outputs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -105,11 +105,11 @@ class _LayerRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None if entry is None else entry[1]
 
     def add(self, weight: torch.Tensor, x: torch.Tensor, out: torch.Tensor, dim: int) -> None:
-        """Add what a layer read and made."""
+        """Add the input and output of one call of a layer."""
         name = self.parameter_of(weight)
         if name is None:
             return
-        for moments, values in ((self.read.get(name), x), (self.made.get(name), out)):
+        for moments, values in ((self.inputs.get(name), x), (self.outputs.get(name), out)):
             if moments is not None and len(moments.sum) == values.shape[dim]:
                 moments.add(values, dim)
 
@@ -119,15 +119,15 @@ class _OnActivations(DataDriven):
     batches: Iterable[Any] = field(validator=is_iterable, repr=False, eq=False)
     forward: Forward = field(default=run, validator=is_function, repr=False, kw_only=True)
 
-    def watched(
-        self, model: nn.Module, tensors: Tensors, read: Mapping[str, int], made: Mapping[str, int]
+    def moments(
+        self, model: nn.Module, tensors: Tensors, in_sizes: Mapping[str, int], out_sizes: Mapping[str, int]
     ) -> tuple[dict[str, Moments], dict[str, Moments]]:
-        """The moments of what some layers read and make, by the parameter's name, from axes of the given sizes."""
-        weights = {name: tensors[name] for name in {**read, **made}}
+        """Moments of the inputs and of the outputs of some layers, by the weight's name, along axes of the given sizes."""
+        weights = {name: tensors[name] for name in {**in_sizes, **out_sizes}}
         refuse_meta(weights)
-        before = {name: Moments(size, tensors[name].device) for name, size in read.items()}
-        after = {name: Moments(size, tensors[name].device) for name, size in made.items()}
-        recorder, number = _LayerRecorder(weights, before, after), 0
+        inputs = {name: Moments(size, tensors[name].device) for name, size in in_sizes.items()}
+        outputs = {name: Moments(size, tensors[name].device) for name, size in out_sizes.items()}
+        recorder, number = _LayerRecorder(weights, inputs, outputs), 0
         with untouched(model, self.training), torch.no_grad(), recorder:
             for batch in self.read(self.batches):
                 self.forward(model, batch)
@@ -136,11 +136,11 @@ class _OnActivations(DataDriven):
         count = torch.tensor(float(number), device=next((tensor.device for tensor in weights.values()), None))
         self.together([count])
         counted(float(count))
-        for moments in (*before.values(), *after.values()):
+        for moments in (*inputs.values(), *outputs.values()):
             moments.combine(self.together)
         return (
-            {name: moments for name, moments in before.items() if moments.count},
-            {name: moments for name, moments in after.items() if moments.count},
+            {name: moments for name, moments in inputs.items() if moments.count},
+            {name: moments for name, moments in outputs.items() if moments.count},
         )
 
 
@@ -181,16 +181,18 @@ class Activation(_OnActivations):
 
     def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
-        layers = {name: found[0] for name, found in layers_of(graph).items() if self._taken(found[0])}
-        inputs, outputs = _layers_by_atom(layers, "read"), _layers_by_atom(layers, "made")
+        layers = {name: uses[0] for name, uses in layers_of(graph).items() if self._takes_part(uses[0])}
+        inputs, outputs = _layers_by_atom(layers, "in_space"), _layers_by_atom(layers, "out_space")
         members: Members = {}
         spaces: dict[Member, Space] = {}
-        read: dict[str, int] = {}
-        made: dict[str, int] = {}
+        in_sizes: dict[str, int] = {}
+        out_sizes: dict[str, int] = {}
         for group in graph.groups:
-            sides = [(name, layers[name].in_dim, layers[name].read, read) for name in inputs.get(group.atom, ())]
+            sides = [(name, layers[name].in_dim, layers[name].in_space, in_sizes) for name in inputs.get(group.atom, ())]
             if not sides:
-                sides = [(name, layers[name].out_dim, layers[name].made, made) for name in outputs.get(group.atom, ())]
+                sides = [
+                    (name, layers[name].out_dim, layers[name].out_space, out_sizes) for name in outputs.get(group.atom, ())
+                ]
             for name, dim, space, sizes in sides:
                 sizes[name] = space.size
                 spaces[name, dim] = space
@@ -198,18 +200,18 @@ class Activation(_OnActivations):
                 members[group.name] = tuple((name, dim) for name, dim, _, _ in sides)
         if graph.groups and not members:
             raise PlanError("no group reaches a convolution or linear layer whose activations could be read.")
-        before, after = self.watched(model, tensors, read, made)
-        if members and not before and not after:
+        in_moments, out_moments = self.moments(model, tensors, in_sizes, out_sizes)
+        if members and not in_moments and not out_moments:
             raise PlanError("forward ran none of the layers that the graph knows; pass the model's own inputs.")
 
         def vector(member: Member, indices: GroupIndices) -> torch.Tensor | None:
             name, dim = member
-            moments = (before if dim == layers[name].in_dim else after).get(name)
+            moments = (in_moments if dim == layers[name].in_dim else out_moments).get(name)
             return None if moments is None else gathered(self._value(moments).float(), spaces[member], indices)
 
         return self.assembled(graph, members, vector)
 
-    def _taken(self, layer: Layer) -> bool:
+    def _takes_part(self, layer: Layer) -> bool:
         return self.types is None or layer.operation.type in self.types
 
     def _value(self, moments: Moments) -> torch.Tensor:
@@ -223,7 +225,7 @@ class Activation(_OnActivations):
 
 
 def _layers_by_atom(layers: Mapping[str, Layer], side: str) -> dict[Atom, list[str]]:
-    """Each atom with the weights of the layers that read it, or make it."""
+    """The weights of the layers that have each atom in their input, or in their output."""
     weights: dict[Atom, list[str]] = {}
     for name, layer in layers.items():
         for atom in atoms(getattr(layer, side)):
@@ -257,20 +259,20 @@ class Wanda(_OnActivations):
 
     def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
-        layers = {name: found[0] for name, found in layers_of(graph).items()}
+        layers = {name: uses[0] for name, uses in layers_of(graph).items()}
         axes = {name: tuple(axis for axis in axes if axis[0] in layers) for name, axes in self.members(graph).items()}
         members = {name: weights for name, weights in axes.items() if weights}
         if graph.groups and not members:
             raise PlanError("no group has a weight of a convolution or linear layer; Wanda measures nothing else.")
-        read = {name: layers[name].read.size for weights in members.values() for name, _ in weights}
-        before, _ = self.watched(model, tensors, read, {})
-        if members and not before:
+        in_sizes = {name: layers[name].in_space.size for weights in members.values() for name, _ in weights}
+        moments, _ = self.moments(model, tensors, in_sizes, {})
+        if members and not moments:
             raise PlanError("forward ran none of the layers that the graph knows; pass the model's own inputs.")
 
         def sums(name: str, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
-            if name not in before:
+            if name not in moments:
                 return {}
-            weight, norms, layer = tensors[name], before[name].squares.sqrt().float(), layers[name]
+            weight, norms, layer = tensors[name], moments[name].squares.sqrt().float(), layers[name]
 
             def element(slab: torch.Tensor, rows: slice) -> torch.Tensor:
                 return (real(slab).abs() * _norms_like_rows(norms, weight, layer.in_dim, rows)).pow(self.p)

@@ -1,4 +1,4 @@
-"""Running batches through a model that is left as it was, and putting the ranks' sums together."""
+"""Runs batches through a model without changing it, and adds up the sums of all ranks."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def untouched(model: nn.Module, training: bool, differentiable: Iterable[torch.T
 
 
 def _put_back(target: dict[Any, Any], content: dict[Any, Any]) -> None:
-    """Give a dictionary its old content. One that still has it is not touched."""
+    """Restore the content of a dictionary; one that is unchanged is not written to, for others may read it meanwhile."""
     if len(target) != len(content) or any(key not in target or target[key] is not content[key] for key in content):
         target.clear()
         target.update(content)

@@ -91,13 +91,13 @@ def slices(tensor: torch.Tensor, dim: int, space: Space, indices: GroupIndices) 
         return rows.reshape(size, -1)
     numbers = torch.arange(space.size, device=tensor.device)
     if indices.base is not None:
-        places = torch.cat([_strided(numbers, *block).flatten(2) for block in _blocks(space, indices)], 2)
-        return rows[places].reshape(indices.base.size, size, -1)
+        positions = torch.cat([_strided(numbers, *block).flatten(2) for block in _blocks(space, indices)], 2)
+        return rows[positions].reshape(indices.base.size, size, -1)
     parts = []
     for leaf in leaves(space):
         if leaf.atom == indices.atom:
             starts = numbers[:size, None] * leaf.stride
             starts = starts.flip(0) if leaf.backwards else starts
-            places = torch.cat([base + starts + numbers[: leaf.stride] for base in leaf.bases()], 1)
-            parts.append(rows[places].reshape(size, -1))
+            positions = torch.cat([base + starts + numbers[: leaf.stride] for base in leaf.bases()], 1)
+            parts.append(rows[positions].reshape(size, -1))
     return torch.cat(parts, 1)

@@ -32,25 +32,25 @@ class _OnLoss(DataDriven):
     def gathered(self, graph: Graph, model: nn.Module, tensors: Tensors) -> tuple[Members, dict[str, torch.Tensor]]:
         """What takes part, and for each parameter in it the mean over the samples of the gradient or of its square."""
         members = self.chosen(graph)
-        wanted = {name: tensors[name] for axes in members.values() for name, _ in axes}
-        refuse_meta(wanted)
-        integral = [name for name, tensor in wanted.items() if not (tensor.is_floating_point() or tensor.is_complex())]
+        parameters = {name: tensors[name] for axes in members.values() for name, _ in axes}
+        refuse_meta(parameters)
+        integral = [name for name, tensor in parameters.items() if not (tensor.is_floating_point() or tensor.is_complex())]
         if integral:
             names = ", ".join(map(repr, integral))
             raise PlanError(
                 f"whole numbers have no gradient, but a group holds those of {names}; choose other layers with types=."
             )
-        sums = {name: torch.zeros_like(tensor, dtype=_accumulating(tensor)) for name, tensor in wanted.items()}
-        count = torch.zeros((), dtype=torch.float32, device=next((t.device for t in wanted.values()), None))
-        with untouched(model, self.training, wanted.values()), torch.enable_grad():
+        sums = {name: torch.zeros_like(tensor, dtype=_accumulating(tensor)) for name, tensor in parameters.items()}
+        count = torch.zeros((), dtype=torch.float32, device=next((t.device for t in parameters.values()), None))
+        with untouched(model, self.training, parameters.values()), torch.enable_grad():
             for number, batch in enumerate(self.read(self.batches)):
-                count += self.accumulate(sums, wanted, losses(self.loss, model, batch, number))
+                count += self.accumulate(sums, parameters, losses(self.loss, model, batch, number))
         self.together([*sums.values(), count])
         total = counted(float(count))
         return members, {name: values.div_(total) for name, values in sums.items()}
 
     def accumulate(
-        self, sums: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], batch_losses: torch.Tensor
+        self, sums: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor], batch_losses: torch.Tensor
     ) -> int:
         """Add what the losses of one batch give; returns the number of samples."""
         raise NotImplementedError
@@ -62,10 +62,12 @@ def _accumulating(tensor: torch.Tensor) -> torch.dtype:
     return narrow.get(tensor.dtype, tensor.dtype) if tensor.is_complex() or tensor.element_size() >= 4 else torch.float32
 
 
-def _gradients(loss: torch.Tensor, wanted: Mapping[str, torch.Tensor], again: bool = False) -> list[tuple[str, torch.Tensor]]:
+def _gradients(
+    loss: torch.Tensor, parameters: Mapping[str, torch.Tensor], again: bool = False
+) -> list[tuple[str, torch.Tensor]]:
     """The gradients of a loss in the parameters that it depends on."""
-    values = torch.autograd.grad(loss, list(wanted.values()), retain_graph=again, allow_unused=True)
-    gradients = [(name, value.detach()) for name, value in zip(wanted, values, strict=True) if value is not None]
+    values = torch.autograd.grad(loss, list(parameters.values()), retain_graph=again, allow_unused=True)
+    gradients = [(name, value.detach()) for name, value in zip(parameters, values, strict=True) if value is not None]
     if not gradients:
         raise PlanError("the loss does not depend on any parameter of a group; compute it from this model's output.")
     return gradients
@@ -99,10 +101,10 @@ class Taylor(_OnLoss):
     multivariable: bool = field(default=False, validator=is_flag)
 
     def accumulate(
-        self, sums: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], batch_losses: torch.Tensor
+        self, sums: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor], batch_losses: torch.Tensor
     ) -> int:
         """Add the gradient of the batch's mean loss."""
-        for name, gradient in _gradients(batch_losses.mean(), wanted):
+        for name, gradient in _gradients(batch_losses.mean(), parameters):
             sums[name].add_(gradient)
         return 1
 
@@ -143,11 +145,11 @@ class Hessian(_OnLoss):
     """
 
     def accumulate(
-        self, sums: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], batch_losses: torch.Tensor
+        self, sums: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor], batch_losses: torch.Tensor
     ) -> int:
         """Add the squared gradient of each sample's loss."""
         for place, loss in enumerate(batch_losses):
-            for name, gradient in _gradients(loss, wanted, place + 1 < len(batch_losses)):
+            for name, gradient in _gradients(loss, parameters, place + 1 < len(batch_losses)):
                 gradient = gradient.to(sums[name].dtype)
                 sums[name].add_(gradient.abs().square() if gradient.is_complex() else gradient.square())
         return len(batch_losses)

@@ -15,28 +15,28 @@ class Layer:
 
     Attributes:
         operation: the operation.
-        in_dim: the weight's dimension that meets what the layer reads.
-        out_dim: the weight's dimension that becomes what the layer makes.
-        read: the space of the channels that it reads.
-        made: the space of the channels that it makes.
+        in_dim: the weight's dimension that is contracted with the input.
+        out_dim: the weight's dimension that becomes an axis of the output.
+        in_space: the space of the input channels.
+        out_space: the space of the output channels.
     """
 
     operation: Operation
     in_dim: int
     out_dim: int
-    read: Space
-    made: Space
+    in_space: Space
+    out_space: Space
 
 
 def layers_of(graph: Graph) -> dict[str, list[Layer]]:
     """The layers of which each parameter is the weight itself, not a view of it."""
     layers: dict[str, list[Layer]] = {}
     for operation in graph.operations:
-        place = operation.traits.weight
-        if place is None:
+        trait = operation.traits.weight
+        if trait is None:
             continue
-        weight, x = graph.by_name[operation.inputs[place.operand]], graph.by_name[place.read[0]]
+        weight, x = graph.by_name[operation.inputs[trait.operand]], graph.by_name[trait.read[0]]
         if weight.kind == "parameter" and x.kind == "value":
-            read, made = (graph.by_name[name].axes[dim] for name, dim in (place.read, place.made))
-            layers.setdefault(weight.name, []).append(Layer(operation, place.inner, place.outer, read, made))
+            in_space, out_space = (graph.by_name[name].axes[dim] for name, dim in (trait.read, trait.made))
+            layers.setdefault(weight.name, []).append(Layer(operation, trait.inner, trait.outer, in_space, out_space))
     return layers

@@ -68,12 +68,12 @@ class Options:
             axes = [axis for axis in group.members if axis[0] in parameters]
             if self.types is not None:
                 axes = [axis for axis in axes if any(use.type in self.types for use, _ in uses.get(axis[0], ()))]
-            chosen = tuple(axis for axis in axes if axis[0] not in offsets) or tuple(axes)
-            if chosen:
-                members[group.name] = chosen
+            participating = tuple(axis for axis in axes if axis[0] not in offsets) or tuple(axes)
+            if participating:
+                members[group.name] = participating
         if graph.groups and not members:
-            wanted = ", ".join(sorted(kind.name for kind in self.types or ()))
-            raise PlanError(f"no group has a parameter in a layer of the types {wanted}; choose others with types=.")
+            names = ", ".join(sorted(kind.name for kind in self.types or ()))
+            raise PlanError(f"no group has a parameter in a layer of the types {names}; choose others with types=.")
         return members
 
     def assembled(

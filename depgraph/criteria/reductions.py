@@ -16,7 +16,7 @@ Numbers: TypeAlias = tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 
 Importances: TypeAlias = dict[str, Numbers]
-"""Group name to one number per index, or to a table where rows are told apart."""
+"""Group name to one number per index, or to a table with one row for each index of a base."""
 
 
 Normaliser: TypeAlias = str | Callable[[torch.Tensor], torch.Tensor]
@@ -109,16 +109,16 @@ SCALING = frozenset({"none", "sum", "mean", "max"})
 def normalised(group: str, importances: torch.Tensor, normaliser: Normaliser) -> Numbers:
     """The importances of one group after a normaliser, as numbers.
 
-    Of a table the k-th lowest numbers of all rows go together, so their sums are what is normalised. A scale that this gives
-    is that of the whole table; else the rows share the result equally.
+    Of a table the k-th lowest numbers of all rows are removed together, so their sums are normalised. A normaliser that scales
+    scales the whole table; of any other the rows share the result equally.
     """
     if importances.ndim == 1:
         return tuple(_normalised(group, importances, normaliser).tolist())
     ascending, order = importances.sort(dim=1, stable=True)
-    together = ascending.sum(0)
-    result = _normalised(group, together, normaliser)
+    sums = ascending.sum(0)
+    result = _normalised(group, sums, normaliser)
     if isinstance(normaliser, str) and normaliser in SCALING:
-        table = importances * _over(result.sum(), together.sum())
+        table = importances * _over(result.sum(), sums.sum())
     else:
         table = torch.empty_like(importances).scatter_(1, order, (result / len(order)).to(importances.dtype).expand_as(order))
     return tuple(map(tuple, table.tolist()))

@@ -56,11 +56,11 @@ def score(graph: Graph, model: nn.Module, criterion: Criterion | DataDriven) -> 
     problems = []
     for tensor in graph.tensors:
         if tensor.kind != "value":
-            met = tensors.get(tensor.name)
-            if met is None:
+            value = tensors.get(tensor.name)
+            if value is None:
                 problems.append(f"the model has no {tensor.kind} {tensor.name!r}")
-            elif tuple(met.shape) != tensor.shape:
-                problems.append(f"{tensor.name!r}: expected shape {tensor.shape}, met {tuple(met.shape)}")
+            elif tuple(value.shape) != tensor.shape:
+                problems.append(f"{tensor.name!r}: expected shape {tensor.shape}, met {tuple(value.shape)}")
     if problems:
         raise MismatchError("the graph was traced from another model:", problems, "Trace this model and score that graph.")
     with torch.no_grad():
@@ -69,7 +69,7 @@ def score(graph: Graph, model: nn.Module, criterion: Criterion | DataDriven) -> 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for path, module in model.named_modules(remove_duplicate=False):
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
+        for registry in (module._parameters, module._buffers):
+            for name, tensor in registry.items():
                 if tensor is not None:
                     yield f"{path}.{name}" if path else name, tensor

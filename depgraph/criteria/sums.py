@@ -49,7 +49,7 @@ def marginals(
 
 def _along(rows: list[torch.Tensor], rest: torch.Tensor | None, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
     """The sums along some dimensions: `rows` along the first, the others from `rest`, the sum over the first."""
-    result = {0: _joined(rows)} if rows else {}
+    result = {0: _concatenated(rows)} if rows else {}
     for dim in dims:
         if dim and rest is not None:
             before, size = math.prod(rest.shape[: dim - 1]), rest.shape[dim - 1]
@@ -61,7 +61,7 @@ def _along(rows: list[torch.Tensor], rest: torch.Tensor | None, dims: tuple[int,
     return result
 
 
-def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+def _concatenated(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -72,4 +72,4 @@ def _slabs(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 _SLAB = 1 << 17
-"""How many elements are weighed at a time: 512 KiB of float32, which stay in a core's cache."""
+"""How many elements are processed at a time: 512 KiB of float32, which stay in a core's cache."""

@@ -22,10 +22,10 @@ OWN_STATE = frozenset(vars(nn.Module()))
 
 def holders(model: nn.Module, path: str) -> list[Any]:
     """The objects on the way to an attribute, from the model to the one that has it. Raises `LookupError` if there is none."""
-    found: list[Any] = [model]
+    objects: list[Any] = [model]
     for step in path.split(".")[:-1]:
-        found.append(_child(found[-1], step))
-    return found
+        objects.append(_child(objects[-1], step))
+    return objects
 
 
 def read(model: nn.Module, path: str) -> Any:
@@ -58,31 +58,31 @@ def other_attributes(plan: Plan, model: nn.Module) -> Iterator[str]:
     places: dict[str, Any] = {}
     for edit in plan.edits:
         try:
-            met = _child(_holder(model, edit.path, places), edit.path.rpartition(".")[2])
+            value = _child(_holder(model, edit.path, places), edit.path.rpartition(".")[2])
         except LookupError:
             path = shortened(repr(edit.path))
             yield f"the model has no attribute {path} among the plain data of its modules and configurations"
             continue
-        if type(met) is not int or met != edit.old:
-            yield f"attribute {shortened(repr(edit.path))}: expected {number_text(edit.old)}, met {_told(met)}"
+        if type(value) is not int or value != edit.old:
+            yield f"attribute {shortened(repr(edit.path))}: expected {number_text(edit.old)}, met {_described(value)}"
 
 
 def other_in_copy(plan: Plan, model: nn.Module, copied: nn.Module) -> Iterator[str]:
     """The edits of a plan that a copy would not hold for itself: classes can say how they are copied."""
     yield from other_attributes(plan, copied)
-    ours, theirs = dict[str, Any](), dict[str, Any]()
+    model_holders, copy_holders = dict[str, Any](), dict[str, Any]()
     for edit in plan.edits:
-        holder = _holder(model, edit.path, ours)
-        if not isinstance(holder, tuple) and holder is _holder(copied, edit.path, theirs):
+        holder = _holder(model, edit.path, model_holders)
+        if not isinstance(holder, tuple) and holder is _holder(copied, edit.path, copy_holders):
             yield f"attribute {shortened(repr(edit.path))}: the copy shares it with the model"
 
 
-def _holder(model: nn.Module, path: str, places: dict[str, Any]) -> Any:
+def _holder(model: nn.Module, path: str, known: dict[str, Any]) -> Any:
     """The object that has an attribute; those that were looked up before are in `places`, by their paths."""
     prefix = path.rpartition(".")[0]
-    if prefix not in places:
-        places[prefix] = holders(model, path)[-1]
-    return places[prefix]
+    if prefix not in known:
+        known[prefix] = holders(model, path)[-1]
+    return known[prefix]
 
 
 def _child(holder: Any, step: str) -> Any:
@@ -120,8 +120,8 @@ def _is_described(kind: type, name: str) -> bool:
     return any(hasattr(type(vars(base)[name]), "__set__") for base in kind.__mro__ if name in vars(base))
 
 
-def _told(value: Any) -> str:
-    """What stands in the place of an integer: a number or a text is told, anything else by its type."""
+def _described(value: Any) -> str:
+    """A value that is not the expected integer, for messages: numbers and texts as they are, anything else by its type."""
     if type(value) is int:
         return number_text(value)
     return shortened(repr(value)) if type(value) in {bool, float, str, type(None)} else f"a {shortened(type(value).__name__)}"

@@ -129,7 +129,7 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
 
 
 class _State:
-    """What a module tree holds before it is written to, and how to put it back: the very objects, in the same order.
+    """A module tree's content before it is written to, to be restored: the very objects, in the same order.
 
     Noted are the attributes and the registries of every module, so that whatever a setter of the user's own writes beside the
     attribute of an edit goes back, too, and the objects between the modules and the edits, such as configs and lists.
@@ -196,7 +196,7 @@ def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
     storages: dict[int, torch.UntypedStorage] = {}
     for name, parameter in model.named_parameters():
         if id(parameter) not in memo:
-            values = _beside(parameter, storages) if name in tied else parameter.detach().clone()
+            values = _same_place(parameter, storages) if name in tied else parameter.detach().clone()
             memo[id(parameter)] = like(parameter, values, lambda gradient: gradient.clone())
     memo.update(_computed_tensors(model))
     modules = list(model.modules())
@@ -204,7 +204,7 @@ def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
         for content in vars(module).values():  # a dozen empty dictionaries for hooks in each module, which deepcopy takes apart
             if type(content) is OrderedDict and not content and not vars(content):
                 memo.setdefault(id(content), OrderedDict())
-    if not any(map(_copied_otherwise, {type(module) for module in modules})):
+    if not any(map(_has_own_copying, {type(module) for module in modules})):
         _copy_trees(modules, memo)
     for module in reversed(modules):  # the innermost first: deepcopy does not go from one into the next
         copy.deepcopy(module, memo)
@@ -212,7 +212,7 @@ def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
     return result
 
 
-def _beside(parameter: nn.Parameter, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
+def _same_place(parameter: nn.Parameter, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
     """The same place in a copy of the parameter's storage: what shares memory in the model shares it in the copy."""
     storage = parameter.untyped_storage()
     if storage.data_ptr() not in storages:
@@ -224,7 +224,7 @@ def _beside(parameter: nn.Parameter, storages: dict[int, torch.UntypedStorage]) 
 _COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__slots__")
 
 
-def _copied_otherwise(kind: type[nn.Module]) -> bool:
+def _has_own_copying(kind: type[nn.Module]) -> bool:
     """Whether a class of modules says itself how it is copied. Torch's own layers only add what old pickles lack to a state."""
     own = [vars(base) for base in kind.__mro__ if base not in nn.Module.__mro__]
     restores = any("__setstate__" in names and not names["__module__"].startswith("torch.nn.modules.") for names in own)
@@ -260,15 +260,15 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     tensors = {
         f"{path}.{name}" if path else name: tensor
         for path, module in model.named_modules(remove_duplicate=False)
-        for held in (module._parameters, module._buffers)
-        for name, tensor in held.items()
+        for registry in (module._parameters, module._buffers)
+        for name, tensor in registry.items()
         if tensor is not None
     }
     problems = [*plan.problems]
     if not problems or is_well_typed(plan):
-        problems += [*_misshapen(plan, tensors), *other_attributes(plan, model)]
+        problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model)]
     if not problems:  # sizes are those of tensors that are there: only now are indices listed
-        problems += [*_other_ties(plan, tensors), *_shared_memory(plan, model)]
+        problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model)]
     if problems:
         raise MismatchError(
             "the plan is damaged:" if plan.problems else "the plan does not fit this model:",
@@ -278,7 +278,7 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensors[name] for name in plan.kept}
 
 
-def _misshapen(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
+def _shape_problems(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
     for name, sizes in plan.sizes.items():
         tensor = tensors.get(name)
         if tensor is None:
@@ -290,7 +290,7 @@ def _misshapen(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]
                 yield f"{name!r}: {expected}, met shape {tuple(tensor.shape)}"
 
 
-def _other_ties(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
+def _tie_problems(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
     """One tensor under several names must be cut alike under all of them, the ones that the plan does not reach included."""
     first_of: dict[int, tuple[str, Mapping[int, IndexSet]]] = {}
     for name, dims in plan.kept.items():
@@ -305,7 +305,7 @@ def _other_ties(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str
 
 
 def _shared_memory(plan: Plan, model: nn.Module) -> Iterator[str]:
-    """Two parameters with numbers in common would be two of their own afterwards, and go on apart in training."""
+    """Two parameters that share memory would be separate after the cut, and diverge in training."""
     for one, other in _overlaps(model):
         if one in plan.kept or other in plan.kept:
             yield (
@@ -315,7 +315,7 @@ def _shared_memory(plan: Plan, model: nn.Module) -> Iterator[str]:
 
 
 def _overlaps(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of parameters that are different objects with numbers in common. Mere parts of one flat buffer have none."""
+    """Names of parameters that are different objects over the same memory. Disjoint parts of one flat buffer do not count."""
     by_storage: dict[int, list[tuple[int, int, str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.layout is torch.strided and not parameter.is_meta and parameter.numel():
@@ -323,19 +323,19 @@ def _overlaps(model: nn.Module) -> list[tuple[str, str]]:
             last = sum((int(size) - 1) * int(step) for size, step in zip(parameter.shape, parameter.stride(), strict=True))
             place = parameter.untyped_storage().data_ptr()
             by_storage.setdefault(place, []).append((start, start + last, name, parameter))
-    found = []
+    pairs = []
     for parts in by_storage.values():
         parts.sort(key=lambda part: part[0])
         for position, (_, end, name, parameter) in enumerate(parts):
             for start, _, other_name, other in parts[position + 1 :]:
                 if start > end:
                     break
-                if _in_common(parameter, other):
-                    found.append((name, other_name))
-    return found
+                if _share_elements(parameter, other):
+                    pairs.append((name, other_name))
+    return pairs
 
 
-def _in_common(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors that reach into the same stretch of a storage share a number there: columns may lie in between."""
     if one.dtype != other.dtype:
         return True
@@ -349,12 +349,12 @@ def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, tor
     """Check the plan against the model, then make every new tensor. Name to (old, new); tied names share both."""
     tensors = fitting(plan, model)
     new_of: dict[int, torch.Tensor] = {}
-    distinct = {id(kept): kept for dims in plan.kept.values() for kept in dims.values()}
-    positions = {number: torch.frombuffer(array("q", kept), dtype=torch.long) for number, kept in distinct.items()}
+    distinct = {id(indices): indices for dims in plan.kept.values() for indices in dims.values()}
+    positions = {number: torch.frombuffer(array("q", indices), dtype=torch.long) for number, indices in distinct.items()}
     for name, dims in plan.kept.items():
         old = tensors[name]
         if id(old) not in new_of:
-            new_of[id(old)] = _smaller(old, {dim: positions[id(kept)] for dim, kept in dims.items()})
+            new_of[id(old)] = _smaller(old, {dim: positions[id(indices)] for dim, indices in dims.items()})
     return {name: (tensors[name], new_of[id(tensors[name])]) for name in plan.kept}
 
 
@@ -407,18 +407,18 @@ def _replace_tensors(module: nn.Module, new_of: Mapping[int, torch.Tensor]) -> N
     Containers are replaced instead of written to. A recurrent layer's list of flat weights is one of them; it is made anew,
     because on a GPU the weights must lie in one block of memory.
     """
-    touched = False
+    has_new_tensors = False
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
             if tensor is not None and id(tensor) in new_of:
                 tensors[name] = new_of[id(tensor)]  # type: ignore[assignment]
-                touched = True
+                has_new_tensors = True
     for name, content in list(module.__dict__.items()):
         if name not in OWN_STATE:
             new = _replaced(content, new_of)
             if new is not content:
                 module.__dict__[name] = new
-    if touched and isinstance(module, nn.RNNBase):
+    if has_new_tensors and isinstance(module, nn.RNNBase):
         module._init_flat_weights()
 
 
@@ -447,9 +447,9 @@ def _computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
     """
     computed: dict[int, torch.Tensor] = {}
     seen: set[int] = set()
-    waiting: list[Any] = [model]
-    while waiting:
-        content = waiting.pop()
+    pending: list[Any] = [model]
+    while pending:
+        content = pending.pop()
         if id(content) in seen or isinstance(content, _WITHOUT_TENSORS):
             continue
         seen.add(id(content))
@@ -458,11 +458,11 @@ def _computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
                 computed[id(content)] = content.detach().clone()
             continue
         if isinstance(content, dict):
-            waiting.extend(content.values())
+            pending.extend(content.values())
         elif isinstance(content, (list, tuple, set, frozenset, deque)):
-            waiting.extend(content)
-        waiting.extend(getattr(content, "__dict__", {}).values())
-        waiting.extend(getattr(content, name) for name in _slots(type(content)) if hasattr(content, name))  # type: ignore[arg-type]
+            pending.extend(content)
+        pending.extend(getattr(content, "__dict__", {}).values())
+        pending.extend(getattr(content, name) for name in _slots(type(content)) if hasattr(content, name))  # type: ignore[arg-type]
     return computed
 
 

@@ -147,8 +147,8 @@ def _scales(graph: Graph, types: frozenset[OpType]) -> frozenset[tuple[str, int]
     scales: set[tuple[str, int]] = set()
     for operation in graph.operations:
         if operation.type in types:
-            read = [tensor for name in operation.inputs if (tensor := graph.tensor(name)).kind == "parameter"]
-            scales |= {(tensor.name, dim) for tensor in read[:1] for dim in range(len(tensor.axes))}
+            parameters = [tensor for name in operation.inputs if (tensor := graph.tensor(name)).kind == "parameter"]
+            scales |= {(tensor.name, dim) for tensor in parameters[:1] for dim in range(len(tensor.axes))}
     return frozenset(scales)
 
 
@@ -158,20 +158,20 @@ def _total(
     strength: Strength,
     of_weight: Callable[[torch.Tensor], torch.Tensor],
     of_index: Callable[[torch.Tensor], torch.Tensor],
-    within: frozenset[tuple[str, int]] | None = None,
+    axes: frozenset[tuple[str, int]] | None = None,
 ) -> torch.Tensor:
     """Sum over indices of a function of the sum over an index's weights of a function of the weight."""
     axes_of = {tensor.name: tensor.axes for tensor in graph.tensors if tensor.kind == "parameter"}
-    chosen = {
+    factors = {
         group: (members, factor)
         for group, factor in _factors(graph, strength).items()
-        if (members := [item for item in group.members if item[0] in axes_of and (within is None or item in within)])
+        if (members := [item for item in group.members if item[0] in axes_of and (axes is None or item in axes)])
     }
-    wanted = {name for members, _ in chosen.values() for name, _ in members}
-    weights = _by_graph_name(graph, parameters, wanted)
+    names = {name for members, _ in factors.values() for name, _ in members}
+    weights = _by_graph_name(graph, parameters, names)
     powers = {name: of_weight(real(tensor)) for name, tensor in weights.items()}
     total: torch.Tensor | None = None
-    for group, (members, factor) in chosen.items():
+    for group, (members, factor) in factors.items():
         sums: torch.Tensor | None = None
         for name, dim in members:
             part = gathered(_along(powers[name], dim), axes_of[name][dim], GroupIndices(group.atom))
@@ -207,13 +207,13 @@ def _factors(graph: Graph, strength: Strength) -> dict[Group, float | torch.Tens
     return factors
 
 
-def _by_graph_name(graph: Graph, parameters: Parameters, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The wanted parameters by their names in the graph, whatever wrappers and aliases the given names have."""
-    given = _named_parameters(unwrap(parameters) if isinstance(parameters, nn.Module) else parameters)
-    plain = {unprefixed(name, graph.by_name): tensor for name, tensor in given.items()}
-    tensors = {graph.by_name[name].name: tensor for name, tensor in plain.items() if name is not None}
+def _by_graph_name(graph: Graph, parameters: Parameters, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The named parameters by their names in the graph, whatever wrappers and aliases the given ones have."""
+    by_given_name = _named_parameters(unwrap(parameters) if isinstance(parameters, nn.Module) else parameters)
+    by_name = {unprefixed(name, graph.by_name): tensor for name, tensor in by_given_name.items()}
+    tensors = {graph.by_name[name].name: tensor for name, tensor in by_name.items() if name is not None}
     problems = []
-    for name in sorted(wanted):
+    for name in sorted(names):
         shape = graph.tensor(name).shape
         if name not in tensors:
             problems.append(f"there is no parameter {name!r}")
@@ -223,4 +223,4 @@ def _by_graph_name(graph: Graph, parameters: Parameters, wanted: Iterable[str]) 
         raise MismatchError(
             "the graph was traced from another model:", problems, "Trace this model, and pass all of its named parameters."
         )
-    return {name: tensors[name] for name in wanted}
+    return {name: tensors[name] for name in names}

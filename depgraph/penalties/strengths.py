@@ -106,8 +106,8 @@ def _unimportance(name: str, values: Any, size: int) -> list[float]:
     if values is not None and is_table(values):
         raise PlanError(f"the scores of group {name!r} are a table; a strength is one of an index in every row.")
     if values is None or len(values) != size:
-        met = "none" if values is None else len(values)
-        raise PlanError(f"group {name!r} has {size} indices, its scores are {met}; score the graph of these strengths.")
+        count = "none" if values is None else len(values)
+        raise PlanError(f"group {name!r} has {size} indices, its scores are {count}; score the graph of these strengths.")
     if any(map(math.isnan, values)):
         raise PlanError(f"the scores of group {name!r} hold NaN; check the model's weights.")
     low, high = min(values), max(values)

@@ -12,7 +12,7 @@ from depgraph.solving.statements import Axis, Call, Equal, Named, Pin, Rule, Sta
 
 
 @frozen
-class _Taken:
+class _Subscript:
     """One index of a call: the dimensions that it speaks of, and how many dimensions of the result come from it."""
 
     dims: tuple[int, ...]
@@ -29,23 +29,23 @@ class _Taken:
         return 1 if self.index.boolean else self.index.ndim
 
 
-def _indexed(x: Value, indices: Sequence[Value | None]) -> tuple[list[_Taken], int, list[int]]:
+def _indexed(x: Value, indices: Sequence[Value | None]) -> tuple[list[_Subscript], int, list[int]]:
     """The indices, where the dimensions of the result begin, and the dimensions that pass. A mask speaks of several."""
-    taken: list[_Taken] = []
+    subscripts: list[_Subscript] = []
     dim = 0
     for index in indices:
         width = index.ndim if index is not None and index.boolean else 1
         if index is not None:
-            taken.append(_Taken(tuple(range(dim, dim + width)), index))
+            subscripts.append(_Subscript(tuple(range(dim, dim + width)), index))
         dim += width
-    dims = [dim for one in taken for dim in one.dims]
+    dims = [dim for one in subscripts for dim in one.dims]
     places = [place for place, index in enumerate(indices) if index is not None]
     adjacent = bool(places) and places == list(range(places[0], places[-1] + 1))
     start = dims[0] if adjacent and dims else 0
-    return taken, start, [dim for dim in range(x.ndim) if dim not in dims]
+    return subscripts, start, [dim for dim in range(x.ndim) if dim not in dims]
 
 
-def _masked(x: Value, one: _Taken) -> Iterator[Statement]:
+def _masked(x: Value, one: _Subscript) -> Iterator[Statement]:
     if one.index.boolean:
         for dim, axis in zip(one.dims, one.index.axes, strict=True):
             yield Equal(x[dim], axis)
@@ -53,18 +53,18 @@ def _masked(x: Value, one: _Taken) -> Iterator[Statement]:
 
 def _index(call: Call) -> Iterator[Statement]:
     x, out = call["self"], call.out
-    taken, start, rest = _indexed(x, call["indices"])
-    ndim = max((one.ndim for one in taken), default=0)
-    if any(one.index.boolean and not one.index.ndim for one in taken) or len(rest) + ndim != out.ndim:
+    subscripts, start, rest = _indexed(x, call["indices"])
+    ndim = max((one.ndim for one in subscripts), default=0)
+    if any(one.index.boolean and not one.index.ndim for one in subscripts) or len(rest) + ndim != out.ndim:
         yield from pin_all(call, f"{call.op} uses a mask without dimensions")
         return
     positions = out.axes[start : start + ndim]
-    for one in taken:
+    for one in subscripts:
         yield from _masked(x, one)
         for dim in one.dims:
             yield Pin(x[dim], TAKEN.format(call.op))
         yield from broadcast(one.axes, positions)
-    if any(one.index.boolean for one in taken):
+    if any(one.index.boolean for one in subscripts):
         yield from pinned(positions, f"{call.op} counts the positions of a mask")
     for dim, target in zip(rest, [*out.axes[:start], *out.axes[start + ndim :]], strict=True):
         yield Equal(x[dim], target)
@@ -73,15 +73,15 @@ def _index(call: Call) -> Iterator[Statement]:
 def _index_put(call: Call) -> Iterator[Statement]:
     """A single value may be written wherever a mask says: then the mask is element-wise."""
     x, out, written = call["self"], call.out, call["values"]
-    taken, start, rest = _indexed(x, call["indices"])
+    subscripts, start, rest = _indexed(x, call["indices"])
     yield from passed(x, out)
-    if any(one.index.boolean and not one.index.ndim for one in taken):
+    if any(one.index.boolean and not one.index.ndim for one in subscripts):
         yield from pin_all(call, f"{call.op} uses a mask without dimensions")
         return
-    ndim = max((one.ndim for one in taken), default=0)
-    element_wise = prod(written.shape) == 1 and len(taken) == 1 and taken[0].index.boolean
+    ndim = max((one.ndim for one in subscripts), default=0)
+    element_wise = prod(written.shape) == 1 and len(subscripts) == 1 and subscripts[0].index.boolean
     positions: list[Axis | None] = [None] * ndim
-    for one in taken:
+    for one in subscripts:
         yield from _masked(x, one)
         if not element_wise:
             for axis in (*(x[dim] for dim in one.dims), *one.index.axes):

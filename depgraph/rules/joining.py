@@ -79,14 +79,14 @@ def _chunk(call: Call) -> Iterator[Statement]:
     if call["indices"] is not None:
         yield from _cut_at(call, dim)
         return
-    asked = call["chunks"] if call["chunks"] is not None else call["sections"]
-    if asked is None:
+    number = call["chunks"] if call["chunks"] is not None else call["sections"]
+    if number is None:
         for axis in (x[dim], *(axis for value in call.inputs[1:] for axis in value.axes)):
             yield Pin(axis, f"{call.op} cuts at positions that are computed in forward")
         return
-    count = Fresh(int(asked))
+    count = Fresh(int(number))
     yield Pin(count, f"it counts the parts that {call.op} makes")
-    yield Named(count, asked)
+    yield Named(count, number)
     if len({part.shape[dim] for part in call.outputs}) > 1 or len(call.outputs) != count.size:
         yield Pin(x[dim], f"{call.op} cuts it into unequal parts")
     else:

@@ -46,8 +46,8 @@ def _multiplying(call: Call) -> Traits:
 
 def _normalised(call: Call) -> list[Axis]:
     """Directions are normalised over all axes but one, which the magnitudes scale."""
-    v, kept = call["v"], int(call["dim"] or 0) % call["v"].ndim
-    return [value[dim] for value in (v, call.out) for dim in range(v.ndim) if dim != kept]
+    v, norm_dim = call["v"], int(call["dim"] or 0) % call["v"].ndim
+    return [value[dim] for value in (v, call.out) for dim in range(v.ndim) if dim != norm_dim]
 
 
 def _convolution(call: Call) -> Iterator[Statement]:

@@ -204,12 +204,12 @@ def _trilinear(call: Call) -> Iterator[Statement]:
     operands = [(call[f"i{k}"], {int(dim) for dim in call[f"expand{k}"]}) for k in (1, 2, 3)]
     summed = {int(dim) for dim in call["sumdim"]}
     ndim = operands[0][0].ndim + len(operands[0][1])
-    kept = [dim for dim in range(ndim) if dim not in summed]
-    lanes: dict[int, list[Axis]] = {dim: [axis] for dim, axis in zip(kept, call.out.axes, strict=True)}
+    out_dims = [dim for dim in range(ndim) if dim not in summed]
+    axes_of: dict[int, list[Axis]] = {dim: [axis] for dim, axis in zip(out_dims, call.out.axes, strict=True)}
     for value, expanded in operands:
         for dim, axis in zip([dim for dim in range(ndim) if dim not in expanded], value.axes, strict=True):
-            lanes.setdefault(dim, []).append(axis)
-    for axes in lanes.values():
+            axes_of.setdefault(dim, []).append(axis)
+    for axes in axes_of.values():
         widest = max(axes, key=lambda axis: axis.size)
         for axis in axes:
             yield from broadcast((axis,), (widest,))

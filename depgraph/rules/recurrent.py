@@ -128,11 +128,11 @@ def _fused_cell(gates: int) -> Rule:
             yield Equal(call[name][0], before[0])
         for value in call.outputs[:-1]:
             yield from passed(before, value)
-        kept = call.outputs[-1]
-        parts = Fresh(kept.shape[-1] // before.shape[-1])
+        gate_values = call.outputs[-1]
+        parts = Fresh(gate_values.shape[-1] // before.shape[-1])
         yield Pin(parts, f"it counts what {call.op} keeps of every unit for its gradient")
-        yield Equal(kept[-1], Times((parts, before[-1])))
-        yield Equal(kept[0], before[0])
+        yield Equal(gate_values[-1], Times((parts, before[-1])))
+        yield Equal(gate_values[0], before[0])
 
     return Rule(equations, "LSTM", _biased)
 
@@ -176,10 +176,10 @@ def _cudnn(call: Call) -> Iterable[Statement]:
     if call["batch_sizes"]:
         return pin_all(call, f"{call.op} takes packed sequences")
     args = {**call.args, "params": call["weight"], "hx": states}
-    kept = call.outputs[: 3 if gates == 4 else 2]
-    beside = [axis for value in call.outputs[len(kept) :] for axis in value.axes]
+    results = call.outputs[: 3 if gates == 4 else 2]
+    beside = [axis for value in call.outputs[len(results) :] for axis in value.axes]
     sizes = [Named(states[-1][-1], call["hidden_size"])]
-    inner = evolve(call, args=args, outputs=kept)
+    inner = evolve(call, args=args, outputs=results)
     reason = f"it is what {call.op} keeps for its gradient"
     return [*_recurrent(gates).equations(inner), *sizes, *pinned(beside, reason)]
 

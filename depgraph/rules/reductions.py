@@ -30,12 +30,12 @@ def _reduce(call: Call) -> Iterator[Statement]:
     if "arg" in call.op or (call.op in _WITH_POSITIONS and returned):
         for dim in dims if x.ndim else ():
             yield Pin(x[dim], f"{call.op} returns positions of it")
-    kept = [axis for position, axis in enumerate(x.axes) if position not in dims]
+    other_axes = [axis for position, axis in enumerate(x.axes) if position not in dims]
     for out in call.outputs:
         remaining = out.axes
         if out.ndim == x.ndim:
             remaining = tuple(axis for position, axis in enumerate(out.axes) if position not in dims)
-        for axis, target in zip(kept, remaining, strict=True):
+        for axis, target in zip(other_axes, remaining, strict=True):
             yield Equal(axis, target)
 
 
