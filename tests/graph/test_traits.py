@@ -28,7 +28,7 @@ def test_offsets_and_weights_are_told_by_the_call():
     graph = dg.trace(Shifted(), torch.randn(2, 7, 4))
     assert graph.offsets == {"first.bias", "last.bias", "shift"}
     (layer,) = layers_of(graph)["kernel"]
-    assert (layer.in_dim, layer.out_dim, layer.read.size, layer.made.size) == (0, 1, 6, 5)
+    assert (layer.in_dim, layer.out_dim, layer.in_space.size, layer.out_space.size) == (0, 1, 6, 5)
 
 
 class Normed(nn.Module):
