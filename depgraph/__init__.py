@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from depgraph.execution.execute import execute as execute
     from depgraph.execution.execute import execute_ as execute_
     from depgraph.execution.execute import parameter_map as parameter_map
+    from depgraph.execution.repairs import Repair as Repair
     from depgraph.execution.masking import mask as mask
     from depgraph.execution.masking import mask_ as mask_
     from depgraph.graph import ragged as ragged
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from depgraph.plans.by_hand import cut as cut
     from depgraph.plans.by_hand import cut_each as cut_each
     from depgraph.plans.plan import Plan as Plan
+    from depgraph.repair.refit import refit as refit
     from depgraph.rules import RULES as RULES
     from depgraph.solving.statements import Rule as Rule
     from depgraph.tracing.calls import Call as Call
@@ -76,6 +78,7 @@ __all__ = [
     "Node",
     "OpType",
     "Plan",
+    "Repair",
     "Rule",
     "__version__",
     "candidates",
@@ -99,6 +102,7 @@ __all__ = [
     "plan",
     "plans",
     "ragged",
+    "refit",
     "rules",
     "schedules",
     "score",
@@ -118,6 +122,7 @@ _HOME_OF = {
     "OpType": "depgraph.graph.records",
     "Plan": "depgraph.plans.plan",
     "RULES": "depgraph.rules",
+    "Repair": "depgraph.execution.repairs",
     "Rule": "depgraph.solving.statements",
     "candidates": "depgraph.choosing.candidates",
     "combine": "depgraph.choosing.candidates",
@@ -132,6 +137,7 @@ _HOME_OF = {
     "name_of": "depgraph.wrappers",
     "parameter_map": "depgraph.execution.execute",
     "plan": "depgraph.choosing.choose",
+    "refit": "depgraph.repair.refit",
     "score": "depgraph.criteria.scoring",
     "trace": "depgraph.tracing.trace",
 }

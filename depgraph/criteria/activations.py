@@ -12,13 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.criteria.checks import is_function, is_iterable, is_positive
-from depgraph.criteria.collecting import DataDriven, Forward, counted, refuse_meta, run, untouched
+from depgraph.criteria.collecting import DataDriven, counted, refuse_meta
 from depgraph.criteria.gathering import GroupIndices, Member, Members, Tensors, gathered
 from depgraph.criteria.layers import Layer, layers_of
 from depgraph.criteria.reductions import Importances
 from depgraph.criteria.sums import marginals, real
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
+from depgraph.running import Forward, run, untouched
 
 _KEEPS_ORDER = frozenset({"_to_copy", "detach", "alias", "clone", "expand", "view", "_unsafe_view", "unsqueeze", "lift_fresh"})
 """Operators whose result holds the weights of a layer in their order: a layer that multiplies with it is that layer."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,12 +18,8 @@ from depgraph.criteria.reductions import Importances
 from depgraph.criteria.sums import readable
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
-from depgraph.process import FUSED_ATTENTION, same_draws
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
-
-
-Forward = Callable[[nn.Module, Any], Any]
 
 
 @frozen(kw_only=True)
@@ -44,6 +39,7 @@ class DataDriven(Options):
     A criterion of one's own derives from it and fills in `measure`:
 
     >>> import depgraph as dg
+    >>> from depgraph.running import untouched
     >>> @frozen(kw_only=True)
     ... class LargestOutput(DataDriven):
     ...     batches: list
@@ -97,52 +93,6 @@ def counted(count: float) -> float:
     return count
 
 
-@contextmanager
-def untouched(model: nn.Module, training: bool, differentiable: Iterable[torch.Tensor] = ()) -> Iterator[None]:
-    """Within it, forward may do what it likes to buffers, attributes and random states; afterwards the model is as it was.
-
-    Args:
-        model: the module.
-        training: the mode to run it in.
-        differentiable: parameters that are to require gradients meanwhile.
-    """
-    modules = list(model.modules())
-    attributes = [dict(module.__dict__) for module in modules]
-    registries = [
-        (registry, dict(registry))
-        for module in modules
-        for registry in module.__dict__.values()
-        if isinstance(registry, dict) and registry is not module.__dict__
-    ]
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    flags = [(parameter, parameter.requires_grad) for parameter in differentiable]
-    with same_draws(devices), FUSED_ATTENTION.changed():
-        try:
-            copies: dict[int, torch.Tensor] = {}
-            for module in modules:
-                for name, buffer in module._buffers.items():
-                    if buffer is not None:
-                        module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-            model.train(training)
-            for parameter, _ in flags:
-                parameter.requires_grad_(True)
-            yield
-        finally:
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
-            for registry, content in registries:
-                _put_back(registry, content)
-            for module, content in zip(modules, attributes, strict=True):
-                _put_back(module.__dict__, content)
-
-
-def _put_back(target: dict[Any, Any], content: dict[Any, Any]) -> None:
-    """Restore the content of a dictionary; one that is unchanged is not written to, for others may read it meanwhile."""
-    if len(target) != len(content) or any(key not in target or target[key] is not content[key] for key in content):
-        target.clear()
-        target.update(content)
-
-
 def losses(loss: Loss, model: nn.Module, batch: Any, number: int) -> torch.Tensor:
     """The losses of one batch as a vector: of one entry for a scalar, else one for each sample."""
     values = loss(model, batch)
@@ -162,10 +112,3 @@ def losses(loss: Loss, model: nn.Module, batch: Any, number: int) -> torch.Tenso
     if not math.isfinite(total):
         raise PlanError(f"the loss of batch {number} is {total}; leave that batch out, or check the model.")
     return values.reshape(-1)
-
-
-def run(model: nn.Module, batch: Any) -> Any:
-    """A forward on a batch: a mapping as keywords, a tuple or list as arguments, else as the one argument."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)

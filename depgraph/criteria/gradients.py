@@ -10,13 +10,14 @@ from attrs import field, frozen
 from torch import nn
 
 from depgraph.criteria.checks import is_flag, is_function, is_iterable
-from depgraph.criteria.collecting import DataDriven, Loss, counted, losses, refuse_meta, untouched
+from depgraph.criteria.collecting import DataDriven, Loss, counted, losses, refuse_meta
 from depgraph.criteria.gathering import Members, Tensors
 from depgraph.criteria.layers import layers_of
 from depgraph.criteria.reductions import Importances, Normaliser, known_normaliser
 from depgraph.criteria.sums import marginals
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
+from depgraph.running import untouched
 
 
 @frozen

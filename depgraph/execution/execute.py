@@ -19,6 +19,7 @@ from torch import nn
 from depgraph.algebra.indices import IndexSet
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
+from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
 from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
@@ -44,7 +45,7 @@ def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @without_collections()
-def execute(plan: Plan, model: nn.Module) -> nn.Module:
+def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn.Module:
     """A new module with the plan applied. The given one is untouched, and shares no tensor with it.
 
     Device, dtype, `requires_grad`, memory format, training flags, hooks and gradients are kept, gradients cut alongside. Tied
@@ -56,10 +57,12 @@ def execute(plan: Plan, model: nn.Module) -> nn.Module:
     Args:
         plan: what to remove.
         model: the module that it was made for; compiled and data-parallel wrappers are looked through.
+        repair: what `refit` gave for this plan and this model: new values for what stays.
 
     Raises:
-        PlanError: the arguments are no plan and no module.
-        MismatchError: the model's shapes or attributes are not those that the plan expects; every mismatch is listed.
+        PlanError: the arguments are no plan and no module, or `repair` is none.
+        MismatchError: the model's shapes or attributes are not those that the plan expects, or the repair belongs to another
+            plan or to other weights; every mismatch is listed.
 
     >>> import depgraph as dg
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -73,7 +76,7 @@ def execute(plan: Plan, model: nn.Module) -> nn.Module:
     True
     """
     model = checked(plan, model)
-    smaller = _prepared(plan, model)
+    smaller = _prepared(plan, model, repair)
     result = copied(model, {id(old): new for old, new in smaller.values()})
     problems = [*other_in_copy(plan, model, result)]
     if problems:
@@ -88,8 +91,8 @@ def execute(plan: Plan, model: nn.Module) -> nn.Module:
     return result
 
 
-def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
-    """Apply the plan in place, all or nothing.
+def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> dict[nn.Parameter, nn.Parameter]:
+    """Apply the plan in place, all or nothing; with a repair, its new values as well.
 
     Returns:
         The map from each replaced parameter to the one that stands in its place, for optimizers and the like.
@@ -111,7 +114,7 @@ def execute_(plan: Plan, model: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
     (False, True)
     """
     model = checked(plan, model, replaceable)
-    smaller = _prepared(plan, model)
+    smaller = _prepared(plan, model, repair)
     for old, new in smaller.values():
         _move_hooks(old, new)
     new_of = {id(old): new for old, new in smaller.values()}
@@ -345,9 +348,22 @@ def _share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 @outside_inference_mode
-def _prepared(plan: Plan, model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Check the plan against the model, then make every new tensor. Name to (old, new); tied names share both."""
-    tensors = fitting(plan, model)
+    smaller = _sliced(plan, fitting(plan, model))
+    if repair is not None:
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        after = {name: smaller[name][1] if name in smaller else tensor for name, tensor in tensors.items()}
+        for name, values in checked_repair(repair, plan, model, after).values.items():
+            if name in smaller:
+                smaller[name][1].detach().copy_(values)
+            else:
+                data = torch.empty_like(tensors[name], requires_grad=False).copy_(values)
+                smaller[name] = (tensors[name], like(tensors[name], data, lambda gradient: gradient.clone()))
+    return smaller
+
+
+def _sliced(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     new_of: dict[int, torch.Tensor] = {}
     distinct = {id(indices): indices for dims in plan.kept.values() for indices in dims.values()}
     positions = {number: torch.frombuffer(array("q", indices), dtype=torch.long) for number, indices in distinct.items()}

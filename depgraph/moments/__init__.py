@@ -1,0 +1,1 @@
+"""First and second moments of what the layers of a model read."""

@@ -1,0 +1,174 @@
+"""One forward over the batches, and the sums of what each layer reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import evolve
+from torch import nn
+
+from depgraph.moments.layers import Call, Layer, Layout
+from depgraph.moments.samples import Batch, Valid, batches_of
+from depgraph.moments.sums import Moments, Sums
+from depgraph.moments.watching import LayerCall, NormCall, Watch
+from depgraph.running import Forward, run, untouched
+from depgraph.unsupported import supported
+
+Wanted = Callable[[Layer], bool]
+
+
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name; of tied ones the first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+class Survey:
+    """The layers of a model as forward comes to them.
+
+    Attributes:
+        layers: by the place of the weight.
+        order: what forward comes to, in order: places of weights, and the names of running means.
+        norms: the name of each running variance by that of the running mean.
+        left: weights that cannot be solved for, each with the reason.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[Layout, Layer] = {}
+        self.order: list[Layout | str] = []
+        self.norms: dict[str, str] = {}
+        self.left: dict[str, str] = {}
+        self._recent: list[tuple[torch.Tensor, Call, str]] = []
+        self._calls: dict[Layout, int] = {}
+
+    def called(self, event: LayerCall | NormCall) -> None:
+        """Note a call."""
+        if isinstance(event, NormCall):
+            if event.mean not in self.norms:
+                self.order.append(event.mean)
+            self.norms[event.mean] = event.variance
+            return
+        calls = self._calls[event.weight] = self._calls.get(event.weight, 0) + 1
+        known = self.layers.get(event.weight)
+        if known is None:
+            self.order.append(event.weight)
+            self.layers[event.weight] = Layer(event.weight, event.bias, event.call, self._reads(event), 1, event.copied)
+        elif calls > known.calls:
+            self.layers[event.weight] = evolve(known, calls=calls, reads=_own(event.weight))
+
+    def _reads(self, event: LayerCall) -> str:
+        """The name of what a layer reads: that of an earlier layer that reads the same tensor in the same way."""
+        for x, call, name in self._recent:
+            if call == event.call and _same(x, event.x):
+                return name
+        name = _own(event.weight)
+        self._recent = [(event.x, event.call, name), *self._recent[:3]]
+        return name
+
+
+def surveyed(model: nn.Module, batch: Batch, forward: Forward) -> Survey:
+    """The layers that one forward comes to."""
+    survey = Survey()
+
+    def on_call(event: LayerCall | NormCall) -> Any:
+        survey.called(event)
+        return event.run()
+
+    with untouched(model, training=False), torch.no_grad():
+        tensors = named_tensors(model)
+        with Watch(tensors, on_call) as watch:
+            forward(model, batch.content)
+    survey.layers = {
+        place: evolve(layer, bias=layer.bias or watch.added.get(place)) for place, layer in survey.layers.items()
+    }
+    survey.left = problems_of(watch, survey.layers.values(), tensors)
+    return survey
+
+
+def _own(weight: Layout) -> str:
+    return f"{weight.name}+{weight.offset}" if weight.offset else weight.name
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors, both alive, hold the same elements in the same memory."""
+    places = [(x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, x._version) for x in (one, other)]
+    return places[0] == places[1]
+
+
+def problems_of(watch: Watch, layers: Iterable[Layer], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Parameters that are weights of layers but cannot be solved for, each with the reason."""
+    reasons: dict[str, str] = {}
+    by_name: dict[str, list[Layout]] = {}
+    for layer in layers:
+        by_name.setdefault(layer.weight.name, []).append(layer.weight)
+    for name, layouts in by_name.items():
+        others = watch.others.get(name)
+        if others:
+            reasons[name] = f"it is used by {', '.join(sorted(others))}, too"
+        elif tensors[name].is_complex():
+            reasons[name] = "it is complex"
+        elif any(layout.repeats() for layout in layouts):
+            reasons[name] = "it is broadcast over a batch of matrices"
+        elif len(layouts) > 1 and _overlap(layouts):
+            reasons[name] = "it is used in two ways, such as a matrix and its transpose"
+    return reasons
+
+
+def _overlap(layouts: Sequence[Layout]) -> bool:
+    positions = torch.cat([layout.positions().flatten() for layout in layouts])
+    return len(positions.unique()) < len(positions)
+
+
+def moments(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    wanted: Wanted | None = None,
+    holdout: float = 0.25,
+    forward: Forward = run,
+    valid: Valid | None = None,
+    rows_per_input: float = 20,
+    dtype: torch.dtype = torch.float32,
+) -> Moments:
+    """The moments of what each layer of a model reads, over one forward of each batch."""
+    model = supported(model)
+    read = batches_of(batches, holdout, rows_per_input, valid, least=2 if holdout else 1)
+    return collected(model, read, surveyed(model, read[0], forward), wanted, forward, dtype)
+
+
+def collected(
+    model: nn.Module, batches: Sequence[Batch], survey: Survey, wanted: Wanted | None, forward: Forward, dtype: torch.dtype
+) -> Moments:
+    """The same, of batches that are taken apart already."""
+    layers = dict(survey.layers)
+    sums: tuple[dict[str, Sums], dict[str, Sums]] = ({}, {})
+    calls: Counter[Layout] = Counter()
+    read: set[tuple[str, int]] = set()
+
+    def on_call(event: LayerCall | NormCall) -> Any:
+        if isinstance(event, LayerCall):
+            calls[event.weight] += 1
+            new = Layer(event.weight, event.bias, event.call, _own(event.weight), 1, event.copied)
+            layer = layers.setdefault(event.weight, new)
+            key = layer.reads, calls[event.weight]
+            if key not in read and (wanted is None or wanted(layer)):
+                read.add(key)
+                own = event.call.rows(event.x, batch.places(event.call, event.x))
+                for store, rows in zip(sums, batch.parts(own, dtype), strict=True):
+                    if rows.shape[1]:
+                        part = Sums.of(rows)
+                        store[layer.reads] = store[layer.reads] + part if layer.reads in store else part
+        return event.run()
+
+    with untouched(model, training=False), torch.no_grad():
+        tensors = named_tensors(model)
+        watch = Watch(tensors, on_call)
+        for batch in batches:
+            with watch:
+                forward(model, batch.content)
+            watch.forget()
+            calls.clear()
+            read.clear()
+    return Moments(tuple(layers.values()), sums[0], sums[1], survey.left | problems_of(watch, layers.values(), tensors))

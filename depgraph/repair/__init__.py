@@ -1,0 +1,1 @@
+"""New values for what a plan leaves, from data without labels."""

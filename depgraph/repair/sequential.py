@@ -1,0 +1,252 @@
+"""Repair of each layer on what the repaired layers before it give, in the order of the forward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from depgraph.execution.execute import copied
+from depgraph.execution.repairs import LayerRepair
+from depgraph.moments.collecting import Survey, named_tensors
+from depgraph.moments.layers import Layer, Layout
+from depgraph.moments.samples import Batch
+from depgraph.moments.watching import LayerCall, NormCall, Watch
+from depgraph.plans.plan import Plan
+from depgraph.repair.kept import Kept, kept
+from depgraph.repair.lockstep import Task, in_step
+from depgraph.repair.ridge import Residual, best, residual_between
+from depgraph.repair.writing import Writer, row_of
+from depgraph.running import Forward, untouched
+
+Place: TypeAlias = tuple[str, int]
+"""A layer in original and pruned model alike: the weight's name, and how many other parts of it forward used before this one."""
+
+
+@frozen(eq=False)
+class _Work:
+    """A layer that is to be solved."""
+
+    layer: Layer
+    part: Kept
+
+
+@frozen(eq=False)
+class _Stop:
+    """What a forward brings to a layer: what it reads there, and what it gives as it is."""
+
+    batch: Batch
+    is_original: bool
+    call: LayerCall | NormCall
+    result: Any
+
+
+Pairs: TypeAlias = list[tuple[_Stop, _Stop]]
+"""The stops of the original and of the pruned model, for each batch."""
+
+
+class _Places:
+    """Numbers the parts of each weight in the order in which forward comes to them."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, dict[Layout, int]] = {}
+
+    def of(self, weight: Layout | str) -> Place:
+        """The place of a weight, or of a batch normalisation by its running mean."""
+        if isinstance(weight, str):
+            return weight, 0
+        numbers = self._numbers.setdefault(weight.name, {})
+        return weight.name, numbers.setdefault(weight, len(numbers))
+
+
+def repaired_in_order(
+    writer: Writer,
+    models: tuple[nn.Module, nn.Module],
+    batches: Sequence[Batch],
+    survey: Survey,
+    ridges: Sequence[float],
+    forward: Forward,
+    batch_norm: bool,
+    dtype: torch.dtype,
+) -> tuple[list[LayerRepair], dict[str, str]]:
+    """Solve for each layer from the first that the plan reaches on, while both models run side by side.
+
+    Args:
+        writer: changes the values of the pruned model.
+        models: the original and the pruned one, which hold the writer's tensors.
+        batches: the samples.
+        survey: the layers in the order of the forward.
+        ridges: the penalties to choose from.
+        forward: how a batch is run.
+        batch_norm: whether running statistics are re-estimated.
+        dtype: in which rows are multiplied.
+
+    Returns:
+        What was done, and what was left with the reason.
+    """
+    names = _Places()
+    order = {names.of(place): number for number, place in enumerate(survey.order)}
+    work, left = _work(writer.plan, survey, writer, batch_norm)
+    rows: list[LayerRepair] = []
+
+    def solve(place: Any, tasks: list[Task]) -> list[Any]:
+        stops: list[_Stop] = [task.offer for task in tasks]
+        pairs = _pairs(stops)
+        item = work[place]
+        if not pairs:
+            left[place[0]] = "the forwards of the original and of the pruned model do not both come to it"
+            return [stop.result for stop in stops]
+        if isinstance(item, str):
+            row = _statistics(writer, place[0], item, pairs)
+        else:
+            row = _solved(writer, item, pairs, ridges, dtype)
+        rows.append(row)
+        again = row.choice != "as it was"
+        return [stop.call.run() if again and not stop.is_original else stop.result for stop in stops]
+
+    original, pruned = models
+    with untouched(original, training=False):
+        tasks = []
+        for batch in batches:
+            tasks.append(_task(original, dict(original.named_parameters()), batch, True, set(work), forward))
+            tasks.append(_task(pruned, named_tensors(pruned), batch, False, set(work), forward))
+        in_step(tasks, order.__getitem__, solve)
+    return rows, left
+
+
+def _work(
+    plan: Plan, survey: Survey, writer: Writer, batch_norm: bool
+) -> tuple[dict[Place, _Work | str], dict[str, str]]:
+    """What is to be solved, from the first layer on that the plan reaches; and what is left, with the reason."""
+    work: dict[Place, _Work | str] = {}
+    left: dict[str, str] = {}
+    names = _Places()
+    reached = False
+    for weight in survey.order:
+        place = names.of(weight)
+        if isinstance(weight, str):
+            if batch_norm and reached:
+                work[place] = survey.norms[weight]
+            continue
+        reached = reached or weight.name in plan.kept
+        if not reached:
+            continue
+        layer = survey.layers[weight]
+        part = kept(plan, weight, writer.before[weight.name])
+        reason = survey.left.get(weight.name) or _reason(layer, part)
+        if reason is None and part is not None:
+            work[place] = _Work(layer, part)
+        else:
+            left[weight.name] = str(reason)
+    return work, left
+
+
+def _reason(layer: Layer, part: Kept | None) -> str | None:
+    if layer.calls > 1:
+        return "forward calls it several times; mode='independent' solves for all of its calls together"
+    if layer.copied:
+        return "its weight is copied before it is used, such as to another dtype; mode='independent' solves for it"
+    return "what is left of it is no rectangle in each block" if part is None else None
+
+
+def _task(
+    model: nn.Module,
+    shared: Mapping[str, torch.Tensor],
+    batch: Batch,
+    is_original: bool,
+    work: set[Place],
+    forward: Forward,
+) -> Task:
+    """The forward of one batch, on a copy of the module tree that is its own and shares the given tensors.
+
+    What a forward keeps in attributes is so that of its batch alone, however the forwards take turns.
+    """
+    own = copied(model, {id(tensor): tensor for tensor in shared.values()}).eval()
+
+    def body(task: Task) -> None:
+        names = _Places()
+
+        def on_call(event: LayerCall | NormCall) -> Any:
+            place = names.of(event.mean if isinstance(event, NormCall) else event.weight)
+            result = event.run()
+            return task.wait(place, _Stop(batch, is_original, event, result)) if place in work else result
+
+        with Watch(named_tensors(own), on_call):
+            forward(own, batch.content)
+
+    return Task(body)
+
+
+def _pairs(stops: Sequence[_Stop]) -> Pairs:
+    """The stops by batch, of those batches whose forwards both came."""
+    originals = {id(stop.batch): stop for stop in stops if stop.is_original}
+    return [(originals[id(stop.batch)], stop) for stop in stops if not stop.is_original and id(stop.batch) in originals]
+
+
+def _solved(
+    writer: Writer, work: _Work, pairs: Pairs, ridges: Sequence[float], dtype: torch.dtype
+) -> LayerRepair:
+    started = time.perf_counter()
+    sums: list[Residual] = []
+    for original, pruned in pairs:
+        parts = _residuals(work.part, original, pruned, dtype)
+        sums = [one + other for one, other in zip(sums, parts, strict=True)] if sums else parts
+    fit, held_out = sums
+    choice = best(fit, held_out, ridges, writer.may_move_bias(work.layer))
+    writer.add(choice, work.layer, work.part)
+    return row_of(work.layer, choice, fit, held_out, started)
+
+
+def _residuals(part: Kept, original: _Stop, pruned: _Stop, dtype: torch.dtype) -> list[Residual]:
+    """What one batch's fitted rows and held-out rows say of a layer."""
+    batch, old, new = original.batch, original.call, pruned.call
+    assert isinstance(old, LayerCall) and isinstance(new, LayerCall)
+    most = batch.places(new.call, new.x)
+    x = batch.parts(new.call.rows(new.x, most), dtype)
+    given = batch.parts(new.call.outputs(pruned.result, most), dtype)
+    everything = batch.parts(old.call.outputs(original.result, most), dtype)
+    residuals = []
+    for rows, result, whole in zip(x, given, everything, strict=True):
+        blocks = whole[part.blocks] if len(part.blocks) != len(whole) else whole
+        wanted = blocks.gather(2, part.rows[:, None].expand(-1, blocks.shape[1], -1))
+        residuals.append(residual_between(rows, wanted - result, wanted))
+    return residuals
+
+
+def _statistics(writer: Writer, mean: str, variance: str, pairs: Pairs) -> LayerRepair:
+    """Take the mean and the variance of what a batch normalisation reads now, where that helps on held-out samples."""
+    started = time.perf_counter()
+    channels = writer.kept_indices(mean)
+    parts = [(_split(old.batch, old.result[0]), _split(new.batch, new.call.x), new) for old, new in pairs]
+    fitted = torch.cat([x[0].movedim(1, -1).reshape(-1, x[0].shape[1]) for _, x, _ in parts]).double()
+    present = writer.after[mean].detach().clone(), writer.after[variance].detach().clone()
+    estimated = fitted.mean(0).to(present[0]), fitted.var(0, correction=0).to(present[1])
+
+    def missed(values: tuple[torch.Tensor, torch.Tensor], side: int) -> float:
+        error = energy = 0.0
+        for wanted, x, stop in parts:
+            assert isinstance(stop.call, NormCall)
+            target = wanted[side].index_select(1, channels)
+            given = stop.call.normalised(x[side], *values)
+            error += float((given - target).square().sum(dtype=torch.float64))
+            energy += float(target.square().sum(dtype=torch.float64))
+        return error / energy if energy else 0.0
+
+    before, after = ((missed(values, 0), missed(values, 1)) for values in (present, estimated))
+    better = after[1] < before[1]
+    if better:
+        writer.replace(mean, estimated[0])
+        writer.replace(variance, estimated[1])
+    fit, held_out = ((before[side], after[side] if better else before[side]) for side in (0, 1))
+    count = sum(x[1].numel() // x[1].shape[1] for _, x, _ in parts)
+    seconds = time.perf_counter() - started
+    return LayerRepair(mean, "statistics" if better else "as it was", len(fitted), count, 1, fit, held_out, seconds)
+
+
+def _split(batch: Batch, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    border = tensor.shape[0] * batch.fitted // batch.samples
+    return tensor[:border], tensor[border:]

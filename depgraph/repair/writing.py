@@ -1,0 +1,81 @@
+"""The pruned model's values while they are made, and what is told of each layer."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from depgraph.execution.repairs import LayerRepair
+from depgraph.moments.layers import Layer
+from depgraph.plans.plan import Plan
+from depgraph.repair.kept import Kept, bias_after
+from depgraph.repair.ridge import NOTHING, Change, Residual
+
+
+class Writer:
+    """The values of a pruned model's tensors, to which changes are added.
+
+    Attributes:
+        plan: the plan.
+        before: the original's tensors, by name.
+        after: the pruned model's tensors, by name; changed in place.
+        changed: the names of those that were.
+    """
+
+    def __init__(
+        self, plan: Plan, before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], layers: Iterable[Layer]
+    ) -> None:
+        self.plan, self.before, self.after = plan, before, after
+        self.changed: set[str] = set()
+        self._users = Counter(layer.bias for layer in layers)
+
+    def may_move_bias(self, layer: Layer) -> bool:
+        """Whether a layer has a bias of its own: none may change what another layer adds."""
+        return layer.bias is not None and self._users[layer.bias] == 1
+
+    def kept_indices(self, name: str) -> torch.Tensor:
+        """The original indices that stay of a vector."""
+        tensor = self.before[name]
+        indices = self.plan.kept.get(name, {}).get(0, range(len(tensor)))
+        return torch.tensor(list(indices), dtype=torch.int64, device=tensor.device)
+
+    def add(self, change: Change, layer: Layer, part: Kept) -> None:
+        """Add a change to a layer's weight and bias."""
+        if change.weight is not None:
+            self._add(layer.weight.name, part.after, change.weight)
+        if change.bias is not None and layer.bias is not None:
+            positions = bias_after(self.plan, layer.bias, self.before[layer.bias.name])
+            self._add(layer.bias.name, positions, change.bias.flatten())
+
+    def _add(self, name: str, positions: torch.Tensor, values: torch.Tensor) -> None:
+        target = self.after[name].detach()
+        flat = target.reshape(-1).clone()
+        flat[positions] = (flat[positions].to(values) + values).to(flat)
+        self.replace(name, flat.view(target.shape))
+
+    def replace(self, name: str, values: torch.Tensor) -> None:
+        """Give a tensor other values, in place."""
+        self.after[name].detach().copy_(values)
+        self.changed.add(name)
+
+
+def row_of(layer: Layer, choice: Change, fit: Residual, held_out: Residual, started: float) -> LayerRepair:
+    """What is told of a layer."""
+    inputs = fit.x.shape[-1]
+    notes = [choice.note] if choice.note else []
+    if fit.count < 2 * inputs:
+        notes.append(f"{fit.count:,} rows for {inputs:,} inputs are few; {4 * inputs:,} would be better")
+    return LayerRepair(
+        weight=layer.weight.name,
+        choice=choice.name,
+        rows=fit.count,
+        held_out_rows=held_out.count,
+        inputs=inputs,
+        fitted=(fit.error(NOTHING), fit.error(choice)),
+        held_out=(held_out.error(NOTHING), held_out.error(choice)),
+        seconds=time.perf_counter() - started,
+        note="; ".join(notes),
+    )

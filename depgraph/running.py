@@ -1,0 +1,68 @@
+"""Runs batches through a model and leaves it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from depgraph.process import FUSED_ATTENTION, same_draws
+
+Forward = Callable[[nn.Module, Any], Any]
+"""From a model and a batch to anything: how a batch is run."""
+
+
+@contextmanager
+def untouched(model: nn.Module, training: bool, differentiable: Iterable[torch.Tensor] = ()) -> Iterator[None]:
+    """Within it, forward may do what it likes to buffers, attributes and random states; afterwards the model is as it was.
+
+    Args:
+        model: the module.
+        training: the mode to run it in.
+        differentiable: parameters that are to require gradients meanwhile.
+    """
+    modules = list(model.modules())
+    attributes = [dict(module.__dict__) for module in modules]
+    registries = [
+        (registry, dict(registry))
+        for module in modules
+        for registry in module.__dict__.values()
+        if isinstance(registry, dict) and registry is not module.__dict__
+    ]
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    flags = [(parameter, parameter.requires_grad) for parameter in differentiable]
+    with same_draws(devices), FUSED_ATTENTION.changed():
+        try:
+            copies: dict[int, torch.Tensor] = {}
+            for module in modules:
+                for name, buffer in module._buffers.items():
+                    if buffer is not None:
+                        module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
+            model.train(training)
+            for parameter, _ in flags:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+            for registry, content in registries:
+                _put_back(registry, content)
+            for module, content in zip(modules, attributes, strict=True):
+                _put_back(module.__dict__, content)
+
+
+def _put_back(target: dict[Any, Any], content: dict[Any, Any]) -> None:
+    """Restore the content of a dictionary; one that is unchanged is not written to, for others may read it meanwhile."""
+    if len(target) != len(content) or any(key not in target or target[key] is not content[key] for key in content):
+        target.clear()
+        target.update(content)
+
+
+def run(model: nn.Module, batch: Any) -> Any:
+    """A forward on a batch: a mapping as keywords, a tuple or list as arguments, else as the one argument."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
