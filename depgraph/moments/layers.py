@@ -154,10 +154,14 @@ class Call:
 def _every(sizes: Sequence[int], most: int | None) -> list[int]:
     """Steps along some dimensions that leave about as many places as are wanted, and no fewer."""
     steps = [1] * len(sizes)
-    while most is not None:
-        widest = max(range(len(sizes)), key=lambda dim: -(-sizes[dim] // steps[dim]))
+
+    def left() -> list[int]:
+        return [-(-size // step) for size, step in zip(sizes, steps, strict=True)]
+
+    while most is not None and max(left(), default=1) > 1:
+        widest = max(range(len(sizes)), key=left().__getitem__)
         steps[widest] += 1
-        if math.prod(-(-size // step) for size, step in zip(sizes, steps, strict=True)) < most:
+        if math.prod(left()) < most:
             steps[widest] -= 1
             break
     return steps
