@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from depgraph.execution.execute import execute as execute
     from depgraph.execution.execute import execute_ as execute_
     from depgraph.execution.execute import parameter_map as parameter_map
-    from depgraph.execution.repairs import Repair as Repair
     from depgraph.execution.masking import mask as mask
     from depgraph.execution.masking import mask_ as mask_
+    from depgraph.execution.repairs import Repair as Repair
     from depgraph.graph import ragged as ragged
     from depgraph.graph.explain import explain as explain
     from depgraph.graph.graph import Graph as Graph
