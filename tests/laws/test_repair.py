@@ -127,8 +127,9 @@ def test_with_an_endless_penalty_weights_are_those_of_the_plan(case, mode):
 @given(pruned(), st.sampled_from(["sequential", "independent"]), st.sets(st.integers(1, 8), max_size=3))
 @settings(deadline=None)
 def test_any_split_of_the_batches_gives_the_same_repair(case, mode, borders):
-    """In double precision."""
+    """In double precision. The rows of a recurrent layer go by time, and are parted by it."""
     model, _, plan = case
+    assume(not any(isinstance(module, nn.RNNBase) for module in model.modules()))
     model = model.double().eval()
     x = torch.randn(9, *X.shape[1:], dtype=torch.float64)
     parts = list(torch.tensor_split(x, sorted(borders)))
