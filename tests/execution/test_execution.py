@@ -201,6 +201,17 @@ def test_every_mismatch_is_listed():
     assert "Nothing was changed." in text and len(caught.value.problems) >= 8
 
 
+def test_a_missing_tensor_hides_no_other_mismatch():
+    """What comes after it in the plan is listed, too."""
+    other = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    with pytest.raises(dg.errors.MismatchError) as caught:
+        dg.execute(planned(chain()), other)
+    missing, *others = caught.value.problems
+    assert missing == "the model has no parameter or buffer '0.bias'"
+    names = ["attribute '1.num_features'", "'1.bias'", "'1.running_mean'", "'1.running_var'", "'1.weight'"]
+    assert sorted(problem.partition(":")[0] for problem in others) == sorted(names)
+
+
 @pytest.mark.parametrize("value", [2, 4, True, 3.0])
 def test_an_attribute_of_any_other_value_is_refused(value):
     """A smaller number, a larger one, and what only compares equal to a number."""
