@@ -94,8 +94,8 @@ def _minilm_criteria(batches: list[Any]) -> dict[str, Any]:
 def _variants(criterion: str, most: int, quick: bool) -> list[tuple[int, str]]:
     """Numbers of sentences and modes: one criterion is shown with fewer, and in the other mode."""
     variants = [(most, "sequential")]
-    if criterion == "Wanda" and not quick:
-        variants += [(500, "sequential"), (250, "sequential"), (most, "independent")]
+    if criterion == "Activation" and not quick:
+        variants += [(250, "sequential"), (most, "independent")]
     return variants
 
 
