@@ -289,7 +289,7 @@ class Session:
 
     def escape(self, sources: tuple[Expression, ...], owner: object) -> None:
         """A number computed from sizes became a plain one."""
-        if owner is self:
+        if owner is self and sources:
             self._escapes.setdefault(sources, where())
 
     def returned(self, outputs: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -48,9 +48,13 @@ class SizeMode(TorchFunctionMode):
                     self.opened = before
         outer = self.session.function_entered(args, kwargs, func is _ASSIGN)
         try:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
         finally:
             self.session.function_left(outer)
+        if func in _FROM_DATA and not result.is_floating_point():
+            # a position or a count; where it is made a float it only scales, as in attention
+            self.session.escape(tuple(sized_in((*args, *kwargs.values()))), self.session)
+        return result
 
     def _size(self, func: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
@@ -124,6 +128,8 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 
 
 _ASSIGN = torch.Tensor.__setitem__
+_FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, torch.Tensor.new_tensor})
+"""What makes a tensor of numbers that forward holds."""
 
 
 _PYTHON_FUNCTION = types.FunctionType

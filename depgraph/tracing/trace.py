@@ -35,6 +35,8 @@ from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, r
 from depgraph.tracing.left_behind import hooks_of, taken_back
 from depgraph.tracing.lru_caches import uncached
 from depgraph.tracing.module_copy import given_tensors, held_tensors, instrumented_copies
+from depgraph.tracing.number_calls import numbers_followed
+from depgraph.tracing.reached import Reached
 from depgraph.tracing.recorder import NoFakeKernel, Recorder
 from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
 from depgraph.tracing.size_mode import SizeMode
@@ -223,7 +225,10 @@ def _recorded(
         # caches, classes and torch's settings are changed meanwhile: a trace in another thread waits
         stack.enter_context(ONE_AT_A_TIME)
         # a function's cache would hide its operators, and keep a fake tensor for forwards to come
-        stack.enter_context(uncached(model, call.method))
+        reached = Reached(model, call.method)
+        stack.enter_context(uncached(reached))
+        # Python makes plain numbers of sizes where they are cast
+        stack.enter_context(numbers_followed(reached))
         stand_ins = held_tensors(model, tensors, session)
         session.number_from(first_value)
         copies, uncopied = instrumented_copies(model, stand_ins, tensors, session, rules.modules)
