@@ -105,9 +105,11 @@ class SizeMode(TorchFunctionMode):
         return result
 
     def _reach_the_end(self, tensor: torch.Tensor, index: Any) -> None:
-        """A slice to a size from the end of the axis on is the whole axis, which torch does not even call an operator for."""
+        """A slice from a size that is 0, or to one beyond the end, takes what is there; torch may not even call an operator."""
         for dim, entry in sliced_dimensions(index, tensor.ndim):
-            stop = entry.stop
+            start, stop = entry.start, entry.stop
+            if type(start) is Sized and plain_int(start) == 0:
+                self.session.fact(origin(start, self.session), Literal(0), 0, self.session)
             if type(stop) is Sized and not entry.start and (value := self.session.known(tensor)) is not None:
                 size = value.shape[dim]
                 if plain_int(stop) >= size:
