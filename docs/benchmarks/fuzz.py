@@ -150,7 +150,7 @@ def page(data: dict[str, Any]) -> str:
     )
     seeds = ", ".join(f"{kind}s: seeds {data[kind]['seeds'][0]} to {data[kind]['seeds'][1]}" for kind in ("plan", "graph"))
     files = f"{INTRODUCTION}\n" + "\n".join(rows) + f"\n\n{note} {seeds[0].upper()}{seeds[1:]}, {CHUNK:,} documents each.\n"
-    return f"{files}\n{programs_part(data['programs'])}"
+    return f"{files}\n{programs_part(data['programs'])}" if "programs" in data else files
 
 
 def programs_part(found: dict[str, Any]) -> str:
@@ -186,7 +186,7 @@ def main() -> None:
             data = json.loads(DATA.read_text()) if DATA.exists() else {}
             DATA.write_text(json.dumps({**data, kind: found}, indent=1, sort_keys=True) + "\n")
     data = json.loads(DATA.read_text())
-    if data.keys() == {"plan", "graph", "programs"}:
+    if data.keys() >= {"plan", "graph"}:
         PAGE.write_text(page(data))
 
 
