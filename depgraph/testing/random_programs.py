@@ -200,7 +200,8 @@ def _assert_counted(model: nn.Module) -> None:
         for kind, names in _COUNTS.items():
             if isinstance(module, kind):
                 counted = tuple(getattr(module, name) for name in names)
-                shape = tuple(module.weight.shape[: len(names)])
+                weight: Any = module.weight
+                shape = tuple(weight.shape[: len(names)])
                 assert counted == shape, f"{path} says {', '.join(names)} = {counted} of a weight of {shape}"
 
 
