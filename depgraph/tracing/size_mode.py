@@ -46,7 +46,9 @@ class SizeMode(TorchFunctionMode):
                         return body(*args, **kwargs)
                 finally:
                     self.opened = before
-        outer = self.session.function_entered(args, kwargs, func is _ASSIGN)
+        # an operator is called below autocast, and cannot tell any more whether that is on
+        autocasts = torch._C._is_any_autocast_enabled() and func not in _CASTS
+        outer = self.session.function_entered(args, kwargs, func is _ASSIGN, autocasts)
         try:
             return func(*args, **kwargs)
         finally:
@@ -124,6 +126,14 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 
 
 _ASSIGN = torch.Tensor.__setitem__
+
+
+_CASTS = frozenset(
+    getattr(torch.Tensor, name)
+    for name in ("to", "type", "type_as", "double", "float", "half", "bfloat16", "cdouble", "cfloat", "chalf")
+    + ("long", "int", "short", "char", "byte", "bool", "cpu", "cuda")
+)
+"""Functions by which forward casts by itself."""
 
 
 _PYTHON_FUNCTION = types.FunctionType
