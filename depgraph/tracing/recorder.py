@@ -28,8 +28,8 @@ _DETACH = torch.ops.aten.detach_.default
 
 
 _SAME = frozenset({"aten.contiguous", "aten.lift_fresh"})
-"""Operators that return what they are given, and that torch calls or leaves out by sizes and devices: a graph must not depend on
-that. It makes a tensor contiguous only where it is not, and lifts what `torch.tensor` has made unless that lies on `meta`."""
+"""Operators that return what they are given, and that torch calls or leaves out by sizes and devices, on which a graph must not
+depend: it makes a tensor contiguous only where it is not, and lifts what `torch.tensor` has made unless that lies on `meta`."""
 
 
 _MOST = 16

@@ -130,8 +130,12 @@ _ASSIGN = torch.Tensor.__setitem__
 
 _CASTS = frozenset(
     getattr(torch.Tensor, name)
-    for name in ("to", "type", "type_as", "double", "float", "half", "bfloat16", "cdouble", "cfloat", "chalf")
-    + ("long", "int", "short", "char", "byte", "bool", "cpu", "cuda")
+    for names in (
+        ("to", "type", "type_as", "cpu", "cuda"),
+        ("double", "float", "half", "bfloat16", "cdouble", "cfloat", "chalf"),
+        ("long", "int", "short", "char", "byte", "bool"),
+    )
+    for name in names
 )
 """Functions by which forward casts by itself."""
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph.choosing.isomorphism import signatures
+from depgraph.graph.checking import check as graph_problems
 from tests.zoo import torchvision
 
 pytestmark = pytest.mark.models
@@ -313,7 +314,7 @@ def test_a_latency_table_measures_each_form_once(layers):
         return 1e-3 + 1e-6 * math.prod(form.inputs[1]) if "linear" in form.op else 1e-4
 
     latency_model = dg.latency.latency_table(measure)
-    assert latency_model(graph) == pytest.approx(4e-3 + 176e-6 + (len(graph.operations) - 4) * 1e-4)
+    assert latency_model(graph) == pytest.approx(4e-3 + 176e-6 + (len(graph.operations) - 6) * 1e-4)  # no input, no output
     plan = dg.plan(graph, scores, latency=0.99, latency_model=latency_model)
     assert plan.targets[0].realised <= plan.targets[0].requested and len(seen) == len(set(seen)) < 60
     table = {form: measure(form) for form in set(seen)}
@@ -325,6 +326,19 @@ def test_a_latency_table_measures_each_form_once(layers):
         dg.plan(graph, scores, latency=0.99, latency_model=dg.latency.latency_table(table))
     with pytest.raises(dg.errors.PlanError, match=r"expected costs by OperationForm, or a function .* met float"):
         dg.latency.latency_table(1.0)
+
+
+def test_a_latency_table_leaves_further_calls_out():
+    """What only a further call does costs no latency, as it costs no MACs; the square holds."""
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 4)
+    latency_model = dg.latency.latency_table(lambda form: math.prod(form.outputs[0]))
+    graph, more = dg.trace(model, x), dg.trace(model, x, also=[dg.Call(torch.zeros(7, 4)), dg.Call(x, training=True)])
+    assert latency_model(more) == latency_model(graph) == 18 and more.macs == graph.macs and more != graph
+    assert len(more.operations) > 2 * len(graph.operations) and graph_problems(more) == ()
+    plan = dg.cut(more, "0.weight", [1, 2], dim=0)
+    assert latency_model(plan.apply(more)) == 14 and plan.apply(more) == dg.trace(
+        dg.execute(plan, model), x, also=[dg.Call(torch.zeros(7, 4)), dg.Call(x, training=True)]
+    )
 
 
 def test_targets_travel_with_the_plan(layers, tmp_path):

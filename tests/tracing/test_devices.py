@@ -1,4 +1,4 @@
-"""A graph does not depend on the device of the model, nor on autocast: torch calls other operators there, and the same ones count."""
+"""A graph depends neither on the device of the model nor on autocast, though torch calls other operators there."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.needs("transformers")
 
 
 class Making(nn.Module):
-    """Makes a tensor of a list, casts by itself, and calls what autocast casts: to half precision, to single, and to the widest."""
+    """Makes a tensor of a list, casts by itself, and calls what autocast casts: to half precision, to single, to the widest."""
 
     def __init__(self):
         super().__init__()
