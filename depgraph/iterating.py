@@ -18,6 +18,7 @@ from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
 from depgraph.tracing.calls import Call
 from depgraph.tracing.trace import trace
+from depgraph.wrappers import names_of
 
 
 @frozen(eq=False)
@@ -64,7 +65,8 @@ def iterate(
         shape: ``linear``, ``cubic``, or a function, as in `schedule`.
         kwargs: keyword inputs, as for `trace`.
         also: further calls of the model, as for `trace`.
-        options: further arguments of `plan`. They are understood in terms of the original graph, as targets are.
+        options: further arguments of `plan`. They are understood in terms of the original graph, as targets are. Wherever
+            `plan` takes a pattern, here and in `target`, modules of the model and classes of modules may stand for one.
 
     Yields:
         A `Step`. Where a step is too small for any group to lose an index, its `delta` is empty.
@@ -82,9 +84,26 @@ def iterate(
     """
     if scores is None:
         raise PlanError("expected scores= as a criterion such as dg.Magnitude(p=2), or as a function of graph and model.")
+    target, options = ({name: _named(model, name, value) for name, value in given.items()} for given in (target, options))
     graph = trace(model, example_inputs, kwargs, also=also)
     targets = schedule(graph, target, steps, shape, latency_model=options.get("latency_model"))
     return _steps(graph, model, scores, targets, options)
+
+
+def _named(model: nn.Module, option: str, value: Any) -> Any:
+    """An argument of `plan` with names in the place of modules and classes."""
+    if option in ("ignore", "only"):
+        return None if value is None else names_of(model, value)
+    if option == "scope" and not isinstance(value, str):
+        return [names_of(model, patterns) for patterns in value]
+    if not isinstance(value, Mapping):
+        return value
+    table: dict[Any, Any] = {}
+    for key, number in value.items():
+        for pattern in [names_of(model, key)] if isinstance(key, tuple) else names_of(model, key):
+            table.pop(pattern, None)  # the last one counts
+            table[pattern] = number
+    return table
 
 
 def _steps(
