@@ -46,7 +46,9 @@ class SizeMode(TorchFunctionMode):
                         return body(*args, **kwargs)
                 finally:
                     self.opened = before
-        outer = self.session.function_entered(args, kwargs, func is _ASSIGN)
+        # an operator is called below autocast, and cannot tell any more whether that is on
+        autocasts = torch._C._is_any_autocast_enabled() and func not in _CASTS
+        outer = self.session.function_entered(args, kwargs, func is _ASSIGN, autocasts)
         try:
             result = func(*args, **kwargs)
         finally:
@@ -132,6 +134,18 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 _ASSIGN = torch.Tensor.__setitem__
 _FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, torch.Tensor.new_tensor})
 """What makes a tensor of numbers that forward holds."""
+
+
+_CASTS = frozenset(
+    getattr(torch.Tensor, name)
+    for names in (
+        ("to", "type", "type_as", "cpu", "cuda"),
+        ("double", "float", "half", "bfloat16", "cdouble", "cfloat", "chalf"),
+        ("long", "int", "short", "char", "byte", "bool"),
+    )
+    for name in names
+)
+"""Functions by which forward casts by itself."""
 
 
 _PYTHON_FUNCTION = types.FunctionType

@@ -257,7 +257,7 @@ def _record_in_mode(
         # an autograd function with a rule is one call; its class is changed, for forward calls it by name
         for function, op in rules.functions.items():
             stack.callback(as_one_function(function, op, session))
-        # casts are operators of their own, as in the call that is described
+        # operators meet the types of the call that is described
         if call.autocast is not None:
             stack.enter_context(torch.autocast((device or torch.device("cpu")).type, dtype=call.autocast))
         # above the fake mode, so that operators are recorded before it computes their shapes
