@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from depgraph.execution.execute import execute as execute
     from depgraph.execution.execute import execute_ as execute_
     from depgraph.execution.execute import parameter_map as parameter_map
-    from depgraph.execution.repairs import Repair as Repair
     from depgraph.execution.masking import mask as mask
     from depgraph.execution.masking import mask_ as mask_
+    from depgraph.execution.repairs import Repair as Repair
     from depgraph.graph import ragged as ragged
     from depgraph.graph.explain import explain as explain
     from depgraph.graph.graph import Graph as Graph
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from depgraph.plans.by_hand import cut as cut
     from depgraph.plans.by_hand import cut_each as cut_each
     from depgraph.plans.plan import Plan as Plan
+    from depgraph.repair.expected import reconstruction_error as reconstruction_error
     from depgraph.repair.refit import refit as refit
     from depgraph.rules import RULES as RULES
     from depgraph.solving.statements import Rule as Rule
@@ -102,6 +103,7 @@ __all__ = [
     "plan",
     "plans",
     "ragged",
+    "reconstruction_error",
     "refit",
     "rules",
     "schedules",
@@ -137,6 +139,7 @@ _HOME_OF = {
     "name_of": "depgraph.wrappers",
     "parameter_map": "depgraph.execution.execute",
     "plan": "depgraph.choosing.choose",
+    "reconstruction_error": "depgraph.repair.expected",
     "refit": "depgraph.repair.refit",
     "score": "depgraph.criteria.scoring",
     "trace": "depgraph.tracing.trace",

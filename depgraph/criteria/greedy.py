@@ -13,7 +13,8 @@ Owned = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 def inverse(products: torch.Tensor, ridge: float) -> torch.Tensor:
     """(C + λ diag C)⁻¹ by Cholesky's method; where rounding makes the matrix indefinite, with a larger diagonal."""
-    return torch.cholesky_inverse(_factor(damped(products, ridge)))
+    inverted: torch.Tensor = torch.cholesky_inverse(_factor(damped(products, ridge)))
+    return inverted
 
 
 def damped(products: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -27,6 +28,7 @@ def damped(products: torch.Tensor, ridge: float) -> torch.Tensor:
 def _factor(matrix: torch.Tensor) -> torch.Tensor:
     """The Cholesky factor, with a larger diagonal where there is none."""
     added = torch.finfo(matrix.dtype).eps * len(matrix) * matrix.diagonal().mean()
+    factor: torch.Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     while bool(failed):
         factor, failed = torch.linalg.cholesky_ex(matrix + added * torch.eye(len(matrix), device=matrix.device))
@@ -65,7 +67,9 @@ class _State:
     def __init__(self, reader: Reader, ridge: float) -> None:
         self.original, self.owned, self.gone = reader.weight, reader.owned, reader.gone
         self.products = damped(reader.products, ridge)
-        self.columns_of = {int(index): columns for some, all_of in reader.owned for index, columns in zip(some, all_of, strict=True)}
+        self.columns_of = {
+            int(index): columns for some, all_of in reader.owned for index, columns in zip(some, all_of, strict=True)
+        }
         self.rows = torch.ones(len(reader.weight), dtype=torch.bool, device=reader.weight.device)
         self.columns = torch.ones_like(reader.variances, dtype=torch.bool)
         self.solve()
@@ -84,8 +88,8 @@ class _State:
     def remove(self, index: int) -> None:
         """Let an index go, and move what its columns did to those that are left.
 
-        W ← W − W_S (C⁻¹_SS)⁻¹ C⁻¹_S:, and C⁻¹ ← C⁻¹ − C⁻¹_:S (C⁻¹_SS)⁻¹ C⁻¹_S:. Rounding adds up over such steps, most of all where
-        a column was all but a combination of others; then, and now and again, they are computed from scratch.
+        W ← W − W_S (C⁻¹_SS)⁻¹ C⁻¹_S:, and C⁻¹ ← C⁻¹ − C⁻¹_:S (C⁻¹_SS)⁻¹ C⁻¹_S:. Rounding adds up over such steps, most of all
+        where a column was all but a combination of others; then, and now and again, they are computed from scratch.
         """
         self.rows &= ~self.gone[index]
         columns = self.columns_of.get(index)

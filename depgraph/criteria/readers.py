@@ -132,5 +132,5 @@ def _outputs_gone(positions: torch.Tensor, shape: torch.Size, owners: Mapping[in
 def _by_count(owned: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     """Indices by how many columns they own, with these columns; without those that own none."""
     counts = owned.sum(1)
-    chosen = [(counts == count).nonzero()[:, 0] for count in counts.unique().tolist() if count]
+    chosen = [(counts == count).nonzero()[:, 0] for count in sorted(set(counts.tolist())) if count]
     return tuple((indices, owned[indices].nonzero()[:, 1].view(len(indices), -1)) for indices in chosen)
