@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, BinaryIO, TypeVar, get_origin
 
 import attrs
 import cattrs
@@ -243,17 +243,22 @@ def _listed(problems: Sequence[str]) -> str:
 
 
 def write(path: str | Path, kind: str, value: Any) -> None:
-    """Write a document whole or not at all: readers meet the old file or the new one, also after a crash.
+    """Write a document whole or not at all, as `write_whole` does."""
+    text = dumps(kind, value)
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def write_whole(path: str | Path, write_to: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all: readers meet the old file or the new one, also after a crash.
 
     Each call has a temporary file of its own beside the target, so that two threads may save to one path. A symbolic link
     stays one, and a file that is replaced keeps its permissions.
     """
-    text = dumps(kind, value)
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            write_to(file)
             file.flush()
             os.fsync(file.fileno())
         if target.exists():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from depgraph.errors import PlanError
 from depgraph.process import FUSED_ATTENTION, same_draws
+
+T = TypeVar("T")
 
 Forward = Callable[[nn.Module, Any], Any]
 """From a model and a batch to anything: how a batch is run."""
@@ -66,3 +70,31 @@ def run(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+
+
+def shown(items: Sequence[T], what: str, unit: str, progress: bool) -> Iterator[T]:
+    """The items, with a bar where one is wanted.
+
+    Raises:
+        PlanError: a bar is wanted, and tqdm is not installed.
+    """
+    if not progress:
+        return iter(items)
+    bar: Iterator[T] = iter(progress_bar(items, desc=what, unit=unit))
+    return bar
+
+
+def progress_bar(*args: Any, **kwargs: Any) -> Any:
+    """What tqdm gives. Raises `PlanError` where it is not installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise PlanError("progress=True needs the package tqdm; install depgraph[progress], or leave it out.") from None
+    return tqdm(*args, **kwargs)
+
+
+def together(sums: Iterable[torch.Tensor]) -> None:
+    """Add up tensors over all ranks, in place, where `torch.distributed` is initialised."""
+    if dist.is_available() and dist.is_initialized():
+        for tensor in sums:
+            dist.all_reduce(tensor)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from attrs import field, frozen
 from torch import nn
 
@@ -18,6 +17,7 @@ from depgraph.criteria.reductions import Importances
 from depgraph.criteria.sums import readable
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
+from depgraph.running import progress_bar, together
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 
@@ -64,20 +64,12 @@ class DataDriven(Options):
 
     def read(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches, with a bar where one is wanted."""
-        if not self.progress:
-            return iter(batches)
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            raise PlanError("progress=True needs the package tqdm; install depgraph[progress], or leave it out.") from None
-        shown: Iterator[Any] = iter(tqdm(batches, desc=type(self).__name__, unit="batch"))
-        return shown
+        return iter(progress_bar(batches, desc=type(self).__name__, unit="batch")) if self.progress else iter(batches)
 
     def together(self, sums: Iterable[torch.Tensor]) -> None:
         """Add up tensors over all ranks, in place, where there are several."""
-        if self.combine and dist.is_available() and dist.is_initialized():
-            for tensor in sums:
-                dist.all_reduce(tensor)
+        if self.combine:
+            together(sums)
 
 
 def refuse_meta(tensors: Tensors) -> None:

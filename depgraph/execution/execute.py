@@ -19,8 +19,8 @@ from torch import nn
 from depgraph.algebra.indices import IndexSet
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
-from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
+from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Edit, Plan

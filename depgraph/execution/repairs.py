@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from attrs import evolve, field, frozen
 from torch import nn
 
-from depgraph import codec
+from depgraph import codec, tensor_files
 from depgraph.errors import MismatchError, PlanError
 from depgraph.messages import shortened
 from depgraph.plans.plan import Plan
+from depgraph.weights import weights_digest
 
 
 @frozen
 class LayerRepair:
     """What was done to one layer.
 
-    Errors are sums of squared differences to what the original layer gave, as a share of its variance: 0 is perfect, 1 is as bad
-    as a constant.
+    Errors are sums of squared differences to what the original layer gave, as a share of its variance: 0 is perfect, 1 is
+    as bad as a constant.
 
     Attributes:
         weight: name of the parameter, or of the running mean of a batch normalisation.
@@ -34,6 +36,9 @@ class LayerRepair:
         held_out: error on the held-out rows, before and after.
         seconds: how long it took.
         note: what is to be said of it.
+
+    >>> print(LayerRepair("1.weight", "ridge 0.01", 384, 128, 16, fitted=(0.5, 0.01), held_out=(0.5, 0.02)))
+    1.weight: 50.00% -> 2.00% by ridge 0.01, 384 rows
     """
 
     weight: str
@@ -46,8 +51,26 @@ class LayerRepair:
     seconds: float = field(default=0.0, eq=False)
     note: str = ""
 
+    def __str__(self) -> str:
+        before, after = self.held_out
+        note = f"; {self.note}" if self.note else ""
+        return f"{self.weight}: {before:.2%} -> {after:.2%} by {self.choice}, {self.rows:,} rows{note}"
 
-def _read_only(values: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+
+@frozen
+class _Header:
+    """A repair without its tensors."""
+
+    plan: str
+    source: str
+    layers: tuple[LayerRepair, ...]
+    left: tuple[tuple[str, str], ...]
+    mode: str
+    outputs: tuple[float, float]
+    note: str
+
+
+def _read_only(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(values))
 
 
@@ -62,15 +85,31 @@ class Repair:
         layers: what was done to each layer, in the order of the forward.
         left: weights that were left as the plan cuts them, each with the reason.
         mode: ``sequential`` or ``independent``.
-        outputs: what the whole model's outputs miss on the held-out samples: by the plan alone, and repaired.
+        outputs: what the whole model's outputs miss on the held-out samples, as a share of their squares: by the plan
+            alone, and repaired. Both 0 where moments were given instead of batches.
         note: what is to be said of the whole.
+
+    >>> import depgraph as dg
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    >>> _ = model[0].weight.data[2].copy_(model[0].weight.data[1])                # the last two features are one
+    >>> _ = model[0].bias.data[2].copy_(model[0].bias.data[1])
+    >>> plan = dg.cut(dg.trace(model, torch.zeros(1, 4)), "0.weight", [2], dim=0)
+    >>> repair = dg.refit(plan, model, [torch.randn(64, 4)], ridges=[1e-9])
+    >>> print(repair)
+    <Repair: 1 layers, 2 tensors, independent>
+      1.weight: 56.30% -> 0.00% by ridge 1e-09, 48 rows
+      outputs: 36.35% -> 0.00%
+    >>> x, small = torch.randn(5, 4), dg.execute(plan, model, repair=repair)
+    >>> torch.allclose(small(x), model(x), atol=1e-5)
+    True
     """
 
     plan: str
     source: str
     values: Mapping[str, torch.Tensor] = field(converter=_read_only, repr=False)
     layers: tuple[LayerRepair, ...] = ()
-    left: Mapping[str, str] = field(factory=dict, converter=lambda left: MappingProxyType(dict(left)))
+    left: Mapping[str, str] = field(factory=dict, converter=_read_only)
     mode: str = ""
     outputs: tuple[float, float] = (0.0, 0.0)
     note: str = ""
@@ -93,14 +132,30 @@ class Repair:
         if self.source != weights_digest(model):
             yield "the repair was made from other weights than the model has"
 
+    def save(self, path: str | Path) -> None:
+        """Write it as safetensors with a JSON header; no code is stored. Needs the package safetensors.
+
+        The file is written whole or not at all.
+        """
+        header = _Header(self.plan, self.source, self.layers, tuple(self.left.items()), self.mode, self.outputs, self.note)
+        tensor_files.save(path, "repair", header, self.values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Repair:
+        """Read what `save` wrote.
+
+        Raises:
+            DocumentError: the file is damaged, edited, foreign or of another version.
+        """
+        header, values = tensor_files.load(path, "repair", _Header)
+        return cls(
+            header.plan, header.source, values, header.layers, dict(header.left), header.mode, header.outputs, header.note
+        )
+
     def __str__(self) -> str:
         lines = [f"<Repair: {len(self.layers)} layers, {len(self.values)} tensors, {self.mode}>"]
-        wide = max((len(layer.weight) for layer in self.layers), default=0)
-        for layer in self.layers:
-            before, after = layer.held_out
-            note = f"; {layer.note}" if layer.note else ""
-            lines.append(f"  {layer.weight:{wide}}  {before:8.2%} -> {after:8.2%}  {layer.choice}, {layer.rows:,} rows{note}")
-        lines += [f"  {name}: left, {reason}" for name, reason in self.left.items()]
+        lines += [f"  {layer}" for layer in self.layers]
+        lines += [f"  {name}: left, for {reason}" for name, reason in self.left.items()]
         if any(self.outputs):
             lines.append(f"  outputs: {self.outputs[0]:.2%} -> {self.outputs[1]:.2%}")
         if self.note:
@@ -111,18 +166,6 @@ class Repair:
 def plan_digest(plan: Plan) -> str:
     """A digest of what a plan does; what it was made for does not count, as in its equality."""
     return hashlib.sha256(codec.dumps("plan", evolve(plan, targets=(), unread_attributes=())).encode()).hexdigest()
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A digest of all parameters and buffers, by name, shape, type and value."""
-    digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        if tensor.is_meta:
-            raise PlanError(f"{name!r} is on the meta device: a repair needs a model with weights.")
-        plain = tensor.detach().cpu().contiguous()
-        digest.update((ctypes.c_char * (plain.numel() * plain.element_size())).from_address(plain.data_ptr()))
-    return digest.hexdigest()
 
 
 def checked_repair(repair: object, plan: Plan, model: nn.Module, sizes: Mapping[str, torch.Tensor]) -> Repair:

@@ -14,8 +14,9 @@ from depgraph.moments.layers import Call, Layer, Layout
 from depgraph.moments.samples import Batch, Valid, batches_of
 from depgraph.moments.sums import Moments, Sums
 from depgraph.moments.watching import LayerCall, NormCall, Watch
-from depgraph.running import Forward, run, untouched
+from depgraph.running import Forward, run, shown, together, untouched
 from depgraph.unsupported import supported
+from depgraph.weights import weights_digest
 
 Wanted = Callable[[Layer], bool]
 
@@ -32,7 +33,7 @@ class Survey:
         layers: by the place of the weight.
         order: what forward comes to, in order: places of weights, and the names of running means.
         norms: the name of each running variance by that of the running mean.
-        left: weights that cannot be solved for, each with the reason.
+        left: weights, biases and running means that cannot be changed, each with the reason.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,8 @@ class Survey:
         if isinstance(event, NormCall):
             if event.mean not in self.norms:
                 self.order.append(event.mean)
+            else:
+                self.left[event.mean] = "forward calls it several times"
             self.norms[event.mean] = event.variance
             return
         calls = self._calls[event.weight] = self._calls.get(event.weight, 0) + 1
@@ -80,10 +83,8 @@ def surveyed(model: nn.Module, batch: Batch, forward: Forward) -> Survey:
         tensors = named_tensors(model)
         with Watch(tensors, on_call) as watch:
             forward(model, batch.content)
-    survey.layers = {
-        place: evolve(layer, bias=layer.bias or watch.added.get(place)) for place, layer in survey.layers.items()
-    }
-    survey.left = problems_of(watch, survey.layers.values(), tensors)
+    survey.layers = {place: evolve(layer, bias=layer.bias or watch.added.get(place)) for place, layer in survey.layers.items()}
+    survey.left |= problems_of(watch, survey.layers.values(), tensors)
     return survey
 
 
@@ -98,15 +99,17 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def problems_of(watch: Watch, layers: Iterable[Layer], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Parameters that are weights of layers but cannot be solved for, each with the reason."""
+    """Weights and biases of layers that cannot be solved for, each with the reason."""
     reasons: dict[str, str] = {}
     by_name: dict[str, list[Layout]] = {}
     for layer in layers:
         by_name.setdefault(layer.weight.name, []).append(layer.weight)
+        if layer.bias is not None and (others := watch.others.get(layer.bias.name)):
+            reasons[layer.bias.name] = _used_by(others)
     for name, layouts in by_name.items():
         others = watch.others.get(name)
         if others:
-            reasons[name] = f"it is used by {', '.join(sorted(others))}, too"
+            reasons[name] = _used_by(others)
         elif tensors[name].is_complex():
             reasons[name] = "it is complex"
         elif any(layout.repeats() for layout in layouts):
@@ -116,30 +119,72 @@ def problems_of(watch: Watch, layers: Iterable[Layer], tensors: Mapping[str, tor
     return reasons
 
 
+def _used_by(operators: Iterable[str]) -> str:
+    return f"{', '.join(sorted(operators))} uses it, too"
+
+
 def _overlap(layouts: Sequence[Layout]) -> bool:
     positions = torch.cat([layout.positions().flatten() for layout in layouts])
-    return len(positions.unique()) < len(positions)
+    return bool(positions.bincount().max() > 1)
 
 
-def moments(
+def collect(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    wanted: Wanted | None = None,
+    wanted: Callable[[str], bool] | None = None,
     holdout: float = 0.25,
     forward: Forward = run,
     valid: Valid | None = None,
     rows_per_input: float = 20,
     dtype: torch.dtype = torch.float32,
+    progress: bool = False,
 ) -> Moments:
-    """The moments of what each layer of a model reads, over one forward of each batch."""
+    """The moments of what each layer of a model reads, over one forward of each batch.
+
+    One more forward of the first batch finds the layers. The model is run in evaluation mode, and left as it was. What is
+    kept does not grow with the number of batches: for each layer a matrix of its inputs by its inputs, in double precision
+    up to 4,096 inputs. Where `torch.distributed` is initialised, each rank reads its own batches, and all get the sums of
+    all of them.
+
+    Args:
+        model: any module.
+        batches: an iterable of batches, as many as fit in memory.
+        wanted: given the name of a weight, whether its layer counts; by default all do.
+        holdout: the share of the samples, the last ones, that is kept apart to judge by; 0 for none.
+        forward: from (model, batch) to anything; by default the model is called with the batch: keywords from a mapping,
+            arguments from a tuple or list.
+        valid: from a batch to a mask of its places that count, such as ``lambda batch: batch["attention_mask"]``: others are
+            left out of what layers read that have so many rows.
+        rows_per_input: a convolution reads so many rows for each of its inputs, spread evenly over the places of all
+            samples, or all that there are.
+        dtype: in which rows are multiplied: ``torch.float32`` or ``torch.float64``.
+        progress: show a progress bar; needs the package tqdm.
+
+    Raises:
+        PlanError: an argument is none of these, or there are too few samples.
+        UnsupportedError: the model is sharded, offloaded or quantised.
+
+    >>> import depgraph as dg
+    >>> sums = collect(nn.Linear(2, 1), [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])], holdout=0)
+    >>> sums.fitted["weight"].count, sums.fitted["weight"].total.tolist(), sums.fitted["weight"].products.tolist()
+    (2, [[4.0, 6.0]], [[[10.0, 14.0], [14.0, 20.0]]])
+    """
     model = supported(model)
     read = batches_of(batches, holdout, rows_per_input, valid, least=2 if holdout else 1)
-    return collected(model, read, surveyed(model, read[0], forward), wanted, forward, dtype)
+    chosen = None if wanted is None else lambda layer: wanted(layer.weight.name)
+    with torch.no_grad():
+        return collected(model, read, surveyed(model, read[0], forward), chosen, forward, dtype, progress)
 
 
 def collected(
-    model: nn.Module, batches: Sequence[Batch], survey: Survey, wanted: Wanted | None, forward: Forward, dtype: torch.dtype
+    model: nn.Module,
+    batches: Sequence[Batch],
+    survey: Survey,
+    wanted: Wanted | None,
+    forward: Forward,
+    dtype: torch.dtype,
+    progress: bool,
 ) -> Moments:
     """The same, of batches that are taken apart already."""
     layers = dict(survey.layers)
@@ -165,10 +210,16 @@ def collected(
     with untouched(model, training=False), torch.no_grad():
         tensors = named_tensors(model)
         watch = Watch(tensors, on_call)
-        for batch in batches:
+        for batch in shown(batches, "moments", "batch", progress):
             with watch:
                 forward(model, batch.content)
             watch.forget()
             calls.clear()
             read.clear()
-    return Moments(tuple(layers.values()), sums[0], sums[1], survey.left | problems_of(watch, layers.values(), tensors))
+    for store in sums:
+        for name, item in store.items():
+            count = torch.tensor(float(item.count), device=item.total.device)
+            together([count, item.total, item.products])
+            store[name] = Sums(int(count), item.total, item.products)
+    left = survey.left | problems_of(watch, layers.values(), tensors)
+    return Moments(weights_digest(model), tuple(layers.values()), *sums, left)

@@ -1,14 +1,14 @@
 """Layers as operators see them: a weight that multiplies rows, whatever module, function or view it came from.
 
-Every linear layer comes down to Y = X Wᵀ in blocks: X has one row per token, or per place of an image, and one column per number
-that is multiplied. A convolution's row is a patch, and its blocks are its groups; a product in batches has a block for each matrix.
+Every linear layer comes down to Y = X Wᵀ in blocks: X has one row per token, or per place of an image, and one column per
+number that is multiplied. A convolution's row is a patch, and its blocks are its groups; a product in batches has a block
+for each matrix.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from attrs import frozen
@@ -48,6 +48,15 @@ class Layout:
             positions = positions[..., None] + torch.arange(size, device=device) * stride
         shape = self.shape if self.columns else self.shape[:2]
         return positions.reshape(shape)
+
+    def fits(self, numel: int) -> bool:
+        """Whether all of it lies within a parameter of so many elements; the numbers may come from a file."""
+        dims = (self.blocks, self.rows, *self.columns)
+        if any(size < 1 for size, _ in dims) or math.prod(size for size, _ in dims) > numel:
+            return False
+        ends = [(size - 1) * stride for size, stride in dims]
+        first = self.offset + sum(end for end in ends if end < 0)
+        return first >= 0 and self.offset + sum(end for end in ends if end > 0) < numel
 
     def repeats(self) -> bool:
         """Whether an element of the parameter occurs in several places, as after `expand`."""
@@ -110,7 +119,9 @@ class Call:
         dims = x.ndim - 2
         if self.transposed:
             x = self._spread(x)
-            padding = [step * (size - 1) - pad for step, size, pad in zip(self.dilation, self.kernel, self.padding, strict=True)]
+            padding = [
+                step * (size - 1) - pad for step, size, pad in zip(self.dilation, self.kernel, self.padding, strict=True)
+            ]
             stride = (1,) * dims
         else:
             padding, stride = list(self.padding), self.stride

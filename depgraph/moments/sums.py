@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from attrs import field, frozen
 
+from depgraph import tensor_files
 from depgraph.errors import PlanError
 from depgraph.moments.layers import Layer
 
@@ -57,36 +59,87 @@ def _read_only(items: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(items))
 
 
+@frozen
+class _Header:
+    """Moments without their tensors."""
+
+    source: str
+    layers: tuple[Layer, ...]
+    left: tuple[tuple[str, str], ...]
+    counts: tuple[tuple[str, int], ...]
+
+
 @frozen(eq=False)
 class Moments:
-    """What the layers of a model read, as sums: all that a repair without another forward, and criteria of reconstruction, need.
+    """What the layers of a model read, as sums: all that repair and criteria of reconstruction need.
 
     Moments of the same model add up: those of two machines are those of all batches. The last samples are kept apart, to judge
     by what nothing was fitted to.
 
     Attributes:
+        source: digest of the model's weights.
         layers: the layers, in the order of the forward.
         fitted: the sums of the samples to fit to, by `Layer.reads`.
         held_out: the sums of the samples to judge by.
-        left: parameters that are no weights of layers whose sums could be kept, each with the reason.
+        left: parameters of layers that cannot be solved for, each with the reason.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Linear(2, 1)
+    >>> one = dg.moments.collect(model, [torch.tensor([[1.0, 2.0], [3.0, 4.0]])], holdout=0.5)
+    >>> both = one + one
+    >>> both.fitted["weight"].count, both.fitted["weight"].total.tolist(), both.held_out["weight"].products.tolist()
+    (2, [[2.0, 4.0]], [[[18.0, 24.0], [24.0, 32.0]]])
     """
 
+    source: str
     layers: tuple[Layer, ...]
     fitted: Mapping[str, Sums] = field(converter=_read_only)
     held_out: Mapping[str, Sums] = field(converter=_read_only)
     left: Mapping[str, str] = field(converter=_read_only)
 
     def __add__(self, other: Moments) -> Moments:
-        if [layer.weight for layer in self.layers] != [layer.weight for layer in other.layers]:
-            raise PlanError("moments of different models, or of forwards that called other layers, do not add up.")
+        known = {layer.weight: layer for layer in (*other.layers, *self.layers)}
+        differing = [layer.reads for layer in other.layers if known[layer.weight].reads != layer.reads]
+        if self.source != other.source or differing:
+            what = f"with other layers that share an input: {differing}" if differing else "of models with other weights"
+            raise PlanError(f"expected moments of one model, met moments {what}. Collect both with the same model.")
         return Moments(
-            self.layers, joined(self.fitted, other.fitted), joined(self.held_out, other.held_out), {**self.left, **other.left}
+            self.source,
+            tuple(known.values()),
+            joined(self.fitted, other.fitted),
+            joined(self.held_out, other.held_out),
+            {**self.left, **other.left},
         )
+
+    def save(self, path: str | Path) -> None:
+        """Write them as safetensors with a JSON header, whole or not at all. Needs the package safetensors."""
+        sums = {f"{part}.{name}": item for part in _PARTS for name, item in getattr(self, part).items()}
+        tensors = {f"{name}.{kind}": getattr(item, kind) for name, item in sums.items() for kind in ("total", "products")}
+        counts = tuple((name, item.count) for name, item in sums.items())
+        tensor_files.save(path, "moments", _Header(self.source, self.layers, tuple(self.left.items()), counts), tensors)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Moments:
+        """Read what `save` wrote.
+
+        Raises:
+            DocumentError: the file is damaged, edited, foreign or of another version.
+        """
+        header, tensors = tensor_files.load(path, "moments", _Header)
+        sums = {name: Sums(count, tensors[f"{name}.total"], tensors[f"{name}.products"]) for name, count in header.counts}
+        fitted, held_out = (
+            {name.removeprefix(f"{part}."): item for name, item in sums.items() if name.startswith(f"{part}.")}
+            for part in _PARTS
+        )
+        return cls(header.source, header.layers, fitted, held_out, dict(header.left))
 
     def everything(self, name: str) -> Sums:
         """The sums of all samples that one layer's input is known of."""
         parts = [sums[name] for sums in (self.fitted, self.held_out) if name in sums]
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+_PARTS = ("fitted", "held_out")
 
 
 def joined(one: Mapping[str, Sums], other: Mapping[str, Sums]) -> dict[str, Sums]:

@@ -104,7 +104,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = [(place, part) for place, tensor in _tensors_in(args, kwargs) if (part := self._part(tensor)) is not None]
         if not found:
             result = func(*args, **kwargs)
-            if self._results and func.is_view or func.overloadpacket.__name__ == "_unsafe_view":
+            if (self._results and func.is_view) or func.overloadpacket.__name__ == "_unsafe_view":
                 self._follow_result(args, result)
             return result
         name = func.overloadpacket.__name__
@@ -165,7 +165,16 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._other(func, args, parts)
         dims = weight.ndim - 2
         full = [tuple(item) * dims if len(item) == 1 else tuple(item) for item in (stride, padding, dilation, output_padding)]
-        call = Call("convolution", False, *full[:3], transposed, full[3], groups, tuple(weight.shape[2:]))
+        call = Call(
+            "convolution",
+            stride=full[0],
+            padding=full[1],
+            dilation=full[2],
+            transposed=transposed,
+            output_padding=full[3],
+            groups=groups,
+            kernel=tuple(weight.shape[2:]),
+        )
         return self._layer(call, parts[1], parts.get(2), bias is not None, x, lambda: func(*args))
 
     def _product(self, name: str, func: Any, args: Any, parts: Mapping[int, Part]) -> Any:

@@ -10,22 +10,27 @@ from torch import nn
 from torch.utils import _pytree
 
 from depgraph.moments.samples import Batch
-from depgraph.running import Forward, untouched
+from depgraph.running import Forward, together, untouched
 
 
 def outputs_missed(model: nn.Module, others: Sequence[nn.Module], batches: Sequence[Batch], forward: Forward) -> list[float]:
     """The squared differences of each model's outputs to the original's, as a share of the original's squares."""
-    missed, squares = [0.0] * len(others), 0.0
+    sums = torch.zeros(len(others) + 1, dtype=torch.float64)
     with torch.no_grad():
         for batch in batches:
             if batch.fitted == batch.samples:
                 continue
             wanted = list(_held_out(_run(model, batch, forward), batch))
-            squares += sum(float(tensor.square().sum(dtype=torch.float64)) for tensor in wanted)
+            sums[-1] += sum(float(tensor.square().sum(dtype=torch.float64)) for tensor in wanted)
             for number, other in enumerate(others):
                 for one, two in zip(_held_out(_run(other, batch, forward), batch), wanted, strict=True):
-                    missed[number] += float((one - two).square().sum(dtype=torch.float64))
-    return [each / squares if squares else each for each in missed]
+                    if one.shape == two.shape:  # a cache of keys and values has fewer heads
+                        sums[number] += float((one - two).square().sum(dtype=torch.float64))
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if device.type == "cuda":
+        sums = sums.to(device)  # what NCCL adds up
+    together([sums])
+    return [float(missed / sums[-1]) if sums[-1] else float(missed) for missed in sums[:-1]]
 
 
 def _run(model: nn.Module, batch: Batch, forward: Forward) -> Any:
@@ -37,5 +42,7 @@ def _held_out(output: Any, batch: Batch) -> Iterator[torch.Tensor]:
     """The floating point tensors of an output, without the samples that were fitted to."""
     for leaf in _pytree.tree_leaves(output):
         if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
-            own = leaf[batch.fitted :] if leaf.ndim and leaf.shape[0] == batch.samples else leaf
-            yield own.float()
+            if batch.valid is not None and leaf.shape[:2].numel() == len(batch.valid):
+                mask = batch.valid.view(leaf.shape[:2]).to(leaf.device)
+                leaf = leaf * mask.view(*mask.shape, *(1,) * (leaf.ndim - 2))
+            yield (leaf[batch.fitted :] if leaf.ndim and leaf.shape[0] == batch.samples else leaf).float()

@@ -1,4 +1,4 @@
-"""Repair of each layer by itself, from the moments of what the original layers read: one forward, and none of the pruned model."""
+"""Repair of each layer by itself, from the moments of what the original layers read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from depgraph.moments.sums import Moments, Sums
 from depgraph.repair.kept import Kept, kept
 from depgraph.repair.ridge import best, residual_of
 from depgraph.repair.writing import Writer, row_of
+from depgraph.running import shown
 
 
 def loses_inputs(writer: Writer, layer: Layer) -> bool:
@@ -21,11 +22,11 @@ def loses_inputs(writer: Writer, layer: Layer) -> bool:
 
 
 def repaired_independently(
-    writer: Writer, moments: Moments, ridges: Sequence[float]
+    writer: Writer, moments: Moments, ridges: Sequence[float], progress: bool
 ) -> tuple[list[LayerRepair], dict[str, str]]:
     """Solve for each layer that loses inputs: what was done, and what was left with the reason."""
     rows, left = [], {}
-    for layer in moments.layers:
+    for layer in shown(moments.layers, "refit", "layer", progress):
         started, name = time.perf_counter(), layer.weight.name
         if name not in writer.plan.kept:
             continue

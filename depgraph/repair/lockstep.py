@@ -1,14 +1,14 @@
 """Several forwards that wait for each other at each layer, so that a layer is solved when all batches have come to it.
 
-Running the whole network again for each layer would cost as many forwards as it has layers. Here each batch is run once: its forward is a
-thread that stops at a layer, and goes on when the layer has its new weights. One thread runs at a time.
+Running the whole network again for each layer would cost as many forwards as it has layers. Here each batch is run once:
+its forward is a thread that stops at a layer, and goes on when the layer has its new weights. One thread runs at a time.
 """
 
 from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,12 @@ from attrs import define, field
 
 class _Cancelled(BaseException):
     """Ends a forward that waits, when another one has failed."""
+
+
+def _cuda_device() -> int | None:
+    """The device that this thread works on; a new thread starts with the first one."""
+    ready: bool = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.cuda.current_device() if ready else None
 
 
 @define(eq=False)
@@ -51,7 +57,7 @@ class Task:
 
     def start(self) -> None:
         """Run until the first place."""
-        context, device = contextvars.copy_context(), torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        context, device = contextvars.copy_context(), _cuda_device()
 
         def body() -> None:
             try:
@@ -89,7 +95,7 @@ class Task:
             raise self._error
 
 
-def in_step(tasks: Sequence[Task], rank: Callable[[Hashable], Any], solve: Callable[[Hashable, list[Task]], list[Any]]) -> None:
+def in_step(tasks: Sequence[Task], rank: Callable[[Any], Any], solve: Callable[[Hashable, list[Task]], list[Any]]) -> None:
     """Run all tasks to their ends.
 
     Args:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
 
+from depgraph.algebra.numbers import is_number
+from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.execute import checked, execute
-from depgraph.execution.repairs import Repair, plan_digest, weights_digest
+from depgraph.execution.repairs import Repair, plan_digest
+from depgraph.messages import shortened
 from depgraph.moments.collecting import Survey, collected, named_tensors, surveyed
 from depgraph.moments.samples import Valid, batches_of
 from depgraph.moments.sums import Moments
@@ -19,6 +22,7 @@ from depgraph.repair.independent import loses_inputs, repaired_independently
 from depgraph.repair.sequential import repaired_in_order
 from depgraph.repair.writing import Writer
 from depgraph.running import Forward, run
+from depgraph.weights import weights_digest
 
 Mode: TypeAlias = Literal["auto", "sequential", "independent"]
 
@@ -39,42 +43,138 @@ def refit(
     rows_per_input: float = 20,
     batch_norm: bool = True,
     dtype: torch.dtype = torch.float32,
+    progress: bool = False,
 ) -> Repair:
-    """New values for the weights that a plan leaves, so that each layer gives what it gave before."""
+    """New values for the weights that a plan leaves, so that each layer gives what it gave before, as far as it can.
+
+    No labels are needed and nothing is trained: each linear layer y = W x + b that is left is solved for by least squares,
+    so that from what it reads in the pruned network, x̃, it gives what the original layer gave, restricted to the outputs
+    that stay:
+
+        W' = W_P + C_rx̃ (C_x̃x̃ + λ diag C_x̃x̃)⁻¹,   b' = b + μ_r − (W' − W_P) μ_x̃,   r = y − W_P x̃ − b
+
+    with W_P the weights that the plan leaves, C second moments (centred where the layer has a bias) and μ means. λ → ∞ is
+    the plan alone. The last samples are held out: of no change, the bias alone, and each λ, a layer takes what misses least
+    of rows that it was not fitted to. At last the whole network's outputs are compared on the held-out samples; if the plan
+    alone misses less, nothing is repaired, and the repair says so. Layers are found by what operators multiply with
+    parameters: products and convolutions of any kind, whatever module they are in.
+
+    - ``sequential``: x̃ is what the repaired layers before it give. Both networks run once, side by side, all batches at a
+      time. Best where rows are many, as in convolutions. Running statistics of batch normalisations are re-estimated where
+      that helps.
+    - ``independent``: x̃ is the part of the original's own x that stays, so that W' = W C_:P C_PP⁻¹ for λ = 0: one forward,
+      and none of the pruned network. The choice for deep residual networks with few rows. Layers that lose no input stay as
+      they are.
+
+    Sources: He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (ICCV 2017) for convolutions, CORP (arXiv
+    2602.05243) and GRAIL (2602.23795) for transformers, FLAP (2312.11983) for the bias alone. Solving again for what stays, and
+    the update of the optimal brain surgeon (Hassibi 1993; ZipLM 2302.04089; SlimGPT 2412.18110), are the same minimum.
+
+    Args:
+        plan: what is removed.
+        model: the model that it was made for. It stays as it was.
+        batches: an iterable of batches, such as a list or a loader, as many as fit in memory; or `Moments` of the model, of
+            which the independent repair is made without running anything, and without the comparison of outputs.
+        mode: ``sequential``, ``independent``, or ``auto``: sequential where the model has convolutions.
+        ridges: the λ that are tried, as shares of each input's own variance.
+        holdout: the share of the samples, the last ones, to judge by.
+        forward: from (model, batch) to anything, of which the tensors are compared; by default the model is called with the
+            batch: keywords from a mapping, arguments from a tuple or list.
+        valid: from a batch to a mask of its places that count, such as ``lambda batch: batch["attention_mask"]``.
+        rows_per_input: a convolution reads so many rows for each of its inputs, spread evenly over the places of all
+            samples, or all that there are.
+        batch_norm: whether running statistics are re-estimated (sequential only).
+        dtype: in which rows are multiplied: ``torch.float32`` or ``torch.float64``.
+        progress: show a progress bar; needs the package tqdm.
+
+    Returns:
+        The new values, to be given to `execute` or `execute_`, with what was done to each layer: ``print(repair)``.
+
+    Raises:
+        PlanError: an argument is none of these, there are fewer than two samples, or the model is on the `meta` device.
+        MismatchError: the plan, or the moments, do not belong to this model.
+        UnsupportedError: the model is sharded, offloaded or quantised.
+
+    >>> import depgraph as dg
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> x, new = torch.randn(256, 8), torch.randn(64, 8)
+    >>> graph = dg.trace(model, x)
+    >>> plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio=0.5)
+    >>> repair = dg.refit(plan, model, [x])
+    >>> for small in dg.execute(plan, model), dg.execute(plan, model, repair=repair):
+    ...     with torch.no_grad():
+    ...         print(f"{float((small(new) - model(new)).var() / model(new).var()):.3f}")
+    0.3
+    """
+    problems = [*_problems(mode, ridges, holdout, rows_per_input, dtype)]
+    if problems:
+        raise PlanError.of(problems)
     model = checked(plan, model)
+    source = weights_digest(model)
     small = execute(plan, model).eval()
-    before, after = named_tensors(model), named_tensors(small)
+    tensors = named_tensors(model), named_tensors(small)
     with torch.no_grad():
         if isinstance(batches, Moments):
-            writer = Writer(plan, before, after, batches.layers)
-            rows, left = repaired_independently(writer, batches, ridges)
-            return _repair(writer, model, rows=rows, left=left, mode="independent")
+            _check_moments(batches, source, tensors[0])
+            writer = Writer(plan, *tensors, batches.layers, batches.left)
+            rows, left = repaired_independently(writer, batches, ridges, progress)
+            return Repair(plan_digest(plan), source, writer.values(), tuple(rows), left, "independent")
         read = batches_of(batches, holdout, rows_per_input, valid)
         survey = surveyed(model, read[0], forward)
-        writer = Writer(plan, before, after, survey.layers.values())
-        chosen = mode if mode != "auto" else _mode_for(survey)
+        writer = Writer(plan, *tensors, survey.layers.values(), survey.left)
+        chosen = _mode_for(survey) if mode == "auto" else mode
         if chosen == "independent":
-            sums = collected(model, read, survey, lambda layer: loses_inputs(writer, layer), forward, dtype)
-            rows, left = repaired_independently(writer, sums, ridges)
+            sums = collected(model, read, survey, lambda layer: loses_inputs(writer, layer), forward, dtype, progress)
+            rows, left = repaired_independently(writer, sums, ridges, progress)
         else:
-            rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype)
+            rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)
         plain = execute(plan, model).eval()
-        missed = outputs_missed(model, [plain, small], read, forward)
-    if missed[1] > missed[0]:
+        missed, now = outputs_missed(model, [plain, small], read, forward)
+    values, note = writer.values(), ""
+    if not now <= missed:
         note = (
-            f"nothing is repaired: the whole network would miss {missed[1]:.2%} of its outputs on the held-out samples, and misses "
-            f"{missed[0]:.2%} by the plan alone; more samples may help"
+            f"nothing is repaired: the outputs would miss {now:.2%} on the held-out samples, and miss {missed:.2%} by the "
+            "plan alone. More samples may help, or mode='independent'."
         )
-        return _repair(writer, model, rows=rows, left=left, mode=chosen, outputs=(missed[0], missed[0]), note=note, values={})
-    return _repair(writer, model, rows=rows, left=left, mode=chosen, outputs=(missed[0], missed[1]))
+        values, now = {}, missed
+    return Repair(plan_digest(plan), source, values, tuple(rows), left, chosen, (missed, now), note)
+
+
+def _problems(mode: object, ridges: object, holdout: object, rows_per_input: object, dtype: object) -> Iterator[str]:
+    """What is wrong with the options, one sentence each."""
+    if mode not in get_args(Mode):
+        yield f"expected mode= to be one of {get_args(Mode)}, met {mode!r}."
+    numbers = list(ridges) if isinstance(ridges, (list, tuple)) else []
+    if not numbers or not all(is_number(ridge) and ridge >= 0 for ridge in numbers):
+        yield f"expected ridges= as a list of numbers from 0 up, met {ridges!r}."
+    if not is_number(holdout) or not 0 < holdout < 1:
+        yield f"expected holdout= as a share between 0 and 1, met {holdout!r}."
+    if not is_number(rows_per_input) or not rows_per_input > 0:
+        yield f"expected rows_per_input= as a number above 0, met {rows_per_input!r}."
+    if dtype not in (torch.float32, torch.float64):
+        yield f"expected dtype= to be torch.float32 or torch.float64, met {dtype!r}."
+
+
+def _check_moments(moments: Moments, source: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse moments of other weights, and such as a damaged file may hold."""
+    problems = [] if moments.source == source else ["they were collected from other weights than the model has"]
+    for layer in moments.layers:
+        for layout in (layer.weight, layer.bias):
+            if layout is not None:
+                tensor = tensors.get(layout.name)
+                if tensor is None or not layout.fits(tensor.numel()):
+                    problems.append(
+                        f"the model has no parameter {shortened(repr(layout.name))} with the layout that they tell of"
+                    )
+        blocks, _, inputs = layer.weight.shape
+        for sums in (moments.fitted.get(layer.reads), moments.held_out.get(layer.reads)):
+            if sums is not None and sums.products.shape != (blocks, inputs, inputs):
+                problems.append(f"the sums of {shortened(repr(layer.reads))} have another shape than its layer's inputs")
+    if problems:
+        raise MismatchError("the moments do not fit this model:", problems, "Collect them anew with dg.moments.collect.")
 
 
 def _mode_for(survey: Survey) -> str:
     """Convolutions have many rows for each unknown, and are repaired in order."""
     return "sequential" if any(layer.call.kind == "convolution" for layer in survey.layers.values()) else "independent"
-
-
-def _repair(writer: Writer, model: nn.Module, **fields: Any) -> Repair:
-    fields.setdefault("values", {name: writer.after[name].detach().clone() for name in sorted(writer.changed)})
-    fields["layers"] = tuple(fields.pop("rows"))
-    return Repair(plan=plan_digest(writer.plan), source=weights_digest(model), **fields)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from depgraph.moments.sums import Sums
+from depgraph.running import together
 
 
 @frozen(eq=False)
@@ -46,6 +47,12 @@ class Residual:
             self.y + other.y,
             self.yy + other.yy,
         )
+
+    def of_all_ranks(self) -> Residual:
+        """The sums over all ranks, where there are several; the tensors become these."""
+        numbers = self.x.new_tensor([self.count, self.yy])
+        together([numbers, self.x, self.xx, self.r, self.rx, self.rr, self.y])
+        return evolve(self, count=int(numbers[0]), yy=float(numbers[1]))
 
     @property
     def energy(self) -> float:
@@ -153,7 +160,8 @@ def _candidates(fit: Residual, ridges: Sequence[float], bias: bool) -> Iterator[
 def solved(fit: Residual, ridge: float, bias: bool) -> Change:
     """The ridge regression towards the weights that are left, with a penalty that scales with each input's own variance.
 
-    W' − W = C_rx (C_xx + λ diag C_xx)⁻¹, centred where there is a bias, which then takes the means: b' − b = μ_r − (W' − W) μ_x.
+    W' − W = C_rx (C_xx + λ diag C_xx)⁻¹. Where there is a bias, C is centred and the bias takes the means:
+    b' − b = μ_r − (W' − W) μ_x.
     """
     count = max(fit.count, 1)
     if bias:

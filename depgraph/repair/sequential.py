@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -21,10 +21,10 @@ from depgraph.repair.kept import Kept, kept
 from depgraph.repair.lockstep import Task, in_step
 from depgraph.repair.ridge import Residual, best, residual_between
 from depgraph.repair.writing import Writer, row_of
-from depgraph.running import Forward, untouched
+from depgraph.running import Forward, progress_bar, together, untouched
 
 Place: TypeAlias = tuple[str, int]
-"""A layer in original and pruned model alike: the weight's name, and how many other parts of it forward used before this one."""
+"""A layer in original and pruned model alike: the weight's name, and how many other parts of it forward used before it."""
 
 
 @frozen(eq=False)
@@ -72,6 +72,7 @@ def repaired_in_order(
     forward: Forward,
     batch_norm: bool,
     dtype: torch.dtype,
+    progress: bool,
 ) -> tuple[list[LayerRepair], dict[str, str]]:
     """Solve for each layer from the first that the plan reaches on, while both models run side by side.
 
@@ -84,6 +85,7 @@ def repaired_in_order(
         forward: how a batch is run.
         batch_norm: whether running statistics are re-estimated.
         dtype: in which rows are multiplied.
+        progress: show a progress bar over the layers.
 
     Returns:
         What was done, and what was left with the reason.
@@ -92,6 +94,7 @@ def repaired_in_order(
     order = {names.of(place): number for number, place in enumerate(survey.order)}
     work, left = _work(writer.plan, survey, writer, batch_norm)
     rows: list[LayerRepair] = []
+    bar = progress_bar(total=len(work), desc="refit", unit="layer") if progress else None
 
     def solve(place: Any, tasks: list[Task]) -> list[Any]:
         stops: list[_Stop] = [task.offer for task in tasks]
@@ -105,6 +108,8 @@ def repaired_in_order(
         else:
             row = _solved(writer, item, pairs, ridges, dtype)
         rows.append(row)
+        if bar is not None:
+            bar.update()
         again = row.choice != "as it was"
         return [stop.call.run() if again and not stop.is_original else stop.result for stop in stops]
 
@@ -115,12 +120,12 @@ def repaired_in_order(
             tasks.append(_task(original, dict(original.named_parameters()), batch, True, set(work), forward))
             tasks.append(_task(pruned, named_tensors(pruned), batch, False, set(work), forward))
         in_step(tasks, order.__getitem__, solve)
+    if bar is not None:
+        bar.close()
     return rows, left
 
 
-def _work(
-    plan: Plan, survey: Survey, writer: Writer, batch_norm: bool
-) -> tuple[dict[Place, _Work | str], dict[str, str]]:
+def _work(plan: Plan, survey: Survey, writer: Writer, batch_norm: bool) -> tuple[dict[Place, _Work | str], dict[str, str]]:
     """What is to be solved, from the first layer on that the plan reaches; and what is left, with the reason."""
     work: dict[Place, _Work | str] = {}
     left: dict[str, str] = {}
@@ -129,7 +134,7 @@ def _work(
     for weight in survey.order:
         place = names.of(weight)
         if isinstance(weight, str):
-            if batch_norm and reached:
+            if batch_norm and reached and weight not in survey.left:
                 work[place] = survey.norms[weight]
             continue
         reached = reached or weight.name in plan.kept
@@ -187,15 +192,13 @@ def _pairs(stops: Sequence[_Stop]) -> Pairs:
     return [(originals[id(stop.batch)], stop) for stop in stops if not stop.is_original and id(stop.batch) in originals]
 
 
-def _solved(
-    writer: Writer, work: _Work, pairs: Pairs, ridges: Sequence[float], dtype: torch.dtype
-) -> LayerRepair:
+def _solved(writer: Writer, work: _Work, pairs: Pairs, ridges: Sequence[float], dtype: torch.dtype) -> LayerRepair:
     started = time.perf_counter()
     sums: list[Residual] = []
     for original, pruned in pairs:
         parts = _residuals(work.part, original, pruned, dtype)
         sums = [one + other for one, other in zip(sums, parts, strict=True)] if sums else parts
-    fit, held_out = sums
+    fit, held_out = (item.of_all_ranks() for item in sums)
     choice = best(fit, held_out, ridges, writer.may_move_bias(work.layer))
     writer.add(choice, work.layer, work.part)
     return row_of(work.layer, choice, fit, held_out, started)
@@ -222,29 +225,36 @@ def _statistics(writer: Writer, mean: str, variance: str, pairs: Pairs) -> Layer
     started = time.perf_counter()
     channels = writer.kept_indices(mean)
     parts = [(_split(old.batch, old.result[0]), _split(new.batch, new.call.x), new) for old, new in pairs]
-    fitted = torch.cat([x[0].movedim(1, -1).reshape(-1, x[0].shape[1]) for _, x, _ in parts]).double()
+    columns = [x[0].movedim(1, -1).reshape(-1, x[0].shape[1]).double() for _, x, _ in parts]
+    count = columns[0].new_tensor(sum(len(rows) for rows in columns))
+    total = torch.stack([rows.sum(0) for rows in columns]).sum(0)
+    squares = torch.stack([rows.square().sum(0) for rows in columns]).sum(0)
+    together([count, total, squares])
+    average = total / count
     present = writer.after[mean].detach().clone(), writer.after[variance].detach().clone()
-    estimated = fitted.mean(0).to(present[0]), fitted.var(0, correction=0).to(present[1])
+    estimated = average.to(present[0]), (squares / count - average.square()).clamp(min=0).to(present[1])
 
     def missed(values: tuple[torch.Tensor, torch.Tensor], side: int) -> float:
-        error = energy = 0.0
+        sums = count.new_zeros(2)
         for wanted, x, stop in parts:
             assert isinstance(stop.call, NormCall)
             target = wanted[side].index_select(1, channels)
             given = stop.call.normalised(x[side], *values)
-            error += float((given - target).square().sum(dtype=torch.float64))
-            energy += float(target.square().sum(dtype=torch.float64))
-        return error / energy if energy else 0.0
+            sums[0] += (given - target).square().sum(dtype=torch.float64)
+            sums[1] += target.square().sum(dtype=torch.float64)
+        together([sums])
+        return float(sums[0] / sums[1]) if sums[1] else 0.0
 
     before, after = ((missed(values, 0), missed(values, 1)) for values in (present, estimated))
     better = after[1] < before[1]
     if better:
         writer.replace(mean, estimated[0])
         writer.replace(variance, estimated[1])
-    fit, held_out = ((before[side], after[side] if better else before[side]) for side in (0, 1))
-    count = sum(x[1].numel() // x[1].shape[1] for _, x, _ in parts)
+    choice, errors = ("statistics", (before, after)) if better else ("as it was", (before, before))
+    judged = sum(x[1][:, :1].numel() for _, x, _ in parts)
     seconds = time.perf_counter() - started
-    return LayerRepair(mean, "statistics" if better else "as it was", len(fitted), count, 1, fit, held_out, seconds)
+    fitted, held_out = ((errors[0][side], errors[1][side]) for side in (0, 1))
+    return LayerRepair(mean, choice, int(count), judged, 1, fitted, held_out, seconds)
 
 
 def _split(batch: Batch, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import torch
 
@@ -26,15 +26,21 @@ class Writer:
     """
 
     def __init__(
-        self, plan: Plan, before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], layers: Iterable[Layer]
+        self,
+        plan: Plan,
+        before: Mapping[str, torch.Tensor],
+        after: Mapping[str, torch.Tensor],
+        layers: Iterable[Layer],
+        fixed: Container[str],
     ) -> None:
         self.plan, self.before, self.after = plan, before, after
         self.changed: set[str] = set()
+        self._fixed = fixed
         self._users = Counter(layer.bias for layer in layers)
 
     def may_move_bias(self, layer: Layer) -> bool:
         """Whether a layer has a bias of its own: none may change what another layer adds."""
-        return layer.bias is not None and self._users[layer.bias] == 1
+        return layer.bias is not None and self._users[layer.bias] == 1 and layer.bias.name not in self._fixed
 
     def kept_indices(self, name: str) -> torch.Tensor:
         """The original indices that stay of a vector."""
@@ -60,6 +66,10 @@ class Writer:
         """Give a tensor other values, in place."""
         self.after[name].detach().copy_(values)
         self.changed.add(name)
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """Copies of what changed, by name."""
+        return {name: self.after[name].detach().clone() for name in sorted(self.changed)}
 
 
 def row_of(layer: Layer, choice: Change, fit: Residual, held_out: Residual, started: float) -> LayerRepair:
