@@ -81,7 +81,8 @@ class Layers:
         total = sums.total[block].to(weight.device, exact) / sums.count
         products = sums.products[block].to(weight.device, exact) / sums.count
         variances = (products.diagonal() - total.square()).clamp(min=0)
-        if layer.bias is not None and self._users[layer.bias] == 1:
+        bias = layer.bias
+        if bias is not None and self._users[bias] == 1 and bias.name not in self.moments.left:
             products = products - total[:, None] * total
         whole = owned.all(1)
         return Reader(weight.to(exact), sums.count, products, variances, _by_count(owned), gone | whole[:, None])

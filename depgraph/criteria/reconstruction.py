@@ -18,9 +18,11 @@ from depgraph.criteria.readers import Layers, Reader
 from depgraph.criteria.reductions import Importances, known_reduction
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
-from depgraph.moments.collecting import moments
+from depgraph.moments.checking import check_moments
+from depgraph.moments.collecting import collect, named_tensors
 from depgraph.moments.sums import Moments
 from depgraph.running import Forward, run
+from depgraph.weights import weights_digest
 
 
 def _is_moments(instance: object, attribute: Any, value: Any) -> None:
@@ -65,9 +67,8 @@ class _OnMoments(DataDriven):
         if not isinstance(read, Moments):
             refuse_meta({name: tensors[name] for axes in known.values() for name, _ in axes})
             names = {name for axes in known.values() for name, _ in axes}
-            read = moments(
-                model, self.read(read), wanted=lambda layer: layer.weight.name in names, holdout=0, forward=self.forward
-            )
+            read = collect(model, self.read(read), wanted=names.__contains__, holdout=0, forward=self.forward)
+        check_moments(read, weights_digest(model), dict(named_tensors(model)))
         layers = Layers(graph, tensors, read)
         members = layers.reading(known)
         if graph.groups and not members:
@@ -155,7 +156,7 @@ class Reconstruction(_OnMoments):
         forward: as for `Activation`, where batches are given.
         relative: count a layer's misses as a share of the variance of what it gives, so that layers of other scales compare.
         ridge: the share of each input's variance that is added to the diagonal of C.
-        greedy: give the order in which indices go one after the other. Not with `ragged`, nor with another reduction than ``sum``.
+        greedy: give the order in which indices go one by one. Not with `ragged`, nor with another reduction than ``sum``.
         at_once: so many go between two looks at which is best; more is faster.
 
     >>> import depgraph as dg
@@ -183,7 +184,7 @@ class Reconstruction(_OnMoments):
             raise PlanError("greedy=True orders whole indices; it gives no table: leave out ragged=True, or greedy=True.")
         if self.greedy and self.reduction != "sum":
             raise PlanError(
-                f"greedy=True adds up the errors of all layers that read a group: reduction={self.reduction!r} does not go with it."
+                f"greedy=True adds up the errors of all layers of a group; reduction={self.reduction!r} does not go with it."
             )
 
     def errors(self, reader: Reader) -> torch.Tensor:

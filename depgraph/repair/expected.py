@@ -11,6 +11,7 @@ from torch import nn
 
 from depgraph.execution.execute import checked
 from depgraph.execution.repairs import LayerRepair
+from depgraph.moments.checking import check_moments
 from depgraph.moments.collecting import named_tensors
 from depgraph.moments.layers import Layer
 from depgraph.moments.sums import Moments
@@ -20,6 +21,7 @@ from depgraph.repair.kept import Kept
 from depgraph.repair.refit import RIDGES
 from depgraph.repair.ridge import Change
 from depgraph.repair.writing import Writer
+from depgraph.weights import weights_digest
 
 
 def _read_only(left: Mapping[str, str]) -> Mapping[str, str]:
@@ -63,7 +65,7 @@ class _Unwritten(Writer):
 def reconstruction_error(
     plan: Plan, moments: Moments, model: nn.Module, *, ridges: Sequence[float] = RIDGES
 ) -> ReconstructionError:
-    """What the layers of a plan will miss after `dg.refit(plan, model, moments)`, without a forward and without a smaller model.
+    """What the layers of a plan will miss after `dg.refit(plan, model, moments)`, without running either model.
 
     With C the second moments of what a layer reads, P the inputs that stay and R those that go, the least error of any weights
     is tr(W_R (C_RR - C_RP C_PP⁻¹ C_PR) W_Rᵀ) (LeCun et al. 1989, Hassibi and Stork 1993; ZipLM, arXiv 2302.04089). Here it is
@@ -81,16 +83,17 @@ def reconstruction_error(
         MismatchError: the plan or the moments are not this model's.
 
     >>> import depgraph as dg
-    >>> from depgraph.moments.collecting import moments
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))   # the third: a sum
-    >>> graph, known = dg.trace(model, torch.zeros(1, 2)), moments(model, [torch.randn(400, 2)])
+    >>> graph, known = dg.trace(model, torch.zeros(1, 2)), dg.moments.collect(model, [torch.randn(400, 2)])
     >>> found = reconstruction_error(dg.cut(graph, "0.weight", [2], dim=0), known, model)
     >>> found.unrepaired > 0.01, found.total < 1e-4
     (True, True)
     """
     model = checked(plan, model)
+    tensors = named_tensors(model)
+    check_moments(moments, weights_digest(model), tensors)
     with torch.no_grad():
-        writer = _Unwritten(plan, named_tensors(model), {}, moments.layers)
-        rows, left = repaired_independently(writer, moments, ridges)
+        writer = _Unwritten(plan, tensors, {}, moments.layers, moments.left)
+        rows, left = repaired_independently(writer, moments, ridges, progress=False)
     return ReconstructionError(tuple(rows), left)
