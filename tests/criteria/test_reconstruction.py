@@ -25,7 +25,7 @@ class Branches(nn.Module):
         self.enter, self.one, self.two = nn.Linear(3, width), nn.Linear(width, 4), nn.Linear(width, 2, bias=False)
 
     def forward(self, x):
-        x = self.enter(x)
+        x = torch.tanh(self.enter(x))
         return self.one(x), self.two(x)
 
 
@@ -37,7 +37,7 @@ class Square(nn.Module):
         self.enter, self.inner, self.leave = nn.Linear(3, 5), nn.Linear(5, 5), nn.Linear(5, 2)
 
     def forward(self, x):
-        x = self.enter(x)
+        x = torch.tanh(self.enter(x))
         return self.leave(x + self.inner(x).relu())
 
 
@@ -198,32 +198,38 @@ def test_an_order_by_each_index_alone_is_not_greedy():
     refuted(takes_the_best_each_time, several, model, graph, x, says="step 1")
 
 
-def is_repairable(scores, name, index):
-    """An index whose readers can do without it has next to no importance, and another one has some."""
-    assert scores[name][index] < 1e-9 < 1e-3 < max(scores[name])
+def are_free(scores, *indices):
+    """These indices have next to no importance, and another one has some."""
+    numbers = scores["0.weight:0"]
+    assert max(numbers) > 1e-7
+    assert all(numbers[index] < 1e-11 for index in indices)
 
 
-@settings(max_examples=10)
-@given(seed=st.integers(0, 10**6), greedy=st.booleans())
-def test_an_affine_combination_of_the_others_costs_nothing(seed, greedy):
-    """Channel 2 is a combination of others, and a constant that the readers' biases take up."""
+@settings(max_examples=5)
+@given(seed=st.integers(0, 10**6))
+def test_an_affine_combination_of_the_others_costs_nothing(seed):
+    """Channel 0 is a constant, which the reader's bias takes up; 1, 2 and 3 lie in a plane; 4 is on its own."""
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3)).double()
-    x = torch.randn(100, 3, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)).double()
+    x = torch.randn(100, 4, dtype=torch.float64)
     model[0].weight.data[0] = 0
-    model[0].weight.data[2] = 2 * model[0].weight.data[1] - model[0].weight.data[3]
+    for values in (model[0].weight.data, model[0].bias.data):
+        values[2] = 2 * values[1] - values[3]
     graph, known = dg.trace(model, x[:2]), collect(model, [x], dtype=torch.float64)
-    scores = dg.score(graph, model, Reconstruction(known, ridge=0, greedy=greedy, normaliser="none"))
-    for index in (0, *(() if greedy else (2,))):
-        is_repairable(scores, "0.weight:0", index)
-    assert sorted(scores["0.weight:0"])[1] < 1e-9
+    scores = dg.score(graph, model, Reconstruction(known, ridge=0, normaliser="none"))
+    are_free(scores, 0, 1, 2, 3)
+    refuted(are_free, scores, 4)
+    ordered = dg.score(graph, model, Reconstruction(known, ridge=0, greedy=True, normaliser="none"))
+    first, second, third, *_ = sorted(range(5), key=ordered["0.weight:0"].__getitem__)
+    assert 0 in (first, second)
+    are_free(ordered, first, second)
+    refuted(are_free, ordered, third)
     constant = dg.score(graph, model, Fluctuation(known, normaliser="none"))
-    is_repairable(constant, "0.weight:0", 0)
-    refuted(is_repairable, constant, "0.weight:0", 2)
-    rigid = nn.Sequential(model[0], nn.Linear(4, 3, bias=False)).double()
-    known = collect(rigid, [x], dtype=torch.float64)
-    bound = dg.score(dg.trace(rigid, x[:2]), rigid, Reconstruction(known, ridge=0, normaliser="none"))
-    refuted(is_repairable, bound, "0.weight:0", 0)
+    are_free(constant, 0)
+    refuted(are_free, constant, 2)
+    without = nn.Sequential(model[0], nn.Linear(5, 3, bias=False)).double()
+    bound = Reconstruction(collect(without, [x], dtype=torch.float64), ridge=0, normaliser="none")
+    refuted(are_free, dg.score(dg.trace(without, x[:2]), without, bound), 0)
 
 
 @pytest.mark.parametrize("kind", MODELS)
