@@ -36,26 +36,27 @@ def _factor(matrix: torch.Tensor) -> torch.Tensor:
     return factor
 
 
-def missed(
-    weight: torch.Tensor, inverted: torch.Tensor, owned: Owned, gone: torch.Tensor, rows: torch.Tensor | None = None
-) -> torch.Tensor:
+def missed(weight: torch.Tensor, inverted: torch.Tensor, owned: Owned, gone: torch.Tensor | None, count: int) -> torch.Tensor:
     """For each index what the outputs that stay miss at least when its columns go, tr(W_S (C⁻¹_SS)⁻¹ W_Sᵀ).
 
     Args:
         weight: ``[outputs, inputs]``.
         inverted: the inverse of the inputs' second moments.
         owned: the columns of each index, as in `Reader`.
-        gone: outputs that go with each index, ``[indices, outputs]``.
-        rows: which outputs there are at all; None for all.
+        gone: outputs that go with each index, ``[indices, outputs]``; None where none does.
+        count: number of indices.
     """
-    errors = weight.new_zeros(len(gone))
+    errors = weight.new_zeros(count)
     for indices, columns in owned:
-        parts = weight[:, columns].movedim(1, 0) * ~gone[indices][..., None]
-        if rows is not None:
-            parts = parts * rows[:, None]
         if columns.shape[1] == 1:
-            errors[indices] = parts[..., 0].square().sum(1) / inverted.diagonal()[columns[:, 0]]
+            squares = weight.square()
+            own = squares.sum(0)[columns[:, 0]]
+            if gone is not None:
+                own = own - (squares[:, columns[:, 0]].T * gone[indices]).sum(1)
+            errors[indices] = own / inverted.diagonal()[columns[:, 0]]
         else:
+            parts = weight[:, columns].movedim(1, 0)
+            parts = parts if gone is None else parts * ~gone[indices][..., None]
             factor = torch.linalg.cholesky_ex(inverted[columns[:, :, None], columns[:, None, :]])[0]
             errors[indices] = torch.linalg.solve_triangular(factor, parts.mT, upper=False).square().sum((1, 2))
     return errors
@@ -66,50 +67,55 @@ class _State:
 
     def __init__(self, reader: Reader, ridge: float) -> None:
         self.original, self.owned, self.gone = reader.weight, reader.owned, reader.gone
+        if self.gone is None and len(self.original) > self.original.shape[1]:
+            self.original = torch.linalg.qr(self.original, mode="r")[1]  # as good for sums over all outputs, and smaller
+        self.count = reader.indices
         self.products = damped(reader.products, ridge)
-        self.columns_of = {
-            int(index): columns for some, all_of in reader.owned for index, columns in zip(some, all_of, strict=True)
-        }
-        self.rows = torch.ones(len(reader.weight), dtype=torch.bool, device=reader.weight.device)
-        self.columns = torch.ones_like(reader.variances, dtype=torch.bool)
+        self.columns_of = {int(index): own for some, columns in self.owned for index, own in zip(some, columns, strict=True)}
+        self.rows = torch.ones_like(self.original[:, 0])
+        self.columns = torch.ones_like(reader.variances)
         self.solve()
 
     def solve(self) -> None:
         """From scratch: the weights that do best with the columns that are left, and the inverse for these."""
-        left = self.columns.to(self.products.dtype)
+        left = self.columns
         self.inverted = torch.cholesky_inverse(_factor(self.products * left[:, None] * left + torch.diag(1 - left)))
-        self.weight = (self.original @ self.products * left) @ self.inverted * left
+        self.weight = ((self.original * self.rows[:, None]) @ self.products * left) @ self.inverted * left
         self.since = 0
 
     def missed(self) -> torch.Tensor:
         """What the removal of each index adds to what is missed."""
-        return missed(self.weight, self.inverted, self.owned, self.gone, self.rows)
+        return missed(self.weight, self.inverted, self.owned, self.gone, self.count)
 
-    def remove(self, index: int) -> None:
-        """Let an index go, and move what its columns did to those that are left.
+    def remove(self, indices: Sequence[int]) -> None:
+        """Let some indices go, and move what their columns did to those that are left.
 
         W ← W − W_S (C⁻¹_SS)⁻¹ C⁻¹_S:, and C⁻¹ ← C⁻¹ − C⁻¹_:S (C⁻¹_SS)⁻¹ C⁻¹_S:. Rounding adds up over such steps, most of all
         where a column was all but a combination of others; then, and now and again, they are computed from scratch.
         """
-        self.rows &= ~self.gone[index]
-        columns = self.columns_of.get(index)
-        if columns is None:
+        if self.gone is not None:
+            rows = self.gone[list(indices)].any(0)
+            self.rows[rows] = 0
+            self.weight[rows] = 0
+        own = [self.columns_of[index] for index in indices if index in self.columns_of]
+        if not own:
             return
-        self.columns[columns] = False
+        columns = torch.cat(own).unique() if len(own) > 1 else own[0]  # type: ignore[no-untyped-call]
+        self.columns[columns] = 0
         self.since += len(columns)
         before = self.inverted.diagonal().clone()
         across = self.inverted[columns]
-        factor = torch.linalg.cholesky_ex(across[:, columns])[0]
-        share = torch.cholesky_solve(across, factor)
-        self.weight = self.weight - self.weight[:, columns] @ share
-        self.inverted = self.inverted - across.T @ share
-        left = self.columns.to(before.dtype)
-        lost = bool((self.inverted.diagonal() * left < _CANCELLED * before * left).any())
-        if lost or self.since > len(left) // _STEPS or not bool(self.inverted.isfinite().all()):
+        share = torch.cholesky_solve(across, torch.linalg.cholesky_ex(across[:, columns])[0])
+        self.weight.addmm_(self.weight[:, columns], share, alpha=-1)
+        self.inverted.addmm_(across.T, share, alpha=-1)
+        kept = self.inverted.diagonal() > _CANCELLED * before
+        if self.since > len(before) // _STEPS or not bool((kept | (self.columns == 0)).all()):
             self.solve()
             return
-        self.weight = self.weight * left
-        self.inverted = self.inverted * left[:, None] * left + torch.diag(1 - left)
+        self.weight[:, columns] = 0
+        self.inverted[columns] = 0
+        self.inverted[:, columns] = 0
+        self.inverted[columns, columns] = 1
 
 
 _STEPS = 16
@@ -132,19 +138,17 @@ def greedy_order(readers: Sequence[Reader], ridge: float, weights: Sequence[floa
         What each index adds to the error when it goes, but more than what the one before it has.
     """
     states = [_State(reader, ridge) for reader in readers]
-    count = len(readers[0].gone)
-    left = torch.ones(count, dtype=torch.bool, device=readers[0].gone.device)
+    left = torch.ones(readers[0].indices, dtype=torch.bool, device=readers[0].weight.device)
     order, added = list[int](), list[float]()
-    while len(order) < count:
-        errors = sum((state.missed() * by for state, by in zip(states, weights, strict=True)), torch.zeros(()))
-        lowest, chosen = torch.where(left, errors, torch.inf).sort(stable=True)
-        for index, error in list(zip(chosen.tolist(), lowest.tolist(), strict=True))[: min(at_once, count - len(order))]:
-            order.append(index)
-            added.append(error)
-            left[index] = False
-            for state in states:
-                state.remove(index)
-    numbers = torch.zeros(count, dtype=torch.float64)
+    while len(order) < len(left):
+        errors = torch.stack([state.missed() * by for state, by in zip(states, weights, strict=True)]).sum(0)
+        lowest, chosen = torch.where(left, errors, torch.inf).topk(min(at_once, len(left) - len(order)), largest=False)
+        order.extend(chosen.tolist())
+        added.extend(lowest.tolist())
+        left[chosen] = False
+        for state in states:
+            state.remove(chosen.tolist())
+    numbers = torch.zeros(len(left), dtype=torch.float64)
     numbers[torch.tensor(order)] = torch.tensor(_rising(added), dtype=torch.float64)
     return numbers
 

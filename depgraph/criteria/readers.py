@@ -26,7 +26,8 @@ class Reader:
         products: the mean of x xᵀ, about the mean of x where the layer's bias can make up for that, ``[inputs, inputs]``.
         variances: the mean of (x - mean) ** 2, ``[inputs]``.
         owned: indices that own equally many columns, and the columns of each: ``[some]`` and ``[some, columns]``.
-        gone: outputs that go with each index, ``[indices, outputs]``.
+        gone: outputs that go with each index, ``[indices, outputs]``; None where none does.
+        indices: how many indices there are.
     """
 
     weight: torch.Tensor
@@ -34,7 +35,8 @@ class Reader:
     products: torch.Tensor
     variances: torch.Tensor
     owned: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-    gone: torch.Tensor
+    gone: torch.Tensor | None
+    indices: int
 
     @property
     def energy(self) -> torch.Tensor:
@@ -84,8 +86,9 @@ class Layers:
         bias = layer.bias
         if bias is not None and self._users[bias] == 1 and bias.name not in self.moments.left:
             products = products - total[:, None] * total
-        whole = owned.all(1)
-        return Reader(weight.to(exact), sums.count, products, variances, _by_count(owned), gone | whole[:, None])
+        gone = gone | owned.all(1)[:, None]
+        going = gone if bool(gone.any()) else None
+        return Reader(weight.to(exact), sums.count, products, variances, _by_count(owned), going, len(owned))
 
     def _is_read(self, member: Member) -> bool:
         name, dim = member

@@ -127,10 +127,11 @@ class Fluctuation(_OnMoments):
 
     def errors(self, reader: Reader) -> torch.Tensor:
         """What a layer misses without each index."""
-        errors = reader.weight.new_zeros(len(reader.gone))
+        errors = reader.weight.new_zeros(reader.indices)
         squares = reader.weight.square() * reader.variances
         for indices, columns in reader.owned:
-            errors[indices] = (squares[:, columns].sum(2).T * ~reader.gone[indices]).sum(1)
+            own = squares[:, columns].sum(2).T
+            errors[indices] = (own if reader.gone is None else own * ~reader.gone[indices]).sum(1)
         return errors
 
 
@@ -189,7 +190,8 @@ class Reconstruction(_OnMoments):
 
     def errors(self, reader: Reader) -> torch.Tensor:
         """What a layer misses without each index."""
-        return missed(reader.weight, inverse(reader.products, self.ridge), reader.owned, reader.gone)
+        inverted = inverse(reader.products, self.ridge)
+        return missed(reader.weight, inverted, reader.owned, reader.gone, reader.indices)
 
     def scored(self, graph: Graph, members: Members, layers: Layers) -> Importances:
         """The importances, given the layers that read each group."""
