@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from depgraph import choosing as choosing
     from depgraph import criteria as criteria
     from depgraph import errors as errors
+    from depgraph import moments as moments
     from depgraph import penalties as penalties
     from depgraph import plans as plans
+    from depgraph import repair as repair
     from depgraph import rules as rules
     from depgraph import testing as testing
     from depgraph.algebra.indices import IndexSet as IndexSet
@@ -96,6 +98,7 @@ __all__ = [
     "latency",
     "mask",
     "mask_",
+    "moments",
     "name_of",
     "optimizers",
     "parameter_map",
@@ -105,6 +108,7 @@ __all__ = [
     "ragged",
     "reconstruction_error",
     "refit",
+    "repair",
     "rules",
     "schedules",
     "score",
@@ -151,10 +155,12 @@ _SHELVES = {
     "choosing": "depgraph.choosing",
     "criteria": "depgraph.criteria",
     "errors": "depgraph.errors",
+    "moments": "depgraph.moments",
     "latency": "depgraph.choosing.latency",
     "optimizers": "depgraph.execution.optimizers",
     "penalties": "depgraph.penalties",
     "plans": "depgraph.plans",
+    "repair": "depgraph.repair",
     "ragged": "depgraph.graph.ragged",
     "schedules": "depgraph.choosing.schedules",
     "testing": "depgraph.testing",

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from depgraph.errors import UnsupportedError
 from depgraph.wrappers import unwrap
 
-_MOST_NAMES = 3
+_MAX_NAMES = 3
 
 _SHARDED = "Prune the whole model before it is sharded, and shard the pruned one."
 _QUANTISED = "Prune the model in floating point, and quantise the pruned one."
@@ -115,6 +115,6 @@ def _form_of(tensor: torch.Tensor) -> str | None:
 
 
 def _listed(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMES
-    shown = ", ".join(name if name == "the model itself" else repr(name) for name in names[:_MOST_NAMES])
+    more = len(names) - _MAX_NAMES
+    shown = ", ".join(name if name == "the model itself" else repr(name) for name in names[:_MAX_NAMES])
     return f"{shown} and {more} more" if more > 0 else shown

@@ -10,7 +10,7 @@ from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms, 
 
 LARGEST_SIZE = 2**48
 """No dimension of a tensor is longer, and no atom has a larger number."""
-MOST_BLOCKS = 2**22
+MAX_BLOCKS = 2**22
 """So many blocks of one axis may hold an atom's indices: work grows with their number."""
 
 
@@ -19,8 +19,8 @@ def term_problems(spaces: Iterable[Space]) -> Iterator[str]:
     sizes: dict[int, int] = {}
     for space in dict.fromkeys(spaces):
         problem = _problem(space)
-        if problem is None and blocks(space) > MOST_BLOCKS:
-            problem = f"stands for more than {MOST_BLOCKS:,} blocks"
+        if problem is None and blocks(space) > MAX_BLOCKS:
+            problem = f"stands for more than {MAX_BLOCKS:,} blocks"
         if problem is not None:
             yield f"the space {_shortened(space)} {problem}"
             continue

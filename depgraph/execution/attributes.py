@@ -55,10 +55,10 @@ def write(model: nn.Module, path: str, value: Any) -> None:
 
 def other_attributes(plan: Plan, model: nn.Module) -> Iterator[str]:
     """The edits of a plan that do not meet what they expect, one sentence each."""
-    places: dict[str, Any] = {}
+    known_holders: dict[str, Any] = {}
     for edit in plan.edits:
         try:
-            value = _child(_holder(model, edit.path, places), edit.path.rpartition(".")[2])
+            value = _child(_holder(model, edit.path, known_holders), edit.path.rpartition(".")[2])
         except LookupError:
             path = shortened(repr(edit.path))
             yield f"the model has no attribute {path} among the plain data of its modules and configurations"
@@ -77,12 +77,12 @@ def other_in_copy(plan: Plan, model: nn.Module, copied: nn.Module) -> Iterator[s
             yield f"attribute {shortened(repr(edit.path))}: the copy shares it with the model"
 
 
-def _holder(model: nn.Module, path: str, known: dict[str, Any]) -> Any:
-    """The object that has an attribute; those that were looked up before are in `places`, by their paths."""
+def _holder(model: nn.Module, path: str, known_holders: dict[str, Any]) -> Any:
+    """The object that has an attribute; those that are looked up already are in `known_holders`, by their paths."""
     prefix = path.rpartition(".")[0]
-    if prefix not in known:
-        known[prefix] = holders(model, path)[-1]
-    return known[prefix]
+    if prefix not in known_holders:
+        known_holders[prefix] = holders(model, path)[-1]
+    return known_holders[prefix]
 
 
 def _child(holder: Any, step: str) -> Any:

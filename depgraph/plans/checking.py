@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from depgraph.algebra.canonical_terms import LARGEST_SIZE, MOST_BLOCKS, term_problems
+from depgraph.algebra.canonical_terms import LARGEST_SIZE, MAX_BLOCKS, term_problems
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
 from depgraph.codec import DEEPEST
@@ -21,8 +21,8 @@ from depgraph.messages import number_text, shortened
 if TYPE_CHECKING:
     from depgraph.plans.plan import Cut, Edit, Plan
 
-MOST_REPEATS = 64
-"""All axes together come to `MOST_BLOCKS` intervals of indices that go, or to so many for each interval that the cuts list."""
+MAX_REPEATS = 64
+"""All axes together come to `MAX_BLOCKS` intervals of indices that go, or to so many for each interval that the cuts list."""
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -257,7 +257,7 @@ def _parts(space: Space) -> Iterator[Space]:
 def _size_problems(plan: Plan) -> Iterator[str]:
     """`Plan.kept` and ragged removals expand to a bounded multiple of what the plan lists: a small file cannot fill memory."""
     interval_counts = {cut.atom: len(cut.removed.intervals) for cut in plan.cuts}
-    limit = max(MOST_BLOCKS, MOST_REPEATS * sum(interval_counts.values()))
+    limit = max(MAX_BLOCKS, MAX_REPEATS * sum(interval_counts.values()))
     if sum(cut.base.size for cut in plan.cuts if cut.base is not None) > limit:
         yield f"its ragged cuts come to more than {limit:,} rows"
     if sum(_count_intervals(space, interval_counts) for space in {axis.space for axis in plan.axes}) > limit:

@@ -1,4 +1,4 @@
-"""Rules of attention: queries, keys and values that one kernel takes together."""
+"""Rules of attention: one kernel for queries, keys and values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MASKS = ("attn_mask", "attn_bias")
 
 
 def _heads(q: Axis, k: Axis, v: Axis, out: Axis) -> Iterator[Statement]:
-    """Every key head serves one query head, or several in a row."""
+    """Each key head belongs to one query head, or to several adjacent ones (grouped queries)."""
     yield Equal(v, k)
     yield Equal(out, q)
     if q.size == k.size:
@@ -37,7 +37,7 @@ def _heads(q: Axis, k: Axis, v: Axis, out: Axis) -> Iterator[Statement]:
 
 
 def _attention(call: Call) -> Iterator[Statement]:
-    """Heads before tokens. The kernels that one of them is dispatched to take the same arguments."""
+    """Shapes with heads before tokens. Several kernels have the same arguments."""
     q, k, v, mask, out = call["query"], call["key"], call["value"], named(call, *_MASKS), call.out
     yield Equal(q[-1], k[-1])
     yield Equal(k[-2], v[-2])
@@ -56,15 +56,15 @@ def _attention(call: Call) -> Iterator[Statement]:
     if call["is_causal"]:
         yield from pinned((q[-2], k[-2]), f"{call.op} masks what comes later, so its order matters")
     for value in call.outputs[1:]:
-        yield from _beside(value, (*out.axes[:-1], k[-2]), call)
+        yield from _further_result(value, (*out.axes[:-1], k[-2]), call)
     if call.op in _COUNTED:
         batch = out.axes[:-1]
         yield Work((*batch, k[-2], q[-1]))
         yield Work((*batch, k[-2], v[-1]))
 
 
-def _beside(value: Value, axes: tuple[Axis, ...], call: Call) -> Iterator[Statement]:
-    """Sums or weights of the softmax have the axes of the result; what else a kernel returns stays."""
+def _further_result(value: Value, axes: tuple[Axis, ...], call: Call) -> Iterator[Statement]:
+    """A further result: sums or weights of the softmax have axes of the output; anything else is pinned."""
     for length in (len(axes) - 1, len(axes)):
         if value.shape == tuple(axis.size for axis in axes[:length]):
             for before, after in zip(axes, value.axes, strict=False):
@@ -78,17 +78,17 @@ _COUNTED = {
     *("aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_cudnn_attention"),
     "aten._scaled_dot_product_attention_math",
 }
-"""Those that PyTorch's counter of FLOPs sees."""
+"""Kernels whose work PyTorch's counter of FLOPs counts."""
 
 
 def _attended(call: Call, tokens: int) -> list[Axis]:
-    """A softmax runs over the keys, and products of queries and keys are divided by the root of their width."""
+    """Mixed axes: the softmax runs over the keys, and products of queries and keys are divided by the root of their width."""
     q, k, v = call["query"], call["key"], call["value"]
     return [q[-1], k[-1], k[tokens], v[tokens]]
 
 
 def _tokens_first(call: Call) -> Iterator[Statement]:
-    """Tokens before heads, as the kernels below `scaled_dot_product_attention` and variable lengths have it."""
+    """Shapes with tokens before heads, as in the kernels below `scaled_dot_product_attention` and those of variable lengths."""
     q, k, v, bias = call["query"], call["key"], call["value"], named(call, "bias", "attn_bias")
     out = call["out"] if isinstance(call["out"], Value) else call.out
     yield Equal(q[-1], k[-1])
@@ -108,7 +108,7 @@ def _tokens_first(call: Call) -> Iterator[Statement]:
 
 
 def _projections(call: Call, x: Value, heads: int, blocks: Fresh) -> Iterator[Statement]:
-    """One matrix projects to queries, keys and values, one projects back; all of them have the width of the tokens."""
+    """One matrix projects to queries, keys and values, another one back; each of the three has the width of the tokens."""
     inner = Fresh(x.shape[-1] // blocks.size)
     stream, three = Times((blocks, inner)), Fresh(3)
     yield Pin(three, f"it counts the queries, keys and values of {call.op}")
@@ -126,7 +126,7 @@ def _projections(call: Call, x: Value, heads: int, blocks: Fresh) -> Iterator[St
 
 
 def _native_attention(call: Call) -> Iterator[Statement]:
-    """Queries, keys and values of one shape. The weights that it returns may be one for each head."""
+    """Queries, keys and values of one shape. The attention weights are averaged over heads, or one for each head."""
     q, blocks = call["query"], Fresh(int(call["num_head"]))
     yield from _projections(call, q, call["num_head"], blocks)
     for name in ("key", "value"):
@@ -153,7 +153,7 @@ def _encoder_layer(call: Call) -> Iterator[Statement]:
 
 
 def _biased_heads(call: Call) -> Iterator[Statement]:
-    """Queries, keys and values of the nested tensors' fast path: one projection, its bias, three results by head."""
+    """The split of one projection with its bias into queries, keys and values by head, on the fast path of nested tensors."""
     qkv, bias, blocks = call["qkv"], call["qkv_bias"], Fresh(int(call["num_heads"]))
     yield Named(blocks, call["num_heads"])
     three = Fresh(3)
@@ -171,7 +171,7 @@ _PLAIN_MODIFIERS = {"_identity", "noop_mask"}
 
 
 def _flex(call: Call) -> Iterator[Statement]:
-    """Scores may be changed by position and head, so tokens stay, and heads do where a function is given."""
+    """Functions may change scores by position and head: tokens are pinned, and heads where such a function is passed."""
     q, k, v, out = call["query"], call["key"], call["value"], call.out
     if any(value.ndim != 4 for value in (q, k, v, out)):
         yield from pin_all(call, f"{call.op} is understood for batches of heads only")
@@ -190,7 +190,7 @@ def _flex(call: Call) -> Iterator[Statement]:
         yield from pinned(heads, f"a function that is given to {call.op} may tell heads apart")
     yield from pinned((q[2], k[2]), f"{call.op} masks it in blocks")
     for value in call.outputs[1:]:
-        yield from _beside(value, (*out.axes[:-1], k[2]), call)
+        yield from _further_result(value, (*out.axes[:-1], k[2]), call)
     for value in call.inputs:
         if value not in (q, k, v):
             yield from pinned(value.axes, f"{call.op} takes it beside the tokens")

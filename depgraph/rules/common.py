@@ -20,25 +20,25 @@ from depgraph.solving.statements import (
 )
 
 POSITIONS = "its positions are computed by {}, they are no channels"
-TAKEN = "{} takes positions of it that are computed in forward"
+TAKES_POSITIONS = "{} takes positions of it that are computed in forward"
 
 
 def broadcast(axes: Sequence[Axis], onto: Sequence[Term]) -> Iterator[Statement]:
-    """Right-aligned equality; an axis of size 1 says nothing."""
+    """Axes are equal from the last one on, as in broadcasting; an axis of size 1 is equal to none."""
     for axis, target in zip(reversed(axes), reversed(onto), strict=False):
         if axis.size != 1 and axis.size == target.size:
             yield Equal(axis, target)
 
 
 def passed(x: Value, out: Value, but: Container[int] = ()) -> Iterator[Statement]:
-    """Axes of the same place are equal, except those listed."""
+    """Axes of the same dimension are equal, except those listed."""
     for dim, (before, after) in enumerate(zip(x.axes, out.axes, strict=True)):
         if dim not in but:
             yield Equal(before, after)
 
 
 def matched(one: Axis, other: Axis, reason: str) -> Iterator[Statement]:
-    """Axes of equal size are equal; where one reaches only into the beginning of the other, both stay."""
+    """Axes of equal size are equal; where one covers only the beginning of the other, both are pinned."""
     if one.size == other.size:
         yield Equal(one, other)
     else:
@@ -75,7 +75,7 @@ def mixes_all(call: Call) -> Traits:
 
 
 def operands(call: Call, *names: str) -> tuple[Value, ...]:
-    """Those of the named arguments that are values."""
+    """The tensors among the named arguments."""
     return tuple(call[name] for name in names if isinstance(call[name], Value))
 
 
@@ -100,7 +100,7 @@ def pinned(axes: Iterable[Term], reason: str) -> Iterator[Statement]:
 
 
 def values(item: object) -> Iterator[Value]:
-    """The value, or those of a list of values."""
+    """An argument's value, or all of a list of values."""
     if isinstance(item, Value):
         yield item
     elif isinstance(item, (list, tuple)):
@@ -109,5 +109,5 @@ def values(item: object) -> Iterator[Value]:
 
 
 def named(call: Call, *names: str) -> Value | None:
-    """The first of the named arguments that is a value: overloads call the same operand by different names."""
+    """The first tensor among the named arguments, for overloads have different names for the same operand."""
     return next((call[name] for name in names if isinstance(call[name], Value)), None)

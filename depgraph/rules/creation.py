@@ -1,4 +1,4 @@
-"""Rules of operators that make new tensors, and of those that only ask about tensors."""
+"""Rules of operators that make new tensors, and of those that only query tensors."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ def _eye(call: Call) -> Iterator[Statement]:
 
 
 def _drawn(call: Call) -> Iterator[Statement]:
-    """Numbers drawn around tensors, or as many as sizes say."""
+    """Random numbers with means and deviations from tensors, or of a given size."""
     yield from elementwise(call) if call.inputs else _created(call)
 
 
-def _nothing(call: Call) -> Iterator[Statement]:
+def _unrelated(call: Call) -> Iterator[Statement]:
+    """The result has no axis of an operand."""
     yield from ()
 
 
 def _compared(call: Call) -> Iterator[Statement]:
-    """Whole-tensor tests return one value and say nothing about indices; their operands match in shape."""
+    """Comparisons of whole tensors return one value; their operands match in shape."""
     values: tuple[Value, ...] = call.inputs
     for value in values[1:]:
         yield from broadcast(value.axes, values[0].axes)
@@ -57,7 +58,7 @@ _POSITIONS = """
     bartlett_window blackman_window hamming_window hann_window kaiser_window
 """
 
-_QUESTIONS = """
+_QUERIES = """
     _linalg_check_errors
     _assert_async _assert_tensor_metadata _assert_scalar _functional_assert_async _functional_assert_scalar sym_size
     is_nonzero sym_constrain_range sym_constrain_range_for_size _functional_sym_constrain_range
@@ -77,7 +78,7 @@ RULES: dict[str, Rule] = {
     **family("randperm", _positions, "CREATE", Traits((), draws=True)),
     **family("eye", _eye, "CREATE"),
     **family("normal", _drawn, "ELEMENTWISE", Traits((), draws=True)),
-    **table("empty_strided new_empty_strided", "{} is told strides, which no other size follows"),
-    **family(_QUESTIONS, _nothing, "ELEMENTWISE", mixes_all),
+    **table("empty_strided new_empty_strided", "{} takes strides, which no other size follows"),
+    **family(_QUERIES, _unrelated, "ELEMENTWISE", mixes_all),
     **family("equal allclose", _compared, "ELEMENTWISE", mixes_all),
 }

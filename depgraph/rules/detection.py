@@ -9,7 +9,7 @@ from depgraph.solving.statements import POINTWISE, Call, Equal, Fresh, Named, Pi
 
 
 def _regions(call: Call) -> Iterator[Statement]:
-    """Regions are cut out of the images that their first number names, so the batch stays; channels pass."""
+    """The first number of a region is the position of its image, so the batch is pinned; channels pass."""
     x, rois = call["input"], call["rois"]
     yield from pinned((x[0], *x.axes[2:], rois[1]), POSITIONS.format(call.op))
     for out in call.outputs:
@@ -19,7 +19,7 @@ def _regions(call: Call) -> Iterator[Statement]:
 
 
 def _sensitive_regions(call: Call) -> Iterator[Statement]:
-    """Each position of a region has channels of its own: inputs are channels by positions."""
+    """Each position of a region reads channels of its own: input channels are output channels by positions."""
     x, rois, out = call["input"], call["rois"], call.out
     bins = Fresh(out.shape[2] * out.shape[3])
     yield Pin(bins, f"it counts the positions of a region of {call.op}")
@@ -32,7 +32,7 @@ def _sensitive_regions(call: Call) -> Iterator[Statement]:
 
 
 def _deformable(call: Call) -> Iterator[Statement]:
-    """A convolution whose taps are moved; offsets and masks are given for blocks of the input channels."""
+    """A convolution with an offset for each tap; blocks of input channels share offsets and masks."""
     x, w, out = call["input"], call["weight"], call.out
     groups, offset_groups = Fresh(int(call["groups"])), Fresh(int(call["offset_groups"]))
     taps = Fresh(w.shape[2] * w.shape[3])
@@ -47,15 +47,15 @@ def _deformable(call: Call) -> Iterator[Statement]:
     coordinates = Fresh(2)
     yield Pin(coordinates, f"it counts the coordinates of an offset of {call.op}")
     yield Equal(call["offset"][1], Times((offset_groups, taps, coordinates)))
-    moving: list[Value] = [call["offset"]]
+    per_tap: list[Value] = [call["offset"]]
     if call["use_mask"] is not False and call["mask"].shape[1]:
         yield Equal(call["mask"][1], Times((offset_groups, taps)))
-        moving.append(call["mask"])
+        per_tap.append(call["mask"])
     else:
         yield from pinned(call["mask"].axes, f"{call.op} does not read it")
     if call["bias"].shape[0] == out.shape[1]:
         yield Equal(call["bias"][0], out[1])
-    for value in (*moving, out):
+    for value in (*per_tap, out):
         yield Equal(value[0], x[0])
         yield from pinned(value.axes[2:], POSITIONS.format(call.op))
     yield from pinned(x.axes[2:], POSITIONS.format(call.op))

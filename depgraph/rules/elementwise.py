@@ -1,4 +1,4 @@
-"""Rules of operators that treat every position alike, and of those that make new tensors."""
+"""Rules of element-wise operators, and of those that run along an axis without changing shapes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from depgraph.solving.statements import Axis, Call, Equal, Pin, Rule, Scale, Sta
 
 
 def _same(call: Call) -> Iterator[Statement]:
-    """Only the first input is passed on; another one lends its type or device."""
+    """The result is the first input; another one only has the type or device."""
     yield from broadcast(call.inputs[0].axes, call.out.axes)
 
 
 def _along(reason: str, *names: str) -> Rule:
-    """Element-wise, but the positions of one dimension matter."""
+    """Element-wise in all axes but one, whose positions matter: it is pinned."""
 
     def equations(call: Call) -> Iterator[Statement]:
         yield from elementwise(call)
@@ -43,24 +43,24 @@ def _normalised(call: Call) -> tuple[Axis, ...]:
 
 
 def _renormalised(call: Call) -> tuple[Axis, ...]:
-    """The norms are taken over all axes but one."""
+    """Mixed axes: the norms are taken over all axes but one."""
     x = call["self"]
     return tuple(value[dim] for value in (x, call.out) for dim in range(x.ndim) if dim != int(call["dim"]) % x.ndim)
 
 
 def _triangle(call: Call) -> Iterator[Statement]:
-    """What lies above or below the diagonal stays there when a row goes together with its column."""
+    """A square triangle stays one if each row is removed together with its column."""
     yield from elementwise(call)
     rows, columns = call.out.axes[-2:]
-    beside = 1 if call.op == "aten.triu" else -1
-    if rows.size == columns.size and call["diagonal"] in {None, 0, beside}:
+    next_diagonal = 1 if call.op == "aten.triu" else -1
+    if rows.size == columns.size and call["diagonal"] in {None, 0, next_diagonal}:
         yield Equal(rows, columns)
     else:
         yield from pinned((rows, columns), f"{call.op} depends on its positions")
 
 
 def _chosen(call: Call) -> Iterator[Statement]:
-    """With a condition alone the positions where it holds are returned."""
+    """`where` with a condition alone returns the positions where it holds."""
     if call["self"] is None:
         for value in (*call.inputs, *call.outputs):
             yield from pinned(value.axes, f"{call.op} counts the positions where its condition holds")
@@ -80,9 +80,9 @@ def _per_channel(call: Call) -> Iterator[Statement]:
 
 
 def _observed(call: Call) -> Iterator[Statement]:
-    """Training for quantisation: rounded to a scale that follows the least and the largest value, of all or of each channel.
+    """Quantisation-aware training: values are rounded to a scale from the minimum and maximum, of all or of each channel.
 
-    What has not observed anything yet has other sizes, and takes those of the channels when it does.
+    An observer without observations has states of other sizes; at the first call they take the size of the channels.
     """
     x = call["self"]
     for out in call.outputs[:2]:
@@ -101,15 +101,15 @@ def _observed_axes(call: Call) -> tuple[Axis, ...]:
 
 
 def _lists(call: Call) -> Iterator[Statement]:
-    """Element by element between the k-th tensors of lists; a single tensor is broadcast to all of them."""
+    """Element-wise between the k-th tensors of each list; a single tensor is broadcast to all of them."""
     lists = [list(values(item)) for item in call.args.values() if isinstance(item, (list, tuple))]
     longest = max(map(len, lists), default=0)
     lists = [items for items in lists if len(items) == longest]
-    alone = [item for item in call.args.values() if isinstance(item, Value)]
+    singles = [item for item in call.args.values() if isinstance(item, Value)]
     results = [list(call.outputs)] if len(call.outputs) == longest else []
-    for together in zip(*lists, *results, strict=True):
-        widest = max(together, key=lambda value: value.ndim)
-        for value in (*together, *alone):
+    for operands in zip(*lists, *results, strict=True):
+        widest = max(operands, key=lambda value: value.ndim)
+        for value in (*operands, *singles):
             yield from broadcast(value.axes, widest.axes)
 
 

@@ -1,4 +1,4 @@
-"""Rules of operators that read from and write to positions that tensors give."""
+"""Rules of operators that read and write at positions that are computed in forward."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from math import prod
 
 from attrs import frozen
 
-from depgraph.rules.common import TAKEN, broadcast, family, matched, mixes_all, named, passed, pinned, values
+from depgraph.rules.common import TAKES_POSITIONS, broadcast, family, matched, mixes_all, named, passed, pinned, values
 from depgraph.solving.statements import Axis, Call, Equal, Named, Pin, Rule, Statement, Traits, Value, pin_all
 
 
 @frozen
 class _Subscript:
-    """One index of a call: the dimensions that it speaks of, and how many dimensions of the result come from it."""
+    """One index of a call with the dimensions that it indexes: one, or for a mask as many as the mask has."""
 
     dims: tuple[int, ...]
     index: Value
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """The axes of positions; a mask counts them by the data."""
+        """The axes of its positions; a mask has none, for data decide how many positions it selects."""
         return () if self.index.boolean else self.index.axes
 
     @property
     def ndim(self) -> int:
-        """How many dimensions the positions have."""
+        """How many dimensions of the result its positions make; those of a mask make one."""
         return 1 if self.index.boolean else self.index.ndim
 
 
 def _indexed(x: Value, indices: Sequence[Value | None]) -> tuple[list[_Subscript], int, list[int]]:
-    """The indices, where the dimensions of the result begin, and the dimensions that pass. A mask speaks of several."""
+    """The subscripts, where the dimensions that they make begin in the result, and the dimensions that are not indexed."""
     subscripts: list[_Subscript] = []
     dim = 0
     for index in indices:
@@ -46,6 +46,7 @@ def _indexed(x: Value, indices: Sequence[Value | None]) -> tuple[list[_Subscript
 
 
 def _masked(x: Value, one: _Subscript) -> Iterator[Statement]:
+    """A mask has the axes that it indexes."""
     if one.index.boolean:
         for dim, axis in zip(one.dims, one.index.axes, strict=True):
             yield Equal(x[dim], axis)
@@ -62,7 +63,7 @@ def _index(call: Call) -> Iterator[Statement]:
     for one in subscripts:
         yield from _masked(x, one)
         for dim in one.dims:
-            yield Pin(x[dim], TAKEN.format(call.op))
+            yield Pin(x[dim], TAKES_POSITIONS.format(call.op))
         yield from broadcast(one.axes, positions)
     if any(one.index.boolean for one in subscripts):
         yield from pinned(positions, f"{call.op} counts the positions of a mask")
@@ -71,7 +72,7 @@ def _index(call: Call) -> Iterator[Statement]:
 
 
 def _index_put(call: Call) -> Iterator[Statement]:
-    """A single value may be written wherever a mask says: then the mask is element-wise."""
+    """Values are written at positions, which pins these. One value that is written where a mask holds is element-wise."""
     x, out, written = call["self"], call.out, call["values"]
     subscripts, start, rest = _indexed(x, call["indices"])
     yield from passed(x, out)
@@ -103,7 +104,7 @@ def _index_select(call: Call) -> Iterator[Statement]:
     if not x.ndim:
         return
     dim = int(call["dim"]) % x.ndim
-    yield Pin(x[dim], TAKEN.format(call.op))
+    yield Pin(x[dim], TAKES_POSITIONS.format(call.op))
     yield from passed(x, out, {dim})
     if index.ndim:
         yield Equal(index[0], out[dim])
@@ -134,11 +135,11 @@ def _gather(call: Call) -> Iterator[Statement]:
         return
     dim = int(call["dim"]) % max(x.ndim, 1)
     if x.ndim:
-        yield Pin(x[dim], TAKEN.format(call.op))
+        yield Pin(x[dim], TAKES_POSITIONS.format(call.op))
     yield from broadcast(index.axes, out.axes)
     for position, (axis, target) in enumerate(zip(x.axes, out.axes, strict=bool(x.ndim))):
         if position != dim and axis.size != 1:
-            yield from matched(axis, target, TAKEN.format(call.op))
+            yield from matched(axis, target, TAKES_POSITIONS.format(call.op))
 
 
 def _scatter(call: Call) -> Iterator[Statement]:
@@ -171,7 +172,7 @@ def _topk(call: Call) -> Iterator[Statement]:
 
 
 def _masked_scatter(call: Call) -> Iterator[Statement]:
-    """A mask that says the same along the last dimension, as it is or was expanded, takes the source row by row."""
+    """A mask that is expanded along the last dimension takes the source row by row: that dimension may lose indices."""
     x, mask, source, out = call["self"], call["mask"], call["source"], call.out
     by_rows = mask.ndim == 0 or mask.shape[-1] == 1 or -1 in (call["alike"] or ())
     if not by_rows or not source.ndim or source.shape[-1] != out.shape[-1] or x.shape != out.shape:
@@ -185,13 +186,13 @@ def _masked_scatter(call: Call) -> Iterator[Statement]:
 
 
 def _masked_index(call: Call) -> Iterator[Statement]:
-    """`index` where a mask says, and a number elsewhere."""
+    """`index` where a mask holds, and a constant elsewhere."""
     yield from _index(call)
     yield from broadcast(call["mask"].axes, call.out.axes)
 
 
 def _masked_index_put(call: Call) -> Iterator[Statement]:
-    """`index_put` of what a mask leaves of the values."""
+    """`index_put` of the values for which a mask holds."""
     yield from _index_put(call)
     yield from broadcast(call["mask"].axes, call["values"].axes)
 

@@ -44,6 +44,7 @@ def _stack(call: Call) -> Iterator[Statement]:
 
 
 def _parts(call: Call, dim: int) -> Iterator[Statement]:
+    """The results lie end to end along one axis; the other axes pass."""
     x = call["self"]
     yield Equal(x[dim], Plus(tuple(part[dim] for part in call.outputs)))
     for part in call.outputs:
@@ -94,6 +95,7 @@ def _chunk(call: Call) -> Iterator[Statement]:
 
 
 def _cut_at(call: Call, dim: int) -> Iterator[Statement]:
+    """Each position at which `tensor_split` cuts names the size before it, or from the end the size behind it."""
     x, indices = call["self"], call["indices"]
     parts = [part[dim] for part in call.outputs]
     for number, index in enumerate(indices, start=1):
@@ -109,8 +111,8 @@ def _cut_at(call: Call, dim: int) -> Iterator[Statement]:
 def _select(call: Call) -> Iterator[Statement]:
     x = call["self"]
     dim = int(call["dim"] or 0) % x.ndim
-    looked_at = call["index"] in {0, -1} and 0 in call.unread  # forward reads its shape only; it exists while an index is left
-    if not looked_at:
+    only_shape = call["index"] in {0, -1} and 0 in call.unread  # the first and last index exist while the axis is not empty
+    if not only_shape:
         yield Pin(x[dim], f"{call.op} takes a fixed position of it")
     rest = [axis for position, axis in enumerate(x.axes) if position != dim]
     for out in call.outputs:
@@ -124,7 +126,7 @@ def _slice(call: Call) -> Iterator[Statement]:
 
 
 def _sliced(x: Value, out: Value, dim: int, call: Call) -> Iterator[Statement]:
-    """What a call's `start`, `end` and `step` say about a tensor and its slice."""
+    """A slice by `start`, `end` and `step` is a part of the tensor's axis, or one of its phases."""
     if any(isinstance(call[name], Value) for name in ("start", "end", "length")):
         yield from passed(x, out, {dim})
         yield from pinned((x[dim], out[dim]), f"{call.op} cuts it where the data say")
@@ -165,7 +167,7 @@ def _sliced(x: Value, out: Value, dim: int, call: Call) -> Iterator[Statement]:
 
 
 def _scattered(call: Call) -> Iterator[Statement]:
-    """`select_scatter` and `slice_scatter`: a copy into which positions that are known are written."""
+    """`select_scatter` and `slice_scatter`: a copy, of which a fixed position or a slice is written."""
     x, source, out = call["self"], call["src"], call.out
     dim = int(call["dim"] or 0) % x.ndim
     yield from passed(x, out)
@@ -179,14 +181,15 @@ def _scattered(call: Call) -> Iterator[Statement]:
 
 
 def _strided(axis: Axis, out: Axis, start: int, step: int, call: Call) -> Iterator[Statement]:
+    """Every `step`-th position is one phase of an axis that `step` divides; otherwise the axis is pinned."""
     if out.size * step == axis.size and start < step:
         phases = Fresh(step)
         yield Pin(phases, f"{call.op} takes one of every {step} positions")
         yield Named(phases, call["step"])
         yield Equal(axis, Times((out, phases)))
     else:
-        for pinned in (axis, out):
-            yield Pin(pinned, f"{call.op} takes one of every {step} positions of a part that {step} does not divide evenly")
+        for side in (axis, out):
+            yield Pin(side, f"{call.op} takes one of every {step} positions of a part that {step} does not divide evenly")
 
 
 def _pad(call: Call) -> Iterator[Statement]:
@@ -202,8 +205,8 @@ def _pad(call: Call) -> Iterator[Statement]:
                 if amount:
                     yield Named(part, amount)
         elif before or after:
-            for pinned in (axis, out[position]):
-                yield Pin(pinned, f"{call.op} copies or drops some of its positions")
+            for side in (axis, out[position]):
+                yield Pin(side, f"{call.op} copies or drops some of its positions")
         else:
             yield Equal(axis, out[position])
 
@@ -211,9 +214,9 @@ def _pad(call: Call) -> Iterator[Statement]:
 def _flip(call: Call) -> Iterator[Statement]:
     x, out = call["self"], call.out
     dims = {"aten.fliplr": [1], "aten.flipud": [0]}.get(call.op, call["dims"])
-    turned = {int(dim) % x.ndim for dim in dims}
-    yield from passed(x, out, turned)
-    for dim in turned:
+    flipped = {int(dim) % x.ndim for dim in dims}
+    yield from passed(x, out, flipped)
+    for dim in flipped:
         yield Equal(out[dim], Backwards(x[dim]))
 
 
@@ -222,13 +225,13 @@ def _roll(call: Call) -> Iterator[Statement]:
     if not call["dims"]:
         yield from pin_all(call, f"{call.op} moves positions across axes")
         return
-    turns = {int(dim) % x.ndim: shift for dim, shift in zip(call["dims"], call["shifts"], strict=True)}
-    yield from passed(x, out, turns)
-    for dim, shift in turns.items():
+    shifts = {int(dim) % x.ndim: shift for dim, shift in zip(call["dims"], call["shifts"], strict=True)}
+    yield from passed(x, out, shifts)
+    for dim, shift in shifts.items():
         axis = x[dim]
         if not -axis.size < shift < axis.size:
-            for pinned in (axis, out[dim]):
-                yield Pin(pinned, f"{call.op} turns it by more than its size")
+            for side in (axis, out[dim]):
+                yield Pin(side, f"{call.op} turns it by more than its size")
             continue
         head, tail = Fresh(axis.size - int(shift) % axis.size), Fresh(int(shift) % axis.size)
         yield Equal(axis, Plus((head, tail)))

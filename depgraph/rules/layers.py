@@ -22,7 +22,8 @@ from depgraph.solving.statements import (
 )
 
 
-def _read(call: Call) -> Value:
+def _input(call: Call) -> Value:
+    """What the layer is applied to; some kernels call it `self`."""
     x: Value = call["input"] if call["input"] is not None else call["self"]
     return x
 
@@ -32,26 +33,26 @@ def _is_transposed(call: Call) -> bool:
 
 
 def _convolving(call: Call) -> Traits:
-    """Inside of a block, channels meet the second axis of the weight, or its first one if it is transposed."""
-    x, w, out = _read(call), call["weight"], call.out
+    """Input channels of a block are the second axis of the weight; of a transposed convolution the first."""
+    x, w, out = _input(call), call["weight"], call.out
     inner, outer = (w[0], w[1]) if _is_transposed(call) else (w[1], w[0])
     return Traits((), offsets=operands(call, "bias"), weight=Weight(inner, outer, x[1 - w.ndim], out[1 - w.ndim]))
 
 
 def _multiplying(call: Call) -> Traits:
-    x, w, out = _read(call), call["weight"], call.out
+    x, w, out = _input(call), call["weight"], call.out
     weight = Weight(w[1], w[0], x[-1], out[-1]) if w.ndim == 2 else None
     return Traits((), offsets=operands(call, "bias"), weight=weight)
 
 
 def _normalised(call: Call) -> list[Axis]:
-    """Directions are normalised over all axes but one, which the magnitudes scale."""
+    """Mixed axes: directions are normalised over all axes but the one of the magnitudes."""
     v, norm_dim = call["v"], int(call["dim"] or 0) % call["v"].ndim
     return [value[dim] for value in (v, call.out) for dim in range(v.ndim) if dim != norm_dim]
 
 
 def _convolution(call: Call) -> Iterator[Statement]:
-    x, w, bias, out = _read(call), call["weight"], call["bias"], call.out
+    x, w, bias, out = _input(call), call["weight"], call["bias"], call.out
     transposed = _is_transposed(call)
     groups = int(call["groups"] or 1) if call.op not in _DEPTHWISE else x.shape[1]
     spatial = w.ndim - 2
@@ -88,7 +89,7 @@ _COUNTED = {
     *("aten.convolution", "aten._convolution", "aten.cudnn_convolution"),
     *(f"aten.conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)),
 }
-"""Those that PyTorch's counter of FLOPs knows, or sees as one that it knows."""
+"""Convolutions whose work PyTorch's counter of FLOPs counts."""
 
 
 def _time_first(call: Call) -> Iterator[Statement]:
@@ -104,7 +105,7 @@ def _time_first(call: Call) -> Iterator[Statement]:
 
 
 def _linear(call: Call) -> Iterator[Statement]:
-    x, w, bias, out = _read(call), call["weight"], call["bias"], call.out
+    x, w, bias, out = _input(call), call["weight"], call["bias"], call.out
     yield Equal(x[-1], w[-1])
     for before, after in zip(x.axes[:-1], out.axes, strict=False):
         yield Equal(before, after)

@@ -11,21 +11,21 @@ _WHOLE = "{} works on a matrix as a whole"
 
 
 def _batched(value: Value, batch: tuple[Axis, ...], reason: str) -> Iterator[Statement]:
-    """The batch axes of a matrix, or of what comes with it, are those of the batch; the others stay."""
+    """Leading axes with the sizes of the batch are those of the batch; the others are pinned."""
     shared = len(batch) if value.shape[: len(batch)] == tuple(axis.size for axis in batch) else 0
     yield from broadcast(value.axes[:shared], batch[:shared])
     yield from pinned(value.axes[shared:], reason)
 
 
 def _matrix(call: Call) -> Iterator[Statement]:
-    """A decomposition or a function of matrices: their axes stay, batches of matrices pass."""
+    """A decomposition or a function of matrices: their axes are pinned, batch axes pass."""
     batch = call.inputs[0].axes[:-2]
     for value in (*call.inputs, *call.outputs):
         yield from _batched(value, batch, _WHOLE.format(call.op))
 
 
 def _solve(call: Call) -> Iterator[Statement]:
-    """Systems of equations: the matrix stays; right-hand sides that stand side by side pass, if it is on their left."""
+    """Systems of equations: the matrix is pinned. Columns of right-hand sides pass where the matrix is on the left."""
     reason = _WHOLE.format(call.op)
     right, out = named(call, "B", "self"), call.out
     assert right is not None, "a system has a right-hand side"
@@ -53,8 +53,8 @@ def _trace(call: Call) -> Iterator[Statement]:
 def _diagonal_of(x: Value, diagonal: Value, call: Call) -> Iterator[Statement]:
     """A diagonal of two axes of `x` is the last axis of `diagonal`; the others pass."""
     names = ("dim1", "dim2") if call["dim1"] is not None else ("axis1", "axis2")
-    given = [call[name] if call[name] is not None else default for name, default in zip(names, (0, 1), strict=True)]
-    one, other = (int(dim) % x.ndim for dim in given)
+    dims = [call[name] if call[name] is not None else default for name, default in zip(names, (0, 1), strict=True)]
+    one, other = (int(dim) % x.ndim for dim in dims)
     rest = [axis for dim, axis in enumerate(x.axes) if dim not in (one, other)]
     for axis, target in zip(rest, diagonal.axes, strict=False):
         yield Equal(axis, target)
@@ -75,7 +75,7 @@ def _diagonal_scatter(call: Call) -> Iterator[Statement]:
 
 
 def _diag_embed(call: Call) -> Iterator[Statement]:
-    """The last axis becomes the diagonal of two; off the middle, zeros stand before it in one and behind it in the other."""
+    """The last axis becomes the diagonal of two. With an offset, zeros are before it in one axis and behind it in the other."""
     x, out, offset = call["self"], call.out, int(call["offset"] or 0)
     one, other = int(call["dim1"]) % out.ndim, int(call["dim2"]) % out.ndim
     for axis, target in zip(x.axes[:-1], (axis for d, axis in enumerate(out.axes) if d not in (one, other)), strict=True):
@@ -91,7 +91,7 @@ def _diag_embed(call: Call) -> Iterator[Statement]:
 
 
 def _block_diagonal(call: Call) -> Iterator[Statement]:
-    """The rows of all matrices one below the other, and their columns side by side; a vector is one row."""
+    """The rows of all matrices laid end to end, and so their columns; a vector is one row."""
     tensors: list[Value] = list(call["tensors"])
     for dim in (0, 1):
         parts: list[Term] = []
@@ -102,7 +102,7 @@ def _block_diagonal(call: Call) -> Iterator[Statement]:
 
 
 def _combined(call: Call) -> Iterator[Statement]:
-    """Sums of tensors that lie along the first axis, each row of coefficients giving one."""
+    """Weighted sums of the tensors along the first axis, one for each row of coefficients."""
     x, coefficients, out = call["input"], call["coefficients"], call.out
     yield Equal(coefficients[1], x[0])
     yield Equal(coefficients[0], out[0])

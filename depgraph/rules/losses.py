@@ -37,7 +37,7 @@ def _classes(call: Call) -> Iterator[Statement]:
 
 
 def _numbered(call: Call) -> Iterator[Statement]:
-    """Every target is a list of classes as long as the scores; batches match."""
+    """The target is a list of classes, as long as the scores, which are pinned; batches match."""
     x = call["self"]
     reason = _CLASSES.format(call.op)
     for value in (*call.inputs, *call.outputs):

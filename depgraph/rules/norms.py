@@ -11,7 +11,7 @@ _PER_CHANNEL = ("weight", "bias", "running_mean", "running_var", "mean", "var", 
 
 
 def _channel_norm(call: Call) -> Iterator[Statement]:
-    """Statistics that a kernel takes or returns have one number for each channel as well."""
+    """Parameters, and statistics that a kernel takes or returns, have one number for each channel."""
     x = call["input"]
     for name in _PER_CHANNEL:
         if isinstance(call[name], Value):
@@ -38,7 +38,7 @@ def _group_norm(call: Call) -> Iterator[Statement]:
 
 
 def _native_group_norm(call: Call) -> Iterator[Statement]:
-    """The kernel below `group_norm` is told the sizes of its input, and returns a mean and a scale for each group."""
+    """The kernel below `group_norm` has the sizes of its input as arguments, and returns a mean and a scale for each group."""
     x, out, blocks = call["input"], call.out, Fresh(int(call["group"]))
     yield from passed(x, out)
     yield Equal(x[1], Times((blocks, Fresh(x.shape[1] // blocks.size))))
@@ -74,7 +74,7 @@ def _full(call: Call) -> list[Value]:
 
 
 def _over_the_batch(call: Call) -> list[Axis]:
-    """Batch and positions. In evaluation, recorded statistics take their place; traits hold for training, too."""
+    """Batch and positions. In evaluation recorded statistics are used instead, but traits must hold in training, too."""
     return [axis for value in _full(call) for axis in value.axes if axis.dim != 1]
 
 

@@ -23,7 +23,7 @@ from depgraph.solving.statements import (
 
 
 def _matmul(call: Call) -> Iterator[Statement]:
-    """Products with a vector on the right count no work: PyTorch's counter does not see them either."""
+    """A product with a vector on the right counts no work, as PyTorch's counter does not count it."""
     a, b = _factors(call)
     out = call.out
     yield Equal(a[-1], b[-2] if b.ndim > 1 else b[0])
@@ -47,7 +47,7 @@ def _matmul(call: Call) -> Iterator[Statement]:
 
 
 def _factors(call: Call) -> tuple[Value, Value]:
-    """The two factors; operators that also add have other names for them."""
+    """The two factors, whose names differ in operators that also add."""
     a = named(call, "mat1", "batch1", "mat", "self", "input")
     b = named(call, "mat2", "batch2", "vec", "other", "tensor")
     assert a is not None and b is not None, "a product has two factors"
@@ -55,18 +55,18 @@ def _factors(call: Call) -> tuple[Value, Value]:
 
 
 def _multiplying(call: Call) -> Traits:
-    """A matrix on the right may be the weight of a layer; what is not a factor is added."""
+    """A matrix on the right may be the weight of a layer; a third operand is added."""
     (a, b), out = _factors(call), call.out
     weight = Weight(b[0], b[1], a[-1], out[-1]) if b.ndim == 2 and a.ndim else None
-    added = operands(call, "self") if call["self"] is not a else ()
-    return Traits((), offsets=added, weight=weight)
+    offsets = operands(call, "self") if call["self"] is not a else ()
+    return Traits((), offsets=offsets, weight=weight)
 
 
 _COUNTED = {f"aten.{name}" for name in ("matmul", "mm", "bmm", "addmm", "baddbmm", "dot", "vdot", "mv", "addmv")}
 
 
 def _tensordot(call: Call) -> Iterator[Statement]:
-    """Sums over pairs of axes; what is left of the first operand comes first."""
+    """Sums over pairs of axes; the other axes of the first operand come first."""
     a, b, out = call["self"], call["other"], call.out
     left, right = ([int(dim) % value.ndim for dim in call[name]] for value, name in ((a, "dims_self"), (b, "dims_other")))
     summed = [(a[i], b[j]) for i, j in zip(left, right, strict=True)]
@@ -75,12 +75,12 @@ def _tensordot(call: Call) -> Iterator[Statement]:
     free = [axis for d, axis in enumerate(a.axes) if d not in left] + [axis for d, axis in enumerate(b.axes) if d not in right]
     for axis, target in zip(free, out.axes, strict=True):
         yield Equal(axis, target)
-    if free:  # nothing but a number is left: PyTorch's counter sees no product
+    if free:  # PyTorch's counter counts no product whose result is one number
         yield Work((*free, *(one if one.size == other.size else Fresh(1) for one, other in summed)))
 
 
 def _inner(call: Call) -> Iterator[Statement]:
-    """Sums over the last axes; a number only scales."""
+    """Sums over the last axes; a tensor without axes only scales."""
     a, b, out = call["self"], call["other"], call.out
     if not a.ndim or not b.ndim:
         yield from elementwise(call)
@@ -94,14 +94,14 @@ def _inner(call: Call) -> Iterator[Statement]:
 
 
 def _kron(call: Call) -> Iterator[Statement]:
-    """Every axis is a product: that of the first operand outside."""
+    """Each axis is a product of the operands' axes, that of the first operand outside."""
     a, b, out = call["self"], call["other"], call.out
     for place, axis in enumerate(reversed(out.axes), start=1):
         yield Equal(axis, Times(tuple(value[-place] for value in (a, b) if value.ndim >= place)))
 
 
 def _summed_batches(call: Call) -> Iterator[Statement]:
-    """`addbmm` sums the products over the batch, as one product of longer rows."""
+    """`addbmm` sums the products over the batch."""
     a, b, out = call["batch1"], call["batch2"], call.out
     yield Equal(a[0], b[0])
     yield Equal(a[2], b[1])
@@ -150,14 +150,14 @@ def _einsum(call: Call) -> Iterator[Statement]:
 
 
 def _contracting(call: Call) -> Traits:
-    """Of several products in a row no single cost tells what is paired with what."""
+    """With more than two operands the costs do not show which axes are multiplied with each other."""
     return mixes_all(call) if len(call["tensors"]) > 2 else Traits(())
 
 
 def _contractions(operands: Sequence[set[str]], out: set[str]) -> Iterator[tuple[set[str], set[str]]]:
     """The letters of each matrix product, and those that it sums over, from left to right, as ATen contracts them.
 
-    What only one operand has is summed before; where nothing is left to sum, operands are multiplied element-wise.
+    Letters of one operand alone are summed before; where no letter is left to sum over, operands are multiplied element-wise.
     """
     left = operands[0]
     for position, right in enumerate(operands[1:], start=1):
@@ -200,7 +200,7 @@ def _bilinear(call: Call) -> Iterable[Statement]:
 
 
 def _trilinear(call: Call) -> Iterator[Statement]:
-    """Three operands with axes of size 1 put in, multiplied, and summed over some axes."""
+    """The product of three operands, unsqueezed at some dimensions, summed over others."""
     operands = [(call[f"i{k}"], {int(dim) for dim in call[f"expand{k}"]}) for k in (1, 2, 3)]
     summed = {int(dim) for dim in call["sumdim"]}
     ndim = operands[0][0].ndim + len(operands[0][1])
@@ -216,7 +216,7 @@ def _trilinear(call: Call) -> Iterator[Statement]:
 
 
 def _distances(call: Call) -> Iterator[Statement]:
-    """From every row of the first operand to every row of the second one."""
+    """Distances from each row of the first operand to each row of the second one."""
     a, b, out = call["x1"], call["x2"], call.out
     yield Equal(a[-1], b[-1])
     yield Equal(out[-2], a[-2])
@@ -230,7 +230,7 @@ def _pairs(call: Call) -> Iterator[Statement]:
 
 
 def _quantised_product(call: Call) -> Iterator[Statement]:
-    """`_weight_int8pack_mm`: rows of the second matrix are outputs, each with its scale."""
+    """`_weight_int8pack_mm`: rows of the second matrix are output channels, each with its scale."""
     a, b, out = call["self"], call["mat2"], call.out
     yield Equal(a[-1], b[1])
     yield Equal(a[0], out[0])

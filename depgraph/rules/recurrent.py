@@ -28,7 +28,7 @@ from depgraph.solving.statements import (
 
 
 def _biased(call: Call) -> Traits:
-    """Vectors are biases. Hidden units feed each other, which their weights show, and tokens feed later ones."""
+    """Vectors are biases. All axes may be mixed, for hidden units depend on each other, and tokens on earlier ones."""
     return Traits(offsets=tuple(value for value in call.inputs if value.ndim == 1))
 
 
@@ -114,7 +114,7 @@ def _cell(gates: int) -> Rule:
 
 
 def _fused_cell(gates: int) -> Rule:
-    """One step of one cell whose products with the weights are already there."""
+    """One step of one cell, given its products with the weights."""
 
     def equations(call: Call) -> Iterator[Statement]:
         before = named(call, "cx", "hx")
@@ -177,15 +177,15 @@ def _cudnn(call: Call) -> Iterable[Statement]:
         return pin_all(call, f"{call.op} takes packed sequences")
     args = {**call.args, "params": call["weight"], "hx": states}
     results = call.outputs[: 3 if gates == 4 else 2]
-    beside = [axis for value in call.outputs[len(results) :] for axis in value.axes]
+    other_axes = [axis for value in call.outputs[len(results) :] for axis in value.axes]
     sizes = [Named(states[-1][-1], call["hidden_size"])]
     inner = evolve(call, args=args, outputs=results)
     reason = f"it is what {call.op} keeps for its gradient"
-    return [*_recurrent(gates).equations(inner), *sizes, *pinned(beside, reason)]
+    return [*_recurrent(gates).equations(inner), *sizes, *pinned(other_axes, reason)]
 
 
 def _pack(call: Call) -> Iterator[Statement]:
-    """Batch and time become rows; what lies behind them passes."""
+    """Batch and time become rows; the axes behind them pass."""
     x, data, counts = call["input"], call.out, call.outputs[1]
     for before, after in zip(x.axes[2:], data.axes[1:], strict=True):
         yield Equal(before, after)

@@ -9,15 +9,15 @@ from depgraph.solving.statements import Axis, Call, Equal, Named, Pin, Rule, Sta
 
 
 def _dims(call: Call) -> set[int]:
-    """The dimensions that are reduced: those given, or all."""
-    ndim, given = call.inputs[0].ndim, call["dim"]
-    if given is None or (isinstance(given, (list, tuple)) and not given):
+    """The dimensions that are reduced: those of the argument, or all."""
+    ndim, argument = call.inputs[0].ndim, call["dim"]
+    if argument is None or (isinstance(argument, (list, tuple)) and not argument):
         return set(range(ndim))
-    return {int(dim) % max(ndim, 1) for dim in (given if isinstance(given, (list, tuple)) else [given])}
+    return {int(dim) % max(ndim, 1) for dim in (argument if isinstance(argument, (list, tuple)) else [argument])}
 
 
 def _reduced(call: Call) -> list[Axis]:
-    """Those that are reduced; `max` and `min` of two tensors are taken position by position."""
+    """The axes that are reduced; `max` and `min` of two tensors are element-wise."""
     return [] if isinstance(call["other"], Value) else [axis for axis in call.inputs[0].axes if axis.dim in _dims(call)]
 
 
@@ -26,8 +26,8 @@ def _reduce(call: Call) -> Iterator[Statement]:
         yield from elementwise(call)
         return
     x, dims = call.inputs[0], _dims(call)
-    returned = len(call.outputs) > 1 and (1 not in call.unread or call.op == "aten.kthvalue")  # k counts along the axis
-    if "arg" in call.op or (call.op in _WITH_POSITIONS and returned):
+    reads_positions = len(call.outputs) > 1 and (1 not in call.unread or call.op == "aten.kthvalue")  # k counts along the axis
+    if "arg" in call.op or (call.op in _WITH_POSITIONS and reads_positions):
         for dim in dims if x.ndim else ():
             yield Pin(x[dim], f"{call.op} returns positions of it")
     other_axes = [axis for position, axis in enumerate(x.axes) if position not in dims]

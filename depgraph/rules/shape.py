@@ -154,7 +154,7 @@ def _rot90(call: Call) -> Iterator[Statement]:
 
 
 def _meshgrid(call: Call) -> Iterator[Statement]:
-    """The k-th axis of every result is that of the k-th vector; the first two are exchanged for image coordinates."""
+    """The k-th axis of each result is that of the k-th vector; with `xy` indexing the first two are exchanged."""
     vectors: list[Value] = list(call["tensors"])
     if call["indexing"] == "xy" and len(vectors) > 1:
         vectors[0], vectors[1] = vectors[1], vectors[0]

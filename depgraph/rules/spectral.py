@@ -19,16 +19,16 @@ def _transform(call: Call) -> Iterator[Statement]:
 
 
 def _shift(call: Call) -> Iterator[Statement]:
-    """Half of an axis changes places with the other half, and what half is depends on the size."""
-    x, out, given = call["self"], call.out, call["dim"]
-    dims = set(range(x.ndim)) if given is None else {int(dim) % x.ndim for dim in given}
+    """The halves of an axis change places, and where it is halved depends on its size: it is pinned."""
+    x, out, argument = call["self"], call.out, call["dim"]
+    dims = set(range(x.ndim)) if argument is None else {int(dim) % x.ndim for dim in argument}
     yield from passed(x, out, dims)
     for dim in dims:
         yield from pinned((x[dim], out[dim]), f"{call.op} turns it by half of its size")
 
 
 def _short_time(call: Call) -> Iterator[Statement]:
-    """`stft` and back: signals with or without a batch axis; frequencies, frames and samples stay."""
+    """`stft` and its inverse, with or without a batch axis; frequencies, frames and samples are pinned."""
     x, out = call["self"], call.out
     batch = min(x.ndim, out.ndim) - 1
     for before, after in zip(x.axes[:batch], out.axes[:batch], strict=True):

@@ -57,17 +57,17 @@ def _as_strided(call: Call) -> Iterator[Statement]:
 
 @frozen
 class _Line:
-    """An axis of the operand, or several in a row that reading runs over: where reading begins, and what is read along it."""
+    """An axis of the operand, or adjacent axes that are read as one; the first index that is read, and its reads."""
 
     axes: tuple[Axis, ...]
     first: int
     reads: tuple[_Read, ...]
 
 
-def _is_rearranged(moved: Sequence[_Read], count: int) -> bool:
-    """Whether the strides, the greatest first, are those of a tensor of so many elements that lies row by row."""
-    for axis, stride in reversed(moved):
-        if stride != prod(other.size for other, smaller in moved if smaller < stride):
+def _is_rearranged(reads: Sequence[_Read], count: int) -> bool:
+    """Whether the strides, the largest first, are those of a contiguous tensor of `count` elements."""
+    for axis, stride in reversed(reads):
+        if stride != prod(other.size for other, smaller in reads if smaller < stride):
             return False
         count, rest = divmod(count, axis.size)
         if rest:
@@ -76,7 +76,7 @@ def _is_rearranged(moved: Sequence[_Read], count: int) -> bool:
 
 
 def _lines(axes: Sequence[Axis], moved: Sequence[_Read], start: int) -> list[_Line] | None:
-    """The axes of the operand, the outermost first, joined where reading runs over the end of one. None if it leaves memory."""
+    """The axes of the operand, the outermost first, joined where a read passes the end of one. None if it leaves the tensor."""
     runs: list[tuple[Axis, ...]] = [(axis,) for axis in axes]
     while True:
         lines, over = _laid_out(runs, moved, start)
@@ -88,24 +88,24 @@ def _lines(axes: Sequence[Axis], moved: Sequence[_Read], start: int) -> list[_Li
 
 
 def _laid_out(runs: Sequence[tuple[Axis, ...]], moved: Sequence[_Read], start: int) -> tuple[list[_Line], int | None]:
-    """What is read along each run of axes, and the first run whose end is passed."""
+    """The reads along each run of axes, and the position of the first run whose end a read passes."""
     lines: list[_Line] = []
     width = prod(axis.size for run in runs for axis in run)
-    for place, run in enumerate(runs):
+    for position, run in enumerate(runs):
         size = prod(axis.size for axis in run)
         width //= size
         here, moved = [read for read in moved if read[1] >= width], [read for read in moved if read[1] < width]
         first, start = divmod(start, width)
         if any(stride % width for _, stride in here):
-            return lines, place + 1 if place + 1 < len(runs) else 0
+            return lines, position + 1 if position + 1 < len(runs) else 0
         if first + sum((read.size - 1) * (stride // width) for read, stride in here) >= size:
-            return lines, place
+            return lines, position
         lines.append(_Line(run, first, tuple(here)))
     return lines, None
 
 
 def _along(call: Call, line: _Line, inside: tuple[Axis, ...], begins: list[Term]) -> Iterator[Statement]:
-    """What is read along one line: nothing, a slice, blocks of it, or windows. Notes the memory that is skipped before."""
+    """Statements of one line, of which a slice, blocks or windows are read. Appends the memory before it to `begins`."""
     width, before = prod(axis.size for axis in inside), Fresh(line.first)
     if line.first:
         begins.append(Times((before, *inside)))

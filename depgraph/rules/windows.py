@@ -9,7 +9,7 @@ from depgraph.solving.statements import POINTWISE, Call, Equal, Fresh, Named, Pi
 
 
 def _window(spatial: int) -> Rule:
-    """Trailing dimensions whose positions are computed anew; the others pass, in every tensor that takes part."""
+    """Trailing dimensions are pinned, for their positions are computed; the others pass, in all operands and results."""
 
     def equations(call: Call) -> Iterator[Statement]:
         x, *others = call.inputs
@@ -85,7 +85,7 @@ def _grid_sampler(call: Call) -> Iterator[Statement]:
 
 
 def _affine_grid(call: Call) -> Iterator[Statement]:
-    """A transformation for each image gives it a grid of positions."""
+    """Each image has one transformation and one grid of positions."""
     theta, out = call["theta"], call.out
     yield Equal(theta[0], out[0])
     yield Named(out[0], call["size"][0] if call["size"] is not None else call["N"])

@@ -60,16 +60,16 @@ class Stated:
             one pin the first one is shown.
         demands: what is said of sizes.
         work: the multiply-accumulates of each call, by its position in the recording.
-        asked: the axes whose spaces are wanted, in reading order.
-        held: the axes of the parameters.
+        terms: the terms whose spaces the graph shows, in reading order.
+        parameter_axes: the axes of the parameters.
         copies: axes that forward makes of equal parts.
     """
 
     equations: tuple[tuple[Equal | Pin, str], ...]
     demands: tuple[Demand, ...]
     work: tuple[tuple[Work, ...], ...]
-    asked: tuple[Term, ...]
-    held: tuple[Axis, ...]
+    terms: tuple[Term, ...]
+    parameter_axes: tuple[Axis, ...]
     copies: tuple[Axis, ...]
 
 
@@ -78,7 +78,7 @@ class Solved:
     """What follows from what was stated, in spaces.
 
     Attributes:
-        spaces: of each term that was asked for.
+        spaces: the space of each term.
         pins: pinned atoms with their reasons.
         attributes: paths of integers with the spaces that they count.
         balances: atoms that lose equally many indices, with the reasons.
@@ -93,8 +93,8 @@ class Solved:
 
 
 @frozen
-class _Line:
-    """An operation before its spaces are known."""
+class _Draft:
+    """An operation without the spaces of its costs, and the values of its outputs."""
 
     operation: Operation
     outputs: tuple[Value, ...]
@@ -110,17 +110,17 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
 def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = True) -> Stated:
     """The first stage: what the rules say of each call, and the tracer of sizes.
 
-    Without `boundary` the axes of the outputs are free as well, and their spaces are asked for even where no call made them.
+    Without `boundary` the axes of the outputs are free as well, and their spaces are shown even where no call made them.
     """
     equations: list[tuple[Equal | Pin, str]] = []
     demands: list[Demand] = []
     work: list[tuple[Work, ...]] = []
     for name, value in recording.inputs:
-        equations.extend(_pinned(value, f"it is a dimension of the model's {name}"))
+        equations.extend(_pins(value, f"it is a dimension of the model's {name}"))
     costed = recording.begins[0] if recording.begins else len(recording.calls)
     for position, call in enumerate(recording.calls):
         place = _place(call)
-        counted: list[Work] = []
+        call_work: list[Work] = []
         statements = _statements(call, rules)
         for statement in statements:
             if isinstance(statement, Equal):
@@ -128,28 +128,29 @@ def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = Tru
             elif isinstance(statement, Pin):
                 equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
             elif isinstance(statement, Work):
-                counted.append(statement)
+                call_work.append(statement)
             elif not isinstance(statement, Scale):
                 demands.append(_demand(statement, place))
-        work.append(tuple(counted) if position < costed else ())
+        work.append(tuple(call_work) if position < costed else ())
         demands.extend(_unnamed(call, statements, place))
     for name, value in recording.outputs if boundary else ():
-        equations.extend(_pinned(value, f"it is a dimension of the model's {name}"))
+        equations.extend(_pins(value, f"it is a dimension of the model's {name}"))
     for value, reason in recording.constants:
-        equations.extend(_pinned(value, reason))
+        equations.extend(_pins(value, reason))
     used = {value.id for call in recording.calls for value in (*call.inputs, *call.outputs)}
     for declared in recording.declared:
         if declared.value.id not in used:
-            equations.extend(_pinned(declared.value, f"{declared.name} is not used in forward"))
+            equations.extend(_pins(declared.value, f"{declared.name} is not used in forward"))
     demands.extend(_recorded_demands(recording))
     values = [declared.value for declared in recording.declared] + [value for _, value in recording.inputs]
     values += [value for call in recording.calls for value in call.outputs]
     values += [value for _, value in recording.outputs if not boundary]
-    asked: list[Term] = [axis for value in values for axis in value.axes]
-    asked += [axis for counted_work in work for item in counted_work for axis in item.axes]
-    held = [axis for declared in recording.declared if declared.kind == "parameter" for axis in declared.value.axes]
+    terms: list[Term] = [axis for value in values for axis in value.axes]
+    terms += [axis for items in work for item in items for axis in item.axes]
+    parameters = [declared.value for declared in recording.declared if declared.kind == "parameter"]
+    parameter_axes = tuple(axis for value in parameters for axis in value.axes)
     copies = [axis for call in recording.calls if _repeats(call, rules) for value in call.outputs for axis in value.axes]
-    return Stated(tuple(equations), tuple(demands), tuple(work), tuple(asked), tuple(held), tuple(copies))
+    return Stated(tuple(equations), tuple(demands), tuple(work), tuple(terms), parameter_axes, tuple(copies))
 
 
 def solved(statements: Stated) -> Solved:
@@ -157,17 +158,17 @@ def solved(statements: Stated) -> Solved:
     solver = Solver()
     for statement, place in statements.equations:
         solver.state(statement, place)
-    sizes = settle(solver, statements.demands, statements.held, statements.copies)
-    asked = [*statements.asked, *(term for _, term in sizes.attributes)]
-    asked += [term for terms, _ in sizes.balances for term in terms]
-    asked += [term for term, _, _ in sizes.lower_bounds]
-    solution = solver.solution(asked)
+    sizes = settle(solver, statements.demands, statements.parameter_axes, statements.copies)
+    terms = [*statements.terms, *(term for _, term in sizes.attributes)]
+    terms += [term for balanced, _ in sizes.balances for term in balanced]
+    terms += [term for term, _, _ in sizes.lower_bounds]
+    solution = solver.solution(terms)
     spaces = solution.spaces
     return Solved(
         spaces,
         solution.pins,
         attributes=tuple((path, spaces[term]) for path, term in sizes.attributes),
-        balances=tuple((tuple(_atom(spaces[term]) for term in terms), reason) for terms, reason in sizes.balances),
+        balances=tuple((tuple(_atom(spaces[term]) for term in balanced), reason) for balanced, reason in sizes.balances),
         lower_bounds=tuple((_atom(spaces[term]), size, reason) for term, size, reason in sizes.lower_bounds),
     )
 
@@ -175,18 +176,17 @@ def solved(statements: Stated) -> Solved:
 def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[Work, ...]], solution: Solved) -> Graph:
     """The third stage: operations and tensors with their names and spaces, as a graph; `work` is that of each call."""
     spaces = solution.spaces
-    lines = _lines(recording, rules, work)
+    drafts = _drafts(recording, rules, work)
     tensors = [_tensor(item.name, item.kind, item.value, spaces, item.aliases) for item in recording.declared]
-    for line in lines:
-        if line.operation.type is not OpType.PARAMETER:
-            for name, value in zip(line.operation.outputs, line.outputs, strict=True):
+    for draft in drafts:
+        if draft.operation.type is not OpType.PARAMETER:
+            for name, value in zip(draft.operation.outputs, draft.outputs, strict=True):
                 tensors.append(_tensor(name, "value", value, spaces))
     by_name = {tensor.name: tensor for tensor in tensors}
     operations = []
-    for line in lines:
-        o = line.operation
-        costs = tuple(Cost(tuple([spaces[axis] for axis in item.axes]), item.scale) for item in line.work)
-        operations.append(retyped(o.costing(costs), by_name))
+    for draft in drafts:
+        costs = tuple(Cost(tuple([spaces[axis] for axis in item.axes]), item.scale) for item in draft.work)
+        operations.append(retyped(draft.operation.costing(costs), by_name))
     graph = Graph(
         tuple(operations),
         tuple(tensors),
@@ -201,7 +201,7 @@ def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[
 
 
 def _demand(statement: Named | Balanced | Larger, place: str) -> Demand:
-    """What a rule says of sizes."""
+    """The demand on sizes that a statement makes."""
     if isinstance(statement, Named):
         return NamedSize(statement.term, statement.size, place)
     if isinstance(statement, Balanced):
@@ -211,25 +211,25 @@ def _demand(statement: Named | Balanced | Larger, place: str) -> Demand:
 
 
 def _unnamed(call: Call, statements: Iterable[Statement], place: str) -> Iterator[Escape]:
-    """The sizes among a call's arguments that its rule names no axis by: strides, positions, counts of anything else."""
-    given = sized_in(call.args.values())
-    if not given:
+    """Sizes among a call's arguments that no statement of its rule names: strides, positions, counts of anything else."""
+    expressions = sized_in(call.args.values())
+    if not expressions:
         return
-    named: set[Expression] = set()
+    named_parts: set[Expression] = set()
     for statement in statements:
         sizes: tuple[Term | int, ...] = ()
         if isinstance(statement, (Named, Scale)):
             sizes = (statement.size,)
         elif isinstance(statement, Larger):
             sizes = (statement.term, statement.than)
-        named.update(part for size in sizes if isinstance(size, int) for part in parts_of(origin(size)))
-    for expression in given:
-        if expression not in named:
+        named_parts.update(part for size in sizes if isinstance(size, int) for part in parts_of(origin(size)))
+    for expression in expressions:
+        if expression not in named_parts:
             yield Escape((expression,), f"{call.op} is given a number that follows from its size ({place})")
 
 
 def _recorded_demands(recording: Recording) -> Iterator[Demand]:
-    """What forward itself said of sizes: its comparisons, its modules' attributes, the numbers that it computed."""
+    """What forward itself demands of sizes: its comparisons, its modules' attributes, the numbers that it computes."""
     for left, right, where in recording.facts:
         yield SizeFact(left, right, where)
     for left, right, where in recording.differences:
@@ -247,13 +247,14 @@ def _compared(left: Expression, right: Expression, where: str) -> str:
 
 
 def _statements(call: Call, rules: Mapping[str, Rule]) -> list[Statement]:
+    """What the rule of a call states; pins of all that it touches if it has none, or one that fails or equates other sizes."""
     rule = rules.get(call.op)
     if rule is None:
         return list(pin_all(call, f"there is no rule for {call.op}"))
     try:
         rule.traits_of(call)
         statements = list(rule.equations(call))
-    except Exception as error:  # noqa: BLE001 - a rule may be a user's own: its failure pins, and is told in graph.pinned
+    except Exception as error:  # noqa: BLE001 - a rule may be a user's own: its failure pins, and is shown in graph.pinned
         return list(pin_all(call, f"the rule for {call.op} does not fit this call ({type(error).__name__}: {error})"))
     for statement in statements:
         if isinstance(statement, Equal) and statement.left.size != statement.right.size:
@@ -268,20 +269,21 @@ def _repeats(call: Call, rules: Mapping[str, Rule]) -> bool:
 
 
 def _unmentioned(call: Call, statements: Iterable[Statement]) -> Iterator[Statement]:
-    """What the rule of a whole module or function leaves out: nobody knows whether it may lose an index."""
-    stated: set[Term] = set()
+    """Pins of what the rule of a whole module or function does not mention: nothing says that it may lose an index."""
+    mentioned: set[Term] = set()
     for statement in statements:
         if isinstance(statement, Equal):
-            stated.update((*_axes(statement.left), *_axes(statement.right)))
+            mentioned.update((*_axes(statement.left), *_axes(statement.right)))
         elif isinstance(statement, Pin):
-            stated.update(_axes(statement.term))
+            mentioned.update(_axes(statement.term))
     for value in (*call.inputs, *call.outputs):
         for axis in value.axes:
-            if axis not in stated:
+            if axis not in mentioned:
                 yield Pin(axis, f"the rule for {call.op} says nothing about it")
 
 
 def _axes(term: Term) -> Iterator[Term]:
+    """The axes and fresh spaces of which a term is made."""
     if isinstance(term, (Times, Plus)):
         for inner in term.factors if isinstance(term, Times) else term.parts:
             yield from _axes(inner)
@@ -295,7 +297,7 @@ def _place(call: Call) -> str:
     return f"{call.op} in {call.module or 'the model'} at {call.where}"
 
 
-def _pinned(value: Value, reason: str) -> Iterator[tuple[Pin, str]]:
+def _pins(value: Value, reason: str) -> Iterator[tuple[Pin, str]]:
     """Nothing may be removed from the axes of a value."""
     for axis in value.axes:
         if axis.size != 1:
@@ -311,69 +313,68 @@ def _tensor(name: str, kind: TensorKind, value: Value, spaces: Mapping[Term, Spa
     return Tensor(name, kind, tuple([spaces[axis] for axis in value.axes]), aliases)
 
 
-def _lines(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[Work, ...]]) -> list[_Line]:
+def _drafts(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[Work, ...]]) -> list[_Draft]:
     """Name the operations and what flows between them. A value that is written in place changes its producer."""
     names = _Names()
-    lines: list[_Line] = []
-    current: dict[int, str] = {}
+    drafts: list[_Draft] = []
+    current_names: dict[int, str] = {}
     owners: dict[int, Declared] = {}
     for declared in recording.declared:
-        current.setdefault(declared.value.id, declared.name)
+        current_names.setdefault(declared.value.id, declared.name)
         owners.setdefault(declared.value.id, declared)
     for name, value in recording.inputs:
-        lines.append(_boundary(names.unique(name), OpType.INPUT, (), value))
-        current[value.id] = lines[-1].operation.outputs[0]
-    shown: set[int] = set()
+        drafts.append(_boundary(names.unique(name), OpType.INPUT, (), value))
+        current_names[value.id] = drafts[-1].operation.outputs[0]
+    parameters_with_node: set[int] = set()
     holders = {declared.owner for declared in recording.declared if declared.value.ndim}
-    for position, (call, counted) in enumerate(zip(recording.calls, work, strict=True)):
+    for position, (call, call_work) in enumerate(zip(recording.calls, work, strict=True)):
         if position in recording.begins:  # a further forward begins with the parameters and buffers as the model has them
-            current.update({declared.value.id: declared.name for declared in recording.declared})
+            current_names.update({declared.value.id: declared.name for declared in recording.declared})
         if not call.outputs or not any(value.ndim for value in (*call.inputs, *call.outputs)):
             continue  # scalars, such as a BatchNorm's count of batches, have no axes
         name = names.of(call, {owners[value.id].owner for value in call.inputs if value.id in owners}, holders)
         for value in call.inputs:
-            declared_here = owners.get(value.id)
-            if declared_here and declared_here.owner != name and value.id not in shown:
-                shown.add(value.id)
-                operation = Operation(
-                    names.unique(declared_here.name), OpType.PARAMETER, "parameter", "", (), (declared_here.name,)
-                )
-                lines.append(_Line(operation, (value,)))
-        inputs = tuple(current[value.id] for value in call.inputs if value.id in current)
+            parameter = owners.get(value.id)
+            if parameter and parameter.owner != name and value.id not in parameters_with_node:
+                parameters_with_node.add(value.id)
+                operation = Operation(names.unique(parameter.name), OpType.PARAMETER, "parameter", "", (), (parameter.name,))
+                drafts.append(_Draft(operation, (value,)))
+        inputs = tuple(current_names[value.id] for value in call.inputs if value.id in current_names)
         outputs = tuple(f"{name}:{k}" for k in range(len(call.outputs)))
         kind = OpType[rules[call.op].type] if call.op in rules else OpType.UNKNOWN
-        traits = named_traits(call, rules[call.op], current, outputs) if call.op in rules else OperationTraits()
+        traits = named_traits(call, rules[call.op], current_names, outputs) if call.op in rules else OperationTraits()
         operation = Operation(name, kind, call.op, call.module_class, inputs, outputs, (), call.where, traits)
-        lines.append(_Line(operation, call.outputs, counted))
+        drafts.append(_Draft(operation, call.outputs, call_work))
         for value, tensor in zip(call.outputs, outputs, strict=True):
-            current[value.id] = tensor
+            current_names[value.id] = tensor
     for name, value in recording.outputs:
         unique = names.unique(name)
-        if value.id in current:
-            lines.append(_Line(Operation(unique, OpType.OUTPUT, "output", "", (current[value.id],), ()), ()))
-    return lines
+        if value.id in current_names:
+            drafts.append(_Draft(Operation(unique, OpType.OUTPUT, "output", "", (current_names[value.id],), ()), ()))
+    return drafts
 
 
-def _boundary(name: str, kind: OpType, inputs: tuple[str, ...], value: Value) -> _Line:
-    return _Line(Operation(name, kind, kind.value, "", inputs, (f"{name}:0",)), (value,))
+def _boundary(name: str, kind: OpType, inputs: tuple[str, ...], value: Value) -> _Draft:
+    return _Draft(Operation(name, kind, kind.value, "", inputs, (f"{name}:0",)), (value,))
 
 
 class _Names:
     """A module's path for its first own operator, the path with the operator's name for the others."""
 
     def __init__(self) -> None:
-        self._taken: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
 
     def unique(self, name: str) -> str:
-        count = self._taken.get(name, 0) + 1
-        self._taken[name] = count
+        """The name, with a number behind it from the second use on."""
+        count = self._counts.get(name, 0) + 1
+        self._counts[name] = count
         return name if count == 1 else self.unique(f"{name}_{count}")
 
     def of(self, call: Call, owners: Iterable[str], holders: Iterable[str]) -> str:
         """The name for a call that uses tensors of the `owners`; `holders` are all modules that hold tensors."""
         if call.module and call.module in owners:
             return self.unique(call.module)
-        if call.module and call.leaf and call.module not in holders and call.module not in self._taken:
+        if call.module and call.leaf and call.module not in holders and call.module not in self._counts:
             return self.unique(call.module)
         short = call.op.rpartition(".")[2]
         return self.unique(f"{call.module}.{short}" if call.module else short)

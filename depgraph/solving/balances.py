@@ -1,4 +1,4 @@
-"""Atoms that must stay equally many: which are balanced with each other, and how sums and products of sizes are made equal."""
+"""Atoms that must stay equally long: which are balanced with each other, and how sums and products of sizes are made equal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from depgraph.algebra.polynomials import Monomial, Polynomial
 from depgraph.solving.statements import Axis, Fresh, Known, Pin, Plus, Term, Times
 from depgraph.solving.unification import Solver, forwards
 
-_MANY = 64
+_MAX_CONSTANT = 64
 """More constant positions than this in one size are pinned rather than laid out one by one."""
 
 
 _ONE = Polynomial.constant(1)
 
 
-_KEEPS = "it must keep the size of a pinned axis"
+_SIZE_REASON = "it must keep the size of a pinned axis"
 
 
 class Balancing:
@@ -61,7 +61,7 @@ class Balancing:
         parts: list[Term] = []
         for monomial, count in polynomial.terms:
             factors: tuple[Term, ...] = tuple(Known(self.solver.size(leaf), leaf) for leaf in monomial) or (Fresh(1),)
-            if count <= _MANY:
+            if count <= _MAX_CONSTANT:
                 parts.extend(Times(factors) for _ in range(count))
                 continue
             constant = Fresh(count)
@@ -114,12 +114,12 @@ class Balancing:
                 reasons = [r for root in self.solver.leaves(one) if (r := self.solver.reason(root)) is not None]
                 for root in self.solver.leaves(other):
                     if reasons and self.solver.reason(root) is None:
-                        self.solver.pin(root, f"{_KEEPS}: {reasons[0].removeprefix(_KEEPS + ': ')}")
+                        self.solver.pin(root, f"{_SIZE_REASON}: {reasons[0].removeprefix(_SIZE_REASON + ': ')}")
                         changed = True
         return changed
 
     def _join_copies(self, in_parameters: set[int]) -> bool:
-        """Repetitions that must be as many as the indices of a parameter's axis lose the same ones as that."""
+        """A repetition that must be as long as a parameter's axis loses the same indices as that axis."""
         changed = False
         copies = (
             {leaf for axis in self.copies for leaf in self.solver.leaves(self.solver.term(axis))} if self.balanced else set()
@@ -136,25 +136,25 @@ class Balancing:
 
     def reconcile(self, left: Polynomial, right: Polynomial, where: str) -> None:
         """Make two polynomials equal with as little coupling as possible; where nothing else helps, pin them."""
-        ours, theirs = left.without_common_factor(right)
-        ours, theirs = ours.difference(theirs)
-        ours, theirs = ours.without_common_factor(theirs)
-        for one, other in ((ours, theirs), (theirs, ours)):
+        left_rest, right_rest = left.without_common_factor(right)
+        left_rest, right_rest = left_rest.difference(right_rest)
+        left_rest, right_rest = left_rest.without_common_factor(right_rest)
+        for one, other in ((left_rest, right_rest), (right_rest, left_rest)):
             if len(one.terms) == 1:
                 ((monomial, count),) = one.terms
                 if len(monomial) == 1 and count == 1 and self._follow(monomial[0], other, where):
                     return
-        if self._pair(ours, theirs, where) or self._match(ours, theirs, where):
+        if self._pair(left_rest, right_rest, where) or self._match(left_rest, right_rest, where):
             return
         reason = f"its size must agree with another one in a way that only the present sizes do ({where})"
         for leaf in (*left.variables, *right.variables):
             self.solver.pin(leaf, reason)
 
-    def _pair(self, ours: Polynomial, theirs: Polynomial, where: str) -> bool:
+    def _pair(self, left: Polynomial, right: Polynomial, where: str) -> bool:
         """Two products of equally large atoms: balance them one by one, as the heads of layers that share a config."""
-        if len(ours.terms) != 1 or len(theirs.terms) != 1:
+        if len(left.terms) != 1 or len(right.terms) != 1:
             return False
-        (m, c), (n, d) = *ours.terms, *theirs.terms
+        (m, c), (n, d) = *left.terms, *right.terms
         pairs = list(zip(sorted(m, key=self._size_and_id), sorted(n, key=self._size_and_id), strict=False))
         if c != d or len(m) != len(n) or any(self.solver.size(a) != self.solver.size(b) for a, b in pairs):
             return False
@@ -175,10 +175,10 @@ class Balancing:
             return True
         if count == 1 and monomial and leaf not in self.balanced:
             order = self._in_an_axis(monomial)
-            factors = tuple(Fresh(self.solver.size(factor)) for factor in order)
+            factors = tuple(Fresh(self.solver.size(atom)) for atom in order)
             self.solver.unify(leaf, self.solver.term(Times(factors)), where)
-            for theirs, own in zip(order, factors, strict=True):  # only as many: which ones go is its own affair
-                self.balance(theirs, forwards(self.solver.term(own)), where)
+            for atom, factor in zip(order, factors, strict=True):  # equally many indices, each its own
+                self.balance(atom, forwards(self.solver.term(factor)), where)
             return True
         return False
 
@@ -190,15 +190,15 @@ class Balancing:
                 return tuple(sorted(monomial, key=leaves.index))
         return monomial
 
-    def _match(self, ours: Polynomial, theirs: Polynomial, where: str) -> bool:
-        """Two sums of atoms and constants: laid side by side, what lies opposite is balanced, longer atoms are cut.
+    def _match(self, one: Polynomial, other: Polynomial, where: str) -> bool:
+        """Two sums of atoms and constants: laid side by side, atoms that lie opposite are balanced, longer ones are cut before.
 
         The order does not depend on the sizes, so that a smaller model is matched in the same way.
         """
-        terms = (*ours.terms, *theirs.terms)
-        if any(len(monomial) > 1 for monomial, _ in terms) or sum(count for _, count in terms) > 2 * _MANY:
+        terms = (*one.terms, *other.terms)
+        if any(len(monomial) > 1 for monomial, _ in terms) or sum(count for _, count in terms) > 2 * _MAX_CONSTANT:
             return False
-        left, right = self._laid_out(ours), self._laid_out(theirs)
+        left, right = self._laid_out(one), self._laid_out(other)
         while left and right:
             left[:1], right[:1] = (
                 self._laid_out(self.refreshed(Polynomial(dict(left[:1])))),
@@ -219,9 +219,9 @@ class Balancing:
         return True
 
     def _fix(self, leaf: int, where: str) -> None:
-        """Let an atom keep its size: as single indices, which is what groups that are cut down to one leave of themselves."""
-        if leaf in self.balanced or self.solver.size(leaf) > _MANY:
-            self.solver.pin(leaf, f"{_KEEPS} ({where})")
+        """Let an atom keep its size, as single indices: the same term as of a group that is already cut down to one index."""
+        if leaf in self.balanced or self.solver.size(leaf) > _MAX_CONSTANT:
+            self.solver.pin(leaf, f"{_SIZE_REASON} ({where})")
         else:
             self.solver.unify(leaf, self.solver.term(Plus((Fresh(1),) * self.solver.size(leaf))), where)
 

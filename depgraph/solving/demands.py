@@ -1,4 +1,4 @@
-"""What calls and comparisons demand of sizes, as data, and what comes of it."""
+"""What calls and comparisons demand of sizes, as data, and the balances and bounds that follow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EqualSizes:
 
 @frozen
 class SizeFact:
-    """Two expressions that forward found equal."""
+    """Two expressions that forward compares, and that are equal."""
 
     left: Expression
     right: Expression
@@ -38,7 +38,7 @@ class SizeFact:
 
 @frozen
 class Unlike:
-    """Two expressions that forward found different: were they to become equal, it would take another branch."""
+    """Two expressions that forward compares, and that differ: were they to become equal, it would take another branch."""
 
     left: Expression
     right: Expression
@@ -62,7 +62,7 @@ class FollowingAttribute:
 
 @frozen
 class Escape:
-    """These sizes went where nothing follows them: they stay as they are."""
+    """Sizes that are used where nothing follows them: they stay as they are."""
 
     sources: tuple[Expression, ...]
     reason: str

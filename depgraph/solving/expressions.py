@@ -10,7 +10,7 @@ from attrs import frozen
 
 @frozen
 class Literal:
-    """A number that stands in the forward code, or that came through something which forgot its origin."""
+    """A number that stands in the forward code, or whose origin is not followed."""
 
     value: int
 

@@ -1,4 +1,4 @@
-"""What a tracer saw, as data without a tensor in it."""
+"""What a tracer records of one forward, as data without a tensor in it."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ class IntegerAttribute:
 
 @frozen(eq=False)
 class Recording:
-    """Everything a tracer saw, without a tensor in it.
+    """Everything that a tracer records, without a tensor in it.
 
     Attributes:
         calls: operator calls in order.
         declared: parameters and buffers in the model's order.
         inputs: tensors given to the model, by name.
-        outputs: tensors that it returned, by name.
-        constants: other tensors that it met, with where they came from.
+        outputs: tensors that forward returns, by name.
+        constants: other tensors that it reads, or that leave it by another way, with the reason for which they are pinned.
         layer_attributes: attributes of layers that follow a term, as ``conv1.out_channels``, and whether only others read them.
-        facts: expressions that forward compared and found equal, with the source line.
-        differences: those that it found different.
-        orders: those of which it found the first one smaller.
+        facts: expressions that forward compares and that are equal, with the source line.
+        differences: those that are different.
+        orders: those of which the first is smaller.
         mode: ``fake`` or ``real``, as the forward ran.
-        escapes: expressions from which forward computed a plain number, with the source line.
+        escapes: expressions from which forward computes a plain number, with the source line.
         value_count: how many values there are; their numbers are smaller.
         begins: where in `calls` further forwards begin. Their operators are part of the graph, their work is not.
-        integers: what the model holds of integers, read or not.
+        integers: the integers of the model that a path can name, whether forward reads them or not.
         containers: paths of modules that are mere lists, dicts and sequences of others.
     """
 
@@ -80,26 +80,26 @@ class Recording:
 
 
 def joined(first: Recording, others: Sequence[Recording]) -> Recording:
-    """The recording of several forwards of one model: what each of them says holds.
+    """The recording of several forwards of one model: what each of them states holds.
 
     Parameters and buffers have the same numbers in all of them, other values each a number of their own.
     """
-    every = (first, *others)
-    lengths = [len(recording.calls) for recording in every]
+    recordings = (first, *others)
+    lengths = [len(recording.calls) for recording in recordings]
     return Recording(
-        calls=tuple(chain.from_iterable(recording.calls for recording in every)),
+        calls=tuple(chain.from_iterable(recording.calls for recording in recordings)),
         declared=first.declared,
-        inputs=tuple(chain.from_iterable(recording.inputs for recording in every)),
-        outputs=tuple(chain.from_iterable(recording.outputs for recording in every)),
-        constants=tuple(chain.from_iterable(recording.constants for recording in every)),
-        layer_attributes=tuple(chain.from_iterable(recording.layer_attributes for recording in every)),
-        facts=tuple(chain.from_iterable(recording.facts for recording in every)),
-        differences=tuple(chain.from_iterable(recording.differences for recording in every)),
-        orders=tuple(chain.from_iterable(recording.orders for recording in every)),
-        escapes=tuple(chain.from_iterable(recording.escapes for recording in every)),
-        mode="real" if any(recording.mode == "real" for recording in every) else "fake",
+        inputs=tuple(chain.from_iterable(recording.inputs for recording in recordings)),
+        outputs=tuple(chain.from_iterable(recording.outputs for recording in recordings)),
+        constants=tuple(chain.from_iterable(recording.constants for recording in recordings)),
+        layer_attributes=tuple(chain.from_iterable(recording.layer_attributes for recording in recordings)),
+        facts=tuple(chain.from_iterable(recording.facts for recording in recordings)),
+        differences=tuple(chain.from_iterable(recording.differences for recording in recordings)),
+        orders=tuple(chain.from_iterable(recording.orders for recording in recordings)),
+        escapes=tuple(chain.from_iterable(recording.escapes for recording in recordings)),
+        mode="real" if any(recording.mode == "real" for recording in recordings) else "fake",
         integers=first.integers,
         containers=first.containers,
-        value_count=every[-1].value_count,
+        value_count=recordings[-1].value_count,
         begins=tuple(accumulate(lengths))[:-1],
     )

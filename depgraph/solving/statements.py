@@ -135,7 +135,7 @@ class Backwards:
 
 @frozen(slots=False)
 class Known:
-    """A space that a solver already holds, by its number there."""
+    """A term that a solver has already, by its number there."""
 
     size: int
     root: int

@@ -50,7 +50,7 @@ def is_reversed(root: int) -> bool:
 
 @frozen
 class Solution:
-    """The space of each term that was asked for, and the pinned atoms with their reasons."""
+    """The space of each term, and the pinned atoms with their reasons."""
 
     spaces: Mapping[Term, Space]
     pins: Mapping[Atom, str]
@@ -146,11 +146,11 @@ class Solver:
         """The size of a term."""
         return self._size[root]
 
-    def solution(self, asked: Iterable[Term]) -> Solution:
-        """The space of each asked term. Atoms are numbered in the order in which they are first read."""
+    def solution(self, terms: Iterable[Term]) -> Solution:
+        """The space of each term. Atoms are numbered in the order in which they are first read."""
         numbers: dict[int, Atom] = {}
         memo: dict[int, Space] = {}
-        spaces = {term: self._space(self.term(term), numbers, memo) for term in asked}
+        spaces = {term: self._space(self.term(term), numbers, memo) for term in terms}
         pins = {atom: reason for variable, atom in numbers.items() if (reason := self._reason[variable]) is not None}
         return Solution(MappingProxyType(spaces), MappingProxyType(pins))
 
@@ -186,13 +186,14 @@ class Solver:
         return root
 
     def _structure(self, kind: Kind, children: list[int]) -> int:
+        """A product or sum of terms without its neutral elements; of one term that is the term itself."""
         neutral = 1 if kind is _PRODUCT else 0
         sizes = self._size
-        used = [child for child in children if sizes[child] != neutral]
-        if len(used) == 1:
-            return used[0]
-        each = [sizes[child] for child in used]
-        return self._node(kind, prod(each) if kind is _PRODUCT else sum(each), tuple(used))
+        operands = [child for child in children if sizes[child] != neutral]
+        if len(operands) == 1:
+            return operands[0]
+        each = [sizes[operand] for operand in operands]
+        return self._node(kind, prod(each) if kind is _PRODUCT else sum(each), tuple(operands))
 
     def _find(self, root: int) -> int:
         parent = self._parent
@@ -203,17 +204,19 @@ class Solver:
         return root
 
     def _let_stand(self, root: int, target: int) -> None:
-        """Let one number stand for another one, and so in the other direction."""
+        """Let one number stand for another one, in both directions of reading."""
         self._parent[root] = target
         self._parent[reversed_(root)] = reversed_(target)
 
     def _bind(self, variable: int, target: int) -> None:
+        """Let a variable be a term; if it was pinned, the term is pinned."""
         self._let_stand(variable, target)
         reason = self._reason[variable]
         if reason is not None:
             self.pin(target, reason)
 
-    def _give_up(self, roots: Iterable[int], where: str) -> None:
+    def _pin_coprime(self, roots: Iterable[int], where: str) -> None:
+        """Pin factors that no index map relates, such as those of 2 x 3 read as 3 x 2."""
         for root in roots:
             self.pin(root, f"{where}: the sizes on both sides do not nest, so no index map can be given")
 
@@ -245,11 +248,12 @@ class Solver:
         self._bind(variable, self._structure(_SUM, [half, *middle, reversed_(half)]))
 
     def _match_products(self, left: int, right: int, where: str) -> None:
+        """Match the factors of two products from both ends; what remains has no common divisor."""
         a, b = self.factors(left), self.factors(right)
         self._match_from(a, b, where, last=False)
         self._match_from(a, b, where, last=True)
         if a or b:
-            self._give_up([*a, *b], where)
+            self._pin_coprime([*a, *b], where)
         else:
             self._merge(left, right)
 
@@ -275,6 +279,7 @@ class Solver:
                     self.unify(factor, self._structure(_PRODUCT, [side[end], shared] if last else [shared, side[end]]), where)
 
     def _match_sums(self, left: int, right: int, where: str) -> None:
+        """Match the parts of two sums from the first one on, the longer one cut at the end of the shorter one."""
         a, b = self.parts(left), self.parts(right)
         i = j = 0
         while i < len(a) and j < len(b):
@@ -332,7 +337,7 @@ class Solver:
         self._merge(total, factored)
 
     def _merge(self, left: int, right: int) -> None:
-        """Two structures were found equal part by part: let one stand for both."""
+        """Two structures are equal part by part: let one stand for both."""
         left, right = self._find(left), self._find(right)
         if forwards(left) != forwards(right):
             self._let_stand(left, right)

@@ -16,13 +16,13 @@ from depgraph.solving.expressions import Attribute, Expression, parts_of
 from depgraph.solving.recording import IntegerAttribute, Recording
 from depgraph.solving.sized import sized_in
 
-_DEEPEST = 2
-"""A module speaks of its layers, and of theirs where they are blocks such as a convolution with its normalisation."""
+_MAX_DEPTH = 2
+"""An integer counts axes of its module's layers, and of theirs where they are blocks such as a convolution with its norm."""
 
 
 def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribute, ...]:
     """The integers that no statement of forward mentions, with what they may count, in the order of their paths."""
-    read = {part.path for expression in _read(recording) for part in parts_of(expression) if isinstance(part, Attribute)}
+    read = {part.path for expression in _read_sizes(recording) for part in parts_of(expression) if isinstance(part, Attribute)}
     read.update(path for path, _, _ in recording.layer_attributes)
     read.update(attribute.path for attribute in graph.attributes)
     integers = {item.path: item for item in recording.integers if item.path not in read}
@@ -30,12 +30,12 @@ def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribu
     result = []
     for path, item in sorted(integers.items()):
         depth, spaces = nearest.get((item.module, item.value), (0, {}))
-        if spaces and (item.in_config or depth <= _DEEPEST):
+        if spaces and (item.in_config or depth <= _MAX_DEPTH):
             result.append(UnreadAttribute(path, tuple(spaces)))
     return tuple(result)
 
 
-def _read(recording: Recording) -> Iterator[Expression]:
+def _read_sizes(recording: Recording) -> Iterator[Expression]:
     """All sizes that forward gave to an operator, compared, or took a number from."""
     for call in recording.calls:
         yield from sized_in(call.args.values())
@@ -49,7 +49,7 @@ def _read(recording: Recording) -> Iterator[Expression]:
 def _nearest(
     recording: Recording, graph: Graph, integers: list[IntegerAttribute]
 ) -> Mapping[tuple[str, int], tuple[int, dict[Space, None]]]:
-    """Of a module and a size: in which depth below the module axes of this size lie first, and their spaces."""
+    """For each module and size: the least depth below the module at which axes have this size, and their spaces."""
     sizes: dict[str, set[int]] = {}
     for item in integers:
         sizes.setdefault(item.module, set()).add(item.value)
@@ -62,19 +62,19 @@ def _nearest(
             if id(space) not in by_size:
                 by_size[id(space)] = _parts_by_size(space, graph)
         for name in (tensor.name, *tensor.aliases):
-            for depth, module in _around(name, recording.containers):
-                wanted = sizes.get(module, set())
-                for space in tensor.axes if wanted else ():
-                    for size in wanted & by_size[id(space)].keys():
-                        known = nearest.get((module, size))
-                        if known is None or depth < known[0]:
-                            known = nearest[module, size] = depth, {}
-                        if depth == known[0]:
-                            known[1].update(dict.fromkeys(by_size[id(space)][size]))
+            for depth, module in _enclosing_modules(name, recording.containers):
+                module_sizes = sizes.get(module, set())
+                for space in tensor.axes if module_sizes else ():
+                    for size in module_sizes & by_size[id(space)].keys():
+                        entry = nearest.get((module, size))
+                        if entry is None or depth < entry[0]:
+                            entry = nearest[module, size] = depth, {}
+                        if depth == entry[0]:
+                            entry[1].update(dict.fromkeys(by_size[id(space)][size]))
     return nearest
 
 
-def _around(name: str, containers: frozenset[str]) -> Iterator[tuple[int, str]]:
+def _enclosing_modules(name: str, containers: frozenset[str]) -> Iterator[tuple[int, str]]:
     """The modules around a parameter, the innermost first, each with how many others lie between; containers do not count."""
     depth, module = 0, name.rpartition(".")[0]
     while module:

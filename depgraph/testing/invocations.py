@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.solving import assembly
-from depgraph.solving.statements import Equal, Pin, Rule, Statement
+from depgraph.solving.statements import Call, Equal, Pin, Rule, Statement
 from depgraph.tracing.custom_rules import RuleTable
 from depgraph.tracing.trace import record
 
@@ -21,8 +21,8 @@ AxisPlace = tuple[str, int]
 """An axis of the call: the key path of an operand or output, and the dimension."""
 
 
-Lost = Mapping[AxisPlace, IndexSet]
-"""What each axis loses."""
+Slices = Mapping[AxisPlace, IndexSet]
+"""The slices that a removal takes from the tensors: of each axis, its indices."""
 
 
 @frozen(eq=False)
@@ -37,8 +37,8 @@ class Invocation:
     @classmethod
     def of(cls, function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Invocation:
         """The call ``function(*args, **kwargs)``."""
-        given = {"args": tuple(args), "kwargs": dict(kwargs)}
-        paths, spec = pytree.tree_flatten_with_path(given)
+        arguments = {"args": tuple(args), "kwargs": dict(kwargs)}
+        paths, spec = pytree.tree_flatten_with_path(arguments)
         names = tuple(pytree.keystr(path[:1])[2:-2] + pytree.keystr(path[1:]) for path, _ in paths)
         return cls(function, names, tuple(leaf for _, leaf in paths), spec)
 
@@ -52,43 +52,45 @@ class Invocation:
         """The integers among the arguments."""
         return {name: leaf for name, leaf in zip(self.names, self.leaves, strict=True) if type(leaf) is int}
 
-    def without(self, lost: Lost, numbers: Mapping[str, int]) -> Invocation:
-        """The same call on operands without the lost slices, and with other numbers."""
+    def without(self, slices: Slices, numbers: Mapping[str, int]) -> Invocation:
+        """The same call on operands without the slices, and with other numbers."""
         leaves = [
-            numbers.get(name, sliced(name, leaf, lost) if isinstance(leaf, torch.Tensor) else leaf)
+            numbers.get(name, sliced(name, leaf, slices) if isinstance(leaf, torch.Tensor) else leaf)
             for name, leaf in zip(self.names, self.leaves, strict=True)
         ]
         return evolve(self, leaves=tuple(leaves))
 
-    def filled(self, lost: Lost, value: float) -> Invocation:
-        """The same call with the lost slices of the operands overwritten instead."""
+    def filled(self, slices: Slices, value: float) -> Invocation:
+        """The same call with the slices of the operands overwritten instead."""
         leaves = list(self.leaves)
         for position, (name, leaf) in enumerate(zip(self.names, self.leaves, strict=True)):
             if isinstance(leaf, torch.Tensor):
                 leaves[position] = leaf = leaf.clone()
                 for dim in range(leaf.ndim):
-                    leaf.index_fill_(dim, torch.tensor(list(lost.get((name, dim), ())), dtype=torch.long), _as(leaf, value))
+                    leaf.index_fill_(dim, torch.tensor(list(slices.get((name, dim), ())), dtype=torch.long), _cast(leaf, value))
         return evolve(self, leaves=tuple(leaves))
 
     def outputs(self) -> dict[str, torch.Tensor]:
         """Call the operator on copies; the tensors and numbers that it returns, by name."""
         copies = [leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves]
-        given = pytree.tree_unflatten(copies, self.spec)
+        arguments = pytree.tree_unflatten(copies, self.spec)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            result = self.function(*given["args"], **given["kwargs"])
+            result = self.function(*arguments["args"], **arguments["kwargs"])
         for name, copy, leaf in zip(self.names, copies, self.leaves, strict=True):
             if isinstance(leaf, torch.Tensor) and copy.numel() != leaf.numel():
                 raise ValueError(f"{name} was given the shape {tuple(copy.shape)} in place of {tuple(leaf.shape)}")
         return {f"output{path}": leaf for path, leaf in _tensors(result)}
 
 
-def _as(tensor: torch.Tensor, value: float) -> bool | int | float:
+def _cast(tensor: torch.Tensor, value: float) -> bool | int | float:
+    """A number as the type of a tensor has it; 0 for one that no integer type is sure to hold, such as infinity."""
     if tensor.is_floating_point() or tensor.is_complex():
         return value
     return bool(value) if tensor.dtype is torch.bool else int(value) if abs(value) < 2**31 else 0
 
 
 def _tensors(result: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors and numbers of a result with their key paths, numbers as tensors."""
     for path, leaf in pytree.tree_flatten_with_path(result)[0]:
         if isinstance(leaf, torch.Tensor):
             yield pytree.keystr(path), leaf
@@ -96,12 +98,12 @@ def _tensors(result: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield pytree.keystr(path), torch.tensor(leaf)
 
 
-def sliced(name: str, tensor: torch.Tensor, lost: Lost) -> torch.Tensor:
-    """The tensor without what its axes lose."""
+def sliced(name: str, tensor: torch.Tensor, slices: Slices) -> torch.Tensor:
+    """The tensor of this name without its slices."""
     for dim, size in enumerate(tensor.shape):
-        gone = lost.get((name, dim))
-        if gone:
-            tensor = tensor.index_select(dim, torch.tensor(list(gone.complement(size)), dtype=torch.long))
+        indices = slices.get((name, dim))
+        if indices:
+            tensor = tensor.index_select(dim, torch.tensor(list(indices.complement(size)), dtype=torch.long))
     return tensor
 
 
@@ -122,13 +124,13 @@ class _Alone(nn.Module):
     def forward(self) -> Any:
         """Return what the operator returns."""
         function, spec = self.call
-        given = pytree.tree_unflatten(self.leaves, spec)
-        return function(*given["args"], **given["kwargs"])
+        arguments = pytree.tree_unflatten(self.leaves, spec)
+        return function(*arguments["args"], **arguments["kwargs"])
 
 
 @frozen
-class Solved:
-    """What the rules say of a call.
+class CallSolution:
+    """The solution of what the rules state of a call.
 
     Attributes:
         ops: the operators that were called.
@@ -149,44 +151,48 @@ class Solved:
     faults: tuple[str, ...]
 
 
-def solved(call: Invocation, table: RuleTable, lifted: bool = False) -> Solved:
+def solved(call: Invocation, table: RuleTable, lifted: bool = False) -> CallSolution:
     """Record the call with the real tracer, and solve what its rules state; `lifted` leaves their pins out."""
     recording = record(_Alone(call), rules=table)
     rules = table.by_name
     outputs = recording.outputs
-    faults = tuple(fault for made in recording.calls for fault in _faults(made, rules))
+    ops = tuple(operator_call.op for operator_call in recording.calls)
+    faults = tuple(fault for operator_call in recording.calls for fault in _faults(operator_call, rules))
     if lifted:
-        rules = {name: _without_pins(rule) for name, rule in rules.items() if name in {made.op for made in recording.calls}}
+        rules = {name: _without_pins(rule) for name, rule in rules.items() if name in ops}
     solution = assembly.solved(assembly.stated(recording, rules, boundary=False))
     names = dict(zip((f"leaf{position}" for position in range(len(call.names))), call.names, strict=True))
     values = {names[declared.name]: declared.value for declared in recording.declared} | dict(outputs)
     axes = {(name, axis.dim): solution.spaces[axis] for name, value in values.items() for axis in value.axes}
     numbers = {call.names[int(path.removeprefix("leaves."))]: space for path, space in solution.attributes}
     balances = tuple(balanced for balanced, _ in solution.balances)
-    traits = [rules[made.op].traits_of(made) for made in recording.calls if not faults]
+    traits = [rules[operator_call.op].traits_of(operator_call) for operator_call in recording.calls if not faults]
     mixing = frozenset(atom for trait in traits for axis in trait.mixes or () for atom in atoms(solution.spaces[axis]))
     mixed = None if any(trait.mixes is None for trait in traits) else mixing
-    return Solved(tuple(made.op for made in recording.calls), axes, numbers, solution.pins, balances, mixed, faults)
+    return CallSolution(ops, axes, numbers, solution.pins, balances, mixed, faults)
 
 
 def _without_pins(rule: Rule) -> Rule:
-    def equations(call: Any) -> Iterator[Statement]:
+    """The rule with all its statements but pins."""
+
+    def equations(call: Call) -> Iterator[Statement]:
         return (statement for statement in rule.equations(call) if not isinstance(statement, Pin))
 
     return evolve(rule, equations=equations)
 
 
-def _faults(made: Any, rules: Mapping[str, Rule]) -> Iterator[str]:
-    rule = rules.get(made.op)
+def _faults(call: Call, rules: Mapping[str, Rule]) -> Iterator[str]:
+    """How the rule of a recorded call does not fit it."""
+    rule = rules.get(call.op)
     if rule is None:
-        yield f"there is no rule for {made.op}"
+        yield f"there is no rule for {call.op}"
         return
     try:
-        rule.traits_of(made)
-        statements = list(rule.equations(made))
+        rule.traits_of(call)
+        statements = list(rule.equations(call))
     except Exception as error:  # noqa: BLE001 - any failure of a rule is a finding
-        yield f"the rule of {made.op} does not fit the call: {type(error).__name__}: {error}"
+        yield f"the rule of {call.op} does not fit the call: {type(error).__name__}: {error}"
         return
     for statement in statements:
         if isinstance(statement, Equal) and statement.left.size != statement.right.size:
-            yield f"the rule of {made.op} equates sizes {statement.left.size} and {statement.right.size}"
+            yield f"the rule of {call.op} equates sizes {statement.left.size} and {statement.right.size}"

@@ -70,13 +70,13 @@ def snapshot(model: nn.Module) -> Any:
     >>> snapshot(model) == before, snapshot(model.eval()) == before
     (True, False)
     """
-    held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    named_tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return (
         [
             (name, id(tensor), tensor._version, tensor.requires_grad, tuple(tensor.shape), tensor_bytes(tensor))
-            for name, tensor in held
+            for name, tensor in named_tensors
         ],
-        [(name, id(tensor), None if tensor.grad is None else tensor_bytes(tensor.grad)) for name, tensor in held],
+        [(name, id(tensor), None if tensor.grad is None else tensor_bytes(tensor.grad)) for name, tensor in named_tensors],
         [(name, module.training, sorted(module.__dict__), _scalars(module)) for name, module in model.named_modules()],
         [(name, len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()],
         (torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled(), torch.random.get_rng_state().tolist()),
@@ -96,6 +96,7 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes | None:
 
 
 def _scalars(module: nn.Module) -> list[tuple[str, str]]:
+    """Public attributes of plain types, as text."""
     plain = (int, float, str, bool, tuple, list, dict, type(None))
     return [(key, repr(value)) for key, value in sorted(module.__dict__.items()) if type(value) in plain and key[0] != "_"]
 
@@ -133,10 +134,12 @@ def assert_square(
     Linear(in_features=4, out_features=6, bias=True)
     """
     small = execute(plan, model)
-    promised, met = shrunk(graph, {cut.atom: cut.removal for cut in plan.cuts}), trace(small, example_inputs, kwargs)
+    promised, traced = shrunk(graph, {cut.atom: cut.removal for cut in plan.cuts}), trace(small, example_inputs, kwargs)
     assert not check_graph(promised), f"an invariant of graphs: {check_graph(promised)[0]}"
-    assert same(promised, met), f"law 3 (the square): {difference(promised, met)}"
-    assert promised != met or promised.fingerprint == met.fingerprint, "law 3 (the square): equal graphs, two fingerprints"
+    assert same(promised, traced), f"law 3 (the square): {difference(promised, traced)}"
+    assert promised != traced or promised.fingerprint == traced.fingerprint, (
+        "law 3 (the square): equal graphs, two fingerprints"
+    )
     assert plan.apply(graph) == promised, "law 3 (the square): the plan leads to another graph than its cuts"
     return small
 
@@ -160,10 +163,13 @@ def same(promised: Graph, met: Graph) -> bool:
 
 
 def _without_counts(graph: Graph) -> Graph:
-    held = {atom for tensor in graph.tensors if tensor.kind != "value" for space in tensor.axes for atom in atoms(space)}
+    """The graph with size 2 for each atom that is in no parameter or buffer, so that counts of data do not matter."""
+    stored_atoms = {
+        atom for tensor in graph.tensors if tensor.kind != "value" for space in tensor.axes for atom in atoms(space)
+    }
 
     def uncounted(space: Space) -> Space:
-        return substitute(space, lambda atom: atom if atom in held else Atom(atom.id, 2))
+        return substitute(space, lambda atom: atom if atom in stored_atoms else Atom(atom.id, 2))
 
     return renumber(
         attrs.evolve(
@@ -173,7 +179,7 @@ def _without_counts(graph: Graph) -> Graph:
                 operation.costing(attrs.evolve(cost, axes=tuple(map(uncounted, cost.axes))) for cost in operation.costs)
                 for operation in graph.operations
             ),
-            pinned_atoms=tuple(pinned for pinned in graph.pinned_atoms if pinned.atom in held),
+            pinned_atoms=tuple(pinned for pinned in graph.pinned_atoms if pinned.atom in stored_atoms),
         )
     )[0]
 
@@ -185,13 +191,13 @@ def difference(left: Graph, right: Graph) -> str:
     >>> difference(long, long), len(difference(long, short).split("; "))
     ('nothing', 3)
     """
-    found = []
+    differences = []
     for name in ("operations", "tensors", "attributes", "pinned_atoms", "balances"):
         ours, theirs = getattr(left, name), getattr(right, name)
         if len(ours) != len(theirs):
-            found.append(f"{len(ours)} and {len(theirs)} {name}")
-        found.extend(f"{a} and {b}" for a, b in zip(ours, theirs, strict=False) if a != b)
-    return "; ".join(found[:3]) or "nothing"
+            differences.append(f"{len(ours)} and {len(theirs)} {name}")
+        differences.extend(f"{a} and {b}" for a, b in zip(ours, theirs, strict=False) if a != b)
+    return "; ".join(differences[:3]) or "nothing"
 
 
 def assert_round_trip(graph: Graph, plan: Plan) -> None:
@@ -283,6 +289,8 @@ def assert_cost(graph: Graph, model: nn.Module, example_inputs: Inputs = (), kwa
 
 
 class _plain_kernels:
+    """Within it, torch runs kernels whose operations PyTorch's counter sees."""
+
     def __enter__(self) -> None:
         self.fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
@@ -297,6 +305,7 @@ class _plain_kernels:
 
 
 def _run(model: nn.Module, example_inputs: Inputs, kwargs: Mapping[str, Any] | None) -> Any:
+    """Call a model as `trace` does."""
     args = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     return model(*args, **(kwargs or {}))
 
@@ -336,14 +345,14 @@ def _scaled_dims(graph: Graph) -> dict[str, frozenset[tuple[str, int]]]:
     """
     scaled = {}
     for operation in graph.operations:
-        held = [graph.tensor(name) for name in operation.inputs]
-        if len(held) < 2 or any(tensor.kind != "parameter" for tensor in held) or not operation.traits.mixes:
+        operands = [graph.tensor(name) for name in operation.inputs]
+        if len(operands) < 2 or any(tensor.kind != "parameter" for tensor in operands) or not operation.traits.mixes:
             continue
-        direction, gain = held[:2]
-        kept = [dim for dim in range(len(direction.axes)) if (direction.name, dim) not in operation.traits.mixes]
-        around = {atom for space in gain.axes for atom in atoms(space)}
+        direction, gain = operands[:2]
+        other_dims = [dim for dim in range(len(direction.axes)) if (direction.name, dim) not in operation.traits.mixes]
+        gain_atoms = {atom for space in gain.axes for atom in atoms(space)}
         scaled[operation.name] = frozenset(
-            (direction.name, dim) for dim in kept if around.intersection(atoms(direction.axes[dim]))
+            (direction.name, dim) for dim in other_dims if gain_atoms.intersection(atoms(direction.axes[dim]))
         )
     return scaled
 
@@ -372,30 +381,31 @@ def assert_zero_channels(
     (2, 1)
     """
     normalised = normalised_atoms(graph)
-    beside = {atom for balance in graph.balances if normalised.intersection(balance.atoms) for atom in balance.atoms}
-    left_out = normalised | beside
+    balanced = {atom for balance in graph.balances if normalised.intersection(balance.atoms) for atom in balance.atoms}
+    left_out = normalised | balanced
     removed = {cut.atom: cut.removal for cut in plan.cuts if cut.atom not in left_out}
     if not removed:
         return 0
     compared = plan_of(graph, removed)
     masked = execute(Plan.empty(graph), model).eval().double()
     scaled = frozenset[tuple[str, int]]().union(*_scaled_dims(graph).values())
-    inputs, named = pytree.tree_map(_doubled, (example_inputs, dict(kwargs or {})))
+    inputs, named_inputs = pytree.tree_map(_doubled, (example_inputs, dict(kwargs or {})))
     tolerance = 1e-6
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        if not _runs(execute(Plan.empty(graph), masked), inputs, named):  # a copy: some keep what their first forward computed
+        # a copy runs, for some models keep what their first forward computed
+        if not _runs(execute(Plan.empty(graph), masked), inputs, named_inputs):
             masked, tolerance = execute(Plan.empty(graph), model).eval(), 1e-4
-            inputs, named = example_inputs, dict(kwargs or {})
+            inputs, named_inputs = example_inputs, dict(kwargs or {})
         for name, parameter in masked.named_parameters():
-            for dim, kept in compared.kept.get(name, {}).items():
+            for dim, indices in compared.kept.get(name, {}).items():
                 if (graph.tensor(name).name, dim) not in scaled:
-                    parameter.index_fill_(dim, torch.tensor(list(kept.complement(parameter.shape[dim]))), 0.0)
+                    parameter.index_fill_(dim, torch.tensor(list(indices.complement(parameter.shape[dim]))), 0.0)
         small = execute(compared, masked)
         torch.manual_seed(0)
-        expected = _run(masked, inputs, named)
+        expected = _run(masked, inputs, named_inputs)
         torch.manual_seed(0)
-        met = _run(small, inputs, named)
-    for a, b in zip(_tensors(expected), _tensors(met), strict=True):
+        outputs = _run(small, inputs, named_inputs)
+    for a, b in zip(_tensors(expected), _tensors(outputs), strict=True):
         assert a.shape == b.shape, f"law 6 (zero channels): output shape {tuple(a.shape)} became {tuple(b.shape)}"
         assert torch.equal(a.isnan(), b.isnan()), "law 6 (zero channels): the output is not a number in other places"
         scale = float(a.nan_to_num().abs().max()) + 1.0 if a.numel() else 1.0
@@ -421,4 +431,5 @@ def _tensors(result: Any) -> list[torch.Tensor]:
 
 
 def _doubled(leaf: Any) -> Any:
+    """A leaf of the inputs in double precision."""
     return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf

@@ -106,8 +106,8 @@ def _halves(block: Block, x: Tensor, y: Tensor) -> Tensor:
 def _recurrent(block: Block, x: Tensor, y: Tensor) -> Tensor:
     """Both directions over the places of the image, as a sequence."""
     batch, _, height, wide = y.shape
-    found, _ = block.recurrent(y.flatten(2).transpose(1, 2))
-    return x + block.back(found.transpose(1, 2).reshape(batch, -1, height, wide))
+    states, _ = block.recurrent(y.flatten(2).transpose(1, 2))
+    return x + block.back(states.transpose(1, 2).reshape(batch, -1, height, wide))
 
 
 def _cell(block: Block, x: Tensor, y: Tensor) -> Tensor:

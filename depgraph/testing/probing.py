@@ -18,10 +18,10 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, atoms
 from depgraph.rules import RULES
 from depgraph.solving.statements import Rule
-from depgraph.testing.invocations import AxisPlace, Invocation, Lost, Solved, sliced, solved
+from depgraph.testing.invocations import AxisPlace, CallSolution, Invocation, Slices, sliced, solved
 from depgraph.tracing.custom_rules import rule_table
 
-_MOST_RUNS = 96
+_MAX_RUNS = 96
 """Calls that the search for a smaller removal makes at most for one index."""
 
 
@@ -132,58 +132,62 @@ def probe(
     """
     call = Invocation.of(op, args, kwargs or {})
     table = rule_table(rules)
-    said = solved(call, table)
-    if said.faults:
-        return Findings(said.ops, refuted=said.faults)
-    bench = _Bench(call, said, tuple(mixed), checked)
+    solution = solved(call, table)
+    if solution.faults:
+        return Findings(solution.ops, refuted=solution.faults)
+    bench = _Bench(call, solution, tuple(mixed), checked)
     refuted = list(chain.from_iterable(bench.examined(removals) for removals in bench.removals()))
     needless: list[str] = []
-    if said.pins and checked and Mixed() not in mixed:
+    if solution.pins and checked and Mixed() not in mixed:
         free = _Bench(call, solved(call, table, lifted=True), tuple(mixed), checked)
         needless = list(_needless(bench, free))
-    return Findings(said.ops, bench.count, tuple(refuted), tuple(needless), bench.mixed, bench.stated, bench.seen)
+    return Findings(solution.ops, bench.count, tuple(refuted), tuple(needless), bench.mixed, bench.stated, bench.seen)
 
 
-Removed = Mapping[Atom, IndexSet]
+AtomRemoval = Mapping[Atom, IndexSet]
+"""The indices that atoms lose together."""
 
 
 Cell = tuple[AxisPlace, int]
+"""One index of one axis."""
 
 
 class _Bench:
-    """One call with its solution, its outputs, and the comparisons that were made. It does not leave `probe`."""
+    """One call with its solution, its outputs, and counts of the comparisons. It does not leave `probe`."""
 
-    def __init__(self, call: Invocation, said: Solved, mixed: tuple[Mixed, ...], checked: bool) -> None:
-        self.call, self.said, self.checked = call, said, checked
-        self.whole = call.outputs()
+    def __init__(self, call: Invocation, solution: CallSolution, mixed: tuple[Mixed, ...], checked: bool) -> None:
+        self.call, self.solution, self.checked = call, solution, checked
+        self.outputs = call.outputs()
         self.count = 0
         self.mixed = self.stated = self.seen = False
-        self._level: dict[Atom, float | None] = {}
-        shown = {atom for (name, _), space in said.axes.items() if name in self.whole for atom in atoms(space)}
-        held = {atom for (name, _), space in said.axes.items() if name not in self.whole for atom in atoms(space)}
-        self._level.update(dict.fromkeys(held - shown, 0.0))
+        self._fill: dict[Atom, float | None] = {}
+        output_atoms = {atom for (name, _), space in solution.axes.items() if name in self.outputs for atom in atoms(space)}
+        operand_atoms = {
+            atom for (name, _), space in solution.axes.items() if name not in self.outputs for atom in atoms(space)
+        }
+        self._fill.update(dict.fromkeys(operand_atoms - output_atoms, 0.0))
         self._declared: set[Atom] = set()
         self._random = Mixed() in mixed
         for entry in mixed:
-            for place in entry.axes or said.axes:
-                for atom in atoms(said.axes[place]):
-                    self._level[atom] = entry.fill
+            for place in entry.axes or solution.axes:
+                for atom in atoms(solution.axes[place]):
+                    self._fill[atom] = entry.fill
                     self._declared.add(atom)
 
-    def removals(self) -> Iterator[Sequence[Removed]]:
+    def removals(self) -> Iterator[Sequence[AtomRemoval]]:
         """For each free atom: each index alone, then two if there are more; balanced atoms lose equally many."""
-        together = {atom: balance for balance in self.said.balances for atom in balance}
+        together = {atom: balance for balance in self.solution.balances for atom in balance}
         everything = dict.fromkeys(
-            atom for space in chain(self.said.axes.values(), self.said.numbers.values()) for atom in atoms(space)
+            atom for space in chain(self.solution.axes.values(), self.solution.numbers.values()) for atom in atoms(space)
         )
-        for classes in dict.fromkeys(together.get(atom, (atom,)) for atom in everything if atom not in self.said.pins):
+        for classes in dict.fromkeys(together.get(atom, (atom,)) for atom in everything if atom not in self.solution.pins):
             if any(atom.size < 2 for atom in classes):
                 continue
             least = min(atom.size for atom in classes)
-            found = [{atom: _only((index + k) % atom.size) for k, atom in enumerate(classes)} for index in _few(least)]
-            yield [*found, dict.fromkeys(classes, IndexSet.of([0, least - 2]))] if least > 3 else found
+            singles = [{atom: _only((index + k) % atom.size) for k, atom in enumerate(classes)} for index in _sample(least)]
+            yield [*singles, dict.fromkeys(classes, IndexSet.of([0, least - 2]))] if least > 3 else singles
 
-    def examined(self, removals: Sequence[Removed]) -> Iterator[str]:
+    def examined(self, removals: Sequence[AtomRemoval]) -> Iterator[str]:
         """What is wrong with the removals of an atom: one does not commute with the operator, or of each a part does alone."""
         smaller = ""
         needed = False
@@ -193,135 +197,138 @@ class _Bench:
                 yield wrong
                 return
             if self.checked and not needed and all(len(indices) == 1 for indices in cut.values()):
-                found = self.too_much(cut)
-                smaller, needed = smaller or found or "", found is None
+                part = self.too_much(cut)
+                smaller, needed = smaller or part or "", part is None
         if smaller and not needed:
             yield smaller
 
-    def unsound(self, cut: Removed) -> str | None:
+    def unsound(self, cut: AtomRemoval) -> str | None:
         """What shows that a removal does not commute with the operator."""
         self.count += 1
-        lost, numbers = self._lost(cut), self._numbers(cut)
-        level = self._agreement(cut)
-        stated = self.said.mixed is not None and bool(self.said.mixed.intersection(cut))
+        slices, numbers = self._slices(cut), self._numbers(cut)
+        fill = self._fill_of(cut)
+        stated = self.solution.mixed is not None and bool(self.solution.mixed.intersection(cut))
         declared = bool(self._declared.intersection(cut))
-        if (stated or declared) and self.differs(self.call, lost, numbers) is not None:
+        if (stated or declared) and self.differs(self.call, slices, numbers) is not None:
             self.mixed, self.seen = self.mixed or declared, self.seen or stated
-            if declared and not stated and self.said.mixed is not None and not self._random:
-                return f"the traits name no mixing, but without {_listed(lost, numbers, self.call)} others change"
+            if declared and not stated and self.solution.mixed is not None and not self._random:
+                return f"the traits name no mixing, but without {_listed(slices, numbers, self.call)} others change"
         self.stated = self.stated or stated
-        wrong = self.differs(self.base(lost, level), lost, numbers, compared=level is not None)
-        return None if wrong is None else f"too little is coupled: without {_listed(lost, numbers, self.call)} {wrong}"
+        wrong = self.differs(self.base(slices, fill), slices, numbers, compared=fill is not None)
+        return None if wrong is None else f"too little is coupled: without {_listed(slices, numbers, self.call)} {wrong}"
 
-    def too_much(self, cut: Removed) -> str | None:
+    def too_much(self, cut: AtomRemoval) -> str | None:
         """What shows that a part of a removal could go alone. Axes that would shrink to 1 broadcast and show nothing."""
-        lost, numbers = self._lost(cut), self._numbers(cut)
-        if any(self.said.axes[place].size - len(gone) <= 1 for place, gone in lost.items()):
+        slices, numbers = self._slices(cut), self._numbers(cut)
+        if any(self.solution.axes[place].size - len(indices) <= 1 for place, indices in slices.items()):
             return None
-        smaller = self._smaller(cut, lost, numbers)
+        smaller = self._smaller(cut, slices, numbers)
         if smaller is None:
             return None
         part = _listed(*smaller, self.call)
-        return f"too much is coupled: {_listed(lost, numbers, self.call)} go together, but {part} could go alone"
+        return f"too much is coupled: {_listed(slices, numbers, self.call)} go together, but {part} could go alone"
 
-    def differs(self, base: Invocation, lost: Lost, numbers: Mapping[str, int], compared: bool = True) -> str | None:
+    def differs(self, base: Invocation, slices: Slices, numbers: Mapping[str, int], compared: bool = True) -> str | None:
         """How the output of the smaller call differs from the smaller output; None if it does not."""
         try:
-            whole = self.whole if base is self.call else base.outputs()
-            met = base.without(lost, numbers).outputs()
+            outputs = self.outputs if base is self.call else base.outputs()
+            smaller = base.without(slices, numbers).outputs()
         except Exception as error:  # noqa: BLE001 - whatever the operator raises is a finding
             return f"the operator raises {type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        return _difference(met, {name: sliced(name, tensor, lost) for name, tensor in whole.items()}, compared)
+        return _difference(smaller, {name: sliced(name, tensor, slices) for name, tensor in outputs.items()}, compared)
 
-    def _lost(self, cut: Removed) -> dict[AxisPlace, IndexSet]:
-        return {place: gone for place, space in self.said.axes.items() if (gone := image(space, cut))}
+    def _slices(self, cut: AtomRemoval) -> dict[AxisPlace, IndexSet]:
+        """The indices that each axis loses."""
+        return {place: indices for place, space in self.solution.axes.items() if (indices := image(space, cut))}
 
-    def _numbers(self, cut: Removed) -> dict[str, int]:
-        return {name: space.size - len(image(space, cut)) for name, space in self.said.numbers.items()}
+    def _numbers(self, cut: AtomRemoval) -> dict[str, int]:
+        """The integer arguments that count something, as they are without the indices."""
+        return {name: space.size - len(image(space, cut)) for name, space in self.solution.numbers.items()}
 
-    def _agreement(self, cut: Removed) -> float | str | None:
+    def _fill_of(self, cut: AtomRemoval) -> float | str | None:
         """With what to fill before comparing; ``exact``: with nothing; None: only shapes are compared."""
-        levels = [self._level.get(atom, "exact") for atom in cut]
-        return None if None in levels else levels[0]
+        fills = [self._fill.get(atom, "exact") for atom in cut]
+        return None if None in fills else fills[0]
 
-    def base(self, lost: Lost, level: float | str | None) -> Invocation:
+    def base(self, slices: Slices, fill: float | str | None) -> Invocation:
         """The call with which a smaller one is compared: what goes is overwritten with the neutral element before."""
-        return self.call.filled(lost, level) if isinstance(level, float) else self.call
+        return self.call.filled(slices, fill) if isinstance(fill, float) else self.call
 
-    def _smaller(self, cut: Removed, lost: Lost, numbers: Mapping[str, int]) -> tuple[Lost, Mapping[str, int]] | None:
+    def _smaller(self, cut: AtomRemoval, slices: Slices, numbers: Mapping[str, int]) -> tuple[Slices, Mapping[str, int]] | None:
         """A proper part of a removal that commutes with the operator as well; one of two balanced atoms is none."""
-        level = self._agreement(cut)
-        base = self.base(lost, level)
-        whole = base.outputs()
-        atomic = [self._lost({atom: indices}) for atom, indices in cut.items()]
-        held = [(place, index) for place, gone in lost.items() if place[0] not in self.whole for index in gone]
-        shown = [(place, index) for place, gone in lost.items() if place[0] in self.whole for index in gone]
+        fill = self._fill_of(cut)
+        base = self.base(slices, fill)
+        outputs = base.outputs()
+        atomic = [self._slices({atom: indices}) for atom, indices in cut.items()]
+        cells = [(place, index) for place, indices in slices.items() for index in indices]
+        operand_cells = [cell for cell in cells if cell[0][0] not in self.outputs]
+        output_cells = [cell for cell in cells if cell[0][0] in self.outputs]
         before = self.call.numbers
         changed = [name for name, number in numbers.items() if number != before[name]]
-        for kept in _parts(held, level is None):
+        for operand_part in _parts(operand_cells, fill is None):
             for choice in product((True, False), repeat=len(changed)):
-                chosen = {name: numbers[name] if new else before[name] for name, new in zip(changed, choice, strict=True)}
-                if not kept and not any(choice):
+                choice_numbers = {
+                    name: numbers[name] if new else before[name] for name, new in zip(changed, choice, strict=True)
+                }
+                if not operand_part and not any(choice):
                     continue
                 try:
-                    met = base.without(_gathered(kept), chosen).outputs()
+                    smaller = base.without(_slices_of(operand_part), choice_numbers).outputs()
                 except Exception:  # noqa: BLE001 - an operator may refuse a part of a removal in any way
                     continue
-                for part in _outputs_of(shown, met, whole):
-                    both = _gathered((*kept, *part))
-                    if not both or _made_of(both, atomic):
+                for output_part in _outputs_of(output_cells, smaller, outputs):
+                    part = _slices_of((*operand_part, *output_part))
+                    if not part or _consists_of(part, atomic):
                         continue
-                    if (
-                        _difference(
-                            met, {name: sliced(name, tensor, both) for name, tensor in whole.items()}, level is not None
-                        )
-                        is None
-                    ):
-                        return both, chosen
+                    expected = {name: sliced(name, tensor, part) for name, tensor in outputs.items()}
+                    if _difference(smaller, expected, compared=fill is not None) is None:
+                        return part, choice_numbers
         return None
 
 
 def _needless(bench: _Bench, free: _Bench) -> Iterator[str]:
     """Pinned axes of which every index could go, as the rule says without its pins or with the same index of other axes."""
-    pinned = [place for place, space in bench.said.axes.items() if space.size > 1 and set(atoms(space)) & set(bench.said.pins)]
-    released = {atom for place in pinned for atom in atoms(free.said.axes[place])}
-    fine: set[Atom] = set()
+    pinned = [
+        place for place, space in bench.solution.axes.items() if space.size > 1 and set(atoms(space)) & set(bench.solution.pins)
+    ]
+    released = {atom for place in pinned for atom in atoms(free.solution.axes[place])}
+    removable: set[Atom] = set()
     for removals in free.removals():
         if released.intersection(*removals[:1]) and all(free.unsound(cut) is None for cut in removals):
-            fine.update(removals[0])
+            removable.update(removals[0])
     for place in pinned:
-        reason = next(bench.said.pins[atom] for atom in atoms(bench.said.axes[place]) if atom in bench.said.pins)
-        inside = [atom for atom in atoms(free.said.axes[place]) if atom.size > 1]
-        whole = all(atom in bench.said.pins for atom in atoms(bench.said.axes[place]))
-        if (inside and fine.issuperset(inside)) or (whole and _goes_with_others(bench, place, pinned)):
+        reason = next(bench.solution.pins[atom] for atom in atoms(bench.solution.axes[place]) if atom in bench.solution.pins)
+        freed_atoms = [atom for atom in atoms(free.solution.axes[place]) if atom.size > 1]
+        is_pinned = all(atom in bench.solution.pins for atom in atoms(bench.solution.axes[place]))
+        if (freed_atoms and removable.issuperset(freed_atoms)) or (is_pinned and _goes_with_others(bench, place, pinned)):
             yield f"{place[0]} dim {place[1]} is pinned without need ({reason}): every index of it could go"
 
 
 def _goes_with_others(bench: _Bench, place: AxisPlace, pinned: Sequence[AxisPlace]) -> bool:
     """Whether each index of an axis could go if the same index of some other pinned axes went, and numbers followed."""
-    size = bench.said.axes[place].size
-    others = [other for other in pinned if other != place and bench.said.axes[other].size == size][:6]
+    size = bench.solution.axes[place].size
+    others = [other for other in pinned if other != place and bench.solution.axes[other].size == size][:6]
     numbers = {name: number - 1 for name, number in bench.call.numbers.items() if number == size}
     for chosen in chain.from_iterable(combinations(others, count) for count in range(len(others) + 1)):
         group = (place, *chosen)
-        inside = all(axis[0] not in bench.whole for axis in group)
-        for edited in ({}, numbers) if numbers else ({},):
-            if not edited and all(axis[0] in bench.whole for axis in group):
+        only_operands = all(axis[0] not in bench.outputs for axis in group)
+        for followed in ({}, numbers) if numbers else ({},):
+            if not followed and all(axis[0] in bench.outputs for axis in group):
                 continue
             for index in range(size):
-                lost = dict.fromkeys(group, _only(index))
-                if bench.differs(bench.base(lost, 0.0 if inside else "exact"), lost, edited) is not None:
+                slices = dict.fromkeys(group, _only(index))
+                if bench.differs(bench.base(slices, 0.0 if only_operands else "exact"), slices, followed) is not None:
                     break
             else:
                 return True
     return False
 
 
-def _made_of(lost: Lost, atomic: Sequence[Lost]) -> bool:
+def _consists_of(slices: Slices, atomic: Sequence[Slices]) -> bool:
     """Whether a removal consists of whole removals of single atoms."""
-    rest = {(place, index) for place, gone in lost.items() for index in gone}
+    rest = {(place, index) for place, indices in slices.items() for index in indices}
     for part in atomic:
-        cells = {(place, index) for place, gone in part.items() for index in gone}
+        cells = {(place, index) for place, indices in part.items() for index in indices}
         if cells <= rest:
             rest -= cells
     return not rest
@@ -331,15 +338,17 @@ def _only(index: int) -> IndexSet:
     return IndexSet.of([index])
 
 
-def _few(size: int) -> Sequence[int]:
+def _sample(size: int) -> Sequence[int]:
+    """All indices of a small axis; the first two, the middle and the last one of a longer axis."""
     return range(size) if size <= 4 else (0, 1, size // 2, size - 1)
 
 
-def _gathered(cells: Iterable[Cell]) -> dict[AxisPlace, IndexSet]:
-    found: dict[AxisPlace, set[int]] = {}
+def _slices_of(cells: Iterable[Cell]) -> dict[AxisPlace, IndexSet]:
+    """Cells by axis."""
+    by_axis: dict[AxisPlace, set[int]] = {}
     for place, index in cells:
-        found.setdefault(place, set()).add(index)
-    return {place: IndexSet.of(indices) for place, indices in found.items()}
+        by_axis.setdefault(place, set()).add(index)
+    return {place: IndexSet.of(indices) for place, indices in by_axis.items()}
 
 
 def _parts(cells: Sequence[Cell], whole_operands: bool) -> Iterator[tuple[Cell, ...]]:
@@ -348,13 +357,13 @@ def _parts(cells: Sequence[Cell], whole_operands: bool) -> Iterator[tuple[Cell, 
     left_out = [tuple(cell for cell in cells if cell[0][0] != name) for name in operands]
     if whole_operands:
         yield from left_out
-    elif 2 ** len(cells) <= _MOST_RUNS:
+    elif 2 ** len(cells) <= _MAX_RUNS:
         yield from chain.from_iterable(combinations(cells, count) for count in range(len(cells) + 1))
     else:
         ranks: dict[int, list[Cell]] = {}
-        seen: dict[AxisPlace, int] = {}
+        last_rank: dict[AxisPlace, int] = {}
         for cell in cells:
-            rank = seen[cell[0]] = seen.get(cell[0], -1) + 1
+            rank = last_rank[cell[0]] = last_rank.get(cell[0], -1) + 1
             ranks.setdefault(rank, []).append(cell)
         places = dict.fromkeys(cell[0] for cell in cells)
         one_axis = [tuple(cell for cell in cells if cell[0] == place) for place in places]
@@ -362,52 +371,54 @@ def _parts(cells: Sequence[Cell], whole_operands: bool) -> Iterator[tuple[Cell, 
         one_cell = [(cell,) for cell in cells]
         without_cell = [tuple(other for other in cells if other != cell) for cell in cells]
         candidates = chain(left_out, map(tuple, ranks.values()), one_axis, without_axis, one_cell, without_cell)
-        yield from list(dict.fromkeys(candidates))[:_MOST_RUNS]
+        yield from list(dict.fromkeys(candidates))[:_MAX_RUNS]
         yield tuple(cells)
 
 
 def _outputs_of(
-    shown: Sequence[Cell], met: Mapping[str, torch.Tensor], whole: Mapping[str, torch.Tensor]
+    cells: Sequence[Cell], smaller: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]
 ) -> Iterator[tuple[Cell, ...]]:
-    """The parts of the outputs' removed cells that give outputs of the sizes that were met."""
-    if met.keys() != whole.keys() or any(met[name].ndim != tensor.ndim for name, tensor in whole.items()):
+    """The parts of the outputs' removed cells that give outputs of the sizes of the smaller call's outputs."""
+    if smaller.keys() != outputs.keys() or any(smaller[name].ndim != tensor.ndim for name, tensor in outputs.items()):
         return
-    here: dict[AxisPlace, list[Cell]] = {}
-    for cell in shown:
-        here.setdefault(cell[0], []).append(cell)
+    cells_of: dict[AxisPlace, list[Cell]] = {}
+    for cell in cells:
+        cells_of.setdefault(cell[0], []).append(cell)
     choices = []
-    for (name, dim), cells in here.items():
-        missing = whole[name].shape[dim] - met[name].shape[dim]
-        if not 0 <= missing <= len(cells):
+    for (name, dim), axis_cells in cells_of.items():
+        missing = outputs[name].shape[dim] - smaller[name].shape[dim]
+        if not 0 <= missing <= len(axis_cells):
             return
-        choices.append(list(combinations(cells, missing))[:_MOST_RUNS])
-    for parts in list(product(*choices))[:_MOST_RUNS] if len(choices) < 8 else ():
+        choices.append(list(combinations(axis_cells, missing))[:_MAX_RUNS])
+    for parts in list(product(*choices))[:_MAX_RUNS] if len(choices) < 8 else ():
         yield tuple(chain.from_iterable(parts))
 
 
-def _difference(met: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], compared: bool) -> str | None:
-    if met.keys() != expected.keys():
-        return f"it returns {len(met)} tensors instead of {len(expected)}"
+def _difference(outputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], compared: bool) -> str | None:
+    """How outputs differ from those that are expected, in shapes or, if they are `compared`, in values."""
+    if outputs.keys() != expected.keys():
+        return f"it returns {len(outputs)} tensors instead of {len(expected)}"
     for name, tensor in expected.items():
-        other = met[name]
-        if other.shape != tensor.shape:
-            return f"{name} has the shape {tuple(other.shape)}, expected {tuple(tensor.shape)}"
-        if compared and tensor.numel() and not _close(other, tensor):
+        output = outputs[name]
+        if output.shape != tensor.shape:
+            return f"{name} has the shape {tuple(output.shape)}, expected {tuple(tensor.shape)}"
+        if compared and tensor.numel() and not _close(output, tensor):
             return f"{name} has other values than the output without them"
     return None
 
 
 def _close(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two tensors of one shape are equal up to rounding in their type."""
     if left.dtype != right.dtype:
         return False
     if not (left.is_floating_point() or left.is_complex()):
         return bool((left == right).all())
-    loose = 1e-9 if left.dtype in {torch.float64, torch.complex128} else 1e-4
-    return torch.allclose(left, right, rtol=loose, atol=loose, equal_nan=True)
+    tolerance = 1e-9 if left.dtype in {torch.float64, torch.complex128} else 1e-4
+    return torch.allclose(left, right, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-def _listed(lost: Lost, numbers: Mapping[str, int], call: Invocation) -> str:
-    """The lost indices and changed numbers as text."""
-    axes = [f"{name} dim {dim} [{gone}]" for (name, dim), gone in lost.items()]
+def _listed(slices: Slices, numbers: Mapping[str, int], call: Invocation) -> str:
+    """Slices and changed numbers as text."""
+    axes = [f"{name} dim {dim} [{indices}]" for (name, dim), indices in slices.items()]
     before = call.numbers
     return ", ".join([*axes, *(f"{name}={number}" for name, number in numbers.items() if number != before.get(name))])

@@ -27,8 +27,8 @@ def index_sets(size: int, max_size: int | None = None) -> st.SearchStrategy[Inde
     """
     if size == 0:
         return st.just(IndexSet())
-    chosen = st.sets(st.integers(0, size - 1), max_size=size if max_size is None else max_size)
-    return chosen.map(IndexSet.of)
+    sets = st.sets(st.integers(0, size - 1), max_size=size if max_size is None else max_size)
+    return sets.map(IndexSet.of)
 
 
 @st.composite
@@ -95,8 +95,10 @@ def modules(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> nn.Module:
     >>> find(modules(("glu",)), lambda model: True, settings=first)(torch.zeros(2, 3, 4, 4)).shape
     torch.Size([2, 5])
     """
-    chosen = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))
+    block_kinds = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))
     seed = draw(st.integers(0, 2**16))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return network(chosen, draw(st.integers(2, 6)), draw(st.integers(2, 4)), draw(st.integers(2, 3)), draw(st.booleans()))
+        return network(
+            block_kinds, draw(st.integers(2, 6)), draw(st.integers(2, 4)), draw(st.integers(2, 3)), draw(st.booleans())
+        )

@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 @frozen(eq=False)
 class Call:
-    """A further call that the pruned model has to stand, such as one in training, or with a cache.
+    """A further call that the pruned model must support, such as one in training, or with a cache.
 
     Attributes:
         args: a tensor, a tuple or list of positional arguments, or a dict that is passed as the one argument.

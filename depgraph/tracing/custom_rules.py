@@ -52,9 +52,9 @@ def rule_table(rules: Mapping[Any, Rule]) -> RuleTable:
     """
     if rules is RULES:
         return RuleTable(RULES, {}, {})
-    given: object = rules
-    if not isinstance(given, Mapping):
-        raise RuleError(f"expected rules= to be a mapping such as RULES | {{...}}, met a {type(given).__name__}.")
+    table: object = rules
+    if not isinstance(table, Mapping):
+        raise RuleError(f"expected rules= to be a mapping such as RULES | {{...}}, met a {type(table).__name__}.")
     by_name: dict[str, Rule] = {}
     modules: dict[type, str] = {}
     functions: dict[type, str] = {}
@@ -64,7 +64,7 @@ def rule_table(rules: Mapping[Any, Rule]) -> RuleTable:
             by_name[key] = rule
             continue
         name, problem = _name_of(key)
-        problem = problem or _about(rule)
+        problem = problem or _rule_problem(rule)
         if problem:
             problems.append(f"{key!r}: {problem}")
         elif isinstance(key, type) and name in by_name:
@@ -101,12 +101,14 @@ def _name_of(key: Any) -> tuple[str, str]:
 
 
 def _is_registered(namespace: str, operator: str) -> bool:
+    """Whether torch has an operator of this name, plain or in place."""
     if namespace == "higher_order":
         return hasattr(torch.ops.higher_order, operator)
     return any(torch._C._jit_get_schemas_for_operator(f"{namespace}::{operator}{end}") for end in ("", "_"))
 
 
-def _about(rule: object) -> str:
+def _rule_problem(rule: object) -> str:
+    """What is wrong with a value of the table; empty for a rule."""
     if not isinstance(rule, Rule):
         return f"expected a Rule as value, met a {type(rule).__name__}; write Rule(function_of_a_call)"
     equations: object = rule.equations
@@ -126,7 +128,7 @@ def as_one_module(module: nn.Module, path: str, op: str, session: Session) -> No
         if session.muted:
             return inner(*args, **kwargs)
         arguments = _arguments(signature, args, kwargs)
-        for name, content in _held(module):
+        for name, content in _tensors_and_integers(module):
             arguments[name if name not in arguments else f"self.{name}"] = content
         label = Running(path, class_name(module), True)
         return _as_one_call(session, op, arguments, label, lambda: inner(*args, **kwargs))
@@ -166,24 +168,26 @@ def _arguments(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str
     """Arguments by name; those that a ``**`` parameter gathers by their own names."""
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
-    found = dict(bound.arguments)
+    by_name = dict(bound.arguments)
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            found.update(found.pop(name, {}))
-    for name, content in list(found.items()):
+            by_name.update(by_name.pop(name, {}))
+    for name, content in list(by_name.items()):
         if not isinstance(content, (torch.Tensor, list, tuple, dict)):
-            found.update(named_leaves(name, content) if not _plain(content) else ())
-    return found
+            by_name.update(named_leaves(name, content) if not _plain(content) else ())
+    return by_name
 
 
 def _plain(content: Any) -> bool:
+    """Whether an argument has no tensor in it."""
     return isinstance(content, (int, float, str, bool, type(None)))
 
 
-def _held(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _tensors_and_integers(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Parameters, buffers and integer attributes of a module and its submodules, by dotted name.
 
-    What a layer of torch does not take as a size in its forward is a plain number: its weight says how large it is.
+    An integer that a layer of torch does not take as a size in its forward, such as `in_features`, stays a plain number: the
+    shape of the weight decides.
     """
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
@@ -191,11 +195,12 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Any]]:
         names = read_in_forward(part)
         for name, content in vars(part).items():
             if isinstance(content, int) and not isinstance(content, bool) and not name.startswith("_"):
-                taken = names is None or name in names
-                yield f"{path}.{name}" if path else name, content if taken else plain_int(content)
+                is_size = names is None or name in names
+                yield f"{path}.{name}" if path else name, content if is_size else plain_int(content)
 
 
 def _as_one_call(session: Session, op: str, arguments: dict[str, Any], label: Running, run: Callable[[], Any]) -> Any:
+    """Run something and record it as one call; what it calls itself is not recorded."""
     args = {name: session.data(content) for name, content in arguments.items()}
     with session.whole():
         result = run()

@@ -1,9 +1,9 @@
 """Take back what a traced forward leaves outside of the model: tensors of the trace, which stand for no data.
 
 Attributes and containers of the model are copied for the trace. Hooks are called as they are, for they may change what forward
-computes, and so are functions and objects of the user's own that modules hold; these may keep what they are given (features
-for distillation, a cache). Which containers they can reach is noted before, and what holds a tensor of the trace afterwards
-gets its content back.
+computes, and so are functions and objects of the user's own that modules hold; these may keep their arguments (features for
+distillation, a cache). The contents of all containers that they can reach are saved before, and a container with a tensor of
+the trace afterwards gets its content back.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch
 from attrs import frozen
 from torch import nn
 
-_DEEPEST = 6
-"""How many steps lead from a hook to what it keeps, at most: an object, its dictionary, a list in it, and the like."""
+_MAX_DEPTH = 6
+"""How many steps lead from a hook to what it keeps: an object, its dictionary, a list in it, and the like."""
 
-_LONGEST, _MOST = 1000, 10_000
-"""A container of more elements is passed over, and of so many containers further ones: they are data, and keep no results."""
+_MAX_LENGTH, _MAX_CONTAINERS = 1000, 10_000
+"""A container of more elements is passed over, and so are further containers: they are data, and keep no results."""
 
 _CONTAINERS = (dict, list, set, deque)
 
@@ -38,44 +38,44 @@ def hooks_of(model: nn.Module) -> Iterator[Any]:
 
 
 @contextmanager
-def taken_back(roots: Iterable[Any], of_trace: Callable[[torch.Tensor], bool]) -> Iterator[None]:
-    """Under which tensors may be left in what the roots reach; containers that hold one afterwards get their content back.
+def restoring_containers(roots: Iterable[Any], is_traced: Callable[[torch.Tensor], bool]) -> Iterator[None]:
+    """Inside, tensors of the trace may be put in containers that the roots reach; at the end these get their content back.
 
     Args:
         roots: hooks, and objects that modules hold.
-        of_trace: tells a tensor of the trace.
+        is_traced: whether a tensor belongs to the trace.
     """
-    notes: dict[Any, tuple[Any, Any]] = {}
+    saved: dict[Any, tuple[Any, Any]] = {}
     for root in roots:
-        _note(root, notes, 0)
+        _save(root, saved, 0)
     try:
         yield
     finally:
-        for holder, before in notes.values():
-            if _holds(_content(holder), of_trace, 0):
-                _put_back(holder, before)
+        for holder, content in saved.values():
+            if _has_traced(_content(holder), is_traced, 0):
+                _restore(holder, content)
 
 
 @frozen(eq=False)
 class _Global:
     """A global name that a function mentions, and may write."""
 
-    names: dict[str, Any]
+    namespace: dict[str, Any]
     name: str
 
 
-def _note(item: Any, notes: dict[Any, tuple[Any, Any]], depth: int) -> None:
-    """Note the content of every container, closure and object that can be reached."""
-    if depth > _DEEPEST or isinstance(item, (str, bytes, int, float, type, types.ModuleType, torch.Tensor)):
+def _save(item: Any, saved: dict[Any, tuple[Any, Any]], depth: int) -> None:
+    """Save the content of every container, closure and object that an item leads to."""
+    if depth > _MAX_DEPTH or isinstance(item, (str, bytes, int, float, type, types.ModuleType, torch.Tensor)):
         return
     if isinstance(item, (types.CellType, _Global, *_CONTAINERS)):
-        key = (id(item.names), item.name) if isinstance(item, _Global) else id(item)
-        if key in notes:
+        key = (id(item.namespace), item.name) if isinstance(item, _Global) else id(item)
+        if key in saved:
             return
         content = _content(item)
-        if len(content) > _LONGEST or len(notes) > _MOST:
+        if len(content) > _MAX_LENGTH or len(saved) > _MAX_CONTAINERS:
             return
-        notes[key] = item, content
+        saved[key] = item, content
         parts: Iterable[Any] = content.values() if isinstance(content, dict) else content
     elif isinstance(item, types.FunctionType):
         if item.__module__ is not None and item.__module__.partition(".")[0] == "torch":
@@ -90,29 +90,30 @@ def _note(item: Any, notes: dict[Any, tuple[Any, Any]], depth: int) -> None:
     else:
         parts = (item.__dict__,) if isinstance(getattr(item, "__dict__", None), dict) else ()
     for part in parts:
-        _note(part, notes, depth + 1)
+        _save(part, saved, depth + 1)
 
 
 def _content(holder: Any) -> Any:
-    """A copy of what a container, a closure's cell or a global name holds, as a plain container."""
+    """The content of a container, a closure's cell or a global name, as a new plain container."""
     if isinstance(holder, types.CellType):
         return [] if holder == types.CellType() else [holder.cell_contents]
     if isinstance(holder, _Global):
-        return [holder.names[holder.name]] if holder.name in holder.names else []
+        return [holder.namespace[holder.name]] if holder.name in holder.namespace else []
     return dict(holder) if isinstance(holder, dict) else list(holder)
 
 
-def _holds(content: Any, of_trace: Callable[[torch.Tensor], bool], depth: int) -> bool:
-    """Whether a tensor of the trace stands in new containers, however deep."""
+def _has_traced(content: Any, is_traced: Callable[[torch.Tensor], bool], depth: int) -> bool:
+    """Whether a tensor of the trace is in some content, also inside of containers that forward made."""
     if isinstance(content, torch.Tensor):
-        return of_trace(content)
-    if depth > _DEEPEST or not isinstance(content, (*_CONTAINERS, tuple, frozenset)):
+        return is_traced(content)
+    if depth > _MAX_DEPTH or not isinstance(content, (*_CONTAINERS, tuple, frozenset)):
         return False
     items = list(content.values() if isinstance(content, dict) else content)
-    return any(_holds(item, of_trace, depth + 1) for item in items)
+    return any(_has_traced(item, is_traced, depth + 1) for item in items)
 
 
-def _put_back(holder: Any, content: Any) -> None:
+def _restore(holder: Any, content: Any) -> None:
+    """Give a container, a cell or a global name its content back; one that was empty or not defined is so again."""
     if isinstance(holder, types.CellType):
         if content:
             holder.cell_contents = content[0]
@@ -120,9 +121,9 @@ def _put_back(holder: Any, content: Any) -> None:
             del holder.cell_contents
     elif isinstance(holder, _Global):
         if content:
-            holder.names[holder.name] = content[0]
+            holder.namespace[holder.name] = content[0]
         else:
-            del holder.names[holder.name]
+            del holder.namespace[holder.name]
     elif isinstance(holder, list):
         holder[:] = content
     else:

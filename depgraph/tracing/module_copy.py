@@ -26,109 +26,109 @@ from depgraph.tracing.session import Running, Session, class_name, named_leaves
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
 
 
-def held_tensors(model: nn.Module, tensors: FakeTensors | RealTensors, session: Session) -> dict[int, torch.Tensor]:
-    """One stand-in for each distinct parameter and buffer, by the id of the model's own."""
+def declare_stand_ins(model: nn.Module, tensors: FakeTensors | RealTensors, session: Session) -> dict[int, torch.Tensor]:
+    """One stand-in for each distinct parameter and buffer, by the id of the tensor; the session learns of them."""
     stand_ins: dict[int, torch.Tensor] = {}
-    named: dict[int, list[str]] = {}
+    names: dict[int, list[str]] = {}
     order: list[tuple[TensorKind, torch.Tensor]] = []
     kinds: tuple[tuple[TensorKind, Any], ...] = (("parameter", model.named_parameters), ("buffer", model.named_buffers))
     for kind, pairs in kinds:
         for name, tensor in pairs(remove_duplicate=False):
-            named.setdefault(id(tensor), []).append(name)
-            if len(named[id(tensor)]) == 1:
+            names.setdefault(id(tensor), []).append(name)
+            if len(names[id(tensor)]) == 1:
                 order.append((kind, tensor))
     for kind, tensor in order:
         stand_in = tensors.like(tensor)
         if kind == "parameter":
             stand_in._is_param = True
         stand_ins[id(tensor)] = stand_in
-        session.declare(stand_in, tensor, named[id(tensor)], kind)
+        session.declare(stand_in, tensor, names[id(tensor)], kind)
     return stand_ins
 
 
-def given_tensors(inputs: Any, tensors: FakeTensors | RealTensors, session: Session, device: torch.device | None) -> Any:
+def stand_in_inputs(inputs: Any, tensors: FakeTensors | RealTensors, session: Session, device: torch.device | None) -> Any:
     """The (args, kwargs) with a stand-in for each distinct tensor; a meta model gets meta inputs."""
     target = device if device is not None and device.type == "meta" else None
-    made: dict[int, torch.Tensor] = {}
+    stand_ins: dict[int, torch.Tensor] = {}
     for root, tree in (("input", inputs[0]), ("kwargs", inputs[1])):
         for name, tensor in named_leaves(root, tree):
-            if id(tensor) not in made:
-                made[id(tensor)] = tensors.like(tensor, target)
-                session.given(name, made[id(tensor)], tuple(tensor.shape))
-    return pytree.tree_map(partial(_given, made), inputs)
+            if id(tensor) not in stand_ins:
+                stand_ins[id(tensor)] = tensors.like(tensor, target)
+                session.given(name, stand_ins[id(tensor)], tuple(tensor.shape))
+    return pytree.tree_map(partial(_stand_in_leaf, stand_ins), inputs)
 
 
-def _given(made: Mapping[int, torch.Tensor], leaf: Any) -> Any:
+def _stand_in_leaf(stand_ins: Mapping[int, torch.Tensor], leaf: Any) -> Any:
     """What stands in for a leaf of the inputs: a tensor, a dataclass that holds some, or a generator of random numbers."""
     if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
         twin = copy.copy(leaf)
         for item in dataclasses.fields(leaf):
-            object.__setattr__(twin, item.name, pytree.tree_map(partial(_given, made), getattr(leaf, item.name)))
+            object.__setattr__(twin, item.name, pytree.tree_map(partial(_stand_in_leaf, stand_ins), getattr(leaf, item.name)))
         return twin
-    return leaf.clone_state() if isinstance(leaf, torch.Generator) else made.get(id(leaf), leaf)
+    return leaf.clone_state() if isinstance(leaf, torch.Generator) else stand_ins.get(id(leaf), leaf)
 
 
 def instrumented_copies(
     model: nn.Module,
-    fakes: Mapping[int, torch.Tensor],
+    stand_ins: Mapping[int, torch.Tensor],
     tensors: FakeTensors | RealTensors,
     session: Session,
     whole: Mapping[type, str] | None = None,
 ) -> tuple[tuple[nn.Module, ...], list[Any]]:
-    """The modules of a shallow copy of the tree, the root first: their tensors are fake, and their sizes remember their path.
+    """The modules of a shallow copy of the tree, the root first, with stand-ins for tensors and sizes that remember their path.
 
-    Modules of a class in `whole` are recorded as one operator of the name given there. Beside the copy stands what the
-    modules hold that was not copied: objects and functions of the user's own.
+    Modules of a class in `whole` are recorded as one operator of the name given there. The second result is what
+    the modules hold that is not copied: objects and functions of the user's own.
     """
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
         copies[id(module)] = object.__new__(type(module))
-    wrapping = _Wrapping(copies, fakes, tensors, session)
+    attributes = _AttributeCopies(copies, stand_ins, tensors, session)
     by_name = {name: declared for declared in session.declared for name in (declared.name, *declared.aliases)}
     for path, module in model.named_modules():
         clone = copies[id(module)]
         state = clone.__dict__
         state.update(module.__dict__)
         prefix = f"{path}." if path else ""
-        wrapping.module = path
+        attributes.module = path
         if isinstance(module, _CONTAINER_MODULES):
             session.container(path)
         for kind in ("_parameters", "_buffers"):
-            held = module.__dict__.get(kind, {})
-            state[kind] = {name: fakes.get(id(tensor), tensor) for name, tensor in held.items()}
+            registry = module.__dict__.get(kind, {})
+            state[kind] = {name: stand_ins.get(id(tensor), tensor) for name, tensor in registry.items()}
         state["_modules"] = {name: copies.get(id(child), child) for name, child in module._modules.items()}
         state["_compiled_call_impl"] = None
-        names = read_in_forward(module)
+        size_names = read_in_forward(module)
         if isinstance(module, nn.modules.conv._ConvNd):
             session.convolution(path)
-        counted = dict(followed(module, partial(_declared_value, by_name, prefix)))
+        counted_terms = dict(followed(module, partial(_declared_value, by_name, prefix)))
         for name, content in module.__dict__.items():
             if (
                 name not in _MODULE_STATE
                 and name not in POSITIONAL
-                and (names is None or name in names or name in counted or not isinstance(content, (int, tuple)))
+                and (size_names is None or name in size_names or name in counted_terms or not isinstance(content, (int, tuple)))
             ):
-                state[name] = wrapping.of(content, prefix + name if is_step(name) else None)
-        for name, term in counted.items():
-            session.followed(prefix + name, term, outside=names is not None and name not in names)
-        state["_apply"] = partial(_converted, clone)
+                state[name] = attributes.copy_of(content, prefix + name if is_step(name) else None)
+        for name, term in counted_terms.items():
+            session.followed(prefix + name, term, outside=size_names is not None and name not in size_names)
+        state["_apply"] = partial(_apply_to_copy, clone)
         _follow_calls(clone, path, session)
         if whole and type(module) in whole:
             as_one_module(clone, path, whole[type(module)], session)
-    return tuple(copies.values()), wrapping.uncopied
+    return tuple(copies.values()), attributes.uncopied
 
 
 def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> Value | None:
-    found = by_name.get(prefix + name)
-    return None if found is None else found.value
+    declared = by_name.get(prefix + name)
+    return None if declared is None else declared.value
 
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
 _CONTAINER_MODULES = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-class _Wrapping:
-    """Attributes with sizes that remember their path, at every depth of lists, tuples, dicts and config objects.
+class _AttributeCopies:
+    """Copies of attributes, with sizes that remember their path at every depth of lists, tuples, dicts and config objects.
 
     Containers are copied, so that what forward writes to them stays in the copy, whatever keys lead to them. Sizes get a path
     where a dotted path can name them; elsewhere they stay plain numbers.
@@ -137,29 +137,29 @@ class _Wrapping:
     def __init__(
         self,
         copies: Mapping[int, nn.Module],
-        fakes: Mapping[int, torch.Tensor],
+        stand_ins: Mapping[int, torch.Tensor],
         tensors: FakeTensors | RealTensors,
         session: Session,
     ) -> None:
-        self.copies, self.fakes, self.tensors, self.session = dict(copies), fakes, tensors, session
+        self.copies, self.stand_ins, self.tensors, self.session = dict(copies), stand_ins, tensors, session
         self.shared: dict[int, Any] = {}
-        self.module, self.configs = "", 0
+        self.module, self.config_depth = "", 0
         self.uncopied: list[Any] = []
 
-    def of(self, content: Any, path: str | None) -> Any:
-        """The attribute as the copy holds it. What two holders share and can be written to keeps its first path.
+    def copy_of(self, content: Any, path: str | None) -> Any:
+        """The copy of an attribute. Of a container that two attributes share there is one copy, with the path of the first.
 
-        What no path can name holds stand-ins as well, but its integers are plain ones.
+        Where no path can name the content, its tensors have stand-ins as well, but its integers are plain ones.
         """
         if type(content) is int:
             if path is None or content <= 1:
                 return content
-            self.session.holds(IntegerAttribute(path, content, self.module, self.configs > 0))
+            self.session.holds(IntegerAttribute(path, content, self.module, self.config_depth > 0))
             return Sized(content, Attribute(path, content), self.session)
         if isinstance(content, (str, bytes, float, bool, type(None), torch.dtype, torch.device, type)):
             return content
         if isinstance(content, (torch.Tensor, torch.Generator)):
-            return self._fake(content)
+            return self._stand_in(content)
         if isinstance(content, nn.Module):
             return self._module(content)
         if isinstance(content, types.MethodType):
@@ -167,24 +167,24 @@ class _Wrapping:
             return (
                 types.MethodType(content.__func__, self._module(owner))
                 if isinstance(owner, nn.Module)
-                else self._as_it_is(content)
+                else self._uncopied(content)
             )
         if type(content) in {tuple, torch.Size}:
-            return type(content)([self.of(item, _below(path, str(position))) for position, item in enumerate(content)])
+            return type(content)([self.copy_of(item, _below(path, str(position))) for position, item in enumerate(content)])
         if isinstance(content, tuple) and hasattr(content, "_make"):
-            return content._make(self.of(item, None) for item in content)
+            return content._make(self.copy_of(item, None) for item in content)
         if id(content) not in self.shared:
-            self.shared[id(content)] = content  # for what holds itself
+            self.shared[id(content)] = content  # a container may be in itself
             self.shared[id(content)] = self._container(content, path)
         return self.shared[id(content)]
 
-    def _fake(self, content: torch.Tensor | torch.Generator) -> Any:
-        """The stand-in of a tensor that is no parameter or buffer, or of a generator: one for all who hold it."""
-        if id(content) in self.fakes:
-            return self.fakes[id(content)]
+    def _stand_in(self, content: torch.Tensor | torch.Generator) -> Any:
+        """The stand-in of a tensor that is no parameter or buffer, or of a generator: one for all that share it."""
+        if id(content) in self.stand_ins:
+            return self.stand_ins[id(content)]
         if id(content) not in self.shared:
-            made = content.clone_state() if isinstance(content, torch.Generator) else self.tensors.beside(content)
-            self.shared[id(content)] = made
+            stand_in = content.clone_state() if isinstance(content, torch.Generator) else self.tensors.beside(content)
+            self.shared[id(content)] = stand_in
         return self.shared[id(content)]
 
     def _module(self, module: nn.Module) -> nn.Module:
@@ -195,52 +195,55 @@ class _Wrapping:
                 if name == "_parameters":
                     clone.__dict__[name] = dict(content)
                 elif name in ("_modules", "_buffers") or name not in _MODULE_STATE:
-                    clone.__dict__[name] = self.of(content, None)
+                    clone.__dict__[name] = self.copy_of(content, None)
                 else:
                     clone.__dict__[name] = content
         return self.copies.get(id(module), module)
 
     def _container(self, content: Any, path: str | None) -> Any:
+        """The copy of a container, a configuration or a dataclass in slots; anything else stays as it is."""
         if isinstance(content, (dict, list, set, frozenset, deque)):
             return self._filled(content, path if type(content) in _NAMED else None)
         if not is_config(content) and not _is_in_slots(content):
-            return self._as_it_is(content)
-        made = self.shared[id(content)] = copy.copy(content)
-        self.configs += 1
+            return self._uncopied(content)
+        duplicate = self.shared[id(content)] = copy.copy(content)
+        self.config_depth += 1
         for name, item in getattr(content, "__dict__", {}).items():
-            object.__setattr__(made, name, self.of(item, _below(path, name if is_step(name) else None)))
-        self.configs -= 1
-        if _is_in_slots(content):  # where no path leads to
+            object.__setattr__(duplicate, name, self.copy_of(item, _below(path, name if is_step(name) else None)))
+        self.config_depth -= 1
+        if _is_in_slots(content):  # no path leads there
             for field in dataclasses.fields(content):
                 if hasattr(content, field.name):
-                    object.__setattr__(made, field.name, self.of(getattr(content, field.name), None))
-        return made
+                    object.__setattr__(duplicate, field.name, self.copy_of(getattr(content, field.name), None))
+        return duplicate
 
     def _filled(self, content: Any, path: str | None) -> Any:
-        """The same kind of container around the copies of what it holds."""
+        """The same kind of container with copies of its elements."""
         if isinstance(content, frozenset):
-            return frozenset(self.of(item, None) for item in content)
-        made = self.shared[id(content)] = copy.copy(content)
+            return frozenset(self.copy_of(item, None) for item in content)
+        duplicate = self.shared[id(content)] = copy.copy(content)
         if isinstance(content, dict):
             copied_keys = any(isinstance(key, (nn.Module, torch.Tensor)) for key in content)
-            if copied_keys:  # forward looks them up by what the copy holds
-                made.clear()
+            if copied_keys:  # forward looks its keys up by their copies
+                duplicate.clear()
             for key, item in content.items():
-                value = self.of(item, _below(path, step_of(key, content)))
+                value = self.copy_of(item, _below(path, step_of(key, content)))
                 if copied_keys:
-                    made[self.of(key, None)] = value
+                    duplicate[self.copy_of(key, None)] = value
                 else:
-                    dict.__setitem__(made, key, value)
+                    dict.__setitem__(duplicate, key, value)
         elif isinstance(content, list):
-            list.__setitem__(made, slice(None), [self.of(item, _below(path, str(place))) for place, item in enumerate(content)])
+            list.__setitem__(
+                duplicate, slice(None), [self.copy_of(item, _below(path, str(place))) for place, item in enumerate(content)]
+            )
         else:
-            items = [self.of(item, None) for item in content]
-            made.clear()
-            made.extend(items) if isinstance(made, deque) else made.update(items)
-        return made
+            items = [self.copy_of(item, None) for item in content]
+            duplicate.clear()
+            duplicate.extend(items) if isinstance(duplicate, deque) else duplicate.update(items)
+        return duplicate
 
-    def _as_it_is(self, content: Any) -> Any:
-        """What is no plain data is passed on; tensors of the trace that stay in it are taken back."""
+    def _uncopied(self, content: Any) -> Any:
+        """What is no plain data stays as it is, and is listed: tensors of the trace are removed from it afterwards."""
         self.uncopied.append(content)
         return content
 
@@ -259,12 +262,12 @@ def _below(path: str | None, step: str | None) -> str | None:
     return None if path is None or step is None else f"{path}.{step}"
 
 
-def _converted(clone: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
-    """`Module.to`, `half` and the like in forward: the copy holds what the function makes of its tensors."""
+def _apply_to_copy(clone: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
+    """`Module.to`, `half` and the like in forward: the function's results take the place of the copy's tensors."""
     for child in clone.children() if recurse else ():
         child._apply(function)  # type: ignore[no-untyped-call]
-    for held in (clone._parameters, clone._buffers):
-        held.update({name: function(tensor) for name, tensor in held.items() if tensor is not None})  # type: ignore[misc]
+    for registry in (clone._parameters, clone._buffers):
+        registry.update({name: function(tensor) for name, tensor in registry.items() if tensor is not None})  # type: ignore[misc]
     return clone
 
 
@@ -279,5 +282,5 @@ def _follow_calls(clone: nn.Module, path: str, session: Session) -> None:
         session.left()
 
     for name, hook in (("_forward_pre_hooks", enter), ("_forward_hooks", leave)):
-        present = clone.__dict__.get(name, {})
-        clone.__dict__[name] = type(present)({-1: hook, **present} if name == "_forward_pre_hooks" else {**present, -1: hook})
+        hooks = clone.__dict__.get(name, {})
+        clone.__dict__[name] = type(hooks)({-1: hook, **hooks} if name == "_forward_pre_hooks" else {**hooks, -1: hook})

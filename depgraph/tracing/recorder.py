@@ -27,8 +27,8 @@ _DEVICE = torch.ops.prim.device.default
 _DETACH = torch.ops.aten.detach_.default
 
 
-_MOST = 16
-"""So many arguments of a higher-order operator without a signature of its own are looked at."""
+_MAX_ARGUMENTS = 16
+"""How many arguments of a higher-order operator without a signature of its own are recorded."""
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -53,7 +53,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         session = self.session
         if session.muted:
-            return self._called(func, args, kwargs)
+            return self._run(func, args, kwargs)
         if func is _DETACH and not isinstance(args[0], FakeTensor):
             return args[0]  # torch.tensor(..., device='meta') detaches what it has just made; fake tensors refuse that
         operator = _operator(func)
@@ -61,7 +61,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name == "higher_order.cond" and name not in self.rules:
             return self._branch(*args, **kwargs)
         if name in _SKIPPED:
-            result = self._called(func, args, kwargs)
+            result = self._run(func, args, kwargs)
             if name == "aten._local_scalar_dense":
                 session.read(args[0])
             return result
@@ -72,18 +72,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         targets: list[Any] = []
         count = len(args)
         for position, (key, default, written_to) in enumerate(operator.parameters):
-            given = args[position] if position < count else kwargs.get(key, default)
+            argument = args[position] if position < count else kwargs.get(key, default)
             if written_to:  # what `out=` names is the result, and no operand
-                targets.append(given)
+                targets.append(argument)
             else:
-                bound[key] = given if type(given) in PLAIN else session.data(given)
-        seen = _MEMORY[name](*args) if name in _MEMORY else {}
-        result = self._called(func, args, kwargs)
+                bound[key] = argument if type(argument) in PLAIN else session.data(argument)
+        memory = _MEMORY[name](*args) if name in _MEMORY else {}
+        result = self._run(func, args, kwargs)
         if name == "aten.contiguous":
             # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
             session.same(result, bound["self"])
             return result
-        self._note(name, bound, seen, pytree.tree_leaves(targets) if targets else result)
+        self._record(name, bound, memory, pytree.tree_leaves(targets) if targets else result)
         return result
 
     def _branch(self, condition: Any, if_true: Any, if_false: Any, operands: Any) -> Any:
@@ -96,7 +96,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self:
             return branch(*operands)
 
-    def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an operator, on real tensors or on fake ones."""
         if isinstance(func, HigherOrderOperator):
             return func(*args, **kwargs)
         if self.session.mode == "real":
@@ -112,7 +113,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise NoFakeKernel(func.name()) from error
             raise
 
-    def _note(self, name: str, bound: dict[str, Any], seen: dict[str, Any], result: Any) -> None:
+    def _record(self, name: str, bound: dict[str, Any], memory: dict[str, Any], result: Any) -> None:
+        """Hand a call with its operands and results to the session."""
         session = self.session
         outputs = tuple(
             [
@@ -121,7 +123,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if isinstance(tensor, torch.Tensor)
             ]
         )
-        args = with_provenance(bound, session.written, session) | seen
+        args = with_provenance(bound, session.written, session) | memory
         if session.assigning and name == "aten.view":
             args = {**args, "size": None}  # an assignment strips leading axes of size 1 by itself
         if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1 and session.running.leaf:
@@ -131,21 +133,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         session.called(name, args, outputs)
 
 
-def _rows(tensor: torch.Tensor, *_: Any) -> dict[str, Any]:
-    """How a tensor that is read by strides lies in memory, and where it begins."""
+def _strided_memory(tensor: torch.Tensor, *_: Any) -> dict[str, Any]:
+    """In which order the dimensions of a tensor that is read by strides lie in memory, and where it begins."""
     return {"order": memory_order(tensor), "begins": tensor.storage_offset()}
 
 
-def _repeated(_: Any, mask: torch.Tensor, *__: Any) -> dict[str, Any]:
-    """Which dimensions of a mask hold the same everywhere."""
+def _mask_memory(_: Any, mask: torch.Tensor, *__: Any) -> dict[str, Any]:
+    """The dimensions along which a mask is expanded: it has the same value at each index."""
     return {"alike": tuple(dim - mask.ndim for dim, step in enumerate(mask.stride()) if step == 0)}
 
 
 _MEMORY: dict[str, Callable[..., dict[str, Any]]] = {
-    **dict.fromkeys(("aten.as_strided", "aten.as_strided_copy"), _rows),
-    "aten.masked_scatter": _repeated,
+    **dict.fromkeys(("aten.as_strided", "aten.as_strided_copy"), _strided_memory),
+    "aten.masked_scatter": _mask_memory,
 }
-"""What a rule is told of how operands lie in memory, before the operator runs."""
+"""What a call records of its operands' memory beside their shapes, before the operator runs and may change it."""
 
 
 def _as_bfloat16(item: Any) -> Any:
@@ -176,9 +178,9 @@ class _Operator:
 def _operator(func: Any) -> _Operator:
     if isinstance(func, HigherOrderOperator):
         written = [p for p in inspect.signature(func.__call__).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        known = tuple((p.name, None if p.default is p.empty else p.default, False) for p in written)
-        unknown = tuple((f"argument_{k}", None, False) for k in range(_MOST))
-        return _Operator(f"{func.namespace}.{func.__name__}", known or unknown, False)
+        parameters = tuple((p.name, None if p.default is p.empty else p.default, False) for p in written)
+        numbered = tuple((f"argument_{k}", None, False) for k in range(_MAX_ARGUMENTS))
+        return _Operator(f"{func.namespace}.{func.__name__}", parameters or numbered, False)
     schema = func._schema
     namespace, _, name = schema.name.partition("::")
     if name.endswith("_") and not name.endswith("__"):

@@ -215,9 +215,9 @@ class Session:
         self, op: str, args: dict[str, Any], outputs: tuple[Value, ...], module: Running | None = None, whole: bool = False
     ) -> None:
         """An operator was called, in the running module or in the given one."""
-        at = module or self._modules[-1]
+        label = module or self._modules[-1]
         frozen_args = types.MappingProxyType(args)
-        self._calls.append(Call(op, frozen_args, outputs, at.path, at.kind, at.leaf, where(), whole=whole))
+        self._calls.append(Call(op, frozen_args, outputs, label.path, label.kind, label.leaf, where(), whole=whole))
 
     def grouped(self, name: str, channels: Axis) -> None:
         """The channels of a grouped convolution in the running module, which an attribute of this name counts."""
@@ -225,9 +225,9 @@ class Session:
 
     def read(self, tensor: torch.Tensor) -> None:
         """Forward read the data of a tensor, if the trace knows it."""
-        known = self._values.get(id(tensor))
-        if known is not None:
-            self._read.add(known[1].id)
+        entry = self._values.get(id(tensor))
+        if entry is not None:
+            self._read.add(entry[1].id)
 
     def same(self, tensor: torch.Tensor, value: Value) -> None:
         """A tensor has the value of another one."""
@@ -235,14 +235,14 @@ class Session:
 
     def known(self, tensor: torch.Tensor) -> Value | None:
         """The value of a tensor that the trace has met, as of its last call."""
-        known = self._values.get(id(tensor))
-        return None if known is None else known[1]
+        entry = self._values.get(id(tensor))
+        return None if entry is None else entry[1]
 
     def value(self, tensor: torch.Tensor, shape: tuple[int, ...]) -> Value:
         """The value of a tensor; a new one if the tensor is new or was given another shape in place."""
-        known = self._values.get(id(tensor))
-        if known is not None and known[1].shape == shape:
-            return known[1]
+        entry = self._values.get(id(tensor))
+        if entry is not None and entry[1].shape == shape:
+            return entry[1]
         value = Value(self._value_count, shape, tensor.dtype in _TRUTH)
         self._value_count += 1
         self._values[id(tensor)] = (tensor, value)
@@ -293,23 +293,23 @@ class Session:
             self._escapes.setdefault(sources, where())
 
     def returned(self, outputs: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Forward has returned these. Results that nothing reads, but that are alive, it has put somewhere else.
+        """Forward has returned these. A result that nothing reads, but that is alive, is stored somewhere else, and is pinned.
 
-        What only the returned objects held, such as the keys and values in a cache, is gone by now.
+        What only the returned objects hold, such as the keys and values in a cache, is no longer alive.
         """
         read = {value.id for call in self._calls for value in call.inputs}
         read |= {self._values[id(tensor)][1].id for _, tensor in outputs if id(tensor) in self._values}
-        made = {value.id: call for call in self._calls for value in call.outputs if value.ndim and value.id not in read}
-        own = {declared.value.id for declared in self._declared} | {value.id for _, value in self._inputs}
+        producers = {value.id: call for call in self._calls for value in call.outputs if value.ndim and value.id not in read}
+        boundary = {declared.value.id for declared in self._declared} | {value.id for _, value in self._inputs}
         for tensor, value in self._values.values():
-            if value.id in made and value.id not in own and sys.getrefcount(tensor) > _OWN_REFERENCES:
-                call = made[value.id]
+            if value.id in producers and value.id not in boundary and sys.getrefcount(tensor) > _OWN_REFERENCES:
+                call = producers[value.id]
                 place = f"{call.op} in {call.module or 'the model'} at {call.where}"
                 reason = f"it leaves forward by another way than the model's output, where anybody may read it ({place})"
                 self._constants.append((value, reason))
 
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
-        """Everything gathered, with the outputs that forward returned. The session ends with it, and lets go of the tensors."""
+        """Everything gathered, with the outputs that forward returned. The session ends here, and releases the tensors."""
         named = tuple((name, self.value(tensor, shape_of(tensor))) for name, tensor in outputs)
         used = [*(value for _, value in named), *(value for value, _ in self._constants)]
         read = self._read.union(value.id for value in used).union(value.id for call in self._calls for value in call.inputs)
@@ -342,11 +342,11 @@ class Session:
 
 
 _OWN_REFERENCES = 3
-"""Those of the session's table, of the loop over it, and of the call that counts them."""
+"""The references to a tensor that the session's table, the loop over it and the call that counts them hold themselves."""
 
 
 def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
-    """The sizes of a tensor as plain integers, of which nobody hears."""
+    """The sizes of a tensor as plain integers, whose use is not recorded."""
     return tuple(map(plain_int, tensor.shape))
 
 
@@ -358,7 +358,7 @@ def _always_below(left: Expression, right: Expression) -> bool:
 
 
 def _with_unread(call: Call, read: set[int]) -> Call:
-    """The call, told which of its results nothing reads: the indices of a maximum, say, need not stay in place."""
+    """The call with the positions of results that nothing reads: unread indices of a maximum, say, need not stay in place."""
     unread = frozenset(position for position, value in enumerate(call.outputs) if value.id not in read)
     return attrs.evolve(call, unread=unread) if unread else call
 

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 _PLAIN = (bool, float, type(None), str, torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -23,12 +23,12 @@ class _Layout:
     offset: int | None = None
 
 
-_MOST = 1 << 14
+_MAX_CALLS = 1 << 14
 """How many calls are remembered beyond a trace: some ten megabytes."""
 
 
-_known: dict[Any, _Layout | int] = {}
-"""What torch's own operators gave, in earlier traces, too. Torch's fake mode keeps that as well, but makes a longer key."""
+_layouts: dict[Any, _Layout | int] = {}
+"""The results of torch's own operators, of earlier traces, too. Torch's fake mode keeps them as well, under longer keys."""
 
 
 @frozen(eq=False)
@@ -41,26 +41,27 @@ class FakeFactory:
     def make(self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> FakeTensor:
         """A fake tensor without a history; also where the mode is active."""
         with torch._C._DisableTorchDispatch():
-            return self._around(torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)
+            return self._fake(torch.empty_strided(shape, stride, dtype=dtype, device="meta"), device)
 
     def view(self, base: FakeTensor, layout: _Layout) -> FakeTensor:
         """A fake tensor in the memory of another one."""
         with torch._C._DisableTorchDispatch():
             plain = torch.empty(0, dtype=layout.dtype, device="meta")
             plain.set_(base.untyped_storage(), layout.offset or 0, layout.shape, layout.stride)
-            return self._around(plain, layout.device)
+            return self._fake(plain, layout.device)
 
-    def _around(self, plain: torch.Tensor, device: torch.device) -> FakeTensor:
+    def _fake(self, plain: torch.Tensor, device: torch.device) -> FakeTensor:
+        """The fake tensor of a meta tensor; the first of a device gives the state that all of them share."""
         if device not in self._states:
             first = FakeTensor(self.mode, plain, device)
             self._states[device] = dict(vars(first))
             return first
-        made: FakeTensor = torch.Tensor._make_subclass(
+        fake: FakeTensor = torch.Tensor._make_subclass(
             FakeTensor, plain, False, dispatch_device=True, device_for_backend_keys=device
         )
-        torch._C._set_warn_deprecated_on_mutable_data_ptr(made)
-        vars(made).update(self._states[device])
-        return made
+        torch._C._set_warn_deprecated_on_mutable_data_ptr(fake)
+        vars(fake).update(self._states[device])
+        return fake
 
 
 class _Opaque(Exception):
@@ -72,17 +73,17 @@ class Replay:
     """Calls operators under a fake mode, and answers a repeated call with a new fake tensor of the known shape.
 
     Only what is sure to depend on shapes alone is answered so: one dense result, nothing written but the first operand in its
-    shape, and no known data. A call that returned its k-th tensor as it was does so again.
+    shape, and no known data. A call that returned its k-th tensor itself does so again.
 
     Attributes:
         fakes: makes the answers.
-        known: what torch's own operators gave.
-        known_here: what others gave in this trace; for the next one they may have another kernel.
+        layouts: the results of torch's own operators, by call.
+        layouts_of_trace: those of other operators; in the next trace they may have another kernel.
     """
 
     fakes: FakeFactory
-    known: dict[Any, _Layout | int] = field(default=_known)
-    known_here: dict[Any, _Layout | int] = field(factory=dict)
+    layouts: dict[Any, _Layout | int] = field(default=_layouts)
+    layouts_of_trace: dict[Any, _Layout | int] = field(factory=dict)
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of the call."""
@@ -94,30 +95,31 @@ class Replay:
         except _Opaque:
             return func(*args, **kwargs)
         key = (func, signature, tuple(kwargs), torch.get_default_dtype())
-        known = self.known if func.namespace == "aten" else self.known_here
-        made = known.get(key)
-        if isinstance(made, int):
-            return tensors[made]
-        if made is not None:
-            if made.offset is not None:
-                return self.fakes.view(tensors[0], made)
-            return self.fakes.make(made.shape, made.stride, made.dtype, made.device)
+        layouts = self.layouts if func.namespace == "aten" else self.layouts_of_trace
+        layout = layouts.get(key)
+        if isinstance(layout, int):
+            return tensors[layout]
+        if layout is not None:
+            if layout.offset is not None:
+                return self.fakes.view(tensors[0], layout)
+            return self.fakes.make(layout.shape, layout.stride, layout.dtype, layout.device)
         result = func(*args, **kwargs)
-        if len(known) >= _MOST:
-            known.clear()
+        if len(layouts) >= _MAX_CALLS:
+            layouts.clear()
         same = next((position for position, tensor in enumerate(tensors) if tensor is result), None)
         if same is not None:
-            known[key] = same
+            layouts[key] = same
         elif tensors and _is_plain(result):
-            offset, layout = result.storage_offset(), (tuple(result.size()), result.stride(), result.dtype, result.fake_device)
+            fresh = _Layout(tuple(result.size()), result.stride(), result.dtype, result.fake_device)
+            offset = result.storage_offset()
             if result.untyped_storage()._cdata == tensors[0].untyped_storage()._cdata:
-                known[key] = _Layout(*layout, offset)
+                layouts[key] = evolve(fresh, offset=offset)
             elif offset == 0:
-                known[key] = _Layout(*layout)
+                layouts[key] = fresh
         return result
 
     def _signature(self, items: Any, tensors: list[FakeTensor]) -> tuple[Any, ...]:
-        """The arguments as a key, tensors by their layout; notes the tensors."""
+        """The arguments as a key, tensors by their layout; appends the tensors to the list."""
         parts: list[Any] = []
         for item in items:
             if type(item) is FakeTensor:
@@ -138,6 +140,7 @@ class Replay:
 
 
 def _is_plain(result: Any) -> bool:
+    """Whether a result is a dense fake tensor that its layout describes completely."""
     return (
         type(result) is FakeTensor
         and result.constant is None

@@ -26,33 +26,33 @@ def with_provenance(bound: dict[str, Any], written: Any, owner: object) -> dict[
         by_name = _slice_bounds(bound, args[1], owner)
         if by_name is not None:
             return bound | by_name
-    named = {key: _spread(bound[key], item, owner) for key, item in kwargs.items() if key in bound} if kwargs else {}
-    if named:
-        bound = bound | {key: item for key, item in named.items() if item is not None}
-    rest = [args, {key: item for key, item in kwargs.items() if named.get(key) is None}]
+    by_keyword = {key: _spread(bound[key], item, owner) for key, item in kwargs.items() if key in bound} if kwargs else {}
+    if by_keyword:
+        bound = bound | {key: item for key, item in by_keyword.items() if item is not None}
+    rest = [args, {key: item for key, item in kwargs.items() if by_keyword.get(key) is None}]
     sources = _sources(rest, owner)
-    unnamed = {key: item for key, item in bound.items() if named.get(key) is None}
-    plain = list(map(plain_int, _integers(list(unnamed.values()))))
+    remaining = {key: item for key, item in bound.items() if by_keyword.get(key) is None}
+    plain = list(map(plain_int, _integers(list(remaining.values()))))
     if plain == list(map(plain_int, sources)):
         queue = iter(sources)
-        return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
+        return bound | {key: _with_integers(item, lambda _: next(queue)) for key, item in remaining.items()}
     for key, item in bound.items():
-        spread = _beside_others(item, args[1:], owner)  # sizes one by one, as in x.view(2, count, 4)
-        if spread is not None:
-            return bound | {key: spread}
-    placed = {key: _spread(item, given, owner) for (key, item), given in zip(bound.items(), args, strict=False)}
-    if len(args) <= len(bound) and all(item is not None or bound[key] is None for key, item in placed.items()):
-        return bound | placed
+        sizes = _beside_others(item, args[1:], owner)  # sizes one by one, as in x.view(2, count, 4)
+        if sizes is not None:
+            return bound | {key: sizes}
+    by_position = {key: _spread(item, arg, owner) for (key, item), arg in zip(bound.items(), args, strict=False)}
+    if len(args) <= len(bound) and all(item is not None or bound[key] is None for key, item in by_position.items()):
+        return bound | by_position
     aligned = _aligned(plain, sources)
     if aligned is not None:
         queue = iter(aligned)
-        return bound | {key: _replaced(item, lambda _: next(queue)) for key, item in unnamed.items()}
+        return bound | {key: _with_integers(item, lambda _: next(queue)) for key, item in remaining.items()}
     by_size = {plain_int(source): source for source in reversed(sources) if type(source) is Sized}
-    return bound | {key: _replaced(item, lambda number: by_size.get(number, number)) for key, item in unnamed.items()}
+    return bound | {key: _with_integers(item, lambda number: by_size.get(number, number)) for key, item in remaining.items()}
 
 
 def _mentions(item: Any, owner: object) -> bool:
-    """Whether there is an integer of this trace in it."""
+    """Whether a size of this trace is among the integers of an item."""
     if type(item) is Sized:
         return item.owner is owner
     if type(item) in _LEAVES:
@@ -70,28 +70,28 @@ def _mentions(item: Any, owner: object) -> bool:
 
 def _integers(item: Any) -> list[int]:
     """The integers in nested containers, in order."""
-    found: list[int] = []
-    _gather(item, found)
-    return found
+    integers: list[int] = []
+    _gather(item, integers)
+    return integers
 
 
-def _gather(item: Any, found: list[int]) -> None:
+def _gather(item: Any, integers: list[int]) -> None:
     if isinstance(item, int):
         if not isinstance(item, bool):
-            found.append(item)
+            integers.append(item)
     elif isinstance(item, (tuple, list)):
         for part in item:
-            _gather(part, found)
+            _gather(part, integers)
     elif isinstance(item, dict):
         for part in item.values():
-            _gather(part, found)
+            _gather(part, integers)
     elif isinstance(item, slice):
         for part in (item.start, item.stop, item.step):
-            _gather(part, found)
+            _gather(part, integers)
 
 
 def _sources(item: Any, owner: object) -> list[int]:
-    """The integers in it; those of another trace as plain ones."""
+    """The integers in an item; those of another trace as plain ones."""
     return [number if type(number) is Sized and number.owner is owner else plain_int(number) for number in _integers(item)]
 
 
@@ -106,7 +106,7 @@ def _spread(item: Any, written: Any, owner: object) -> Any:
     if plain != list(map(plain_int, sources)):
         return _beside_others(item, written, owner)
     queue = iter(sources)
-    return _replaced(item, lambda _: next(queue)) if plain else item
+    return _with_integers(item, lambda _: next(queue)) if plain else item
 
 
 def _slice_bounds(bound: Mapping[str, Any], index: Any, owner: object) -> dict[str, Any] | None:
@@ -116,10 +116,10 @@ def _slice_bounds(bound: Mapping[str, Any], index: Any, owner: object) -> dict[s
     entry = slices.get(bound["dim"])
     if entry is None:
         return None
-    given = {"start": entry.start, "end": entry.stop, "step": entry.step}
-    if any(isinstance(number, int) and plain_int(number) != bound[name] for name, number in given.items()):
+    written = {"start": entry.start, "end": entry.stop, "step": entry.step}
+    if any(isinstance(number, int) and plain_int(number) != bound[name] for name, number in written.items()):
         return None
-    return {name: _sources(number, owner)[0] for name, number in given.items() if isinstance(number, int)}
+    return {name: _sources(number, owner)[0] for name, number in written.items() if isinstance(number, int)}
 
 
 def _dimensions(entries: tuple[Any, ...], ndim: int) -> Iterator[tuple[int, Any]]:
@@ -155,13 +155,13 @@ def _width(entry: Any) -> int:
 
 
 def _beside_others(item: Any, written: Any, owner: object) -> Any:
-    """Numbers of which some were written as something else, such as a tensor of one element; None if the others differ."""
+    """A tuple of numbers, some of them written as something else, such as a tensor of one element; None if others differ."""
     if not isinstance(item, tuple) or not isinstance(written, (tuple, list)) or not item or len(item) != len(written):
         return None
     pairs = list(zip(item, written, strict=True))
-    if not all(type(number) is int and (not isinstance(given, int) or plain_int(given) == number) for number, given in pairs):
+    if not all(type(number) is int and (not isinstance(entry, int) or plain_int(entry) == number) for number, entry in pairs):
         return None
-    return tuple([_sources(given, owner)[0] if isinstance(given, int) else number for number, given in pairs])
+    return tuple([_sources(entry, owner)[0] if isinstance(entry, int) else number for number, entry in pairs])
 
 
 def _aligned(plain: list[int], sources: list[int]) -> list[int] | None:
@@ -174,15 +174,16 @@ def _aligned(plain: list[int], sources: list[int]) -> list[int] | None:
         plain.count(size) <= sum(plain_int(source) == size and type(source) is Sized for source in sources) for size in sized
     ):
         return None
-    found, waiting = [], list(sources)
+    numbers, pending = [], list(sources)
     for number in reversed(plain):  # the dimension that indexing cuts is not written, and stands first
-        found.append(waiting.pop() if waiting and plain_int(waiting[-1]) == number else number)
-    return None if waiting else found[::-1]
+        numbers.append(pending.pop() if pending and plain_int(pending[-1]) == number else number)
+    return None if pending else numbers[::-1]
 
 
-def _replaced(item: Any, change: Callable[[int], int]) -> Any:
+def _with_integers(item: Any, change: Callable[[int], int]) -> Any:
+    """An item with other integers in the places of those in nested tuples; truth values are none."""
     if isinstance(item, int):
         return item if isinstance(item, bool) else change(item)
     if isinstance(item, tuple):
-        return tuple([_replaced(part, change) for part in item])
+        return tuple([_with_integers(part, change) for part in item])
     return item

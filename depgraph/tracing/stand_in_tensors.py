@@ -44,11 +44,11 @@ class FakeTensors:
         return tensor.detach().clone()
 
     def keep(self, tensor: torch.Tensor) -> None:
-        """Nothing: no data can be written."""
+        """Does nothing, for fake tensors have no data to save."""
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Under which the forward runs; torch's log of what fails there is off for this thread, for the exception tells it."""
+        """The context of forward. Torch's log of failures in it is off for this thread, for the exception says the same."""
         thread = threading.get_ident()
 
         def of_another_thread(record: logging.LogRecord) -> bool:
@@ -73,7 +73,7 @@ class RealTensors:
 
     def __init__(self) -> None:
         self._parameters: dict[int, torch.UntypedStorage] = {}
-        self._kept: dict[int, torch.UntypedStorage] = {}
+        self._saved: dict[int, torch.UntypedStorage] = {}
 
     def like(self, tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
         """A tensor with the same data, no history and a version of its own."""
@@ -90,27 +90,28 @@ class RealTensors:
     def keep(self, tensor: torch.Tensor) -> None:
         """Remember the data of a parameter that is about to be written to."""
         if tensor.layout is torch.strided:
-            place = tensor.untyped_storage().data_ptr()
-            if place in self._parameters and place not in self._kept:
-                self._kept[place] = self._parameters[place].clone()  # type: ignore[no-untyped-call]
+            address = tensor.untyped_storage().data_ptr()
+            if address in self._parameters and address not in self._saved:
+                self._saved[address] = self._parameters[address].clone()  # type: ignore[no-untyped-call]
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Under which the forward runs; parameters that it wrote to get their data back."""
+        """The context of forward; at the end parameters that it wrote to get their data back."""
         try:
             yield
         finally:
-            for place, before in self._kept.items():
-                self._parameters[place].copy_(before)
+            for address, data in self._saved.items():
+                self._parameters[address].copy_(data)
 
     def caller(self) -> Callable[..., Any]:
         """How an operator is called."""
         return self._call
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operator after the data of parameters that it writes to are saved."""
         for position, name in _written_arguments(func):
-            given = args[position] if position < len(args) else kwargs.get(name)
-            for tensor in given if isinstance(given, (list, tuple)) else (given,):
+            argument = args[position] if position < len(args) else kwargs.get(name)
+            for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
                 if isinstance(tensor, torch.Tensor):
                     self.keep(tensor)
         return func(*args, **kwargs)
@@ -118,7 +119,7 @@ class RealTensors:
 
 @cache
 def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
-    """Positions and names; a higher-order operator has no schema, and its parts are called one by one."""
+    """Positions and names of arguments that an operator writes to; a higher-order one has no schema, but its parts do."""
     arguments = func._schema.arguments if hasattr(func, "_schema") else ()
     return tuple(
         (position, argument.name)

@@ -32,9 +32,9 @@ from depgraph.solving.sized import listen, unlisten
 from depgraph.solving.statements import Rule
 from depgraph.tracing.calls import Call
 from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, rule_table
-from depgraph.tracing.left_behind import hooks_of, taken_back
+from depgraph.tracing.left_behind import hooks_of, restoring_containers
 from depgraph.tracing.lru_caches import uncached
-from depgraph.tracing.module_copy import given_tensors, held_tensors, instrumented_copies
+from depgraph.tracing.module_copy import declare_stand_ins, instrumented_copies, stand_in_inputs
 from depgraph.tracing.recorder import NoFakeKernel, Recorder
 from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
 from depgraph.tracing.size_mode import SizeMode
@@ -77,7 +77,7 @@ def trace(
         rules: the operator table; extend it with ``RULES | {key: Rule(...)}``, where the key is an operator
             (``"mylib::op"``), a module class or an autograd function class. Such a class is taken as one operator.
         mode: ``fake``, ``real``, or ``auto``: fake, and real where forward needs data.
-        also: further calls that the pruned model has to stand: in training, with a mask or a cache, by another method. What
+        also: further calls that the pruned model must support: in training, with a mask or a cache, by another method. What
             each of them says of the parameters holds; costs are those of the first call.
 
     Returns:
@@ -118,19 +118,19 @@ def record(
     also: Sequence[Call] = (),
 ) -> Recording:
     """What `trace` hands to the rules: the operator calls of one forward, or of several, without tensors."""
-    strange = [call for call in also if not isinstance(call, Call)] if isinstance(also, (list, tuple)) else [also]
-    if strange:
-        raise TraceError(f"expected also= as a list of dg.Call, met {type(strange[0]).__name__}; write also=[dg.Call(x)].")
+    invalid = [call for call in also if not isinstance(call, Call)] if isinstance(also, (list, tuple)) else [also]
+    if invalid:
+        raise TraceError(f"expected also= as a list of dg.Call, met {type(invalid[0]).__name__}; write also=[dg.Call(x)].")
     rules = rules or rule_table(RULES)
-    first = _record(model, Call(example_inputs, dict(kwargs or {})), rules, mode, 0)
+    first = _record_call(model, Call(example_inputs, dict(kwargs or {})), rules, mode, 0)
     others: list[Recording] = []
     for call in also:
-        others.append(_record(model, call, rules, mode, (others or [first])[-1].value_count))
+        others.append(_record_call(model, call, rules, mode, (others or [first])[-1].value_count))
     return joined(first, others) if others else first
 
 
-def _record(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, first_value: int) -> Recording:
-    """One call of the model."""
+def _record_call(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, first_value: int) -> Recording:
+    """The recording of one call: on fake tensors, or on the example inputs where `mode` or a read of data asks for them."""
     if mode not in {"auto", "fake", "real"}:
         raise TraceError(f"expected mode to be 'auto', 'fake' or 'real', met {mode!r}.")
     if not isinstance(model, nn.Module):
@@ -149,17 +149,17 @@ def _record(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, first_va
                 "expected weights in memory, met a model on the meta device: mode='real' runs forward on data. "
                 "Load the weights first, or trace with mode='fake'."
             )
-        return _recorded(model, call, rules, RealTensors(), device, first_value)
+        return _record_in_mode(model, call, rules, RealTensors(), device, first_value)
     try:
-        return _recorded(model, call, rules, FakeTensors(), device, first_value)
+        return _record_in_mode(model, call, rules, FakeTensors(), device, first_value)
     except (*_NEEDS_DATA, NoFakeKernel, RuntimeError) as error:
         reader = _reader(error)
         if reader is None:
             if mode == "auto" and not meta:
-                return _on_examples(model, call, rules, device, first_value, error)
+                return _record_on_examples(model, call, rules, device, first_value, error)
             raise
         if mode == "auto" and not meta:
-            return _recorded(model, call, rules, RealTensors(), device, first_value)
+            return _record_in_mode(model, call, rules, RealTensors(), device, first_value)
         if isinstance(error, NoFakeKernel):
             raise TraceError(
                 f"the operator {error} has no kernel for fake tensors, and forward calls it at {raised_at(error)}. "
@@ -173,24 +173,24 @@ def _record(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, first_va
         ) from error
 
 
-def _on_examples(
+def _record_on_examples(
     model: nn.Module, call: Call, rules: RuleTable, device: torch.device | None, first_value: int, error: BaseException
 ) -> Recording:
-    """A forward that failed on fake tensors may ask whether it is traced, and go another way; its own failure counts."""
+    """Another try on real tensors, as forward may take another branch on them. If it fails, too, the first error is raised."""
     try:
-        return _recorded(model, call, rules, RealTensors(), device, first_value)
-    except Exception:  # noqa: BLE001 - it fails either way: the first error is told
+        return _record_in_mode(model, call, rules, RealTensors(), device, first_value)
+    except Exception:  # noqa: BLE001 - it fails either way: the first error is raised
         raise error from None
 
 
 def _warn_of_unreached(recording: Recording, model: nn.Module) -> None:
-    """Tell of modules whose parameters no call has used."""
+    """Warn of modules whose parameters no call uses."""
     used = {value.id for call in recording.calls for value in (*call.inputs, *call.outputs)}
     parameters = [declared for declared in recording.declared if declared.kind == "parameter"]
     reached = {declared.owner for declared in parameters if declared.value.id in used}
     unreached = dict.fromkeys(declared.owner for declared in parameters if declared.owner not in reached)
     if unreached:
-        names = ", ".join(map(repr, list(unreached)[:_MOST_NAMES])) + (", ..." if len(unreached) > _MOST_NAMES else "")
+        names = ", ".join(map(repr, list(unreached)[:_MAX_NAMES])) + (", ..." if len(unreached) > _MAX_NAMES else "")
         training = "" if model.training else ", such as also=[dg.Call(x, training=True)] if they run in training"
         warnings.warn(
             f"{len(unreached)} of the model's modules were not reached: {names}. Their parameters are pinned, but what they "
@@ -200,7 +200,7 @@ def _warn_of_unreached(recording: Recording, model: nn.Module) -> None:
         )
 
 
-_MOST_NAMES = 5
+_MAX_NAMES = 5
 
 
 def _reader(error: BaseException) -> str | None:
@@ -210,7 +210,7 @@ def _reader(error: BaseException) -> str | None:
     return "by its address" if any(words in str(error) for words in _WITHOUT_DATA) else None
 
 
-def _recorded(
+def _record_in_mode(
     model: nn.Module,
     call: Call,
     rules: RuleTable,
@@ -218,25 +218,28 @@ def _recorded(
     device: torch.device | None,
     first_value: int,
 ) -> Recording:
+    """The recording of one call whose tensors are fake, or real. Everything that is changed meanwhile is changed back."""
     session = Session(tensors.mode, tensors.keep)
     with ExitStack() as stack:
         # caches, classes and torch's settings are changed meanwhile: a trace in another thread waits
         stack.enter_context(ONE_AT_A_TIME)
         # a function's cache would hide its operators, and keep a fake tensor for forwards to come
         stack.enter_context(uncached(model, call.method))
-        stand_ins = held_tensors(model, tensors, session)
+        stand_ins = declare_stand_ins(model, tensors, session)
         session.number_from(first_value)
         copies, uncopied = instrumented_copies(model, stand_ins, tensors, session, rules.modules)
-        args, kwargs = given_tensors((call.args, call.kwargs), tensors, session, device)
+        args, kwargs = stand_in_inputs((call.args, call.kwargs), tensors, session, device)
         # the fused kernel of attention is one operator for a whole layer, which hides the heads
         stack.enter_context(FUSED_ATTENTION.changed())
         # a function that forward compiles would be traced by the compiler, which the modes below do not see
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        # comparisons of sizes are statements about the model, and the session hears them
+        # comparisons of sizes are statements about the model: they are reported to the session
         token = listen(session)
         stack.callback(unlisten, token)
-        # hooks run, and may keep what they are given
-        stack.enter_context(taken_back([*hooks_of(model), *uncopied], lambda tensor: session.known(tensor) is not None))
+        # hooks run, and may keep their arguments
+        stack.enter_context(
+            restoring_containers([*hooks_of(model), *uncopied], lambda tensor: session.known(tensor) is not None)
+        )
         # the copy of a module takes more frames to run than the module, for it has hooks
         stack.enter_context(deeper(_FRAMES + _FRAMES_EACH * _depth(model)))
         # dropout and the like draw numbers: the next draw of the caller is to be what it would have been
@@ -249,7 +252,7 @@ def _recorded(
         # an autograd function with a rule is one call; its class is changed, for forward calls it by name
         for function, op in rules.functions.items():
             stack.callback(as_one_function(function, op, session))
-        # casts are operators of their own, as in the call that is to be stood
+        # casts are operators of their own, as in the call that is described
         if call.autocast is not None:
             stack.enter_context(torch.autocast((device or torch.device("cpu")).type, dtype=call.autocast))
         # above the fake mode, so that operators are recorded before it computes their shapes
@@ -262,7 +265,7 @@ def _recorded(
             copies[0].train(call.training)
         result = copies[0](*args, **kwargs) if call.method == "forward" else getattr(copies[0], call.method)(*args, **kwargs)
         outputs = named_leaves("output", result)
-        del result  # what only it held is no longer alive
+        del result  # what only the result holds is no longer alive
         session.returned(outputs)
     recording = session.recording(outputs)
     for module in copies:
@@ -280,10 +283,12 @@ def _depth(model: nn.Module) -> int:
 
 
 def _positional(example_inputs: Any) -> tuple[Any, ...]:
+    """The example inputs as a tuple of positional arguments."""
     return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
 
 
 def _refuse_untraceable(model: nn.Module) -> None:
+    """Raise for modules that are scripted, or lazy and not initialised."""
     for path, module in model.named_modules():
         where = path or "the model itself"
         if isinstance(module, torch.jit.ScriptModule):
@@ -309,6 +314,7 @@ def _devices(model: nn.Module) -> tuple[torch.device | None, bool]:
 
 
 def _check_devices(device: torch.device | None, inputs: Any) -> None:
+    """Raise for inputs on another device than the model's one."""
     if device is None or device.type == "meta":
         return
     for name, tensor in named_leaves("input", inputs[0]) + named_leaves("kwargs", inputs[1]):

@@ -279,7 +279,7 @@ def time_provenance(subject: Subject, runs: int) -> CostRow:
     model = subject.make()
 
     def blind(_: Any) -> None:
-        plain = mock.patch.object(module_copy._Wrapping, "of", lambda wrapping, content, path, depth=0: content)
+        plain = mock.patch.object(module_copy._AttributeCopies, "copy_of", lambda copies, content, path, depth=0: content)
         with plain, mock.patch.object(tracing, "SizeMode", _Blind):
             dg.trace(model, subject.args, subject.kwargs)
 

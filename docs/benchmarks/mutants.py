@@ -28,6 +28,12 @@ ROOT = Path(__file__).parents[2]
 DATA, REASONS, PAGE = ROOT / "docs/benchmarks/mutants.json", ROOT / "docs/benchmarks/survivors.json", ROOT / "docs/mutants.md"
 
 BAD, SQUARES, RAGGED = "tests/test_bad_input.py", "tests/laws/test_models.py", "tests/laws/test_ragged.py"
+WRITING = [
+    "depgraph/execution",
+    "tests/execution/test_execution.py",
+    "tests/execution/test_copies.py",
+    "tests/execution/test_copied_content.py",
+]
 SHORT = "-k=not law_1_ and not law_2_ and not law_9_"
 """Without the laws of tracing and of groups, which take longest; the laws from 10 on stay."""
 
@@ -60,9 +66,16 @@ NEAREST = {
         SQUARES,
         SHORT,
     ],
-    "execution": ["depgraph/execution", "tests/execution", BAD, "tests/laws/test_masking.py", "tests/laws/test_schedules.py"],
+    "execution": [*WRITING, "tests/execution/test_recurrent.py", "tests/execution/test_hostile.py", BAD],
+    "execution/masking": ["depgraph/execution/masking.py", "tests/execution/test_masking.py", "tests/laws/test_masking.py"],
+    "execution/optimizers": [
+        "depgraph/execution/optimizers.py",
+        "tests/execution/test_optimizers.py",
+        "tests/execution/test_hostile.py",
+        "tests/laws/test_schedules.py",
+    ],
 }
-"""Module or folder to the tests that should notice a mutation of it."""
+"""Module or folder to the tests that should notice a mutation of it. `tests/execution/test_interrupted.py` takes minutes."""
 
 IGNORED = {"VariableReplacer", "VariableInserter", "ExceptionReplacer"}
 """Operators that are left out: two of them need names to be given, the third replaces by a class that is nowhere defined."""

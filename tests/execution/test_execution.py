@@ -1,6 +1,7 @@
 """Executing plans: what is kept, what follows, and that nothing is ever half done."""
 
 import copy
+import gc
 
 import attrs
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import testing
+from depgraph.plans.plan import Edit
 from tests import networks
 
 
@@ -197,6 +199,69 @@ def test_every_mismatch_is_listed():
     assert "attribute '0.out_channels': expected 6, met 5" in text
     assert "the model has no attribute '3.in_channels'" in text
     assert "Nothing was changed." in text and len(caught.value.problems) >= 8
+
+
+def test_a_missing_tensor_hides_no_other_mismatch():
+    """What comes after it in the plan is listed, too."""
+    other = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    with pytest.raises(dg.errors.MismatchError) as caught:
+        dg.execute(planned(chain()), other)
+    missing, *others = caught.value.problems
+    assert missing == "the model has no parameter or buffer '0.bias'"
+    names = ["attribute '1.num_features'", "'1.bias'", "'1.running_mean'", "'1.running_var'", "'1.weight'"]
+    assert sorted(problem.partition(":")[0] for problem in others) == sorted(names)
+
+
+@pytest.mark.parametrize("value", [2, 4, True, 3.0])
+def test_an_attribute_of_any_other_value_is_refused(value):
+    """A smaller number, a larger one, and what only compares equal to a number."""
+    model = Heads()
+    plan = dg.cut(dg.trace(model, torch.zeros(1, 4)), "inner.weight", [0, 1], dim=0)
+    assert Edit("heads", 3, 2) in plan.edits
+    model.heads = value
+    with pytest.raises(dg.errors.MismatchError, match=f"attribute 'heads': expected 3, met {value}"):
+        dg.execute(plan, model)
+
+
+class Heads(nn.Module):
+    """Three heads of two channels, summed."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.inner, self.out = 3, nn.Linear(4, 6), nn.Linear(2, 1)
+
+    def forward(self, x):
+        """The sum over heads, projected."""
+        return self.out(self.inner(x).unflatten(1, (self.heads, -1)).sum(1))
+
+
+def test_no_collection_begins_while_a_model_is_copied():
+    """What a copy allocates is alive at its end: a collection would only walk over it."""
+    model, thresholds = chain(), gc.get_threshold()
+    model.witness = Witness()
+    small = dg.execute(planned(model), model)
+    assert small.witness.threshold == 0 and gc.get_threshold() == thresholds and thresholds[0] > 0
+
+
+class Witness:
+    """Notes the collector's threshold when it is copied."""
+
+    threshold = None
+
+    def __deepcopy__(self, memo):
+        """A copy that knows when the next collection would begin."""
+        twin = Witness()
+        twin.threshold = gc.get_threshold()[0]
+        return twin
+
+
+@pytest.mark.parametrize("write", [dg.execute, dg.mask])
+def test_a_copy_made_in_inference_mode_has_no_inference_tensors(write):
+    """Neither what the plan cuts nor what it only copies, buffers included: autograd refuses them for good."""
+    model = chain()
+    with torch.inference_mode():
+        copied = write(planned(model), model)
+    assert not any(tensor.is_inference() for tensor in (*copied.parameters(), *copied.buffers()))
 
 
 def test_frozen_models_are_pruned():

@@ -160,6 +160,15 @@ def test_weight_normalised_rows_lose_their_gain_and_keep_their_direction(norm):
     assert not torch.allclose(masked(x), model(x))
 
 
+def test_a_parametrisation_without_a_gain_is_masked_as_any_parameter():
+    """Only weight norm has directions that stay; the rows of any other original are zeroed."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    torch.nn.utils.parametrize.register_parametrization(model[0], "weight", nn.Tanh())
+    masked = dg.mask(planned(model, torch.randn(5, 3), "0.parametrizations.weight.original", (1, 3)), model)
+    original = masked[0].parametrizations.weight.original
+    assert original.any(1).tolist() == masked[0].weight.any(1).tolist() == [True, False, True, False]
+
+
 def test_recurrent_layers_are_masked():
     """An LSTM computes with the masked weights, as its pruned twin does, and with the old ones afterwards."""
     torch.manual_seed(0)

@@ -226,8 +226,8 @@ def test_treatments_are_needed(name):
 
 def states_mixing(sample):
     """Whether the rules name an axis that is mixed and free; only of such can probing tell whether it is."""
-    said = solved(Invocation.of(sample.function, sample.args, sample.kwargs), TABLE)
-    return said.mixed is not None and not said.mixed <= said.pins.keys()
+    solution = solved(Invocation.of(sample.function, sample.args, sample.kwargs), TABLE)
+    return solution.mixed is not None and not solution.mixed <= solution.pins.keys()
 
 
 def test_stated_mixing_is_seen():

@@ -74,7 +74,7 @@ def test_a_repeated_call_is_answered_by_a_tensor_of_its_own() -> None:
         x = torch.ones(4)
         first, second = (cache(aten.relu.default, (x,), {}) for _ in range(2))
         assert first is not second
-        assert len(cache.known) == 1
+        assert len(cache.layouts) == 1
 
 
 def test_a_call_that_returned_its_operand_does_so_again() -> None:
@@ -108,7 +108,7 @@ def test_what_is_written_in_place_is_returned_itself() -> None:
             assert cache(aten.add_.Tensor, (x, torch.ones(6)), {}) is x
         with pytest.raises(RuntimeError, match="shape"):
             cache(aten.add_.Tensor, (torch.ones(6), torch.ones(4, 6)), {})
-    assert len(cache.known) == 2
+    assert len(cache.layouts) == 2
 
 
 @pytest.mark.parametrize(
@@ -127,23 +127,23 @@ def test_what_changes_a_shape_in_place_is_not_cached(func: Any, args: tuple[Any,
             x = torch.ones(4, 6)
             cache(func, (x, *args), {})
             assert x.shape == shape
-    assert not cache.known
+    assert not cache.layouts
 
 
 def test_traces_share_what_torchs_own_operators_give() -> None:
-    known: dict[Any, Any] = {}
+    layouts: dict[Any, Any] = {}
     modes = FakeTensorMode(), FakeTensorMode()
     for mode in modes:
         with mode:
             x = torch.ones(4, 6)
-            result = Replay(FakeFactory(mode), known)(aten.relu.default, (x,), {})
+            result = Replay(FakeFactory(mode), layouts)(aten.relu.default, (x,), {})
             assert result.fake_mode is mode
             assert _look(result) == _look(torch.relu(x))
-    assert len(known) == 1
+    assert len(layouts) == 1
 
 
 def test_an_operator_of_ones_own_may_get_another_kernel_between_traces() -> None:
-    known: dict[Any, Any] = {}
+    layouts: dict[Any, Any] = {}
     with torch.library._scoped_library("depgraph_shape_cache", "DEF") as library:
         library.define("twice(Tensor x) -> Tensor")
         func = torch.ops.depgraph_shape_cache.twice.default
@@ -156,18 +156,18 @@ def test_an_operator_of_ones_own_may_get_another_kernel_between_traces() -> None
             )
             mode = FakeTensorMode()
             with mode:
-                assert Replay(FakeFactory(mode), known)(func, (torch.ones(4),), {}).shape == (4 * width,)
-    assert not known
+                assert Replay(FakeFactory(mode), layouts)(func, (torch.ones(4),), {}).shape == (4 * width,)
+    assert not layouts
 
 
 def test_what_is_remembered_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shape_cache, "_MOST", 3)
+    monkeypatch.setattr(shape_cache, "_MAX_CALLS", 3)
     mode = FakeTensorMode()
     cache = _cache(mode)
     with mode:
         for size in range(1, 9):
             assert cache(aten.relu.default, (torch.ones(size),), {}).shape == (size,)
-            assert len(cache.known) <= 3
+            assert len(cache.layouts) <= 3
 
 
 def test_fake_tensors_are_those_that_their_class_makes(request: pytest.FixtureRequest) -> None:
@@ -197,7 +197,7 @@ def test_several_results_and_known_data_are_not_cached() -> None:
         known = torch.tensor([3.0])
         assert known.constant is not None
         assert cache(aten.neg.default, (known,), {}).shape == (1,)
-    assert not cache.known
+    assert not cache.layouts
 
 
 def test_a_view_lies_in_the_memory_of_its_operand() -> None:
@@ -220,7 +220,7 @@ def test_a_view_lies_in_the_memory_of_its_operand() -> None:
                 assert part.untyped_storage().nbytes() == 4 * 24
         begun = cache(aten.select.int, (x, 0, 1), {})
         assert cache(aten.view.default, (begun, [2, 3]), {}).storage_offset() == 6
-    assert len(cache.known) == len(calls) + 2
+    assert len(cache.layouts) == len(calls) + 2
 
 
 def test_lazy_conjugation_is_no_shape() -> None:
@@ -241,4 +241,4 @@ def test_tensors_of_another_mode_are_not_cached() -> None:
     with mode:
         x = torch.ones(4)
         assert cache(aten.relu.default, (x,), {}).fake_mode is mode
-    assert not cache.known
+    assert not cache.layouts
