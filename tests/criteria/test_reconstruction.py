@@ -54,6 +54,7 @@ MODELS = {
     "square": (Square, (3,)),
     "images": (images, (2, 6, 6)),
     "attention": (lambda: Stream(Attention(heads=3, width=2, values=2)), (3, 3)),
+    "grouped": (lambda: Stream(Attention(heads=4, shared=2, width=2, values=2, how="kernel")), (3, 3)),
 }
 
 
@@ -157,7 +158,7 @@ def takes_the_best_each_time(scores, model, graph, x):
             assert errors[0] <= min(errors) * (1 + 1e-6) + 1e-9, f"{name}, step {step}"
 
 
-@pytest.mark.parametrize("kind", ["branches", "square", "images", "attention"])
+@pytest.mark.parametrize("kind", MODELS)
 @settings(max_examples=3)
 @given(seed=st.integers(0, 10**6))
 def test_the_greedy_order_takes_the_best_each_time(kind, seed):
