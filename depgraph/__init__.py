@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from depgraph.plans.by_hand import cut as cut
     from depgraph.plans.by_hand import cut_each as cut_each
     from depgraph.plans.plan import Plan as Plan
+    from depgraph.repair.expected import reconstruction_error as reconstruction_error
     from depgraph.repair.refit import refit as refit
     from depgraph.rules import RULES as RULES
     from depgraph.solving.statements import Rule as Rule
@@ -107,6 +108,7 @@ __all__ = [
     "plan",
     "plans",
     "ragged",
+    "reconstruction_error",
     "refit",
     "repair",
     "rules",
@@ -144,6 +146,7 @@ _HOME_OF = {
     "names_of": "depgraph.wrappers",
     "parameter_map": "depgraph.execution.execute",
     "plan": "depgraph.choosing.choose",
+    "reconstruction_error": "depgraph.repair.expected",
     "refit": "depgraph.repair.refit",
     "score": "depgraph.criteria.scoring",
     "trace": "depgraph.tracing.trace",

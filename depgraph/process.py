@@ -91,7 +91,7 @@ def _may_draw(thread: threading.Thread) -> bool:
     code = getattr(thread, "_target", None) or type(thread)
     if code is _POOL_WORKER:  # what torch compiles with has such a pool, and keeps it
         frame = sys._current_frames().get(thread.ident or 0)
-        return frame is None or frame.f_code is not _POOL_WORKER.__code__
+        return frame is None or frame.f_code is not getattr(_POOL_WORKER, "__code__", None)
     return not f"{getattr(code, '__module__', None)}.".startswith(_DRAW_NOTHING)
 
 

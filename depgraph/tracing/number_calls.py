@@ -43,7 +43,7 @@ def numbers_followed(reached: Reached) -> Iterator[None]:
 
 def _meant(function: types.FunctionType) -> frozenset[str]:
     """The names that are Python's own in a function's module."""
-    scope, python = function.__globals__, function.__builtins__
+    scope, python = function.__globals__, function.__builtins__  # type: ignore[attr-defined]
     return frozenset(name for name in _FOLLOWED if name not in scope and python.get(name) is getattr(builtins, name))
 
 
