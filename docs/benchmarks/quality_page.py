@@ -372,7 +372,16 @@ def _repaired(rows: Sequence[Row], macs: int) -> list[str]:
             f"| {setting} | {criterion} | {left} | {mode} | {samples:,} | {theirs} | {ours[0]} | {ours[1]} | {seconds} | "
             f"{ours[2]} | {ours[3]} |"
         )
-    return [*lines, ""]
+    pairs = [
+        (values(held, "repaired, tuned"), values(held, "pruned, tuned"))
+        for held in cells.values()
+        if "pruned, tuned" in held[0]
+    ]
+    words = [verdict(*pair) for pair in pairs]
+    below = sum(mean(repaired) < mean(pruned) for repaired, pruned in pairs)
+    counted = ", ".join(f"{word} in {words.count(word)}" for word in ("better", "level", "worse"))
+    said = f"Fine-tuning after repair against fine-tuning without, by the seeds' spread: {counted} of {len(pairs)} cells; "
+    return [*lines, "", f"{said}the mean is lower in {below}.", ""]
 
 
 def _best_of_theirs(subject: dict[str, Any] | None) -> str:

@@ -87,7 +87,6 @@ def _minilm_criteria(batches: list[Any]) -> dict[str, Any]:
     return {
         "Magnitude L2": dg.Magnitude(p=2),
         "Activation": dg.criteria.Activation(batches),
-        "Wanda": dg.criteria.Wanda(batches),
     }
 
 
