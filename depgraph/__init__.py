@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from depgraph import choosing as choosing
     from depgraph import criteria as criteria
     from depgraph import errors as errors
+    from depgraph import moments as moments
     from depgraph import penalties as penalties
     from depgraph import plans as plans
+    from depgraph import repair as repair
     from depgraph import rules as rules
     from depgraph import testing as testing
     from depgraph.algebra.indices import IndexSet as IndexSet
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from depgraph.plans.by_hand import cut as cut
     from depgraph.plans.by_hand import cut_each as cut_each
     from depgraph.plans.plan import Plan as Plan
+    from depgraph.repair.expected import reconstruction_error as reconstruction_error
     from depgraph.repair.refit import refit as refit
     from depgraph.rules import RULES as RULES
     from depgraph.solving.statements import Rule as Rule
@@ -95,6 +98,7 @@ __all__ = [
     "latency",
     "mask",
     "mask_",
+    "moments",
     "name_of",
     "optimizers",
     "parameter_map",
@@ -102,7 +106,9 @@ __all__ = [
     "plan",
     "plans",
     "ragged",
+    "reconstruction_error",
     "refit",
+    "repair",
     "rules",
     "schedules",
     "score",
@@ -137,6 +143,7 @@ _HOME_OF = {
     "name_of": "depgraph.wrappers",
     "parameter_map": "depgraph.execution.execute",
     "plan": "depgraph.choosing.choose",
+    "reconstruction_error": "depgraph.repair.expected",
     "refit": "depgraph.repair.refit",
     "score": "depgraph.criteria.scoring",
     "trace": "depgraph.tracing.trace",
@@ -148,10 +155,12 @@ _SHELVES = {
     "choosing": "depgraph.choosing",
     "criteria": "depgraph.criteria",
     "errors": "depgraph.errors",
+    "moments": "depgraph.moments",
     "latency": "depgraph.choosing.latency",
     "optimizers": "depgraph.execution.optimizers",
     "penalties": "depgraph.penalties",
     "plans": "depgraph.plans",
+    "repair": "depgraph.repair",
     "ragged": "depgraph.graph.ragged",
     "schedules": "depgraph.choosing.schedules",
     "testing": "depgraph.testing",

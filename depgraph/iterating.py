@@ -13,6 +13,7 @@ from depgraph.choosing.schedules import Curve, lifted, remainder, schedule
 from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
 from depgraph.execution.execute import execute
+from depgraph.execution.repairs import Repair
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
 from depgraph.tracing.calls import Call
@@ -20,6 +21,9 @@ from depgraph.tracing.trace import trace
 
 Scoring: TypeAlias = Callable[[Graph, nn.Module], Scores]
 """The scores of a model, given with its graph: for example ``lambda graph, model: dg.score(graph, model, criterion)``."""
+
+Repairing: TypeAlias = Callable[[Plan, nn.Module], Repair]
+"""What `refit` makes of a plan and a model: for example ``lambda plan, model: dg.refit(plan, model, batches)``."""
 
 
 @frozen(eq=False)
@@ -53,6 +57,7 @@ def iterate(
     shape: Curve = "linear",
     kwargs: Mapping[str, Any] | None = None,
     also: Sequence[Call] = (),
+    repair: Repairing | None = None,
     **options: Any,
 ) -> Iterator[Step]:
     """Prune in steps, scoring the model of each step anew. The given model is left as it was.
@@ -66,6 +71,8 @@ def iterate(
         shape: ``linear``, ``cubic``, or a function, as in `schedule`.
         kwargs: keyword inputs, as for `trace`.
         also: further calls of the model, as for `trace`.
+        repair: called in each step with what it removes and the model that it removes it from; what it gives is written when
+            the step is executed. For example ``lambda plan, model: dg.refit(plan, model, batches)``.
         options: further arguments of `plan`. They are understood in terms of the original graph, as targets are.
 
     Yields:
@@ -85,13 +92,20 @@ def iterate(
     """
     if not callable(scores):
         raise PlanError("expected scores= as a function of graph and model, such as one that calls dg.score.")
+    if repair is not None and not callable(repair):
+        raise PlanError("expected repair= as a function of plan and model, such as one that calls dg.refit.")
     graph = trace(model, example_inputs, kwargs, also=also)
     targets = schedule(graph, target, steps, shape, latency_model=options.get("latency_model"))
-    return _steps(graph, model, scores, targets, options)
+    return _steps(graph, model, scores, targets, repair, options)
 
 
 def _steps(
-    graph: Graph, model: nn.Module, scores: Scoring, targets: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    graph: Graph,
+    model: nn.Module,
+    scores: Scoring,
+    targets: Sequence[Mapping[str, Any]],
+    repair: Repairing | None,
+    options: Mapping[str, Any],
 ) -> Iterator[Step]:
     current, done = graph, Plan.empty(graph)
     for number, target in enumerate(targets, start=1):
@@ -100,7 +114,8 @@ def _steps(
             choose(graph, scores_before, **targets[-1], **options)
         planned = _planned(graph, scores_before, target, options, done, last=number == len(targets))
         delta = remainder(graph, done, planned)
-        model, current, done = execute(delta, model), planned.apply(graph), planned
+        mended = repair(delta, model) if repair is not None and delta.cuts else None
+        model, current, done = execute(delta, model, repair=mended), planned.apply(graph), planned
         yield Step(number, target, planned, delta, current, model)
 
 

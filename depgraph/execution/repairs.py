@@ -97,9 +97,9 @@ class Repair:
     >>> plan = dg.cut(dg.trace(model, torch.zeros(1, 4)), "0.weight", [2], dim=0)
     >>> repair = dg.refit(plan, model, [torch.randn(64, 4)], ridges=[1e-9])
     >>> print(repair)
-    <Repair: 1 layers, 2 tensors, independent>
-      1.weight: 56.30% -> 0.00% by ridge 1e-09, 48 rows
-      outputs: 36.35% -> 0.00%
+    <Repair: 2 tensors, 1 layer solved, independent>
+      1.weight: 33.32% -> 0.00% by ridge 1e-09, 48 rows
+      outputs: 16.38% -> 0.00%
     >>> x, small = torch.randn(5, 4), dg.execute(plan, model, repair=repair)
     >>> torch.allclose(small(x), model(x), atol=1e-5)
     True
@@ -153,8 +153,10 @@ class Repair:
         )
 
     def __str__(self) -> str:
-        lines = [f"<Repair: {len(self.layers)} layers, {len(self.values)} tensors, {self.mode}>"]
-        lines += [f"  {layer}" for layer in self.layers]
+        solved = [layer for layer in self.layers if layer.held_out[0] or layer.fitted[0]]
+        many = "layer" if len(solved) == 1 else "layers"
+        lines = [f"<Repair: {len(self.values)} tensors, {len(solved)} {many} solved, {self.mode}>"]
+        lines += [f"  {layer}" for layer in solved]
         lines += [f"  {name}: left, for {reason}" for name, reason in self.left.items()]
         if any(self.outputs):
             lines.append(f"  outputs: {self.outputs[0]:.2%} -> {self.outputs[1]:.2%}")

@@ -28,6 +28,9 @@ class Layout:
         blocks: size and stride from block to block.
         rows: size and stride from output to output.
         columns: sizes and strides of the inputs, such as channels and kernel positions; none for a bias.
+
+    >>> Layout("weight", offset=0, blocks=(1, 0), rows=(3, 2), columns=((2, 1),)).positions().tolist()
+    [[[0, 1], [2, 3], [4, 5]]]
     """
 
     name: str
@@ -189,6 +192,11 @@ class Layer:
         reads: the name under which the sums of what it reads are kept: that of the first layer that reads the same tensor.
         calls: how often forward calls it.
         copied: whether the weight is copied, such as to another dtype, before it is used.
+
+    >>> import depgraph as dg
+    >>> layer = dg.moments.collect(torch.nn.Conv2d(2, 4, 3, groups=2), [torch.zeros(2, 2, 5, 5)]).layers[0]
+    >>> isinstance(layer, Layer), layer.weight.name, layer.bias.name, layer.weight.shape      # blocks, outputs and inputs of each
+    (True, 'weight', 'bias', (2, 2, 9))
     """
 
     weight: Layout

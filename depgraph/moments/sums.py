@@ -26,6 +26,10 @@ class Sums:
         count: number of rows.
         total: the sum of the rows, ``[blocks, inputs]``.
         products: the sum of x xᵀ, ``[blocks, inputs, inputs]``.
+
+    >>> sums = Sums.of(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
+    >>> sums.count, sums.total.tolist(), sums.products.tolist()
+    (2, [[4.0, 6.0]], [[[10.0, 14.0], [14.0, 20.0]]])
     """
 
     count: int
@@ -93,6 +97,8 @@ class Moments:
     >>> model = torch.nn.Linear(2, 1)
     >>> one = dg.moments.collect(model, [torch.tensor([[1.0, 2.0], [3.0, 4.0]])], holdout=0.5)
     >>> both = one + one
+    >>> isinstance(both, Moments)
+    True
     >>> both.fitted["weight"].count, both.fitted["weight"].total.tolist(), both.held_out["weight"].products.tolist()
     (2, [[2.0, 4.0]], [[[18.0, 24.0], [24.0, 32.0]]])
     """
