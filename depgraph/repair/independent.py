@@ -73,6 +73,7 @@ def _solved(
         found = sums.pop(layer.reads) if is_last else sums[layer.reads]
         residuals.append(residual_of(_of_blocks(found, part), weight, part.columns))
         del found
+    del weight
     fit, held_out = residuals
     choice = best(fit, held_out, ridges, writer.may_move_bias(layer))
     writer.add(choice, layer, part)

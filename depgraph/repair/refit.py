@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -127,7 +127,7 @@ def refit(
         writer = Writer(plan, *tensors, survey.layers.values(), survey.left)
         chosen = _mode_for(survey) if mode == "auto" else mode
         if chosen == "independent":
-            wanted = partial(loses_inputs, writer)
+            wanted = cache(partial(loses_inputs, writer))
             moments = partial(collected, model, read, survey, wanted, forward, dtype, progress)
             rows, left = repaired_independently(writer, moments, ridges, progress)
         else:

@@ -189,18 +189,13 @@ def solved(fit: Residual, ridge: float, bias: bool) -> Change:
     W' − W = C_rx (C_xx + λ diag C_xx)⁻¹. Where there is a bias, C is centred and the bias takes the means:
     b' − b = μ_r − (W' − W) μ_x.
     """
-    count = max(fit.count, 1)
-    rx = fit.rx / count
     if not bias:
-        weight, note = _divided(rx, lambda: fit.xx / count, ridge)
+        weight, note = _divided(fit.rx, fit.xx.clone, ridge)
         return Change(f"ridge {ridge:g}", weight, None, note)
-    x_mean, r_mean = fit.x / count, fit.r / count
-    weight, note = _divided(
-        rx.sub_(r_mean[..., None] * x_mean[:, None]),
-        lambda: (fit.xx / count).sub_(x_mean[..., None] * x_mean[:, None]),
-        ridge,
-    )
-    return Change(f"ridge {ridge:g}", weight, r_mean - (weight @ x_mean[..., None])[..., 0], note)
+    count = max(fit.count, 1)
+    mean = fit.x / count
+    weight, note = _divided(fit.rx - fit.r[..., None] * mean[:, None], lambda: fit.xx - fit.x[..., None] * mean[:, None], ridge)
+    return Change(f"ridge {ridge:g}", weight, fit.r / count - (weight @ mean[..., None])[..., 0], note)
 
 
 def _divided(rx: torch.Tensor, moments: Callable[[], torch.Tensor], ridge: float) -> tuple[torch.Tensor, str]:
