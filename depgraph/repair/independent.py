@@ -76,8 +76,10 @@ def _solved(
     del weight
     fit, held_out = residuals
     choice = best(fit, held_out, ridges, writer.may_move_bias(layer))
+    row = row_of(layer, choice, fit, held_out, started)
+    del fit, held_out, residuals  # a wide layer's take gigabytes
     writer.add(choice, layer, part)
-    return row_of(layer, choice, fit, held_out, started)
+    return row
 
 
 def _of_blocks(sums: Sums, part: Kept) -> Sums:

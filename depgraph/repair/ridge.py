@@ -177,6 +177,7 @@ def best(fit: Residual, held_out: Residual, ridges: Sequence[float], bias: bool)
             error = held_out.error(candidate)
             if error < least:
                 choice, least = candidate, error
+            del candidate  # its memory is the next one's
             if not error < before:
                 break
             before = error
