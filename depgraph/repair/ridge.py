@@ -68,13 +68,12 @@ class Residual:
         shift = None if change.bias is None else change.bias.to(self.xx.dtype)
         if shift is not None:
             missing += float((self.count * shift.square() - 2 * shift * self.r).sum())
-        if change.weight is None:
-            return max(missing, 0.0) / self.energy if self.energy else 0.0
-        for part in _parts(self.rx):
-            moved = change.weight[:, part].to(self.xx.dtype)
-            missing += float(((moved @ self.xx).sub_(self.rx[:, part], alpha=2) * moved).sum())
-            if shift is not None:
-                missing += 2 * float((shift[:, part] * (moved @ self.x[..., None])[..., 0]).sum())
+        if change.weight is not None:
+            for rows in _parts(self.rx):
+                moved = change.weight[:, rows].to(self.xx.dtype)
+                missing += float(((moved @ self.xx).sub_(self.rx[:, rows], alpha=2) * moved).sum())
+                if shift is not None:
+                    missing += 2 * float((shift[:, rows] * (moved @ self.x[..., None])[..., 0]).sum())
         return max(missing, 0.0) / self.energy if self.energy else 0.0
 
 
