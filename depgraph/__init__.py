@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from depgraph.tracing.calls import Call as Call
     from depgraph.tracing.trace import trace as trace
     from depgraph.wrappers import name_of as name_of
+    from depgraph.wrappers import names_of as names_of
 
 __version__ = "0.1.0"
 
@@ -100,6 +101,7 @@ __all__ = [
     "mask_",
     "moments",
     "name_of",
+    "names_of",
     "optimizers",
     "parameter_map",
     "penalties",
@@ -141,6 +143,7 @@ _HOME_OF = {
     "mask": "depgraph.execution.masking",
     "mask_": "depgraph.execution.masking",
     "name_of": "depgraph.wrappers",
+    "names_of": "depgraph.wrappers",
     "parameter_map": "depgraph.execution.execute",
     "plan": "depgraph.choosing.choose",
     "reconstruction_error": "depgraph.repair.expected",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from depgraph.algebra.spaces import atoms
 from depgraph.criteria.gathering import GroupIndices, Member, Members, Tensors, slices
@@ -28,6 +28,7 @@ class Reader:
         owned: indices that own equally many columns, and the columns of each: ``[some]`` and ``[some, columns]``.
         gone: outputs that go with each index, ``[indices, outputs]``; None where none does.
         indices: how many indices there are.
+        energy: the mean square of the layer's outputs, about their means where its bias can make up for these; of all blocks.
     """
 
     weight: torch.Tensor
@@ -37,11 +38,7 @@ class Reader:
     owned: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     gone: torch.Tensor | None
     indices: int
-
-    @property
-    def energy(self) -> torch.Tensor:
-        """The mean square of its outputs, about their means where a bias can make up for these; summed over the outputs."""
-        return ((self.weight @ self.products) * self.weight).sum()
+    energy: float = 0.0
 
 
 class Layers:
@@ -73,8 +70,12 @@ class Layers:
             gone = _outputs_gone(positions, parameter.shape, owners)
             weight = real(parameter.flatten()[positions])
             sums = self.moments.everything(layer.reads)
-            for block in range(len(weight)):
-                yield self._reader(layer, sums, weight[block], block, owners[dim][:, inputs[block]], gone[block])
+            blocks = [
+                self._reader(layer, sums, weight[block], block, owners[dim][:, inputs[block]], gone[block])
+                for block in range(len(weight))
+            ]
+            energy = sum(float(((block.weight @ block.products) * block.weight).sum()) for block in blocks)
+            yield from (evolve(block, energy=energy) for block in blocks)
 
     def _reader(
         self, layer: Layer, sums: Sums, weight: torch.Tensor, block: int, owned: torch.Tensor, gone: torch.Tensor

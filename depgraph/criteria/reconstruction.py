@@ -55,10 +55,11 @@ class _OnMoments(DataDriven):
     relative: bool = field(default=False, validator=is_flag, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
+        name = type(self).__name__
         if self.training:
-            raise PlanError(
-                f"{type(self).__name__} reads a model in evaluation mode, as a repair does; leave out training=True."
-            )
+            raise PlanError(f"{name} reads a model in evaluation mode, as a repair does; leave out training=True.")
+        if not self.combine:
+            raise PlanError(f"{name} adds up the moments of all ranks, as a repair does; leave out combine=False.")
 
     def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
@@ -67,7 +68,7 @@ class _OnMoments(DataDriven):
         if not isinstance(read, Moments):
             refuse_meta({name: tensors[name] for axes in known.values() for name, _ in axes})
             names = {name for axes in known.values() for name, _ in axes}
-            read = collect(model, self.read(read), wanted=names.__contains__, holdout=0, forward=self.forward)
+            read = collect(model, read, wanted=names.__contains__, holdout=0, forward=self.forward, progress=self.progress)
         check_moments(read, weights_digest(model), dict(named_tensors(model)))
         layers = Layers(graph, tensors, read)
         members = layers.reading(known)
@@ -93,7 +94,7 @@ class _OnMoments(DataDriven):
 
     def weight_of(self, reader: Reader) -> float:
         """By what a reader's errors count."""
-        energy = float(reader.energy) if self.relative else 1.0
+        energy = reader.energy if self.relative else 1.0
         return 1 / energy if energy > 0 else 1.0
 
 

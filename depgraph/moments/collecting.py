@@ -12,9 +12,9 @@ from torch import nn
 
 from depgraph.moments.layers import Call, Layer, Layout
 from depgraph.moments.samples import Batch, Valid, batches_of
-from depgraph.moments.sums import Moments, Sums
+from depgraph.moments.sums import Moments, Sums, of_all_ranks
 from depgraph.moments.watching import LayerCall, NormCall, Watch
-from depgraph.running import Forward, run, shown, together, untouched
+from depgraph.running import Forward, run, shown, untouched
 from depgraph.unsupported import supported
 from depgraph.weights import weights_digest
 
@@ -216,10 +216,6 @@ def collected(
             watch.forget()
             calls.clear()
             read.clear()
-    for store in sums:
-        for name, item in store.items():
-            count = torch.tensor(float(item.count), device=item.total.device)
-            together([count, item.total, item.products])
-            store[name] = Sums(int(count), item.total, item.products)
+    sums = (of_all_ranks(sums[0]), of_all_ranks(sums[1]))
     left = survey.left | problems_of(watch, layers.values(), tensors)
     return Moments(weights_digest(model), tuple(layers.values()), *sums, left)

@@ -212,7 +212,7 @@ class Layer:
 
     >>> import depgraph as dg
     >>> layer = dg.moments.collect(torch.nn.Conv2d(2, 4, 3, groups=2), [torch.zeros(2, 2, 5, 5)]).layers[0]
-    >>> isinstance(layer, Layer), layer.weight.name, layer.bias.name, layer.weight.shape  # blocks, outputs and inputs of each
+    >>> isinstance(layer, Layer), layer.weight.name, layer.bias.name, layer.weight.shape    # blocks, outputs, inputs
     (True, 'weight', 'bias', (2, 2, 9))
     """
 

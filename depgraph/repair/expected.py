@@ -70,8 +70,9 @@ def reconstruction_error(
     With C the second moments of what a layer reads, P the inputs that stay and R those that go, the least error of any weights
     is tr(W_R (C_RR - C_RP C_PP⁻¹ C_PR) W_Rᵀ) (LeCun et al. 1989, Hassibi and Stork 1993; ZipLM, arXiv 2302.04089). Here it is
     that of the weights that the repair takes, on rows that they were not fitted to. What the layers before have changed is not
-    seen: each reads what it read in the original. It ranks plans, and tells which layer loses most; what the whole network
-    loses it does not tell.
+    seen: each reads what it read in the original. It compares choices of
+    what goes at the same widths, and tells which layer loses most; what the whole network loses it does not tell, and between
+    plans of other widths the totals may mislead, for a layer that matters little may miss much.
 
     Args:
         plan: a plan for the model.

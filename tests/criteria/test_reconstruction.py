@@ -54,6 +54,7 @@ MODELS = {
     "square": (Square, (3,)),
     "images": (images, (2, 6, 6)),
     "attention": (lambda: Stream(Attention(heads=3, width=2, values=2)), (3, 3)),
+    "grouped": (lambda: Stream(Attention(heads=4, shared=2, width=2, values=2, how="kernel")), (3, 3)),
 }
 
 
@@ -157,7 +158,7 @@ def takes_the_best_each_time(scores, model, graph, x):
             assert errors[0] <= min(errors) * (1 + 1e-6) + 1e-9, f"{name}, step {step}"
 
 
-@pytest.mark.parametrize("kind", ["branches", "square", "images", "attention"])
+@pytest.mark.parametrize("kind", MODELS)
 @settings(max_examples=3)
 @given(seed=st.integers(0, 10**6))
 def test_the_greedy_order_takes_the_best_each_time(kind, seed):
@@ -309,6 +310,25 @@ def test_relative_numbers_do_not_change_with_the_scale_of_a_layer():
     refuted(are_alike, before[0], after[0])
 
 
+@pytest.mark.parametrize("greedy", [False, True])
+def test_relative_numbers_are_shares_of_what_a_layer_gives(greedy):
+    """The variance of the outputs of all of its blocks; about zero where it has no bias."""
+    model, graph, x, known = made("images", 9)
+    options = {"ridge": 0, "normaliser": "none", "greedy": greedy}
+    plain, shares = (dg.score(graph, model, Reconstruction(known, relative=each, **options)) for each in (False, True))
+    layers = {"0.weight:0": 2, "2.weight:0[0]": 7, "2.weight:0[1]": 4, "4.weight:0[1]": 7}
+    outputs = {}
+    assert layers.keys() == plain.keys()
+    with torch.no_grad():
+        for number, layer in enumerate(model):
+            x = outputs[number] = layer(x)
+    for name, number in layers.items():
+        given = outputs[number].movedim(1, -1).flatten(0, -2)
+        given = given - given.mean(0) if model[number].bias is not None else given
+        energy = float(given.square().mean(0).sum())
+        assert [energy * share for share in shares[name]] == pytest.approx(list(plain[name]), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -319,6 +339,7 @@ def test_relative_numbers_do_not_change_with_the_scale_of_a_layer():
         (lambda: Reconstruction([], greedy=True, ragged=True), "leave out ragged=True, or greedy=True"),
         (lambda: Reconstruction([], greedy=True, reduction="max"), "reduction='max' does not go with it"),
         (lambda: Fluctuation([], training=True), "leave out training=True"),
+        (lambda: Fluctuation([], combine=False), "leave out combine=False"),
     ],
 )
 def test_wrong_options(make, message):

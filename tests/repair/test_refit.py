@@ -253,7 +253,7 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         save_file(load_file(path), path)
     else:
         path.write_text("{}")
-    with pytest.raises(dg.errors.DocumentError, match="Pass a file|Save the"):
+    with pytest.raises(dg.errors.DocumentError, match=r"Pass a file|Save the"):
         dg.Repair.load(path)
 
 
