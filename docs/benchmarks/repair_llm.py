@@ -261,15 +261,16 @@ def measure_language(store: Store, kept_in: Path | None) -> None:
         store.add("language", key, measure)
 
     add("", "", 0.0, "dense", 0, partial(judged, model))
-    cells = [("FFN widths", "Wanda"), ("FFN widths", "Reconstruction, greedy"), ("KV groups", "Reconstruction")]
-    for ratio in RATIOS[::-1]:
-        for part, criterion in cells:
+    cells = [("FFN widths", "Wanda"), ("KV groups", "Reconstruction"), ("FFN widths", "Reconstruction, greedy")]
+    for part, criterion in cells:
+        for ratio in RATIOS[::-1]:
             plan = language.plan(part, criterion, ratio)
             add(part, criterion, ratio, "plan alone", 0, partial(alone, plan))
             for tokens, moments in language.moments if ratio == 0.3 and part == "FFN widths" else language.moments[-1:]:
                 add(part, criterion, ratio, "independent", tokens, partial(repaired, plan, batches=moments))
             if part == "FFN widths" and criterion == "Wanda":
                 add(part, criterion, ratio, "bias alone", most, partial(_biases_judged, language, plan, judged))
+    for ratio in RATIOS[::-1]:
         add("FFN widths", "its magnitude", ratio, "Torch-Pruning", 0, partial(_peer_judged, language, ratio, judged))
     for ratio in RATIOS[:0:-1]:
         plan = language.plan("FFN widths", "Wanda", ratio)
