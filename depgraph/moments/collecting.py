@@ -203,8 +203,8 @@ def collected(
                 own = event.call.rows(event.x, batch.places(event.call, event.x))
                 for store, rows in zip(sums, batch.parts(own, dtype), strict=True):
                     if rows.shape[1]:
-                        part = Sums.of(rows)
-                        store[layer.reads] = store[layer.reads] + part if layer.reads in store else part
+                        known = store.get(layer.reads)
+                        store[layer.reads] = Sums.of(rows) if known is None else known.plus(rows)
         return event.run()
 
     with untouched(model, training=False), torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -119,15 +120,16 @@ def refit(
         if isinstance(batches, Moments):
             check_moments(batches, source, tensors[0])
             writer = Writer(plan, *tensors, batches.layers, batches.left)
-            rows, left = repaired_independently(writer, batches, ridges, progress)
+            rows, left = repaired_independently(writer, lambda: batches, ridges, progress)
             return Repair(plan_digest(plan), source, writer.values(), tuple(rows), left, "independent")
         read = batches_of(batches, holdout, rows_per_input, valid)
         survey = surveyed(model, read[0], forward)
         writer = Writer(plan, *tensors, survey.layers.values(), survey.left)
         chosen = _mode_for(survey) if mode == "auto" else mode
         if chosen == "independent":
-            sums = collected(model, read, survey, lambda layer: loses_inputs(writer, layer), forward, dtype, progress)
-            rows, left = repaired_independently(writer, sums, ridges, progress)
+            wanted = cache(partial(loses_inputs, writer))
+            moments = partial(collected, model, read, survey, wanted, forward, dtype, progress)
+            rows, left = repaired_independently(writer, moments, ridges, progress)
         else:
             rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)
         plain = execute(plan, model).eval()
