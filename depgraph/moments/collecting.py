@@ -99,8 +99,11 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def problems_of(watch: Watch, layers: Iterable[Layer], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Weights and biases of layers that cannot be solved for, each with the reason."""
-    reasons: dict[str, str] = {}
+    """Parameters that cannot be solved for, each with the reason."""
+    reasons = {
+        name: f"{', '.join(sorted(operators))} uses it, which is no product and no convolution"
+        for name, operators in watch.others.items()
+    }
     by_name: dict[str, list[Layout]] = {}
     for layer in layers:
         by_name.setdefault(layer.weight.name, []).append(layer.weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -76,7 +76,8 @@ def refit(
         model: the model that it was made for. It stays as it was.
         batches: an iterable of batches, such as a list or a loader, as many as fit in memory; or `Moments` of the model, of
             which the independent repair is made without running anything, and without the comparison of outputs.
-        mode: ``sequential``, ``independent``, or ``auto``: sequential where the model has convolutions.
+        mode: ``sequential``, ``independent``, or ``auto``: sequential where the model has convolutions. Where rows are many
+            for each input, sequential is the better choice for other models, too.
         ridges: the λ that are tried, as shares of each input's own variance.
         holdout: the share of the samples, the last ones, to judge by.
         forward: from (model, batch) to anything, of which the tensors are compared; by default the model is called with the
@@ -121,6 +122,7 @@ def refit(
             check_moments(batches, source, tensors[0])
             writer = Writer(plan, *tensors, batches.layers, batches.left)
             rows, left = repaired_independently(writer, lambda: batches, ridges, progress)
+            left = _without_layer(plan, tensors[0], batches.left) | left
             return Repair(plan_digest(plan), source, writer.values(), tuple(rows), left, "independent")
         read = batches_of(batches, holdout, rows_per_input, valid)
         survey = surveyed(model, read[0], forward)
@@ -134,6 +136,7 @@ def refit(
             rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)
         plain = execute(plan, model).eval()
         missed, now = outputs_missed(model, [plain, small], read, forward)
+    left = _without_layer(plan, tensors[0], survey.left) | left
     values, note = writer.values(), ""
     if not now <= missed:
         note = (
@@ -157,6 +160,11 @@ def _problems(mode: object, ridges: object, holdout: object, rows_per_input: obj
         yield f"expected rows_per_input= as a number above 0, met {rows_per_input!r}."
     if dtype not in (torch.float32, torch.float64):
         yield f"expected dtype= to be torch.float32 or torch.float64, met {dtype!r}."
+
+
+def _without_layer(plan: Plan, tensors: Mapping[str, torch.Tensor], reasons: Mapping[str, str]) -> dict[str, str]:
+    """The matrices among what the plan cuts that no layer multiplies with, such as recurrent weights and embeddings."""
+    return {name: reasons[name] for name in plan.kept if name in reasons and tensors[name].ndim > 1}
 
 
 def _mode_for(survey: Survey) -> str:
