@@ -20,7 +20,6 @@ from torch import nn
 import depgraph as dg
 from tests import checkpoints
 
-
 KILLED = ("safetensors", "safetensors shards", "torch")
 
 
@@ -29,7 +28,9 @@ def subject(width=384, layers=6):
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
     graph = dg.trace(model, torch.zeros(1, width))
-    return checkpoints.state_of(model), [dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio=r) for r in (0.2, 0.4)]
+    return checkpoints.state_of(model), [
+        dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio=r) for r in (0.2, 0.4)
+    ]
 
 
 def started(plan, source, target):

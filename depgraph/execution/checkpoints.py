@@ -304,7 +304,7 @@ def _fix(missing: Sequence[str], stored: Sequence[str]) -> str:
 
 
 def _repaired(plan: Plan, checkpoint: _Checkpoint, pieces: dict[str, Piece], repair: Repair) -> dict[str, Piece]:
-    """The pieces with the new values of a repair, under every name of a tensor. Raises `MismatchError` where it does not fit."""
+    """The pieces with the new values of a repair, under every name of a tensor. Raises `MismatchError` if it does not fit."""
     model_name = {(piece.file, piece.name): name for name, piece in pieces.items()}
     same = {name: names for names in plan.tied for name in names}
     for file in checkpoint.files:
