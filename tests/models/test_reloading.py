@@ -31,12 +31,12 @@ def places(model):
 
 def without_weights(model):
     """What a state dict has is on the meta device, tied where it was; the rest is computed when a model is built."""
-    empty = {id(tensor): tensor.to("meta") for _, _, _, tensor, saved in places(model) if saved}
+    empty = {id(tensor): tensor.detach().to("meta") for _, _, _, tensor, saved in places(model) if saved}
     for _, registry, name, tensor, saved in list(places(model)):
+        if isinstance(tensor, torch.nn.Parameter) and not isinstance(empty[id(tensor)], torch.nn.Parameter):
+            empty[id(tensor)] = torch.nn.Parameter(empty[id(tensor)], tensor.requires_grad)
         if saved:
-            new = empty[id(tensor)]
-            registry[name] = torch.nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else new
-            empty[id(tensor)] = registry[name]
+            registry[name] = empty[id(tensor)]
     return model
 
 
