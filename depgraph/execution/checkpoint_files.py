@@ -12,6 +12,7 @@ import zipfile
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -123,7 +124,7 @@ class SafetensorsFile:
             for name, item in header.items()
         }
         self._begins = {name: 8 + length + item["data_offsets"][0] for name, item in header.items()}
-        self._positions: dict[int, torch.Tensor] = {}
+        self._positions: dict[int, tuple[IndexSet, torch.Tensor]] = {}
 
     @property
     def names(self) -> Sequence[str]:
@@ -163,7 +164,7 @@ class SafetensorsFile:
         others = {dim: self._index(indices) for dim, indices in kept.items() if dim != 0}
         row = max(entry.size // entry.shape[0], 1)
         mapped = MAPPED
-        for run in _runs(rows, max(BLOCK // row, 1)):
+        for run in _runs(self._index(rows).tolist(), max(BLOCK // row, 1)):
             if mapped >= MAPPED:
                 handle, mapped = self._mapping(), 0
             block = handle.get_slice(name)[run[0] : run[-1] + 1]
@@ -177,8 +178,8 @@ class SafetensorsFile:
     def _index(self, indices: IndexSet) -> torch.Tensor:
         """The indices as a tensor; those of one space are one object, which many tensors share."""
         if id(indices) not in self._positions:
-            self._positions[id(indices)] = positions_of(indices)
-        return self._positions[id(indices)]
+            self._positions[id(indices)] = indices, positions_of(indices)  # held, so that the number stays its own
+        return self._positions[id(indices)][1]
 
     def _mapping(self) -> Any:
         return self._open(str(self.path), framework="pt")
@@ -270,11 +271,20 @@ def _write_safetensors(file: BinaryIO, pieces: Sequence[Piece], tick: Tick) -> N
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    for piece in order:
-        assert isinstance(piece.file, SafetensorsFile)
-        if sum(_write(file, block) for block in piece.file.blocks(piece)) != entries[piece].size:
-            raise OSError(f"{piece.file.path} changed while {shortened(repr(piece.name))} was read. Run again.")
-        tick()
+    with ThreadPoolExecutor(1) as reader:
+        for piece in order:
+            assert isinstance(piece.file, SafetensorsFile)
+            if sum(_write(file, block) for block in _ahead(piece.file.blocks(piece), reader)) != entries[piece].size:
+                raise OSError(f"{piece.file.path} changed while {shortened(repr(piece.name))} was read. Run again.")
+            tick()
+
+
+def _ahead(blocks: Iterator[torch.Tensor | bytes], reader: ThreadPoolExecutor) -> Iterator[torch.Tensor | bytes]:
+    """The blocks, of which the next one is read while one is written."""
+    coming = reader.submit(next, blocks, None)
+    while (block := coming.result()) is not None:
+        coming = reader.submit(next, blocks, None)
+        yield block
 
 
 def _write(file: BinaryIO, block: torch.Tensor | bytes) -> int:
@@ -311,9 +321,8 @@ def _taken(block: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
     return words.gather(dim, index.expand(*block.shape[:-1], -1)).view(block.dtype)
 
 
-def _runs(rows: IndexSet, most: int) -> Iterator[list[int]]:
-    """Rows in turn, such that those of one run lie within so many."""
-    positions = list(rows)
+def _runs(positions: list[int], most: int) -> Iterator[list[int]]:
+    """Positions in turn, such that those of one run lie within so many."""
     begin = 0
     while begin < len(positions):
         end = bisect_left(positions, positions[begin] + most, begin)

@@ -103,7 +103,11 @@ def compared(gib: float, runs: int, folder: Path) -> dict[str, object]:
     kept, rows = folder / "kept", {name: list[list[float]]() for name in ("prune", "copy", "copy, on the disk")}
     measured(PRUNE, folder, folder / "model", kept)
     for turn in range(runs):
-        for name, work, source in (("prune", PRUNE, folder / "model"), ("copy", COPY, kept), ("copy, on the disk", SYNCED, kept)):
+        for name, work, source in (
+            ("prune", PRUNE, folder / "model"),
+            ("copy", COPY, kept),
+            ("copy, on the disk", SYNCED, kept),
+        ):
             target = folder / f"target {turn}"
             rows[name].append(measured(work, folder, source, target))
             subprocess.run(["rm", "-r", str(target)], check=True)
