@@ -160,11 +160,11 @@ class SafetensorsFile:
 
     def _selected(self, name: str, kept: Kept) -> Iterator[torch.Tensor]:
         entry = self.entries[name]
-        rows = kept[0] if 0 in kept else IndexSet.range(0, entry.shape[0])
+        rows = self._index(kept[0]).tolist() if 0 in kept else list(range(entry.shape[0]))
         others = {dim: self._index(indices) for dim, indices in kept.items() if dim != 0}
         row = max(entry.size // entry.shape[0], 1)
         mapped = MAPPED
-        for run in _runs(self._index(rows).tolist(), max(BLOCK // row, 1)):
+        for run in _runs(rows, max(BLOCK // row, 1)):
             if mapped >= MAPPED:
                 handle, mapped = self._mapping(), 0
             block = handle.get_slice(name)[run[0] : run[-1] + 1]

@@ -53,26 +53,18 @@ json.dump({"metadata": {}, "weight_map": index}, open(folder + "/model/model.saf
 """Weights of a language model of blocks as Llama's, in bfloat16, in four shards, and a plan that takes half of everything."""
 
 WATCHED = """
-import json, os, resource, sys, threading, time
+import json, os, resource, sys, time
 import torch, safetensors.torch, depgraph as dg
 from pathlib import Path
 folder, source, target = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-most, done = [0], threading.Event()
-def kib(name):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
-def watch():
-    while not done.wait(0.002):
-        most[0] = max(most[0], kib("RssAnon"))
 plan = dg.Plan.load(folder / "plan.json")
 plan.problems, plan.kept
-before, file_before = kib("RssAnon"), kib("VmRSS")
-threading.Thread(target=watch, daemon=True).start()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start, cpu = time.perf_counter(), time.process_time()
 {work}
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-done.set()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([seconds, cpu, (most[0] - before) * 1024, (peak - file_before) * 1024]))
+print(json.dumps([seconds, cpu, (peak - before) * 1024]))
 """
 PRUNE = "dg.prune_checkpoint(plan, source, target)"
 COPY = """
@@ -89,7 +81,7 @@ SYNCED = (
 
 
 def measured(work: str, *arguments: Path) -> list[float]:
-    """Seconds, seconds of CPU time, bytes of memory of its own, and bytes with mapped files, of a run in another process."""
+    """Seconds, seconds of CPU time, and bytes of memory at most, of a run in another process."""
     command = [sys.executable, "-c", WATCHED.replace("{work}", work.strip()), *map(str, arguments)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     result: list[float] = json.loads(run.stdout)
@@ -135,12 +127,9 @@ def page(found: dict[str, object], kills: dict[str, dict[str, int]]) -> str:
         "Beside it a plain copy of what was kept by `safetensors.torch.load_file` and `save_file`, which leaves the content to the "
         "system's cache, and the same with an fsync of each file, as `prune_checkpoint` does it.",
         "",
-        "| | seconds | CPU seconds | memory of its own, MiB | with mapped files, MiB |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {name} | {seconds:.2f} | {cpu:.2f} | {own / 2**20:.0f} | {peak / 2**20:.0f} |"
-            for name, (seconds, cpu, own, peak) in rows.items()
-        ),
+        "| | seconds | CPU seconds | peak memory, mapped files included, MiB |",
+        "| --- | ---: | ---: | ---: |",
+        *(f"| {name} | {seconds:.2f} | {cpu:.2f} | {peak / 2**20:.0f} |" for name, (seconds, cpu, peak) in rows.items()),
         "",
         f"Target: at most {TARGET} times the seconds of a copy that is on the disk: {pruned[0] / synced[0]:.2f}, "
         f"{'met' if pruned[0] <= TARGET * synced[0] else 'missed'}. To the copy that is not: {pruned[0] / rows['copy'][0]:.2f}.",
