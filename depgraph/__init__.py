@@ -60,12 +60,14 @@ if TYPE_CHECKING:
     from depgraph.plans.by_hand import cut as cut
     from depgraph.plans.by_hand import cut_each as cut_each
     from depgraph.plans.plan import Plan as Plan
+    from depgraph.repair.expected import reconstruction_error as reconstruction_error
     from depgraph.repair.refit import refit as refit
     from depgraph.rules import RULES as RULES
     from depgraph.solving.statements import Rule as Rule
     from depgraph.tracing.calls import Call as Call
     from depgraph.tracing.trace import trace as trace
     from depgraph.wrappers import name_of as name_of
+    from depgraph.wrappers import names_of as names_of
 
 __version__ = "0.1.0"
 
@@ -100,6 +102,7 @@ __all__ = [
     "mask_",
     "moments",
     "name_of",
+    "names_of",
     "optimizers",
     "parameter_map",
     "penalties",
@@ -107,6 +110,7 @@ __all__ = [
     "plans",
     "prune_checkpoint",
     "ragged",
+    "reconstruction_error",
     "refit",
     "repair",
     "rules",
@@ -141,9 +145,11 @@ _HOME_OF = {
     "mask": "depgraph.execution.masking",
     "mask_": "depgraph.execution.masking",
     "name_of": "depgraph.wrappers",
+    "names_of": "depgraph.wrappers",
     "parameter_map": "depgraph.execution.execute",
     "plan": "depgraph.choosing.choose",
     "prune_checkpoint": "depgraph.execution.checkpoints",
+    "reconstruction_error": "depgraph.repair.expected",
     "refit": "depgraph.repair.refit",
     "score": "depgraph.criteria.scoring",
     "trace": "depgraph.tracing.trace",

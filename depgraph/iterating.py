@@ -11,6 +11,7 @@ from torch import nn
 from depgraph.choosing.choose import plan as choose
 from depgraph.choosing.schedules import Curve, lifted, remainder, schedule
 from depgraph.choosing.scores import Scores
+from depgraph.criteria.scoring import Criterion, Scoring, score
 from depgraph.errors import PlanError
 from depgraph.execution.execute import execute
 from depgraph.execution.repairs import Repair
@@ -18,9 +19,7 @@ from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
 from depgraph.tracing.calls import Call
 from depgraph.tracing.trace import trace
-
-Scoring: TypeAlias = Callable[[Graph, nn.Module], Scores]
-"""The scores of a model, given with its graph: for example ``lambda graph, model: dg.score(graph, model, criterion)``."""
+from depgraph.wrappers import names_of
 
 Repairing: TypeAlias = Callable[[Plan, nn.Module], Repair]
 """What `refit` makes of a plan and a model: for example ``lambda plan, model: dg.refit(plan, model, batches)``."""
@@ -50,7 +49,7 @@ class Step:
 def iterate(
     model: nn.Module,
     example_inputs: Any = (),
-    scores: Scoring | None = None,
+    scores: Criterion | Scoring | None = None,
     *,
     steps: int,
     target: Mapping[str, Any],
@@ -65,7 +64,7 @@ def iterate(
     Args:
         model: any traceable module.
         example_inputs: as for `trace`.
-        scores: called before each step with the present graph and model.
+        scores: a criterion, or a function that is called before each step with the present graph and model, as for `score`.
         steps: how many.
         target: what is to be reached in the end, such as ``{"macs": 0.5}`` or ``{"ratio": 0.5}``.
         shape: ``linear``, ``cubic``, or a function, as in `schedule`.
@@ -73,7 +72,8 @@ def iterate(
         also: further calls of the model, as for `trace`.
         repair: called in each step with what it removes and the model that it removes it from; what it gives is written when
             the step is executed. For example ``lambda plan, model: dg.refit(plan, model, batches)``.
-        options: further arguments of `plan`. They are understood in terms of the original graph, as targets are.
+        options: further arguments of `plan`. They are understood in terms of the original graph, as targets are. Wherever
+            `plan` takes a pattern, here and in `target`, modules of the model and classes of modules may stand for one.
 
     Yields:
         A `Step`. Where a step is too small for any group to lose an index, its `delta` is empty.
@@ -83,33 +83,49 @@ def iterate(
 
     >>> import torch, depgraph as dg
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> by_norm = lambda graph, model: dg.score(graph, model, dg.Magnitude(p=2))
-    >>> for step in dg.iterate(model, torch.randn(1, 4), by_norm, steps=3, target={"ratio": 0.75}, shape="cubic"):
+    >>> for step in dg.iterate(model, torch.randn(1, 4), dg.Magnitude(p=2), steps=3, target={"ratio": 0.75}, shape="cubic"):
     ...     print(step.number, step.model[0].out_features, len(step.plan.removed["0.weight:0"]))
     1 4 4
     2 3 5
     3 2 6
     """
-    if not callable(scores):
-        raise PlanError("expected scores= as a function of graph and model, such as one that calls dg.score.")
+    if scores is None:
+        raise PlanError("expected scores= as a criterion such as dg.Magnitude(p=2), or as a function of graph and model.")
     if repair is not None and not callable(repair):
         raise PlanError("expected repair= as a function of plan and model, such as one that calls dg.refit.")
+    target, options = ({name: _named(model, name, value) for name, value in given.items()} for given in (target, options))
     graph = trace(model, example_inputs, kwargs, also=also)
     targets = schedule(graph, target, steps, shape, latency_model=options.get("latency_model"))
     return _steps(graph, model, scores, targets, repair, options)
 
 
+def _named(model: nn.Module, option: str, value: Any) -> Any:
+    """An argument of `plan` with names in the place of modules and classes."""
+    if option in ("ignore", "only"):
+        return None if value is None else names_of(model, value)
+    if option == "scope" and not isinstance(value, str):
+        return [names_of(model, patterns) for patterns in value]
+    if not isinstance(value, Mapping):
+        return value
+    table: dict[Any, Any] = {}
+    for key, number in value.items():
+        for pattern in [names_of(model, key)] if isinstance(key, tuple) else names_of(model, key):
+            table.pop(pattern, None)  # the last one counts
+            table[pattern] = number
+    return table
+
+
 def _steps(
     graph: Graph,
     model: nn.Module,
-    scores: Scoring,
+    scores: Criterion | Scoring,
     targets: Sequence[Mapping[str, Any]],
     repair: Repairing | None,
     options: Mapping[str, Any],
 ) -> Iterator[Step]:
     current, done = graph, Plan.empty(graph)
     for number, target in enumerate(targets, start=1):
-        scores_before = lifted(graph, done, scores(current, model))
+        scores_before = lifted(graph, done, score(current, model, scores))
         if number == 1:
             choose(graph, scores_before, **targets[-1], **options)
         planned = _planned(graph, scores_before, target, options, done, last=number == len(targets))

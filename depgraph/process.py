@@ -6,6 +6,7 @@ threads, and with threads that know nothing of it. Whatever overlaps, in the end
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import os
 import random
 import sys
@@ -88,4 +89,11 @@ def _alone() -> bool:
 
 def _may_draw(thread: threading.Thread) -> bool:
     code = getattr(thread, "_target", None) or type(thread)
+    if code is _POOL_WORKER:  # what torch compiles with has such a pool, and keeps it
+        frame = sys._current_frames().get(thread.ident or 0)
+        return frame is None or frame.f_code is not getattr(_POOL_WORKER, "__code__", None)
     return not f"{getattr(code, '__module__', None)}.".startswith(_DRAW_NOTHING)
+
+
+_POOL_WORKER: Any = concurrent.futures.thread._worker
+"""What a thread of a pool runs: where it runs nothing inside of that, it waits for work."""

@@ -98,3 +98,12 @@ def together(sums: Iterable[torch.Tensor]) -> None:
     if dist.is_available() and dist.is_initialized():
         for tensor in sums:
             dist.all_reduce(tensor)
+
+
+def gathered_from_ranks(items: dict[str, T]) -> dict[str, T]:
+    """What any rank has, by name."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return items
+    of_ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, items)
+    return {name: item for of_rank in of_ranks for name, item in of_rank.items()}

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable, Iterator
+from typing import TypeAlias
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from depgraph.errors import PlanError
+
 PREFIXES = ("module.", "_orig_mod.")
 """What wrappers put before the names of parameters: `DataParallel`, `DistributedDataParallel` and averages; `torch.compile`."""
+
+
+Selector: TypeAlias = str | nn.Module | type[nn.Module]
+"""What may stand for a pattern where there is a model: a module of it, or a class, which stands for all modules of it."""
 
 
 def unprefixed(name: str, known: Container[str]) -> str | None:
@@ -53,3 +60,59 @@ def name_of(model: nn.Module, module: nn.Module) -> str:
         if candidate is module:
             return str(name)
     raise ValueError(f"this {type(module).__name__} is not part of the {type(model).__name__}; pass one of its own submodules.")
+
+
+def names_of(model: nn.Module, selected: Selector | Iterable[Selector]) -> tuple[str, ...]:
+    """Patterns for `plan`, which takes a graph and no model: the dotted paths of modules, and of all modules of a class.
+
+    Args:
+        model: the model that was traced.
+        selected: a module of it, a class of modules, a pattern, or several of these. Patterns stay as they are. Of a class
+            those modules count that hold parameters or buffers, themselves or inside: no group reaches into the others.
+
+    Raises:
+        PlanError: a module that is not part of the model, is the model itself, or holds no tensor; a class without any such
+            module; or something else. All are told at once.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2))
+    >>> names_of(model, [model[3], nn.LayerNorm, "0:out"])
+    ('3', '1', '0:out')
+    """
+    inner = unwrap(model)
+    several = [selected] if isinstance(selected, (str, nn.Module, type)) or not isinstance(selected, Iterable) else [*selected]
+    names: dict[str, None] = {}
+    problems = []
+    for selector in several:
+        found = [selector] if isinstance(selector, str) else list(_names_in(inner, selector))
+        names.update(dict.fromkeys(found))
+        if not found:
+            problems.append(_why_nothing(inner, selector))
+    if problems:
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise PlanError(f"expected modules of the model, classes of such, or patterns:{lines}\nNothing was changed.")
+    return tuple(names)
+
+
+def _names_in(model: nn.Module, selector: object) -> Iterator[str]:
+    """The names of the modules inside of a model that hold tensors and that are the given one, or of the given class."""
+    for name, module in model.named_modules():
+        chosen = isinstance(module, selector) if isinstance(selector, type) else module is selector
+        if name and chosen and _holds_tensors(module):
+            yield name
+
+
+def _holds_tensors(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
+
+
+def _why_nothing(model: nn.Module, selector: object) -> str:
+    if isinstance(selector, type):
+        return f"no module inside of the {type(model).__name__} is a {selector.__name__} with parameters or buffers"
+    if not isinstance(selector, nn.Module):
+        return f"{selector!r} is no module, no class and no pattern"
+    kind = type(selector).__name__
+    if selector is model:
+        return f"this {kind} is the model itself; write '*' for all of its groups"
+    if all(module is not selector for module in model.modules()):
+        return f"this {kind} is not part of the {type(model).__name__}; pass one of its own submodules"
+    return f"this {kind} holds no parameter and no buffer, so no group reaches into it"

@@ -131,6 +131,8 @@ def test_what_cannot_be_pruned_is_refused_by_name(make, one_rank):
         lambda: dg.trace(model, X),
         lambda: dg.score(GRAPH, model, dg.Magnitude(p=2)),
         lambda: dg.score(GRAPH, model, dg.criteria.Taylor(batches(), lambda m, batch: m(batch).sum())),
+        lambda: dg.penalties.group_lasso(GRAPH, model, 0.1),
+        lambda: dg.penalties.group_l2(GRAPH, model, {"0.weight:0": 0.1}),
         lambda: dg.execute(PLAN, model),
         lambda: dg.execute_(PLAN, model),
         lambda: dg.mask(PLAN, model),

@@ -9,9 +9,13 @@ from attrs import frozen
 
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Operation
+from depgraph.graph.records import Operation, OpType
 
 __all__ = ["OperationForm", "form_of", "latency_table"]
+
+_BOUNDARY = frozenset({OpType.INPUT, OpType.OUTPUT, OpType.PARAMETER})
+"""Nodes that call no operator."""
+
 
 OperandShape: TypeAlias = tuple[int, ...]
 
@@ -56,6 +60,8 @@ def form_of(graph: Graph, operation: Operation) -> OperationForm:
 def latency_table(measured: Measured) -> Callable[[Graph], float]:
     """A latency model for `plan`: the sum over a graph's operations of what each form of operation costs.
 
+    Operations of further calls (`also=` of `trace`) cost nothing, as everywhere.
+
     Args:
         measured: cost by `OperationForm`, or a function that measures one; it is called once for each distinct form that
             planning meets, so that a chain of equal layers is measured once.
@@ -95,6 +101,7 @@ def latency_table(measured: Measured) -> Callable[[Graph], float]:
         return costs[form]
 
     def latency_model(graph: Graph) -> float:
-        return sum(cost(form_of(graph, operation)) for operation in graph.operations)
+        runs = (operation for operation in graph.operations if not operation.further and operation.type not in _BOUNDARY)
+        return sum(cost(form_of(graph, operation)) for operation in runs)
 
     return latency_model

@@ -55,9 +55,9 @@ def _described(pattern: object) -> str:
     """A wrong pattern in words, with the pattern to write instead. A graph holds no module, only names of modules."""
     if isinstance(pattern, type) and hasattr(pattern, "named_modules"):
         kind = pattern.__name__
-        return f"the class {kind}; pass [name for name, module in model.named_modules() if isinstance(module, {kind})]."
+        return f"the class {kind}; pass dg.names_of(model, {kind}), the names of all modules of it."
     if hasattr(pattern, "named_modules"):
-        return f"a module, {type(pattern).__name__}; pass its name, which is dg.name_of(model, module)."
+        return f"a module, {type(pattern).__name__}; pass its name, which is dg.names_of(model, module)."
     return f"{pattern!r}."
 
 

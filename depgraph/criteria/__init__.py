@@ -8,6 +8,7 @@ What a criterion gives are `Importances`, a plain mapping; any mapping of the sa
 from depgraph.criteria.activations import Activation, Wanda
 from depgraph.criteria.collecting import DataDriven
 from depgraph.criteria.gradients import OBDC, Hessian, Taylor
+from depgraph.criteria.reconstruction import Fluctuation, Reconstruction
 from depgraph.criteria.reductions import Importances, MemberScores
 from depgraph.criteria.weights import FPGM, LAMP, BNScale, Elementwise, Magnitude, Random
 
@@ -19,11 +20,13 @@ __all__ = [
     "BNScale",
     "DataDriven",
     "Elementwise",
+    "Fluctuation",
     "Hessian",
     "Importances",
     "Magnitude",
     "MemberScores",
     "Random",
+    "Reconstruction",
     "Taylor",
     "Wanda",
 ]

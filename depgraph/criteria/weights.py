@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from attrs import field, frozen, validators
+from torch import nn
 
 from depgraph.criteria.checks import is_flag, is_positive, op_types
 from depgraph.criteria.gathering import GroupIndices, Member, Tensors, slices
@@ -41,7 +42,7 @@ class Magnitude(Options):
 
     p: float = field(default=2, validator=is_positive)
 
-    def __call__(self, graph: Graph, tensors: Tensors) -> Importances:
+    def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
 
         def sums(name: str, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
@@ -71,7 +72,7 @@ class BNScale(Options):
 
     types: frozenset[OpType] | None = field(default=frozenset({OpType.BN}), init=False)
 
-    def __call__(self, graph: Graph, tensors: Tensors) -> Importances:
+    def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
 
         def sums(name: str, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
@@ -121,7 +122,7 @@ class FPGM(Options):
         kw_only=True,
     )
 
-    def __call__(self, graph: Graph, tensors: Tensors) -> Importances:
+    def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
 
         def vector(member: Member, indices: GroupIndices) -> torch.Tensor:
@@ -139,7 +140,7 @@ class FPGM(Options):
 class Elementwise(Options):
     """A function of your own: a member's importance of index i is the sum of function(w) over the weights that i owns.
 
-    A callable of (graph, tensors) that returns one number per index of each group is a criterion by itself.
+    A function of (graph, model) that returns one number per index of each group is a criterion by itself.
 
     Attributes:
         function: from a tensor to one of the same shape. It is given a parameter's rows in parts, so it must not look beyond.
@@ -159,7 +160,7 @@ class Elementwise(Options):
         if not callable(value):
             raise PlanError(f"expected function= to be a function of a tensor, met {value!r}.")
 
-    def __call__(self, graph: Graph, tensors: Tensors) -> Importances:
+    def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number per index."""
 
         def sums(name: str, dims: tuple[int, ...]) -> dict[int, torch.Tensor]:
@@ -196,7 +197,7 @@ class Random:
     seed: int
     ragged: bool = field(default=False, validator=is_flag, kw_only=True)
 
-    def __call__(self, graph: Graph, tensors: Tensors) -> Importances:
+    def measure(self, graph: Graph, model: nn.Module, tensors: Tensors) -> Importances:
         """Group name to one number in [0, 1) per index; the tensors are not read."""
         generator, bases = random.Random(self.seed), bases_of(graph) if self.ragged else {}
 

@@ -171,7 +171,7 @@ def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.
         after: what it returned.
 
     Raises:
-        KeyError: `after` lacks a parameter of `before`.
+        MismatchError: `after` lacks parameters of `before`.
 
     >>> import depgraph as dg
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -179,8 +179,13 @@ def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.
     >>> [(tuple(old.shape), tuple(new.shape)) for old, new in dg.parameter_map(model, small).items()]
     [((8, 4), (6, 4)), ((8,), (6,)), ((2, 8), (2, 6)), ((2,), (2,))]
     """
-    new = dict(unwrap(after).named_parameters(remove_duplicate=False))
-    return {old: new[name] for name, old in unwrap(before).named_parameters(remove_duplicate=False)}
+    old, new = (dict(unwrap(model).named_parameters(remove_duplicate=False)) for model in (before, after))
+    missing = [f"there is no parameter {name!r}" for name in old if name not in new]
+    if missing:
+        raise MismatchError(
+            "the second model is no pruned copy of the first one:", missing, "Pass what dg.execute returned for that model."
+        )
+    return {parameter: new[name] for name, parameter in old.items()}
 
 
 def checked(plan: object, model: object, inside: Callable[[nn.Module], nn.Module] = supported) -> nn.Module:

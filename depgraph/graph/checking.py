@@ -81,6 +81,8 @@ def _operations(graph: Graph) -> Iterator[str]:
         name = operation.name
         if any(cost.scale < 0 or Cost.of(cost.axes, cost.scale) != cost for cost in operation.costs):
             yield f"a cost of operation {name!r} is below 0, has a factor of 1, or factors in another order"
+        if operation.further and operation.costs:
+            yield f"operation {name!r} belongs to a further call, and has a cost"
         traits = operation.traits
         weight = traits.weight
         operands = (*traits.offsets, *((weight.operand,) if weight is not None else ()))

@@ -92,7 +92,8 @@ class Graph:
         for operation in self.operations:
             costs = ";".join(f"{cost.scale}*{'*'.join([texts[id(axis)] for axis in cost.axes])}" for cost in operation.costs)
             line = (operation.name, operation.type.value, operation.op, operation.module_class)
-            parts.append(repr((*line, operation.inputs, operation.outputs, costs)))
+            further = ("further",) if operation.further else ()
+            parts.append(repr((*line, operation.inputs, operation.outputs, costs, *further)))
         for tensor in self.tensors:
             axes = tuple([texts[id(axis)] for axis in tensor.axes])
             parts.append(repr((tensor.name, tensor.kind, tensor.aliases, axes)))

@@ -163,7 +163,10 @@ class OperationTraits:
 
 @frozen
 class Operation:
-    """One recorded operator call, without its derived neighbourhood. `Node` is the view that a reader wants."""
+    """One recorded operator call, without its derived neighbourhood. `Node` is the view that a reader wants.
+
+    Those of further calls (`also=` of `trace`) are `further`: what they say of the parameters holds, and they cost nothing.
+    """
 
     name: str
     type: OpType
@@ -174,6 +177,7 @@ class Operation:
     costs: tuple[Cost, ...] = ()
     where: str = field(default="", eq=False)
     traits: OperationTraits = field(default=OperationTraits(), eq=False, metadata=codec.LATE)
+    further: bool = field(default=False, metadata=codec.LATE)
 
     def costing(self, costs: Iterable[Cost]) -> Operation:
         """The same operation with other costs."""
@@ -181,7 +185,16 @@ class Operation:
         if not new and not self.costs:
             return self
         return Operation(
-            self.name, self.type, self.op, self.module_class, self.inputs, self.outputs, new, self.where, self.traits
+            self.name,
+            self.type,
+            self.op,
+            self.module_class,
+            self.inputs,
+            self.outputs,
+            new,
+            self.where,
+            self.traits,
+            self.further,
         )
 
 

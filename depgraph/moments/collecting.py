@@ -12,9 +12,9 @@ from torch import nn
 
 from depgraph.moments.layers import Call, Layer, Layout
 from depgraph.moments.samples import Batch, Valid, batches_of
-from depgraph.moments.sums import Moments, Sums
+from depgraph.moments.sums import Moments, Sums, of_all_ranks
 from depgraph.moments.watching import LayerCall, NormCall, Watch
-from depgraph.running import Forward, run, shown, together, untouched
+from depgraph.running import Forward, run, shown, untouched
 from depgraph.unsupported import supported
 from depgraph.weights import weights_digest
 
@@ -99,8 +99,11 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def problems_of(watch: Watch, layers: Iterable[Layer], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Weights and biases of layers that cannot be solved for, each with the reason."""
-    reasons: dict[str, str] = {}
+    """Parameters that cannot be solved for, each with the reason."""
+    reasons = {
+        name: f"{', '.join(sorted(operators))} uses it, which is no product and no convolution"
+        for name, operators in watch.others.items()
+    }
     by_name: dict[str, list[Layout]] = {}
     for layer in layers:
         by_name.setdefault(layer.weight.name, []).append(layer.weight)
@@ -203,8 +206,8 @@ def collected(
                 own = event.call.rows(event.x, batch.places(event.call, event.x))
                 for store, rows in zip(sums, batch.parts(own, dtype), strict=True):
                     if rows.shape[1]:
-                        part = Sums.of(rows)
-                        store[layer.reads] = store[layer.reads] + part if layer.reads in store else part
+                        known = store.get(layer.reads)
+                        store[layer.reads] = Sums.of(rows) if known is None else known.plus(rows)
         return event.run()
 
     with untouched(model, training=False), torch.no_grad():
@@ -216,10 +219,6 @@ def collected(
             watch.forget()
             calls.clear()
             read.clear()
-    for store in sums:
-        for name, item in store.items():
-            count = torch.tensor(float(item.count), device=item.total.device)
-            together([count, item.total, item.products])
-            store[name] = Sums(int(count), item.total, item.products)
+    sums = (of_all_ranks(sums[0]), of_all_ranks(sums[1]))
     left = survey.left | problems_of(watch, layers.values(), tensors)
     return Moments(weights_digest(model), tuple(layers.values()), *sums, left)

@@ -13,6 +13,7 @@ from attrs import field, frozen
 from depgraph import tensor_files
 from depgraph.errors import PlanError
 from depgraph.moments.layers import Layer
+from depgraph.running import gathered_from_ranks, together
 
 WIDEST_IN_DOUBLE = 4096
 """Up to so many inputs the sums are kept in double precision; beyond, a matrix of them would take gigabytes."""
@@ -42,6 +43,12 @@ class Sums:
         wide = sum_dtype(rows)
         total = rows.sum(1, dtype=wide)
         return cls(rows.shape[1], total, (rows.mT @ rows).to(wide))
+
+    def plus(self, rows: torch.Tensor) -> Sums:
+        """These sums and those of more rows; where both are of one precision, in the memory of these."""
+        if rows.dtype != self.products.dtype:
+            return self + Sums.of(rows)
+        return Sums(self.count + rows.shape[1], self.total.add_(rows.sum(1)), self.products.baddbmm_(rows.mT, rows))
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.count + other.count, self.total + other.total, self.products + other.products)
@@ -153,4 +160,18 @@ def joined(one: Mapping[str, Sums], other: Mapping[str, Sums]) -> dict[str, Sums
     result = dict(one)
     for name, sums in other.items():
         result[name] = result[name] + sums if name in result else sums
+    return result
+
+
+def of_all_ranks(sums: Mapping[str, Sums]) -> dict[str, Sums]:
+    """The sums over all ranks, where there are several; a rank may lack what none of its samples was routed to."""
+    shapes = {name: (tuple(item.products.shape), item.products.dtype) for name, item in sums.items()}
+    result = {}
+    device = next((item.total.device for item in sums.values()), torch.device("cpu"))
+    for name, (shape, dtype) in sorted(gathered_from_ranks(shapes).items()):
+        total, products = torch.zeros(shape[:2], dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
+        item = sums.get(name, Sums(0, total, products))
+        count = torch.tensor(float(item.count), device=device)
+        together([count, item.total, item.products])
+        result[name] = Sums(int(count), item.total, item.products)
     return result

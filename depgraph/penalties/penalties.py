@@ -22,7 +22,8 @@ from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.records import OpType
-from depgraph.wrappers import unprefixed, unwrap
+from depgraph.unsupported import supported
+from depgraph.wrappers import unprefixed
 
 Parameters: TypeAlias = nn.Module | Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]
 """A model, wrapped or not, or its named parameters."""
@@ -48,6 +49,7 @@ def group_lasso(graph: Graph, parameters: Parameters, strength: Strength) -> tor
     Raises:
         MismatchError: parameters are missing or have other shapes than in the graph.
         UnknownNameError, PlanError: a strength for no group, or of another length.
+        UnsupportedError: the model is sharded, offloaded or quantised.
 
     >>> import depgraph as dg
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
@@ -209,7 +211,7 @@ def _factors(graph: Graph, strength: Strength) -> dict[Group, float | torch.Tens
 
 def _by_graph_name(graph: Graph, parameters: Parameters, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """The named parameters by their names in the graph, whatever wrappers and aliases the given ones have."""
-    by_given_name = _named_parameters(unwrap(parameters) if isinstance(parameters, nn.Module) else parameters)
+    by_given_name = _named_parameters(supported(parameters) if isinstance(parameters, nn.Module) else parameters)
     by_name = {unprefixed(name, graph.by_name): tensor for name, tensor in by_given_name.items()}
     tensors = {graph.by_name[name].name: tensor for name, tensor in by_name.items() if name is not None}
     problems = []

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
 
 from depgraph.algebra.numbers import is_number
-from depgraph.errors import MismatchError, PlanError
+from depgraph.errors import PlanError
 from depgraph.execution.execute import checked, execute
 from depgraph.execution.repairs import Repair, plan_digest
-from depgraph.messages import shortened
+from depgraph.moments.checking import check_moments
 from depgraph.moments.collecting import Survey, collected, named_tensors, surveyed
 from depgraph.moments.samples import Valid, batches_of
 from depgraph.moments.sums import Moments
@@ -75,7 +76,8 @@ def refit(
         model: the model that it was made for. It stays as it was.
         batches: an iterable of batches, such as a list or a loader, as many as fit in memory; or `Moments` of the model, of
             which the independent repair is made without running anything, and without the comparison of outputs.
-        mode: ``sequential``, ``independent``, or ``auto``: sequential where the model has convolutions.
+        mode: ``sequential``, ``independent``, or ``auto``: sequential where the model has convolutions. Where rows are many
+            for each input, sequential is the better choice for other models, too.
         ridges: the λ that are tried, as shares of each input's own variance.
         holdout: the share of the samples, the last ones, to judge by.
         forward: from (model, batch) to anything, of which the tensors are compared; by default the model is called with the
@@ -117,10 +119,10 @@ def refit(
     tensors = named_tensors(model), named_tensors(small)
     with torch.no_grad():
         if isinstance(batches, Moments):
-            _check_moments(batches, source, tensors[0])
+            check_moments(batches, source, tensors[0])
             writer = Writer(plan, *tensors, batches.layers, batches.left)
-            rows, left = repaired_independently(writer, batches, ridges, progress)
-            values = writer.values()
+            rows, left = repaired_independently(writer, lambda: batches, ridges, progress)
+            left, values = _without_layer(plan, tensors[0], batches.left) | left, writer.values()
             originals = _originals(tensors[0], values)
             return Repair(plan_digest(plan), source, values, tuple(rows), left, "independent", originals=originals)
         read = batches_of(batches, holdout, rows_per_input, valid)
@@ -128,12 +130,14 @@ def refit(
         writer = Writer(plan, *tensors, survey.layers.values(), survey.left)
         chosen = _mode_for(survey) if mode == "auto" else mode
         if chosen == "independent":
-            sums = collected(model, read, survey, lambda layer: loses_inputs(writer, layer), forward, dtype, progress)
-            rows, left = repaired_independently(writer, sums, ridges, progress)
+            wanted = cache(partial(loses_inputs, writer))
+            moments = partial(collected, model, read, survey, wanted, forward, dtype, progress)
+            rows, left = repaired_independently(writer, moments, ridges, progress)
         else:
             rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)
         plain = execute(plan, model).eval()
         missed, now = outputs_missed(model, [plain, small], read, forward)
+    left = _without_layer(plan, tensors[0], survey.left) | left
     values, note = writer.values(), ""
     if not now <= missed:
         note = (
@@ -165,23 +169,9 @@ def _problems(mode: object, ridges: object, holdout: object, rows_per_input: obj
         yield f"expected dtype= to be torch.float32 or torch.float64, met {dtype!r}."
 
 
-def _check_moments(moments: Moments, source: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse moments of other weights, and such as a damaged file may hold."""
-    problems = [] if moments.source == source else ["they were collected from other weights than the model has"]
-    for layer in moments.layers:
-        for layout in (layer.weight, layer.bias):
-            if layout is not None:
-                tensor = tensors.get(layout.name)
-                if tensor is None or not layout.fits(tensor.numel()):
-                    problems.append(
-                        f"the model has no parameter {shortened(repr(layout.name))} with the layout that they tell of"
-                    )
-        blocks, _, inputs = layer.weight.shape
-        for sums in (moments.fitted.get(layer.reads), moments.held_out.get(layer.reads)):
-            if sums is not None and sums.products.shape != (blocks, inputs, inputs):
-                problems.append(f"the sums of {shortened(repr(layer.reads))} have another shape than its layer's inputs")
-    if problems:
-        raise MismatchError("the moments do not fit this model:", problems, "Collect them anew with dg.moments.collect.")
+def _without_layer(plan: Plan, tensors: Mapping[str, torch.Tensor], reasons: Mapping[str, str]) -> dict[str, str]:
+    """The matrices among what the plan cuts that no layer multiplies with, such as recurrent weights and embeddings."""
+    return {name: reasons[name] for name in plan.kept if name in reasons and tensors[name].ndim > 1}
 
 
 def _mode_for(survey: Survey) -> str:

@@ -328,6 +328,7 @@ def _drafts(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tupl
     parameters_with_node: set[int] = set()
     holders = {declared.owner for declared in recording.declared if declared.value.ndim}
     for position, (call, call_work) in enumerate(zip(recording.calls, work, strict=True)):
+        further = bool(recording.begins) and position >= recording.begins[0]
         if position in recording.begins:  # a further forward begins with the parameters and buffers as the model has them
             current_names.update({declared.value.id: declared.name for declared in recording.declared})
         if not call.outputs or not any(value.ndim for value in (*call.inputs, *call.outputs)):
@@ -343,7 +344,7 @@ def _drafts(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tupl
         outputs = tuple(f"{name}:{k}" for k in range(len(call.outputs)))
         kind = OpType[rules[call.op].type] if call.op in rules else OpType.UNKNOWN
         traits = named_traits(call, rules[call.op], current_names, outputs) if call.op in rules else OperationTraits()
-        operation = Operation(name, kind, call.op, call.module_class, inputs, outputs, (), call.where, traits)
+        operation = Operation(name, kind, call.op, call.module_class, inputs, outputs, (), call.where, traits, further)
         drafts.append(_Draft(operation, call.outputs, call_work))
         for value, tensor in zip(call.outputs, outputs, strict=True):
             current_names[value.id] = tensor

@@ -61,7 +61,7 @@ class Sized(int):
         return number
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        _let_escape(self.owner, self)
+        let_escape(self.owner, self)
         return int, (plain_int(self),)
 
     def __copy__(self) -> Sized:
@@ -114,19 +114,19 @@ class Sized(int):
         return self
 
     def __round__(self, digits: Any = None) -> Any:
-        return self if digits is None or digits >= 0 else _computed(int.__round__(self, digits), self.owner, self)
+        return self if digits is None or digits >= 0 else computed(int.__round__(self, digits), self.owner, self)
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
-        return _computed(pow(plain_int(self), other, modulo), self.owner, self, other)
+        return computed(pow(plain_int(self), other, modulo), self.owner, self, other)
 
     def __rpow__(self, other: Any, modulo: Any = None) -> Any:
-        return _computed(pow(other, plain_int(self), modulo), self.owner, self, other)
+        return computed(pow(other, plain_int(self), modulo), self.owner, self, other)
 
     def __truediv__(self, other: Any) -> Any:
-        return _computed(plain_int(self) / other, self.owner, self, other)
+        return computed(plain_int(self) / other, self.owner, self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
-        return _computed(other / plain_int(self), self.owner, self, other)
+        return computed(other / plain_int(self), self.owner, self, other)
 
 
 class SizedFloat(float):
@@ -143,20 +143,20 @@ class SizedFloat(float):
         return number
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        _let_escape(self.owner, self)
+        let_escape(self.owner, self)
         return float, (float.__float__(self),)
 
     def __deepcopy__(self, memo: object) -> SizedFloat:
         return self
 
     def __neg__(self) -> Any:
-        return _computed(-float.__float__(self), self.owner, self)
+        return computed(-float.__float__(self), self.owner, self)
 
     def __pos__(self) -> SizedFloat:
         return self
 
     def __abs__(self) -> Any:
-        return _computed(abs(float.__float__(self)), self.owner, self)
+        return computed(abs(float.__float__(self)), self.owner, self)
 
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
@@ -165,19 +165,19 @@ class SizedFloat(float):
         return other // self, other % self
 
     def __trunc__(self) -> Any:
-        return _computed(float.__trunc__(self), self.owner, self)
+        return computed(float.__trunc__(self), self.owner, self)
 
     def __ceil__(self) -> Any:
-        return _computed(math.ceil(float.__float__(self)), self.owner, self)
+        return computed(math.ceil(float.__float__(self)), self.owner, self)
 
     def __floor__(self) -> Any:
-        return _computed(math.floor(float.__float__(self)), self.owner, self)
+        return computed(math.floor(float.__float__(self)), self.owner, self)
 
     def __round__(self, digits: Any = None) -> Any:
-        return _computed(float.__round__(self, digits), self.owner, self)
+        return computed(float.__round__(self, digits), self.owner, self)
 
 
-def _computed(value: Any, owner: object, *operands: Any) -> Any:
+def computed(value: Any, owner: object, *operands: Any) -> Any:
     """A number that remembers the sizes among its operands, where it can."""
     if type(value) is int:
         return Sized(value, Computed(value, _sources(owner, operands)), owner)
@@ -221,10 +221,12 @@ def _binary(symbol: str, function: Callable[[Any, Any], Any], swapped: bool) -> 
     def method(self: Sized, other: object) -> Any:
         if type(other) is float or isinstance(other, SizedFloat):
             number: Any = float.__float__(other)
-            return _computed(
+            return computed(
                 function(number, plain_int(self)) if swapped else function(plain_int(self), number), self.owner, self, other
             )
         if type(other) is not int and not isinstance(other, Sized):
+            if isinstance(other, (list, tuple, str, bytes)):
+                let_escape(self.owner, self)  # which is so many times as long
             name = f"__{'r' if swapped else ''}{function.__name__}__"
             return getattr(int, name)(self, other)
         left, right = (other, self) if swapped else (self, other)
@@ -247,7 +249,7 @@ def _bitwise(function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[Si
         if not isinstance(other, int):
             return NotImplemented
         left, right = (plain_int(side) for side in ((other, self) if swapped else (self, other)))
-        return _computed(function(left, right), self.owner, self, other)
+        return computed(function(left, right), self.owner, self, other)
 
     return method
 
@@ -263,7 +265,7 @@ def _ordering(function: Callable[[Any, Any], bool], strict: bool, swapped: bool)
 
     def method(self: Sized, other: object) -> Any:
         if isinstance(other, SizedFloat):
-            _let_escape(self.owner, self, other)
+            let_escape(self.owner, self, other)
         elif isinstance(other, (int, float)) and _listener.get() is not None:
             low, high = (other, self) if swapped else (self, other)
             if function(plain_int(self), float(other) if isinstance(other, float) else plain_int(other)):
@@ -291,7 +293,7 @@ def _hear_order(low: float, high: float, strict: bool, owner: object) -> None:
     listener.below(left, right, owner)
 
 
-def _let_escape(owner: object, *operands: object) -> None:
+def let_escape(owner: object, *operands: object) -> None:
     """Tell of sizes from which forward computed something that is not followed."""
     listener = _listener.get()
     if listener is not None:
@@ -304,7 +306,7 @@ def _float_method(function: Callable[[Any, Any], Any], swapped: bool) -> Callabl
             return NotImplemented
         left, right = (other, self) if swapped else (self, other)
         numbers = [plain_int(side) if isinstance(side, int) else float.__float__(side) for side in (left, right)]
-        return _computed(function(*numbers), self.owner, self, other)
+        return computed(function(*numbers), self.owner, self, other)
 
     return method
 
@@ -318,7 +320,7 @@ def _float_ordering(function: Callable[[Any, Any], bool]) -> Callable[[SizedFloa
     def method(self: SizedFloat, other: object) -> Any:
         if not isinstance(other, (int, float)):
             return NotImplemented
-        _let_escape(self.owner, self, other)
+        let_escape(self.owner, self, other)
         return function(float.__float__(self), float.__float__(other) if isinstance(other, float) else plain_int(other))
 
     return method
@@ -336,7 +338,7 @@ def _heard(kind: type, name: str) -> Callable[..., Any]:
     method = getattr(kind, name)
 
     def heard(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _let_escape(self.owner, self)
+        let_escape(self.owner, self)
         return method(self, *args, **kwargs)
 
     return heard

@@ -87,7 +87,7 @@ class _Settlement:
         elif demand.term.size != demand.size:
             self.solver.state(Pin(demand.term, f"a size beyond its own names it ({demand.where})"), demand.where)
             self._take(Escape((origin(demand.size),), f"it names another axis beyond that one's size ({demand.where})"))
-        elif demand.term.size > 1 or isinstance(origin(demand.size), Arithmetic):
+        elif demand.term.size > 1 or isinstance(origin(demand.size), (Arithmetic, Computed)):
             self._equate(origin(demand.size), demand.term, demand.where)
 
     def _equate(self, left: Expression | Term, right: Expression | Term, where: str) -> None:

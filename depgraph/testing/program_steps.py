@@ -40,7 +40,12 @@ _FORMS: tuple[tuple[str, Callable[[int], int]], ...] = (
     ("min({}, 2)", lambda n: min(n, 2)),
     ("min({}, 3)", lambda n: min(n, 3)),
     ("max({} // 4, 2)", lambda n: max(n // 4, 2)),
+    ("int({} * 0.5)", lambda n: n // 2),
+    ("int({} / 2)", lambda n: n // 2),
+    ("int(math.sqrt({}))", math.isqrt),
+    ("math.gcd({}, 4)", lambda n: math.gcd(n, 4)),
     ("len(range({}))", lambda n: n),
+    ("len([0] * {})", lambda n: n),
     ("int(str({}))", lambda n: n),
     ("abs({} - 5)", lambda n: abs(n - 5)),
 )
@@ -764,7 +769,9 @@ def _compared(w: Writer) -> None:
     """A branch on a size."""
     v = w.value()
     size = w.shape(v)[w.axis(v)]
-    condition = f"{w.number(size)} {w.one(('>', '>=', '<', '==', '!='))} {w.number(w.integer(1, size + 1))}"
+    operator = w.one(("<", ">=", "==", "==", "!=", "!="))
+    other = w.one((1, 1, size, size, w.integer(1, size + 1)))  # 1 is what most groups shrink to
+    condition = f"{w.number(size)} {operator} {w.number(other)}"
     w.make(f"F.relu({v}) if {condition} else {v} * 3.0")
 
 
@@ -783,13 +790,6 @@ def _looked_up(w: Writer) -> None:
         w.make(f"{v} * {{{size}: 2.0}}.get({w.number(size)}, 3.0)")
     else:
         w.make(f"{v} * {{'{size}': 2.0}}.get(f'{{{w.number(size)}}}', 3.0)")
-
-
-def _listed(w: Writer) -> None:
-    """A position in a list."""
-    v = w.value()
-    position = w.integer(0, 2)
-    w.make(f"{v} * [1.0, 2.0, 3.0, 4.0][min({w.number(position)}, 3)]")
 
 
 def _dead_end(w: Writer) -> None:
@@ -823,7 +823,7 @@ OPERATORS: dict[str, Operator] = {
         *(_flipped, _padded, _unfolded, _image_columns, _pixels, _shuffled, _unbound, _diagonal, _triangle, _taken, _indexed),
         *(_gathered, _pooled, _pooled_to_size, _resized, _mean, _sum, _max, _deviation, _length, _softmax, _cumulated),
         *(_sorted, _top, _kth, _places, _line, _counted, _filled, _identity, _function, _added, _broadcast, _gated, _where),
-        *(_glu, _masked, _clamped, _compared, _looped, _looked_up, _listed, _dead_end, _kept, _listed_result),
+        *(_glu, _masked, _clamped, _compared, _looped, _looked_up, _dead_end, _kept, _listed_result),
     )
 }
-"""What a step of a program may be."""
+"""What a step of a program may be. Left out is what a trace cannot hear: a position in a list, a float compared with a size."""

@@ -138,7 +138,9 @@ def assert_program_lawful(model: nn.Module, inputs: tuple[Any, ...], random: int
     Tried are each group down to its lower bound, all of them together, and some of all of them at random. What groups are
     balanced with goes with them. Values are those of `depgraph.mask`, wherever masking is the same as removing: not for what
     is averaged or normalised over, nor for what is summed where no parameter stands in the sum. What forward puts into the
-    module's attributes is an output too.
+    module's attributes is an output too. Of balanced groups that come down to one index the trace after it is not compared: a
+    size of 1 is a literal there, so what forward adds to it is one as well. Attributes of torch's layers count what the
+    smaller weights have.
 
     Args:
         model: any traceable module, in evaluation mode and double precision; it is left as it was.
@@ -161,7 +163,8 @@ def assert_program_lawful(model: nn.Module, inputs: tuple[Any, ...], random: int
     masked_alike = {group.atom for group in graph.groups} - _unlike_masked(graph)
     plans = dict.fromkeys(_plans(graph, random))
     for plan in plans:
-        small = assert_square(graph, plan, model, inputs)
+        small = execute(plan, model) if _single(graph, plan) else assert_square(graph, plan, model, inputs)
+        _assert_counted(small)
         met = _results(small, inputs)
         for a, b in zip(before, met, strict=True):
             assert a.shape == b.shape, f"an output of shape {tuple(a.shape)} became {tuple(b.shape)} under {_removed(plan)}"
@@ -179,6 +182,33 @@ def assert_program_lawful(model: nn.Module, inputs: tuple[Any, ...], random: int
                 limit = 1e-6 * (1 + float(a.double().abs().max())) if a.numel() else 0.0
                 assert gap <= limit, f"an output changed by {gap} under {_removed(part)}"
     return len(plans)
+
+
+_COUNTS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("out_features", "in_features"),
+    nn.Embedding: ("num_embeddings", "embedding_dim"),
+    nn.GroupNorm: ("num_channels",),
+    nn.modules.batchnorm._BatchNorm: ("num_features",),
+    nn.modules.conv._ConvNd: ("out_channels",),
+}
+"""The attributes of torch's layers that count the dimensions of their weight, in order."""
+
+
+def _assert_counted(model: nn.Module) -> None:
+    """The attributes of torch's layers say how large their weights are."""
+    for path, module in model.named_modules():
+        for kind, names in _COUNTS.items():
+            if isinstance(module, kind):
+                counted = tuple(getattr(module, name) for name in names)
+                weight: Any = module.weight
+                shape = tuple(weight.shape[: len(names)])
+                assert counted == shape, f"{path} says {', '.join(names)} = {counted} of a weight of {shape}"
+
+
+def _single(graph: Graph, plan: Plan) -> bool:
+    """Whether a group that is balanced with others loses all its indices but one."""
+    balanced = {atom for balance in graph.balances for atom in balance.atoms}
+    return any(cut.atom in balanced and cut.atom.size - len(cut.removal) == 1 for cut in plan.cuts)
 
 
 def _removed(plan: Plan) -> str:

@@ -27,6 +27,11 @@ _DEVICE = torch.ops.prim.device.default
 _DETACH = torch.ops.aten.detach_.default
 
 
+_SAME = frozenset({"aten.contiguous", "aten.lift_fresh"})
+"""Operators that return what they are given, and that torch calls or leaves out by sizes and devices, on which a graph must not
+depend: it makes a tensor contiguous only where it is not, and lifts what `torch.tensor` has made unless that lies on `meta`."""
+
+
 _MAX_ARGUMENTS = 16
 """How many arguments of a higher-order operator without a signature of its own are recorded."""
 
@@ -79,8 +84,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 bound[key] = argument if type(argument) in PLAIN else session.data(argument)
         memory = _MEMORY[name](*args) if name in _MEMORY else {}
         result = self._run(func, args, kwargs)
-        if name == "aten.contiguous":
-            # torch skips this call where sizes make the tensor contiguous: a graph must not depend on that
+        if name in _SAME or (name == "aten.to" and session.autocasts) or func is _DETACH:
             session.same(result, bound["self"])
             return result
         self._record(name, bound, memory, pytree.tree_leaves(targets) if targets else result)

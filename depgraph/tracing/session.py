@@ -121,6 +121,7 @@ class Session:
         self._modules: list[Running] = [Running("", "", False)]
         self._written: Any = ()
         self._assigning = False
+        self._autocasts = False
         self._read: set[int] = set()
         self._muted = False
 
@@ -148,6 +149,11 @@ class Session:
     def assigning(self) -> bool:
         """Whether that function is an assignment to an index."""
         return self._assigning
+
+    @property
+    def autocasts(self) -> bool:
+        """Whether a cast below that function is autocast's and not forward's own."""
+        return self._autocasts
 
     @property
     def declared(self) -> tuple[Declared, ...]:
@@ -192,15 +198,15 @@ class Session:
         """The forward of the innermost module ends."""
         self._modules.pop()
 
-    def function_entered(self, args: Any, kwargs: Any, assigning: bool) -> tuple[Any, bool]:
+    def function_entered(self, args: Any, kwargs: Any, assigning: bool, autocasts: bool) -> tuple[Any, bool, bool]:
         """Forward calls a torch function with these arguments. Returns what `function_left` takes back."""
-        outer = self._written, self._assigning
-        self._written, self._assigning = (args, kwargs), assigning
+        outer = self._written, self._assigning, self._autocasts
+        self._written, self._assigning, self._autocasts = (args, kwargs), assigning, autocasts
         return outer
 
-    def function_left(self, outer: tuple[Any, bool]) -> None:
+    def function_left(self, outer: tuple[Any, bool, bool]) -> None:
         """The function has returned or failed; the one around it runs on."""
-        self._written, self._assigning = outer
+        self._written, self._assigning, self._autocasts = outer
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -289,7 +295,7 @@ class Session:
 
     def escape(self, sources: tuple[Expression, ...], owner: object) -> None:
         """A number computed from sizes became a plain one."""
-        if owner is self:
+        if owner is self and sources:
             self._escapes.setdefault(sources, where())
 
     def returned(self, outputs: Iterable[tuple[str, torch.Tensor]]) -> None:

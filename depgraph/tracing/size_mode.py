@@ -46,11 +46,17 @@ class SizeMode(TorchFunctionMode):
                         return body(*args, **kwargs)
                 finally:
                     self.opened = before
-        outer = self.session.function_entered(args, kwargs, func is _ASSIGN)
+        # an operator is called below autocast, and cannot tell any more whether that is on
+        autocasts = torch._C._is_any_autocast_enabled() and func not in _CASTS
+        outer = self.session.function_entered(args, kwargs, func is _ASSIGN, autocasts)
         try:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
         finally:
             self.session.function_left(outer)
+        if func in _FROM_DATA and not result.is_floating_point():
+            # a position or a count; where it is made a float it only scales, as in attention
+            self.session.escape(tuple(sized_in((*args, *kwargs.values()))), self.session)
+        return result
 
     def _size(self, func: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
@@ -101,9 +107,11 @@ class SizeMode(TorchFunctionMode):
         return result
 
     def _reach_the_end(self, tensor: torch.Tensor, index: Any) -> None:
-        """A slice to a size from the end of the axis on is the whole axis, which torch does not even call an operator for."""
+        """A slice from a size that is 0, or to one beyond the end, takes what is there; torch may not even call an operator."""
         for dim, entry in sliced_dimensions(index, tensor.ndim):
-            stop = entry.stop
+            start, stop = entry.start, entry.stop
+            if type(start) is Sized and plain_int(start) == 0:
+                self.session.fact(origin(start, self.session), Literal(0), 0, self.session)
             if type(stop) is Sized and not entry.start and (value := self.session.known(tensor)) is not None:
                 size = value.shape[dim]
                 if plain_int(stop) >= size:
@@ -124,6 +132,20 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 
 
 _ASSIGN = torch.Tensor.__setitem__
+_FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, torch.Tensor.new_tensor})
+"""What makes a tensor of numbers that forward holds."""
+
+
+_CASTS = frozenset(
+    getattr(torch.Tensor, name)
+    for names in (
+        ("to", "type", "type_as", "cpu", "cuda"),
+        ("double", "float", "half", "bfloat16", "cdouble", "cfloat", "chalf"),
+        ("long", "int", "short", "char", "byte", "bool"),
+    )
+    for name in names
+)
+"""Functions by which forward casts by itself."""
 
 
 _PYTHON_FUNCTION = types.FunctionType

@@ -35,6 +35,8 @@ from depgraph.tracing.custom_rules import RuleKey, RuleTable, as_one_function, r
 from depgraph.tracing.left_behind import hooks_of, restoring_containers
 from depgraph.tracing.lru_caches import uncached
 from depgraph.tracing.module_copy import declare_stand_ins, instrumented_copies, stand_in_inputs
+from depgraph.tracing.number_calls import numbers_followed
+from depgraph.tracing.reached import Reached
 from depgraph.tracing.recorder import NoFakeKernel, Recorder
 from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
 from depgraph.tracing.size_mode import SizeMode
@@ -224,7 +226,10 @@ def _record_in_mode(
         # caches, classes and torch's settings are changed meanwhile: a trace in another thread waits
         stack.enter_context(ONE_AT_A_TIME)
         # a function's cache would hide its operators, and keep a fake tensor for forwards to come
-        stack.enter_context(uncached(model, call.method))
+        reached = Reached(model, call.method)
+        stack.enter_context(uncached(reached))
+        # Python makes plain numbers of sizes where they are cast
+        stack.enter_context(numbers_followed(reached))
         stand_ins = declare_stand_ins(model, tensors, session)
         session.number_from(first_value)
         copies, uncopied = instrumented_copies(model, stand_ins, tensors, session, rules.modules)
@@ -252,7 +257,7 @@ def _record_in_mode(
         # an autograd function with a rule is one call; its class is changed, for forward calls it by name
         for function, op in rules.functions.items():
             stack.callback(as_one_function(function, op, session))
-        # casts are operators of their own, as in the call that is described
+        # operators meet the types of the call that is described
         if call.autocast is not None:
             stack.enter_context(torch.autocast((device or torch.device("cpu")).type, dtype=call.autocast))
         # above the fake mode, so that operators are recorded before it computes their shapes

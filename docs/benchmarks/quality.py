@@ -2,7 +2,8 @@
 
 Run it with ``tox run -e quality``, or ``python docs/benchmarks/quality.py``; with ``--quick`` on a small grid,
 with ``--only digits`` or
-``--only minilm`` on one network, with ``--page`` to write the page anew from the numbers.
+``--only minilm`` on one network, with ``--only repair`` on what `dg.refit` brings back, with ``--page`` to write the page anew
+from the numbers.
 
 For each criterion and ratio Torch-Pruning prunes first. depgraph is then given the MACs that are left as its budget, so it
 never has more. Both are judged, fine-tuned in the same way from the same seeds, and judged again.
@@ -32,6 +33,7 @@ from torch import nn  # noqa: E402
 
 import depgraph as dg  # noqa: E402
 from quality_page import write_page  # noqa: E402
+from quality_repair import measure_repair  # noqa: E402
 from quality_subjects import Digits, MiniLM, copied  # noqa: E402
 
 Subject = Digits | MiniLM
@@ -97,7 +99,7 @@ def peer_pruned(subject: Subject, criterion: str, setting: str, ratio: float, se
         _calibrate(subject, model, importance, criterion, seed)
         torch.manual_seed(seed)
         pruner.step()
-    subject.repair(model, pruner)
+    subject.set_by_hand(model, pruner)
     model.zero_grad()
     return model
 
@@ -189,7 +191,7 @@ def main() -> None:
     """Measure, then write the numbers, the plots and the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small grid on little data: to see that it runs")
-    parser.add_argument("--only", choices=["digits", "minilm"], help="one of the two networks")
+    parser.add_argument("--only", choices=["digits", "minilm", "repair"], help="one part")
     parser.add_argument("--page", action="store_true", help="write the page from the numbers of an earlier run")
     parser.add_argument("--criteria", nargs="+", choices=list(OURS), help="only these; the others' numbers are kept")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
@@ -215,6 +217,8 @@ def main() -> None:
                     [*kept, *found[kind.name]["rows"]],
                     key=lambda row: kind.criteria.index(row["criterion"]),
                 )
+        if options.only == "repair" or not (options.only or options.criteria):
+            found["repair"] = measure_repair(Digits(options.quick), MiniLM(options.quick), peer_pruned, options.quick, say)
         found["quick"] = options.quick
         found["versions"] = {
             "Python": platform.python_version(),

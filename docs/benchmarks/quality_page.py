@@ -256,6 +256,30 @@ follows the criterion further where it errs.
 }
 
 
+REPAIR = """\
+## Repair
+
+What `dg.refit` brings back of what the plan costs: without labels and without training, by least squares for one layer
+after the other. A seed is what it is above, and the order or the draw of the samples that the repair reads; of these, the
+last quarter is held out by `refit` itself. What is judged is not among them.
+"""
+
+REPAIR_DIGITS = """\
+### Repair: digits
+
+Half a thousand training images without their labels, one global ranking, `mode="sequential"`. Fine-tuning is the four epochs
+with labels of the tables above, with and without the repair before it.
+"""
+
+REPAIR_MINILM = """\
+### Repair: MiniLM at half of the MACs
+
+The budget is what Torch-Pruning leaves at the ratio 0.5 by magnitude. Sentences are drawn from those that are not
+judged, and padding is told by `valid=lambda batch: batch["attention_mask"]`; the criteria that read data read the
+same sentences. Fine-tuning is the 40 steps of distillation.
+"""
+
+
 def write_page(found: dict[str, Any], folder: Path) -> None:
     """quality.md and one SVG for each network, setting and stage."""
     lines = [HEAD]
@@ -267,6 +291,8 @@ def write_page(found: dict[str, Any], folder: Path) -> None:
             lines += _section(name, found[name], folder)
         else:
             lines += [f"## {TITLES[name]}", "", "Not measured in this run.", ""]
+    if "repair" in found:
+        lines += _repair(found)
     (folder / "quality.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
@@ -313,3 +339,61 @@ def _section(name: str, subject: dict[str, Any], folder: Path) -> list[str]:
 def _floor(panels: dict[str, dict[str, list[Band]]]) -> float:
     least = min(point[2] for lines in panels.values() for line in lines.values() for point in line)
     return max(0.0, least * 20 // 1 / 20)
+
+
+def _repair(found: dict[str, Any]) -> list[str]:
+    rows, before, macs = (found["repair"][key] for key in ("rows", "before", "macs"))
+    lines = [REPAIR]
+    for name, text in (("digits", REPAIR_DIGITS), ("minilm", REPAIR_MINILM)):
+        own = [row for row in rows if row["network"] == name]
+        lines += [text, f"Unpruned: {macs[name]:,} MACs, {METRICS[name]} {shown(before[name])}.", ""]
+        lines += _repaired(own, macs[name])
+    best = _best_of_theirs(found.get("minilm"))
+    return [*lines, best, ""] if best else lines
+
+
+def _repaired(rows: Sequence[Row], macs: int) -> list[str]:
+    """One line for each setting, criterion, share, mode and number of samples; the seeds in each cell."""
+    columns = ("pruned", "repaired", "pruned, tuned", "repaired, tuned")
+    cells: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("setting", "criterion", "share", "mode", "samples"))
+        cells.setdefault(key, []).append(row)
+    lines = [
+        "| setting | criterion | MACs left % | mode | samples | Torch-Pruning | pruned | repaired | CPU seconds | fine-tuned | "
+        "repaired, fine-tuned |",
+        "|---" * 11 + "|",
+    ]
+    for (setting, criterion, _, mode, samples), held in sorted(cells.items(), key=lambda cell: (cell[0][0], -cell[0][2])):
+        left = percent(mean(values(held, "macs")), macs)
+        theirs, *ours = (shown(values(held, name)) if name in held[0] else "" for name in ("theirs", *columns))
+        seconds = f"{mean(values(held, 'seconds')):.1f}"
+        lines.append(
+            f"| {setting} | {criterion} | {left} | {mode} | {samples:,} | {theirs} | {ours[0]} | {ours[1]} | {seconds} | "
+            f"{ours[2]} | {ours[3]} |"
+        )
+    pairs = [
+        (values(held, "repaired, tuned"), values(held, "pruned, tuned"))
+        for held in cells.values()
+        if "pruned, tuned" in held[0]
+    ]
+    words = [verdict(*pair) for pair in pairs]
+    below = sum(mean(repaired) < mean(pruned) for repaired, pruned in pairs)
+    counted = ", ".join(f"{word} in {words.count(word)}" for word in ("better", "level", "worse"))
+    said = f"Fine-tuning after repair against fine-tuning without, by the seeds' spread: {counted} of {len(pairs)} cells; "
+    return [*lines, "", f"{said}the mean is lower in {below}.", ""]
+
+
+def _best_of_theirs(subject: dict[str, Any] | None) -> str:
+    """What Torch-Pruning reaches at the same ratio by the best of all its criteria."""
+    if subject is None:
+        return ""
+    found: dict[str, dict[str, list[Row]]] = {}
+    for row in subject["rows"]:
+        if row["library"] == "theirs" and row["ratio"] == 0.5:
+            found.setdefault(row["setting"], {}).setdefault(row["criterion"], []).append(row)
+    said = []
+    for setting, criteria in found.items():
+        name, rows = max(criteria.items(), key=lambda item: mean(values(item[1], "value")))
+        said.append(f"{setting} {shown(values(rows, 'value'))} by {name}")
+    return "Torch-Pruning's best criterion at these MACs, of those above: " + "; ".join(said) + "." if said else ""

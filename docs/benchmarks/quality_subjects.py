@@ -59,6 +59,11 @@ class Digits:
 
         return {"x": self.x_train[chosen], "y": self.y_train[chosen]}, loss
 
+    def unlabelled(self, seed: int, count: int) -> list[Any]:
+        """So many training images in an order of the seed's, without their labels."""
+        chosen = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(seed))[:count]
+        return [{"x": part} for part in self.x_train[chosen].split(64)]
+
     def forward(self, model: nn.Module, batch: Any) -> Any:
         """A run on a batch, for criteria that read activations."""
         return model(batch["x"])
@@ -88,7 +93,7 @@ class Digits:
         """The scores as they are: both libraries see the same groups."""
         return scores
 
-    def repair(self, model: nn.Module, pruner: Any) -> None:
+    def set_by_hand(self, model: nn.Module, pruner: Any) -> None:
         """Nothing is to be set by hand after its step."""
 
 
@@ -117,7 +122,7 @@ class MiniLM:
         self.teacher = transformers.AutoModel.from_pretrained(folder).eval()
         found = sentences("[a-d]*.py" if quick else "*.py")
         judged, held = (24, 24) if quick else (200, 1000)
-        self.judging, self.held = found[:judged], found[judged : judged + held]
+        self.judging, self.held, self.unjudged = found[:judged], found[judged : judged + held], found[judged:]
         self.reference = self.embed_all(self.teacher, self.judging)
         self.targets = self.embed_all(self.teacher, self.held)
         self.example = dict(self.encode(self.judging[:2]))
@@ -165,6 +170,11 @@ class MiniLM:
             return F.cross_entropy(likeness, torch.arange(len(likeness)), reduction="none")
 
         return self.encode([self.held[k] for k in order]), loss
+
+    def unlabelled(self, seed: int, count: int) -> list[Any]:
+        """So many sentences that are not judged, drawn by the seed."""
+        order = torch.randperm(len(self.unjudged), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+        return [self.encode([self.unjudged[k] for k in order[start : start + 50]]) for start in range(0, len(order), 50)]
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
         """A run on a batch, for criteria that read activations."""
@@ -228,7 +238,7 @@ class MiniLM:
             result.update(dict.fromkeys(names, together))
         return result
 
-    def repair(self, model: Any, pruner: Any) -> None:
+    def set_by_hand(self, model: Any, pruner: Any) -> None:
         """Its example sets these three by hand."""
         for block in model.encoder.layer:
             part = block.attention.self

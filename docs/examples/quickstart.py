@@ -1,4 +1,4 @@
-"""The main job on real data: train, trace, plan half of the MACs away, save, load, execute, verify, fine-tune.
+"""The main job on real data: train, trace, plan half of the MACs away, save, load, execute, verify, repair, fine-tune.
 
 Run it with ``tox run -e quickstart``, or with ``python docs/examples/quickstart.py`` where depgraph and scikit-learn are
 installed.
@@ -118,12 +118,15 @@ def main() -> None:
     small = dg.execute(loaded, model)
     assert dg.trace(small, example) == loaded.apply(graph), "the square does not close"
 
-    tuned = copy.deepcopy(small)
+    repair = dg.refit(loaded, model, [x_train])  # no labels
+    repaired = dg.execute(loaded, model, repair=repair)
+
+    tuned = copy.deepcopy(repaired)
     train(tuned, x_train, y_train, epochs=max(1, options.epochs // 3), rate=2e-3)
 
     print(f"{'':12}{'accuracy':>10}{'parameters':>12}{'MACs':>12}{'latency':>12}")
-    networks = [model, small, tuned]
-    for name, network, taken in zip(("before", "pruned", "fine-tuned"), networks, latencies(networks, x_test), strict=True):
+    networks = {"before": model, "pruned": small, "repaired": repaired, "fine-tuned": tuned}
+    for (name, network), taken in zip(networks.items(), latencies([*networks.values()], x_test), strict=True):
         counts = dg.trace(network, example)
         print(f"{name:12}{accuracy(network, x_test, y_test):>10.1%}{counts.params:>12,}{counts.macs:>12,}{taken:>9.1f} ms")
 

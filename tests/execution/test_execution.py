@@ -75,6 +75,14 @@ def test_parameter_map_pairs_old_and_new():
     assert len(pairs) == len(list(model.parameters()))
 
 
+def test_parameter_map_tells_every_missing_name():
+    """A model that is no pruned copy is refused, with the names that it lacks."""
+    with pytest.raises(dg.errors.MismatchError, match="no pruned copy") as caught:
+        dg.parameter_map(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2, bias=False)))
+    lacking = ("0.bias", "2.weight", "2.bias")
+    assert caught.value.problems == tuple(f"there is no parameter {name!r}" for name in lacking)
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_marks_are_kept(in_place):
     """dtype, requires_grad, training flags, hooks, memory format and gradients stay; gradients are cut alongside."""

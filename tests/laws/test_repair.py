@@ -99,7 +99,7 @@ def never_worse(repair):
 
 
 def test_a_choice_by_fitted_rows_is_refuted(monkeypatch):
-    """Features that have nothing to do with each other, and hardly more rows than inputs: the fit is perfect, and worth nothing."""
+    """Features that have nothing to do with each other, and few rows: the fit is perfect, and worth nothing."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 16, bias=False))
     nn.init.eye_(model[0].weight)

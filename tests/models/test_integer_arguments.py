@@ -1,5 +1,7 @@
 """Sizes that reach an operator as an integer that names no axis: strides, positions, counts. Nothing is silently wrong."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,8 +49,25 @@ FORMS = {
     "a name": lambda s, x, h, n: x * {"8": 2.0}.get(f"{n}", 3.0),
     "a key": lambda s, x, h, n: x * {8: 2.0}.get(n, 3.0),
     "bits": lambda s, x, h, n: x[:, : (n & 7) + 1],
+    "a loop": lambda s, x, h, n: repeated(x, n // 4),
+    "half, cast": lambda s, x, h, n: x[:, : int(n * 0.5)],
+    "one, computed": lambda s, x, h, n: x.topk(int(n / 8))[0],
+    "one of the batch, computed": lambda s, x, h, n: x[:1].expand(max(int(n / 8), 0), -1),
+    "a root": lambda s, x, h, n: x[:, : int(math.sqrt(n))],
+    "a common divisor": lambda s, x, h, n: x[:, : math.gcd(n, 6)],
+    "from the start": lambda s, x, h, n: x[:, n % 4 :],
+    "a list": lambda s, x, h, n: x * len([0] * n),
+    "a tensor of positions": lambda s, x, h, n: x[:, torch.tensor([n // 4])],
     "rounded": lambda s, x, h, n: F.avg_pool1d(x[:, None], round(n / 4)),
 }
+
+
+def repeated(x, times):
+    """As often as a number says."""
+    for _ in range(times):
+        x = torch.tanh(x) * 2
+    return x
+
 
 ORIGINS = {
     "an axis": lambda s, h: h.shape[1],

@@ -5,6 +5,8 @@ import os
 import random
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy
 import pytest
@@ -186,6 +188,25 @@ def test_numbers_that_forward_draws_are_drawn_again(kind):
     stop.set()
     if thread:
         thread.join(60)
+
+
+@pytest.mark.parametrize("working", [False, True])
+def test_a_pool_that_waits_for_work_draws_nothing(working):
+    """Torch's compiler keeps one; one that works may have drawn."""
+    model, begun, stop = Waits(lambda: None, draws=True).train(), threading.Event(), threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(time.sleep, 0).result()
+        while not working and any(map(process._may_draw, set(threading.enumerate()) - {threading.current_thread()})):
+            time.sleep(0.01)  # the result is there before the worker waits again
+        work = pool.submit(lambda: begun.set() or stop.wait(60)) if working else None
+        assert work is None or begun.wait(60)
+        seeded()
+        expected = draw()
+        seeded()
+        dg.trace(model, X)
+        assert (draw() == expected) is not working
+        stop.set()
+        assert work is None or work.result()
 
 
 def test_operators_of_another_thread_are_not_recorded():
