@@ -23,7 +23,7 @@ from depgraph.repair.independent import loses_inputs, repaired_independently
 from depgraph.repair.sequential import repaired_in_order
 from depgraph.repair.writing import Writer
 from depgraph.running import Forward, run
-from depgraph.weights import weights_digest
+from depgraph.weights import tensor_digest, weights_digest
 
 Mode: TypeAlias = Literal["auto", "sequential", "independent"]
 
@@ -122,8 +122,9 @@ def refit(
             check_moments(batches, source, tensors[0])
             writer = Writer(plan, *tensors, batches.layers, batches.left)
             rows, left = repaired_independently(writer, lambda: batches, ridges, progress)
-            left = _without_layer(plan, tensors[0], batches.left) | left
-            return Repair(plan_digest(plan), source, writer.values(), tuple(rows), left, "independent")
+            left, values = _without_layer(plan, tensors[0], batches.left) | left, writer.values()
+            originals = _originals(tensors[0], values)
+            return Repair(plan_digest(plan), source, values, tuple(rows), left, "independent", originals=originals)
         read = batches_of(batches, holdout, rows_per_input, valid)
         survey = surveyed(model, read[0], forward)
         writer = Writer(plan, *tensors, survey.layers.values(), survey.left)
@@ -144,7 +145,13 @@ def refit(
             "plan alone. More samples may help, or mode='independent'."
         )
         values, now = {}, missed
-    return Repair(plan_digest(plan), source, values, tuple(rows), left, chosen, (missed, now), note)
+    originals = _originals(tensors[0], values)
+    return Repair(plan_digest(plan), source, values, tuple(rows), left, chosen, (missed, now), note, originals)
+
+
+def _originals(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Digests of what the model has in the place of the new values."""
+    return {name: tensor_digest(tensors[name]) for name in values}
 
 
 def _problems(mode: object, ridges: object, holdout: object, rows_per_input: object, dtype: object) -> Iterator[str]:
