@@ -196,7 +196,7 @@ def seeded(name, seeds):
 
 
 _NOT_RECORDED = {"copy", "detach", "lift_fresh"}
-"""Samples of which a form calls another operator (copy_), or none: what detach_ and lift_fresh give is recorded as their operand."""
+"""Samples of which a form calls another operator (copy_), or none: what detach_ and lift_fresh give is their operand."""
 
 
 @pytest.mark.parametrize("name", ROWS)
