@@ -1,0 +1,112 @@
+"""Models built from a configuration without weights, and what is compared of two of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from depgraph.errors import PlanError
+from depgraph.plans.plan import Plan
+
+Config: TypeAlias = Any
+"""A `transformers.PreTrainedConfig`."""
+
+Form: TypeAlias = Mapping[str, Any]
+"""What a configuration decides about a model: the shape of each tensor and the value of each plain attribute, by path."""
+
+_PLAIN = (bool, int, float, str)
+
+
+def checked_model(plan: object, model: object) -> Any:
+    """The model, if it is one of transformers, and the plan a plan. Raises `PlanError` for anything else."""
+    if not isinstance(plan, Plan) or not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        met = f"({type(plan).__name__}, {type(model).__name__})"
+        raise PlanError(f"expected a Plan and a model of transformers, in this order, met {met}. Nothing was changed.")
+    transformers = library()
+    if not isinstance(model, transformers.PreTrainedModel):
+        raise PlanError(
+            f"expected a model of transformers, met {type(model).__name__}. Use plan.save and torch.save. Nothing was changed."
+        )
+    return model
+
+
+def library() -> Any:
+    """The package transformers. Raises `PlanError` where it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise PlanError("dg.hf needs the package transformers; install depgraph[hf].") from None
+    return transformers
+
+
+def built(model_class: type[nn.Module], config: Config, *, buffers: bool = False) -> nn.Module:
+    """A model of the class on `meta`, in evaluation mode; with `buffers`, these have their values, on the CPU.
+
+    The random numbers of the process are not drawn.
+    """
+    own = copy.deepcopy(config)
+    if not buffers:
+        with torch.device("meta"):
+            return model_class(own).eval()
+    with torch.random.fork_rng(devices=()), _parameters_on_meta(), torch.device("cpu"):
+        return model_class(own).eval()
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Let each parameter that is registered lose its values at once, before anything is initialised."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None and not parameter.is_meta:
+            meta = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+            module._parameters[name] = meta
+
+    nn.Module.register_parameter = on_meta  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def form_of(model: nn.Module, without: Iterable[str] = ()) -> dict[str, Any]:
+    """The shapes of all tensors and the plain attributes of all modules, but for paths that do not count."""
+    form: dict[str, Any] = {}
+    for name, tensor in tensors_of(model).items():
+        form[name] = tuple(tensor.shape)
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        start = f"{prefix}." if prefix else ""
+        for name, value in vars(module).items():
+            if not name.startswith("_") and _is_plain(value):
+                form[f"{start}{name}"] = tuple(value) if isinstance(value, list) else value
+    for path in without:
+        form.pop(path, None)
+    return form
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(type(item) in _PLAIN for item in value)
+    return type(value) in _PLAIN
+
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by name; tied ones under each of their names."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def unsaved_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers that no checkpoint holds."""
+    saved = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers(remove_duplicate=False) if name not in saved}
+
+
+def differences(expected: Form, met: Form) -> list[str]:
+    """The paths at which two models are not alike."""
+    return [path for path in {**expected, **met} if path not in expected or path not in met or expected[path] != met[path]]

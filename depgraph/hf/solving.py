@@ -1,0 +1,207 @@
+"""Which values of a configuration give a pruned model's shapes: found by building, not looked up.
+
+One number of the configuration is changed at a time, and the model is built on `meta`: sizes that follow say what the number
+has to be. The values are proved by building once more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from attrs import field, frozen
+
+from depgraph.hf.building import Config, Form, built, differences, form_of, unsaved_buffers
+from depgraph.hf.keys import numbers_in, original_config, with_values
+from depgraph.plans.plan import Plan
+
+_MOST_TRIED = 6
+"""So many values are tried of each key in a round: sizes that follow a key ask for one, or the layers differ."""
+
+Values = dict[str, int | None]
+
+
+@frozen
+class Solution:
+    """What a configuration can say of a pruned model.
+
+    Attributes:
+        original: the configuration before pruning.
+        config: the one with the new values; it gives the whole model if there are no `problems`.
+        values: key to new value, of the keys that the plan decides.
+        before: key to old value.
+        problems: where a model built from `config` would be another one, a sentence each.
+    """
+
+    original: Config = field(repr=False)
+    config: Config = field(repr=False)
+    values: Values
+    before: Values
+    problems: tuple[str, ...]
+
+
+def solution_of(plan: Plan, model: Any) -> Solution:
+    """The values that a pruned model asks of its configuration."""
+    with _quiet():
+        original = original_config(plan, model)
+        search = _Search(type(model), original, model, plan)
+        values = search.values()
+        decided = {key: value for key, value in values.items() if search.is_decided(key, values)}
+        config = search.config(decided)
+        problems = tuple(_problems(search, config, model))
+    before = {key: search.numbers[key] for key in decided}
+    return Solution(original, config, decided, before, problems)
+
+
+class _Search:
+    """Greedy: of all keys the value that puts most right goes first, until none puts anything right."""
+
+    def __init__(self, model_class: type[Any], original: Config, model: Any, plan: Plan) -> None:
+        self._model_class, self._kind = model_class, type(original)
+        self._attention = original._attn_implementation
+        self.unread = [item.path for item in plan.unread]
+        self._dict: dict[str, Any] = original.to_dict()
+        self.numbers = dict(numbers_in(self._dict))
+        self.wanted = form_of(model, self.unread)
+        self._known: dict[tuple[tuple[str, int | None], ...], Form | None] = {}
+
+    def config(self, values: Values) -> Config:
+        """The configuration with other values."""
+        config = self._kind.from_dict(with_values(self._dict, values))
+        config._attn_implementation = self._attention
+        return config
+
+    def form(self, values: Values) -> Form | None:
+        """The form of a model with these values; None if there is no such model."""
+        key = tuple(sorted(values.items()))
+        if key not in self._known:
+            try:
+                self._known[key] = form_of(built(self._model_class, self.config(values)), self.unread)
+            except Exception:  # noqa: BLE001  classes refuse values in ways of their own, and any refusal is an answer
+                self._known[key] = None
+        return self._known[key]
+
+    def values(self) -> Values:
+        """The values with which least is wrong."""
+        values: Values = {}
+        form = self.form(values)
+        if form is None:
+            return values
+        wrong = len(differences(self.wanted, form))
+        active = [key for key in self.numbers if self._changed(key)]
+        while wrong:
+            tried = [(key, value) for key in active for value in self._candidates(key, values)]
+            best: tuple[int, str, int] | None = None
+            for key, value in tried:
+                form = self.form({**values, key: value})
+                if form is not None:
+                    left = len(differences(self.wanted, form))
+                    if best is None or left < best[0]:
+                        best = (left, key, value)
+            if best is None or best[0] >= wrong:
+                break
+            wrong, key, value = best
+            values[key] = value
+        return values
+
+    def _changed(self, key: str) -> bool:
+        """Whether anything of a model follows a key."""
+        base = self.form({})
+        return any((form := self.form({key: value})) is not None and form != base for value in self._probes(self.numbers[key]))
+
+    def _probes(self, value: int | None) -> tuple[int, ...]:
+        return (8, 64) if value is None else (2 * value, value + 1) if value else ()
+
+    def _candidates(self, key: str, values: Values) -> list[int]:
+        """Values that would put a size right that follows the key, as if it followed in a straight line."""
+        now, value = self.form(values), values.get(key, self.numbers[key])
+        found: dict[int, int] = {}
+        for probe in self._probes(value):
+            form = self.form({**values, key: probe})
+            if form is None or now is None:
+                continue
+            for path, wanted in self.wanted.items():
+                for old, new, goal in zip(*(_sizes(part.get(path)) for part in (now, form)), _sizes(wanted), strict=False):
+                    if old != goal and new != old:
+                        candidate = goal if value is None else _solved(value, probe, old, new, goal)
+                        if candidate is not None and candidate > 0 and candidate != value:
+                            found[candidate] = found.get(candidate, 0) + 1
+            if found:
+                break
+        return sorted(found, key=lambda candidate: -found[candidate])[:_MOST_TRIED]
+
+    def is_decided(self, key: str, values: Values) -> bool:
+        """Whether everything that follows a key is right at its new value."""
+        form = self.form(values)
+        without = self.form({other: value for other, value in values.items() if other != key})
+        if form is None:
+            return False
+        if without is None:
+            return not differences(self.wanted, form)
+        sizes = [path for path in differences(form, without) if isinstance(form.get(path), tuple)]
+        return all(form.get(path) == self.wanted.get(path) for path in sizes)
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    """The whole numbers of a shape or attribute."""
+    if type(value) is int:
+        return (value,)
+    return value if isinstance(value, tuple) and all(type(item) is int for item in value) else ()
+
+
+def _solved(value: int, probe: int, old: int, new: int, goal: int) -> int | None:
+    """The value at which a size is `goal`, if it goes from `old` to `new` as the value goes to `probe`."""
+    numerator, denominator = (goal - old) * (probe - value), new - old
+    return value + numerator // denominator if numerator % denominator == 0 else None
+
+
+def _problems(search: _Search, config: Config, model: Any) -> Iterator[str]:
+    """Where the model that is built from a configuration, as it is read back from its file, is another one."""
+    config = type(config).from_dict(_stored(config))
+    config._attn_implementation = search._attention
+    try:
+        fresh = built(type(model), config, buffers=True)
+    except Exception as error:  # noqa: BLE001  told
+        yield f"no model can be built from the configuration: {type(error).__name__}: {error}"
+        return
+    form = form_of(fresh, search.unread)
+    for path in differences(search.wanted, form):
+        yield f"{path!r}: the pruned model has {search.wanted.get(path)}, the configuration gives {form.get(path)}"
+    buffers = unsaved_buffers(fresh)
+    for name, buffer in unsaved_buffers(model).items():
+        other = buffers.get(name)
+        if other is not None and other.shape == buffer.shape and not same_values(buffer, other):
+            yield f"{name!r}: what the pruned model has of it is not what a smaller model computes"
+
+
+def same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same values, wherever they are."""
+    return torch.equal(one.detach().cpu(), other.detach().cpu().to(one.dtype))
+
+
+def _stored(config: Config) -> dict[str, Any]:
+    """What a configuration's file holds."""
+    import json
+
+    stored: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return stored
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' advice on configurations that are only tried."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def described(values: Mapping[str, int | None], before: Mapping[str, int | None]) -> str:
+    """Keys with their old and new values, in words."""
+    return ", ".join(f"{key} {before[key]} -> {value}" for key, value in values.items()) or "none"
