@@ -21,6 +21,9 @@ Form: TypeAlias = Mapping[str, Any]
 
 _PLAIN = (bool, int, float, str)
 
+_WIDTHS = frozenset({"in_channels", "out_channels", "in_features", "out_features", "num_embeddings", "embedding_dim"})
+"""What torch's own layers say of their weights' shapes, and never read."""
+
 
 def checked_model(plan: object, model: object) -> Any:
     """The model, if it is one of transformers, and the plan a plan. Raises `PlanError` for anything else."""
@@ -57,6 +60,29 @@ def built(model_class: type[nn.Module], config: Config, *, buffers: bool = False
         return model_class(own).eval()
 
 
+def keys_asked_for(model_class: type[nn.Module], config: Config) -> set[str]:
+    """The names that a class asks its configuration for, and that this one lacks: a default stands in, as for ``head_dim``."""
+    asked: set[str] = set()
+    kind = type(config)
+
+    class Watched(kind):  # type: ignore[misc, valid-type]
+        def __getattribute__(self, name: str) -> Any:
+            try:
+                return super().__getattribute__(name)
+            except AttributeError:
+                asked.add(name)
+                raise
+
+    own = copy.deepcopy(config)
+    own.__class__ = Watched
+    with torch.device("meta"):
+        try:
+            model_class(own)
+        except Exception:  # noqa: BLE001  a class that looks at its configuration's class may refuse; then nothing is known
+            return set()
+    return {name for name in asked if name.isidentifier() and not name.startswith("_")}
+
+
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Let each parameter that is registered lose its values at once, before anything is initialised."""
@@ -83,7 +109,8 @@ def form_of(model: nn.Module, without: Iterable[str] = ()) -> dict[str, Any]:
     for prefix, module in model.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
         for name, value in vars(module).items():
-            if not name.startswith("_") and _is_plain(value):
+            is_width = name in _WIDTHS and type(module).__module__.startswith("torch.nn.")
+            if not name.startswith("_") and not is_width and _is_plain(value):
                 form[f"{start}{name}"] = tuple(value) if isinstance(value, list) else value
     for path in without:
         form.pop(path, None)

@@ -91,7 +91,7 @@ def save_pretrained(
         _put(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    keys = {key: (solution.before[key], value) for key, value in solution.values.items()}
+    keys = {key: (solution.before.get(key), value) for key, value in solution.values.items()}
     return Saved(folder, not solution.problems, keys, solution.problems)
 
 
@@ -128,7 +128,12 @@ def _write(
     finally:
         vars(config).clear()
         vars(config).update(attributes)
-    record: dict[str, Any] = {"stock": stock, "before": solution.before, "values": solution.values}
+    record: dict[str, Any] = {
+        "stock": stock,
+        "before": solution.before,
+        "values": solution.values,
+        "added": list(solution.added),
+    }
     if not stock:
         record["note"] = "load this folder with depgraph.hf.from_pretrained: its layers differ from what this file says"
     setattr(stored, RECORD, record)
@@ -201,7 +206,7 @@ def from_pretrained(
     execute_(plan, model)
     _load(model, folder)
     set_values(model.config, {str(key): value for key, value in record.get("values", {}).items()})
-    setattr(model.config, RECORD, {"before": record.get("before", {})})
+    setattr(model.config, RECORD, {"before": record.get("before", {}), "added": record.get("added", [])})
     if model.can_generate() and (folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return model.to(device=device, dtype=dtype).eval()

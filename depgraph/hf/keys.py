@@ -46,7 +46,7 @@ def set_values(config: Config, values: Mapping[str, int | None]) -> dict[str, in
         holder: Any = config
         for step in steps:
             holder = _item(holder, step)
-        before[path] = _item(holder, last)
+        before[path] = _item(holder, last) if steps or hasattr(config, last) else None
         if isinstance(holder, list):
             holder[int(last)] = value
         elif isinstance(holder, tuple):
@@ -91,13 +91,16 @@ def original_config(plan: Plan, model: Any) -> Config:
             own[key_of(last, own)] = edit.old
         else:
             vars(own)[last] = edit.old
-    set_values(config, recorded(config))
-    if hasattr(config, RECORD):
-        delattr(config, RECORD)
+    before, added = recorded(config)
+    set_values(config, before)
+    for name in (*added, RECORD):
+        vars(config).pop(name, None)
     return config
 
 
-def recorded(config: Config) -> dict[str, int | None]:
-    """What `update_config_` found at the keys that it changed."""
+def recorded(config: Config) -> tuple[dict[str, int | None], list[str]]:
+    """What `update_config_` found at the keys that it changed, and which keys it added."""
     record = getattr(config, RECORD, None)
-    return dict(record.get("before", {})) if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}, []
+    return dict(record.get("before", {})), list(record.get("added", []))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from attrs import field, frozen
 
-from depgraph.hf.building import Config, Form, built, differences, form_of, unsaved_buffers
+from depgraph.hf.building import Config, Form, built, differences, form_of, keys_asked_for, unsaved_buffers
 from depgraph.hf.keys import numbers_in, original_config, with_values
 from depgraph.plans.plan import Plan
 
@@ -32,7 +32,8 @@ class Solution:
         original: the configuration before pruning.
         config: the one with the new values; it gives the whole model if there are no `problems`.
         values: key to new value, of the keys that the plan decides.
-        before: key to old value.
+        before: key to old value, of those that the original configuration has.
+        added: keys that it lacks, and that the class asks for all the same.
         problems: where a model built from `config` would be another one, a sentence each.
     """
 
@@ -40,6 +41,7 @@ class Solution:
     config: Config = field(repr=False)
     values: Values
     before: Values
+    added: tuple[str, ...]
     problems: tuple[str, ...]
 
 
@@ -48,12 +50,11 @@ def solution_of(plan: Plan, model: Any) -> Solution:
     with _quiet():
         original = original_config(plan, model)
         search = _Search(type(model), original, model, plan)
-        values = search.values()
-        decided = {key: value for key, value in values.items() if search.is_decided(key, values)}
+        decided = search.decided(search.values())
         config = search.config(decided)
         problems = tuple(_problems(search, config, model))
-    before = {key: search.numbers[key] for key in decided}
-    return Solution(original, config, decided, before, problems)
+    before = {key: search.numbers[key] for key in decided if key not in search.lacking}
+    return Solution(original, config, decided, before, tuple(key for key in decided if key in search.lacking), problems)
 
 
 class _Search:
@@ -64,8 +65,10 @@ class _Search:
         self._attention = original._attn_implementation
         self.unread = [item.path for item in plan.unread]
         self._dict: dict[str, Any] = original.to_dict()
-        self.numbers = dict(numbers_in(self._dict))
+        self.lacking = keys_asked_for(model_class, original) - self._dict.keys()
+        self.numbers = {**dict(numbers_in(self._dict)), **dict.fromkeys(sorted(self.lacking))}
         self.wanted = form_of(model, self.unread)
+        self._saved = model.state_dict().keys()
         self._known: dict[tuple[tuple[str, int | None], ...], Form | None] = {}
 
     def config(self, values: Values) -> Config:
@@ -133,16 +136,24 @@ class _Search:
                 break
         return sorted(found, key=lambda candidate: -found[candidate])[:_MOST_TRIED]
 
-    def is_decided(self, key: str, values: Values) -> bool:
-        """Whether everything that follows a key is right at its new value."""
+    def decided(self, values: Values) -> Values:
+        """The values of those keys of which everything that follows is right, when only these are set."""
+        while True:
+            right = {key: value for key, value in values.items() if self._is_decided(key, values)}
+            if right == values:
+                return values
+            values = right
+
+    def _is_decided(self, key: str, values: Values) -> bool:
+        """Whether every saved tensor that follows a key is right at its new value."""
         form = self.form(values)
         without = self.form({other: value for other, value in values.items() if other != key})
         if form is None:
             return False
         if without is None:
             return not differences(self.wanted, form)
-        sizes = [path for path in differences(form, without) if isinstance(form.get(path), tuple)]
-        return all(form.get(path) == self.wanted.get(path) for path in sizes)
+        following = [path for path in differences(form, without) if path in self._saved]
+        return all(form.get(path) == self.wanted.get(path) for path in following)
 
 
 def _sizes(value: Any) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ def update_config_(plan: Plan, model: Any) -> dict[str, tuple[int | None, int | 
     """
     checked_model(plan, model)
     solution = solution_of(plan, model)
-    before = {**solution.before, **recorded(model.config)}
-    now = set_values(model.config, solution.values)
-    setattr(model.config, RECORD, {"before": before})
-    return {key: (solution.before[key], value) for key, value in solution.values.items() if key in now}
+    old, added = recorded(model.config)
+    set_values(model.config, solution.values)
+    setattr(model.config, RECORD, {"before": {**solution.before, **old}, "added": sorted({*added, *solution.added})})
+    return {key: (solution.before.get(key), value) for key, value in solution.values.items()}
