@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from depgraph.errors import PlanError
+from depgraph.errors import MismatchError, PlanError
 from depgraph.plans.plan import Plan
 
 Config: TypeAlias = Any
@@ -26,7 +26,10 @@ _WIDTHS = frozenset({"in_channels", "out_channels", "in_features", "out_features
 
 
 def checked_model(plan: object, model: object) -> Any:
-    """The model, if it is one of transformers, and the plan a plan. Raises `PlanError` for anything else."""
+    """The model, if it is one of transformers, to which the plan was applied.
+
+    Raises `PlanError` for other arguments, `MismatchError` for a model with other shapes.
+    """
     if not isinstance(plan, Plan) or not isinstance(model, nn.Module) or not hasattr(model, "config"):
         met = f"({type(plan).__name__}, {type(model).__name__})"
         raise PlanError(f"expected a Plan and a model of transformers, in this order, met {met}. Nothing was changed.")
@@ -35,7 +38,22 @@ def checked_model(plan: object, model: object) -> Any:
         raise PlanError(
             f"expected a model of transformers, met {type(model).__name__}. Use plan.save and torch.save. Nothing was changed."
         )
+    problems = [*_unpruned(plan, model)]
+    if problems:
+        raise MismatchError(
+            "the model is not what the plan leads to:", problems, "Pass the plan with what dg.execute(plan, model) returned."
+        )
     return model
+
+
+def _unpruned(plan: Plan, model: nn.Module) -> Iterator[str]:
+    """The axes of a plan that a model does not have as they are after it."""
+    tensors = tensors_of(model)
+    for name, dims in plan.kept.items():
+        shape = tuple(tensors[name].shape) if name in tensors else ()
+        for dim, kept in dims.items():
+            if len(shape) <= dim or shape[dim] != len(kept):
+                yield f"{name!r}: expected size {len(kept)} in dimension {dim}, met shape {shape}"
 
 
 def library() -> Any:

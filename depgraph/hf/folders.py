@@ -202,7 +202,7 @@ def from_pretrained(
     config = model_class.config_class.from_pretrained(folder)
     if hasattr(config, RECORD):
         delattr(config, RECORD)
-    model = built(model_class, config, buffers=True)
+    model: Any = built(model_class, config, buffers=True)
     execute_(plan, model)
     _load(model, folder)
     set_values(model.config, {str(key): value for key, value in record.get("values", {}).items()})

@@ -7,8 +7,9 @@ has to be. The values are proved by building once more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import combinations, zip_longest
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from depgraph.plans.plan import Plan
 
 _MOST_TRIED = 6
 """So many values are tried of each key in a round: sizes that follow a key ask for one, or the layers differ."""
+
+_MOST_PAIRS = 60
+"""So many pairs of values are tried where no single one puts anything right."""
 
 Values = dict[str, int | None]
 
@@ -58,7 +62,7 @@ def solution_of(plan: Plan, model: Any) -> Solution:
 
 
 class _Search:
-    """Greedy: of all keys the value that puts most right goes first, until none puts anything right."""
+    """Greedy: of all values the one that puts most right goes first; where none puts anything right, of all pairs of them."""
 
     def __init__(self, model_class: type[Any], original: Config, model: Any, plan: Plan) -> None:
         self._model_class, self._kind = model_class, type(original)
@@ -96,19 +100,24 @@ class _Search:
         wrong = len(differences(self.wanted, form))
         active = [key for key in self.numbers if self._changed(key)]
         while wrong:
-            tried = [(key, value) for key in active for value in self._candidates(key, values)]
-            best: tuple[int, str, int] | None = None
-            for key, value in tried:
-                form = self.form({**values, key: value})
-                if form is not None:
-                    left = len(differences(self.wanted, form))
-                    if best is None or left < best[0]:
-                        best = (left, key, value)
-            if best is None or best[0] >= wrong:
+            moves = [(key, value) for key in active for value in self._candidates(key, values)]
+            left, better = self._best([{**values, key: value} for key, value in moves], wrong)
+            if left == wrong:
+                pairs = [{**values, **dict(pair)} for pair in combinations(moves, 2) if pair[0][0] != pair[1][0]]
+                left, better = self._best(pairs[:_MOST_PAIRS], wrong)
+            if left == wrong:
                 break
-            wrong, key, value = best
-            values[key] = value
+            wrong, values = left, better
         return values
+
+    def _best(self, choices: Sequence[Values], wrong: int) -> tuple[int, Values]:
+        """How much is wrong with the first of the best choices, if it is less than so much."""
+        best: Values = {}
+        for values in choices:
+            form = self.form(values)
+            if form is not None and (left := len(differences(self.wanted, form))) < wrong:
+                wrong, best = left, values
+        return wrong, best
 
     def _changed(self, key: str) -> bool:
         """Whether anything of a model follows a key."""
@@ -129,9 +138,9 @@ class _Search:
             for path, wanted in self.wanted.items():
                 for old, new, goal in zip(*(_sizes(part.get(path)) for part in (now, form)), _sizes(wanted), strict=False):
                     if old != goal and new != old:
-                        candidate = goal if value is None else _solved(value, probe, old, new, goal)
-                        if candidate is not None and candidate > 0 and candidate != value:
-                            found[candidate] = found.get(candidate, 0) + 1
+                        for candidate in (goal,) if value is None else _solved(value, probe, old, new, goal):
+                            if candidate > 0 and candidate != value:
+                                found[candidate] = found.get(candidate, 0) + 1
             if found:
                 break
         return sorted(found, key=lambda candidate: -found[candidate])[:_MOST_TRIED]
@@ -145,15 +154,19 @@ class _Search:
             values = right
 
     def _is_decided(self, key: str, values: Values) -> bool:
-        """Whether every saved tensor that follows a key is right at its new value."""
+        """Whether every axis of a saved tensor that follows a key is right at its new value."""
         form = self.form(values)
         without = self.form({other: value for other, value in values.items() if other != key})
         if form is None:
             return False
         if without is None:
             return not differences(self.wanted, form)
-        following = [path for path in differences(form, without) if path in self._saved]
-        return all(form.get(path) == self.wanted.get(path) for path in following)
+        return all(
+            now == goal
+            for path in self._saved
+            for now, before, goal in zip_longest(*(_sizes(part.get(path)) for part in (form, without, self.wanted)))
+            if now != before
+        )
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
@@ -163,10 +176,16 @@ def _sizes(value: Any) -> tuple[int, ...]:
     return value if isinstance(value, tuple) and all(type(item) is int for item in value) else ()
 
 
-def _solved(value: int, probe: int, old: int, new: int, goal: int) -> int | None:
-    """The value at which a size is `goal`, if it goes from `old` to `new` as the value goes to `probe`."""
+def _solved(value: int, probe: int, old: int, new: int, goal: int) -> Iterator[int]:
+    """The values at which a size is `goal`, if it goes from `old` to `new` as the value goes to `probe`.
+
+    It may follow in a straight line, or as a share does: the size of a head follows the number of heads.
+    """
     numerator, denominator = (goal - old) * (probe - value), new - old
-    return value + numerator // denominator if numerator % denominator == 0 else None
+    if numerator % denominator == 0:
+        yield value + numerator // denominator
+    if goal and old * value == new * probe and old * value % goal == 0:
+        yield old * value // goal
 
 
 def _problems(search: _Search, config: Config, model: Any) -> Iterator[str]:

@@ -24,6 +24,7 @@ def update_config_(plan: Plan, model: Any) -> dict[str, tuple[int | None, int | 
 
     Raises:
         PlanError: the arguments are no plan and no model of transformers.
+        MismatchError: the model is not what the plan leads to.
 
     >>> import torch, depgraph as dg
     >>> from transformers import LlamaConfig, LlamaForCausalLM                      # doctest: +SKIP

@@ -60,7 +60,11 @@ def plans(graph: dg.Graph, scores: dict[str, Any]) -> dict[str, dg.Plan]:
     """A plan for each column."""
     roles = {group.role for group in graph.groups}
     inner = [group.name for group in graph.groups if group.role in {"channel", "block"} and _within_a_layer(group)]
-    whole = {f"role:{role}": ratio for role, ratio in (("head_dim", 0), ("head", 0.5), ("kv_group", 0.5)) if role in roles}
+    whole = {f"role:{role}": 0.5 for role in ("head", "kv_group") if role in roles}
+    if len(whole) == 2:
+        del whole["role:kv_group"]  # keys and values go with all queries that read them
+    if "head_dim" in roles:
+        whole["role:head_dim"] = 0
     options: dict[str, dict[str, Any]] = {
         "half": {"ratio": 0.5},
         "heads": {"ratio": {"*": 0.5, **whole}},
@@ -69,7 +73,7 @@ def plans(graph: dg.Graph, scores: dict[str, Any]) -> dict[str, dg.Plan]:
     }
     found = {}
     for name, given in options.items():
-        if name == "inner" and not inner or name == "heads" and not whole:
+        if (name == "inner" and not inner) or (name == "heads" and not whole):
             continue
         try:
             found[name] = dg.plan(graph, scores, **given)
