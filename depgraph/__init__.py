@@ -1,8 +1,8 @@
 """depgraph: exact structural pruning of PyTorch models as a pure, immutable graph library.
 
 The names of the main job are here; the others stand on shelves, by topic: `dg.criteria`, `dg.penalties`, `dg.schedules`,
-`dg.ragged`, `dg.latency`, `dg.optimizers`, `dg.choosing`, `dg.plans`, `dg.errors`, `dg.testing`. Names are loaded when they are
-asked for, so that graphs and plans can be read, and plans made, without loading torch.
+`dg.ragged`, `dg.latency`, `dg.optimizers`, `dg.choosing`, `dg.plans`, `dg.hf`, `dg.errors`, `dg.testing`. Names are loaded
+when they are asked for, so that graphs and plans can be read, and plans made, without loading torch.
 
 >>> import torch, depgraph as dg
 >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from depgraph import choosing as choosing
     from depgraph import criteria as criteria
     from depgraph import errors as errors
+    from depgraph import hf as hf
     from depgraph import moments as moments
     from depgraph import penalties as penalties
     from depgraph import plans as plans
@@ -96,6 +97,7 @@ __all__ = [
     "execute",
     "execute_",
     "explain",
+    "hf",
     "iterate",
     "latency",
     "mask",
@@ -161,6 +163,7 @@ _SHELVES = {
     "choosing": "depgraph.choosing",
     "criteria": "depgraph.criteria",
     "errors": "depgraph.errors",
+    "hf": "depgraph.hf",
     "moments": "depgraph.moments",
     "latency": "depgraph.choosing.latency",
     "optimizers": "depgraph.execution.optimizers",

@@ -1,0 +1,106 @@
+"""The numbers of a configuration by dotted keys, in its dictionary and in the object itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from depgraph.execution.attributes import holders
+from depgraph.graph.paths import key_of
+from depgraph.hf.building import Config
+from depgraph.plans.plan import Plan
+
+RECORD = "depgraph"
+"""The entry of a configuration that says what pruning changed in it."""
+
+
+def numbers_in(content: Any, prefix: str = "") -> Iterator[tuple[str, int | None]]:
+    """The whole numbers of a configuration's dictionary, and what is None there, which may stand for one."""
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in items:
+        path = f"{prefix}{key}"
+        if isinstance(value, (dict, list)):
+            yield from () if key == RECORD else numbers_in(value, f"{path}.")
+        elif type(value) is int or (value is None and isinstance(content, dict)):
+            yield path, value
+
+
+def with_values(content: dict[str, Any], values: Mapping[str, int | None]) -> dict[str, Any]:
+    """A copy of a configuration's dictionary with other values at some keys."""
+    result = copy.deepcopy(content)
+    for path, value in values.items():
+        *steps, last = path.split(".")
+        holder: Any = result
+        for step in steps:
+            holder = holder[int(step) if isinstance(holder, list) else step]
+        holder[int(last) if isinstance(holder, list) else last] = value
+    return result
+
+
+def set_values(config: Config, values: Mapping[str, int | None]) -> dict[str, int | None]:
+    """Write values to a configuration itself; what stood there before is returned."""
+    before: dict[str, int | None] = {}
+    for path, value in values.items():
+        *steps, last = path.split(".")
+        holder: Any = config
+        for step in steps:
+            holder = _item(holder, step)
+        before[path] = _item(holder, last) if steps or hasattr(config, last) else None
+        if isinstance(holder, list):
+            holder[int(last)] = value
+        elif isinstance(holder, tuple):
+            position = int(last)
+            set_whole(config, steps, (*holder[:position], value, *holder[position + 1 :]))
+        elif isinstance(holder, dict):
+            holder[key_of(last, holder)] = value
+        else:
+            setattr(holder, last, value)
+    return before
+
+
+def set_whole(config: Config, steps: list[str], value: Any) -> None:
+    """Replace a whole entry of a configuration, such as a tuple."""
+    holder: Any = config
+    for step in steps[:-1]:
+        holder = _item(holder, step)
+    if isinstance(holder, dict):
+        holder[key_of(steps[-1], holder)] = value
+    else:
+        setattr(holder, steps[-1], value)
+
+
+def _item(holder: Any, step: str) -> Any:
+    if isinstance(holder, (list, tuple)):
+        return holder[int(step)]
+    return holder[key_of(step, holder)] if isinstance(holder, dict) else getattr(holder, step)
+
+
+def original_config(plan: Plan, model: Any) -> Config:
+    """The configuration that a pruned model was built from: a copy, without what the plan and `update_config_` wrote to it."""
+    copies: dict[int, Any] = {}
+    config = copy.deepcopy(model.config, copies)
+    for edit in plan.edits:
+        holder = holders(model, edit.path)[-1]
+        own, last = copies.get(id(holder)), edit.path.rpartition(".")[2]
+        if own is None or own is holder:
+            continue
+        if isinstance(own, list):
+            own[int(last)] = edit.old
+        elif isinstance(own, dict):
+            own[key_of(last, own)] = edit.old
+        else:
+            vars(own)[last] = edit.old
+    before, added = recorded(config)
+    set_values(config, before)
+    for name in (*added, RECORD):
+        vars(config).pop(name, None)
+    return config
+
+
+def recorded(config: Config) -> tuple[dict[str, int | None], list[str]]:
+    """What `update_config_` found at the keys that it changed, and which keys it added."""
+    record = getattr(config, RECORD, None)
+    if not isinstance(record, dict):
+        return {}, []
+    return dict(record.get("before", {})), list(record.get("added", []))

@@ -1,0 +1,237 @@
+"""Which values of a configuration give a pruned model's shapes: found by building, not looked up.
+
+One number of the configuration is changed at a time, and the model is built on `meta`: sizes that follow say what the number
+has to be. The values are proved by building once more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import combinations, zip_longest
+from typing import Any
+
+import torch
+from attrs import field, frozen
+
+from depgraph.hf.building import Config, Form, built, differences, form_of, keys_asked_for, unsaved_buffers
+from depgraph.hf.keys import numbers_in, original_config, with_values
+from depgraph.plans.plan import Plan
+
+_MOST_TRIED = 6
+"""So many values are tried of each key in a round: sizes that follow a key ask for one, or the layers differ."""
+
+_MOST_PAIRS = 60
+"""So many pairs of values are tried where no single one puts anything right."""
+
+Values = dict[str, int | None]
+
+
+@frozen
+class Solution:
+    """What a configuration can say of a pruned model.
+
+    Attributes:
+        original: the configuration before pruning.
+        config: the one with the new values; it gives the whole model if there are no `problems`.
+        values: key to new value, of the keys that the plan decides.
+        before: key to old value, of those that the original configuration has.
+        added: keys that it lacks, and that the class asks for all the same.
+        problems: where a model built from `config` would be another one, a sentence each.
+    """
+
+    original: Config = field(repr=False)
+    config: Config = field(repr=False)
+    values: Values
+    before: Values
+    added: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def solution_of(plan: Plan, model: Any) -> Solution:
+    """The values that a pruned model asks of its configuration."""
+    with _quiet():
+        original = original_config(plan, model)
+        search = _Search(type(model), original, model, plan)
+        decided = search.decided(search.values())
+        config = search.config(decided)
+        problems = tuple(_problems(search, config, model))
+    before = {key: search.numbers[key] for key in decided if key not in search.lacking}
+    return Solution(original, config, decided, before, tuple(key for key in decided if key in search.lacking), problems)
+
+
+class _Search:
+    """Greedy: of all values the one that puts most right goes first; where none puts anything right, of all pairs of them."""
+
+    def __init__(self, model_class: type[Any], original: Config, model: Any, plan: Plan) -> None:
+        self._model_class, self._kind = model_class, type(original)
+        self._attention = original._attn_implementation
+        self.unread = [item.path for item in plan.unread]
+        self._dict: dict[str, Any] = original.to_dict()
+        self.lacking = keys_asked_for(model_class, original) - self._dict.keys()
+        self.numbers = {**dict(numbers_in(self._dict)), **dict.fromkeys(sorted(self.lacking))}
+        self.wanted = form_of(model, self.unread)
+        self._saved = model.state_dict().keys()
+        self._known: dict[tuple[tuple[str, int | None], ...], Form | None] = {}
+
+    def config(self, values: Values) -> Config:
+        """The configuration with other values."""
+        config = self._kind.from_dict(with_values(self._dict, values))
+        config._attn_implementation = self._attention
+        return config
+
+    def form(self, values: Values) -> Form | None:
+        """The form of a model with these values; None if there is no such model."""
+        key = tuple(sorted(values.items()))
+        if key not in self._known:
+            try:
+                self._known[key] = form_of(built(self._model_class, self.config(values)), self.unread)
+            except Exception:  # noqa: BLE001  classes refuse values in ways of their own, and any refusal is an answer
+                self._known[key] = None
+        return self._known[key]
+
+    def values(self) -> Values:
+        """The values with which least is wrong."""
+        values: Values = {}
+        form = self.form(values)
+        if form is None:
+            return values
+        wrong = len(differences(self.wanted, form))
+        active = [key for key in self.numbers if self._changed(key)]
+        while wrong:
+            moves = [(key, value) for key in active for value in self._candidates(key, values)]
+            left, better = self._best([{**values, key: value} for key, value in moves], wrong)
+            if left == wrong:
+                pairs = [{**values, **dict(pair)} for pair in combinations(moves, 2) if pair[0][0] != pair[1][0]]
+                left, better = self._best(pairs[:_MOST_PAIRS], wrong)
+            if left == wrong:
+                break
+            wrong, values = left, better
+        return values
+
+    def _best(self, choices: Sequence[Values], wrong: int) -> tuple[int, Values]:
+        """How much is wrong with the first of the best choices, if it is less than so much."""
+        best: Values = {}
+        for values in choices:
+            form = self.form(values)
+            if form is not None and (left := len(differences(self.wanted, form))) < wrong:
+                wrong, best = left, values
+        return wrong, best
+
+    def _changed(self, key: str) -> bool:
+        """Whether anything of a model follows a key."""
+        base = self.form({})
+        return any((form := self.form({key: value})) is not None and form != base for value in self._probes(self.numbers[key]))
+
+    def _probes(self, value: int | None) -> tuple[int, ...]:
+        return (8, 64) if value is None else (2 * value, value + 1) if value else ()
+
+    def _candidates(self, key: str, values: Values) -> list[int]:
+        """Values that would put a size right that follows the key, as if it followed in a straight line."""
+        now, value = self.form(values), values.get(key, self.numbers[key])
+        found: dict[int, int] = {}
+        for probe in self._probes(value):
+            form = self.form({**values, key: probe})
+            if form is None or now is None:
+                continue
+            for path, wanted in self.wanted.items():
+                for old, new, goal in zip(*(_sizes(part.get(path)) for part in (now, form)), _sizes(wanted), strict=False):
+                    if old != goal and new != old:
+                        for candidate in (goal,) if value is None else _solved(value, probe, old, new, goal):
+                            if candidate > 0 and candidate != value:
+                                found[candidate] = found.get(candidate, 0) + 1
+            if found:
+                break
+        return sorted(found, key=lambda candidate: -found[candidate])[:_MOST_TRIED]
+
+    def decided(self, values: Values) -> Values:
+        """The values of those keys of which everything that follows is right, when only these are set."""
+        while True:
+            right = {key: value for key, value in values.items() if self._is_decided(key, values)}
+            if right == values:
+                return values
+            values = right
+
+    def _is_decided(self, key: str, values: Values) -> bool:
+        """Whether every axis of a saved tensor that follows a key is right at its new value."""
+        form = self.form(values)
+        without = self.form({other: value for other, value in values.items() if other != key})
+        if form is None:
+            return False
+        if without is None:
+            return not differences(self.wanted, form)
+        return all(
+            now == goal
+            for path in self._saved
+            for now, before, goal in zip_longest(*(_sizes(part.get(path)) for part in (form, without, self.wanted)))
+            if now != before
+        )
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    """The whole numbers of a shape or attribute."""
+    if type(value) is int:
+        return (value,)
+    return value if isinstance(value, tuple) and all(type(item) is int for item in value) else ()
+
+
+def _solved(value: int, probe: int, old: int, new: int, goal: int) -> Iterator[int]:
+    """The values at which a size is `goal`, if it goes from `old` to `new` as the value goes to `probe`.
+
+    It may follow in a straight line, or as a share does: the size of a head follows the number of heads.
+    """
+    numerator, denominator = (goal - old) * (probe - value), new - old
+    if numerator % denominator == 0:
+        yield value + numerator // denominator
+    if goal and old * value == new * probe and old * value % goal == 0:
+        yield old * value // goal
+
+
+def _problems(search: _Search, config: Config, model: Any) -> Iterator[str]:
+    """Where the model that is built from a configuration, as it is read back from its file, is another one."""
+    config = type(config).from_dict(_stored(config))
+    config._attn_implementation = search._attention
+    try:
+        fresh = built(type(model), config, buffers=True)
+    except Exception as error:  # noqa: BLE001  told
+        yield f"no model can be built from the configuration: {type(error).__name__}: {error}"
+        return
+    form = form_of(fresh, search.unread)
+    for path in differences(search.wanted, form):
+        yield f"{path!r}: the pruned model has {search.wanted.get(path)}, the configuration gives {form.get(path)}"
+    buffers = unsaved_buffers(fresh)
+    for name, buffer in unsaved_buffers(model).items():
+        other = buffers.get(name)
+        if other is not None and other.shape == buffer.shape and not same_values(buffer, other):
+            yield f"{name!r}: what the pruned model has of it is not what a smaller model computes"
+
+
+def same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same values, wherever they are."""
+    return torch.equal(one.detach().cpu(), other.detach().cpu().to(one.dtype))
+
+
+def _stored(config: Config) -> dict[str, Any]:
+    """What a configuration's file holds."""
+    import json
+
+    stored: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return stored
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' advice on configurations that are only tried."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def described(values: Mapping[str, int | None], before: Mapping[str, int | None]) -> str:
+    """Keys with their old and new values, in words."""
+    return ", ".join(f"{key} {before[key]} -> {value}" for key, value in values.items()) or "none"

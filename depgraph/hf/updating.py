@@ -1,0 +1,41 @@
+"""A pruned model's own configuration, brought up to date."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from depgraph.hf.building import checked_model
+from depgraph.hf.keys import RECORD, recorded, set_values
+from depgraph.hf.solving import solution_of
+from depgraph.plans.plan import Plan
+
+
+def update_config_(plan: Plan, model: Any) -> dict[str, tuple[int | None, int | None]]:
+    """Write the sizes of a pruned model to its configuration, as far as one number says what is true in all layers.
+
+    What stood there before is kept in the configuration's entry ``depgraph``, so that `save_pretrained` still finds it.
+
+    Args:
+        plan: what was removed.
+        model: what `dg.execute` returned.
+
+    Returns:
+        Key to (old value, new value). Keys of a nested configuration are dotted.
+
+    Raises:
+        PlanError: the arguments are no plan and no model of transformers.
+        MismatchError: the model is not what the plan leads to.
+
+    >>> import torch, depgraph as dg
+    >>> from transformers import LlamaConfig, LlamaForCausalLM                      # doctest: +SKIP
+    >>> model = LlamaForCausalLM(config).eval()                                     # doctest: +SKIP
+    >>> small = dg.execute(plan, model)                                             # doctest: +SKIP
+    >>> dg.hf.update_config_(plan, small)                                           # doctest: +SKIP
+    {'hidden_size': (32, 16), 'intermediate_size': (64, 32)}
+    """
+    checked_model(plan, model)
+    solution = solution_of(plan, model)
+    old, added = recorded(model.config)
+    set_values(model.config, solution.values)
+    setattr(model.config, RECORD, {"before": {**solution.before, **old}, "added": sorted({*added, *solution.added})})
+    return {key: (solution.before.get(key), value) for key, value in solution.values.items()}
