@@ -32,6 +32,10 @@ class Saved:
         stock: whether `from_pretrained` of transformers loads the folder and gives the same model.
         keys: configuration key to (old value, new value).
         problems: why not, a sentence each.
+
+    >>> import depgraph as dg
+    >>> print(dg.hf.Saved(Path("small"), True, {"intermediate_size": (64, 32)}, ()))
+    small: transformers loads it; changed keys: intermediate_size 64 -> 32
     """
 
     folder: Path
@@ -76,6 +80,18 @@ def save_pretrained(
     Raises:
         PlanError: the arguments are no plan and no model of transformers, or the folder exists.
         MismatchError: the model is not what the plan makes of a model with its configuration.
+
+    >>> import depgraph as dg
+    >>> model = LlamaForCausalLM.from_pretrained("original")                                        # doctest: +SKIP
+    >>> graph = dg.trace(model, kwargs={"input_ids": torch.arange(8)[None]})                        # doctest: +SKIP
+    >>> plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude()), ratio={"*.mlp": 0.5})         # doctest: +SKIP
+    >>> print(dg.hf.save_pretrained(plan, dg.execute(plan, model), "small"))                        # doctest: +SKIP
+    small: transformers loads it; changed keys: intermediate_size 128 -> 64
+    >>> linear = torch.nn.Linear(4, 2)
+    >>> dg.hf.save_pretrained(dg.Plan.empty(dg.trace(linear, torch.zeros(1, 4))), linear, "small")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    depgraph.errors.PlanError: expected a Plan and a model of transformers, in this order, met (Plan, Linear). Nothing ...
     """
     checked_model(plan, model)
     folder = Path(folder)
@@ -186,19 +202,25 @@ def from_pretrained(
         PlanError: the folder was not written by `save_pretrained`, or its class is unknown.
         DocumentError: the plan in the folder is damaged.
         MismatchError: plan, configuration and weights do not belong together.
+
+    >>> import depgraph as dg
+    >>> small = dg.hf.from_pretrained("small", dtype=torch.bfloat16)                # doctest: +SKIP
+    >>> dg.hf.from_pretrained("elsewhere")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    depgraph.errors.PlanError: 'elsewhere' has no config.json and no depgraph_plan.json: expected ...
     """
     folder = Path(folder)
-    transformers = library()
     missing = [name for name in ("config.json", PLAN) if not (folder / name).is_file()]
     if missing:
         raise PlanError(f"{str(folder)!r} has no {' and no '.join(missing)}: expected what dg.hf.save_pretrained wrote.")
+    transformers = library()
     stored = json.loads((folder / "config.json").read_text())
     record = stored.get(RECORD, {})
     model_class = model_class or _class_of(transformers, stored)
     plan = Plan.load(folder / PLAN)
     if record.get("stock"):
-        model = model_class.from_pretrained(folder, **({} if dtype is None else {"dtype": dtype}))
-        return model.to(device).eval()
+        return model_class.from_pretrained(folder, **({} if dtype is None else {"dtype": dtype})).to(device).eval()
     config = model_class.config_class.from_pretrained(folder)
     if hasattr(config, RECORD):
         delattr(config, RECORD)

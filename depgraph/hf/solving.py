@@ -7,8 +7,10 @@ has to be. The values are proved by building once more.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import combinations, zip_longest
 from typing import Any
 
@@ -92,23 +94,52 @@ class _Search:
         return self._known[key]
 
     def values(self) -> Values:
-        """The values with which least is wrong."""
+        """The values with which least is wrong.
+
+        Shapes may be right by other values than the attributes ask for: fewer heads, or smaller ones. Then the search begins
+        again without a key that it has set, unless layers that were alike differ, for which there are no values.
+        """
+        values, wrong = self._descended(())
+        if wrong and not self._layers_differ():
+            for key in values:
+                other, left = self._descended((key,))
+                if left < wrong:
+                    values, wrong = other, left
+        return values
+
+    def _descended(self, without: Sequence[str]) -> tuple[Values, int]:
+        """The values to which steps lead that each put something right, and how much is wrong with them."""
         values: Values = {}
         form = self.form(values)
         if form is None:
-            return values
+            return values, 0
         wrong = len(differences(self.wanted, form))
-        active = [key for key in self.numbers if self._changed(key)]
+        alike = not self._layers_differ()
+        seen: dict[tuple[str, int], None] = {}
         while wrong:
-            moves = [(key, value) for key in active for value in self._candidates(key, values)]
+            keys = (key for key in self._active if key not in without)
+            moves = [(key, value) for key in keys for value in self._candidates(key, values)]
+            seen.update(dict.fromkeys(moves))
             left, better = self._best([{**values, key: value} for key, value in moves], wrong)
-            if left == wrong:
-                pairs = [{**values, **dict(pair)} for pair in combinations(moves, 2) if pair[0][0] != pair[1][0]]
+            if left == wrong and alike:
+                pairs = [{**values, **dict(pair)} for pair in combinations(seen, 2) if pair[0][0] != pair[1][0]]
                 left, better = self._best(pairs[:_MOST_PAIRS], wrong)
             if left == wrong:
                 break
             wrong, values = left, better
-        return values
+        return values, wrong
+
+    @cached_property
+    def _active(self) -> list[str]:
+        return [key for key in self.numbers if self._changed(key)]
+
+    def _layers_differ(self) -> bool:
+        """Whether tensors of numbered layers that had equal shapes have them no more."""
+        shapes: dict[tuple[str, Any], set[Any]] = {}
+        form = self.form({}) or {}
+        for name in self._saved:
+            shapes.setdefault((re.sub(r"\d+", "*", name), form.get(name)), set()).add(self.wanted.get(name))
+        return any(len(found) > 1 for found in shapes.values())
 
     def _best(self, choices: Sequence[Values], wrong: int) -> tuple[int, Values]:
         """How much is wrong with the first of the best choices, if it is less than so much."""
@@ -154,16 +185,18 @@ class _Search:
             values = right
 
     def _is_decided(self, key: str, values: Values) -> bool:
-        """Whether every axis of a saved tensor that follows a key is right at its new value."""
+        """Whether every axis of a saved tensor that follows a key is right at its new value; of attributes, where none does."""
         form = self.form(values)
         without = self.form({other: value for other, value in values.items() if other != key})
         if form is None:
             return False
         if without is None:
             return not differences(self.wanted, form)
+        changed = differences(form, without)
+        following = [path for path in changed if path in self._saved] or changed
         return all(
             now == goal
-            for path in self._saved
+            for path in following
             for now, before, goal in zip_longest(*(_sizes(part.get(path)) for part in (form, without, self.wanted)))
             if now != before
         )

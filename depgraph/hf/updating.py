@@ -27,11 +27,14 @@ def update_config_(plan: Plan, model: Any) -> dict[str, tuple[int | None, int | 
         MismatchError: the model is not what the plan leads to.
 
     >>> import torch, depgraph as dg
-    >>> from transformers import LlamaConfig, LlamaForCausalLM                      # doctest: +SKIP
-    >>> model = LlamaForCausalLM(config).eval()                                     # doctest: +SKIP
     >>> small = dg.execute(plan, model)                                             # doctest: +SKIP
     >>> dg.hf.update_config_(plan, small)                                           # doctest: +SKIP
-    {'hidden_size': (32, 16), 'intermediate_size': (64, 32)}
+    {'hidden_size': (128, 64), 'num_attention_heads': (8, 4), 'num_key_value_heads': (2, 1)}
+    >>> linear = torch.nn.Linear(4, 2)
+    >>> dg.hf.update_config_(dg.Plan.empty(dg.trace(linear, torch.zeros(1, 4))), linear)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    depgraph.errors.PlanError: expected a Plan and a model of transformers, in this order, met (Plan, Linear). Nothing ...
     """
     checked_model(plan, model)
     solution = solution_of(plan, model)
