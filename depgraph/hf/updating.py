@@ -34,7 +34,7 @@ def update_config_(plan: Plan, model: Any) -> dict[str, tuple[int | None, int | 
     >>> dg.hf.update_config_(dg.Plan.empty(dg.trace(linear, torch.zeros(1, 4))), linear)
     Traceback (most recent call last):
         ...
-    depgraph.errors.PlanError: expected a Plan and a model of transformers, in this order, met (Plan, Linear). Nothing was changed.
+    depgraph.errors.PlanError: expected a Plan and a model of transformers, met (Plan, Linear). Nothing was changed.
     """
     checked_model(plan, model)
     solution = solution_of(plan, model)

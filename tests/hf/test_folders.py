@@ -170,6 +170,45 @@ def test_updating_twice_changes_nothing_more(tmp_path):
     assert dg.hf.save_pretrained(plan, small, tmp_path / "model").keys == first
 
 
+def test_a_model_that_was_loaded_is_pruned_again(tmp_path):
+    """From a stock folder the second plan starts at its configuration; else both plans in turn lead from the original."""
+    model, inputs, graph, scores = scored("llama_gqa")
+    plan = dg.plan(graph, scores, ratio=0.25, only=inner(graph))
+    dg.hf.save_pretrained(plan, dg.execute(plan, model), tmp_path / "first")
+    loaded = type(model).from_pretrained(tmp_path / "first").eval()
+    graph = dg.trace(loaded, kwargs=inputs)
+    second = dg.plan(graph, dg.score(graph, loaded, dg.Magnitude(p=2)), ratio=0.5, only=inner(graph))
+    saved = dg.hf.save_pretrained(second, small := dg.execute(second, loaded), tmp_path / "second")
+    assert saved.stock and saved.keys == {"intermediate_size": (96, 48)}
+    uneven_first = dg.plan(graph, dg.score(graph, loaded, dg.Magnitude(p=2)), ratio={inner(graph)[0]: 0.5})
+    dg.hf.save_pretrained(uneven_first, dg.execute(uneven_first, loaded), tmp_path / "third")
+    third = dg.hf.from_pretrained(tmp_path / "third")
+    graph = dg.trace(third, kwargs=inputs)
+    assert graph == uneven_first.apply(dg.trace(loaded, kwargs=inputs))
+    last = dg.plan(graph, dg.score(graph, third, dg.Magnitude(p=2)), ratio={inner(graph)[1]: 0.25})
+    small = dg.execute(last, third)
+    with pytest.raises(dg.errors.MismatchError):
+        dg.hf.save_pretrained(last, small, tmp_path / "fourth")
+    dg.hf.save_pretrained(uneven_first.then(last), small, tmp_path / "fourth")
+    assert alike(small, dg.hf.from_pretrained(tmp_path / "fourth"), inputs)
+
+
+def test_a_folder_is_data(tmp_path):
+    """Whatever the configuration's record says, only whole numbers are written, at plain keys."""
+    small, plan, inputs = uneven("bert")
+    dg.hf.save_pretrained(plan, small, tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    stored = json.loads(path.read_text())
+    stored["depgraph"]["values"] = {"__class__": 3, "_private": 4, "hidden_size": "text", "vocab_size": 7}
+    path.write_text(json.dumps(stored))
+    loaded = dg.hf.from_pretrained(tmp_path / "model")
+    assert alike(small, loaded, inputs) and type(loaded.config) is type(small.config)
+    assert (loaded.config.hidden_size, loaded.config.vocab_size) == (64, 7) and not hasattr(loaded.config, "_private")
+    path.write_text(json.dumps({**stored, "architectures": ["logging"]}))
+    with pytest.raises(dg.errors.PlanError, match="model_class"):
+        dg.hf.from_pretrained(tmp_path / "model")
+
+
 @pytest.mark.parametrize("ratio", [0.5, WHOLE_HEADS])
 @pytest.mark.parametrize("name", ["llama_gqa", "mistral", "gpt2"])
 def test_pruned_models_generate_with_their_cache(name, ratio):
