@@ -32,7 +32,7 @@ def checked_model(plan: object, model: object) -> Any:
     """
     if not isinstance(plan, Plan) or not isinstance(model, nn.Module) or not hasattr(model, "config"):
         met = f"({type(plan).__name__}, {type(model).__name__})"
-        raise PlanError(f"expected a Plan and a model of transformers, in this order, met {met}. Nothing was changed.")
+        raise PlanError(f"expected a Plan and a model of transformers, met {met}. Nothing was changed.")
     transformers = library()
     if not isinstance(model, transformers.PreTrainedModel):
         raise PlanError(

@@ -15,7 +15,7 @@ from attrs import frozen
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.execute import execute_
 from depgraph.hf.building import built, checked_model, library, tensors_of, unsaved_buffers
-from depgraph.hf.keys import RECORD, set_values
+from depgraph.hf.keys import RECORD, checked_values, set_values
 from depgraph.hf.solving import Solution, described, same_values, solution_of
 from depgraph.plans.plan import Plan
 
@@ -88,10 +88,10 @@ def save_pretrained(
     >>> print(dg.hf.save_pretrained(plan, dg.execute(plan, model), "small"))                        # doctest: +SKIP
     small: transformers loads it; changed keys: intermediate_size 128 -> 64
     >>> linear = torch.nn.Linear(4, 2)
-    >>> dg.hf.save_pretrained(dg.Plan.empty(dg.trace(linear, torch.zeros(1, 4))), linear, "small")  # doctest: +ELLIPSIS
+    >>> dg.hf.save_pretrained(dg.Plan.empty(dg.trace(linear, torch.zeros(1, 4))), linear, "small")
     Traceback (most recent call last):
         ...
-    depgraph.errors.PlanError: expected a Plan and a model of transformers, in this order, met (Plan, Linear). Nothing ...
+    depgraph.errors.PlanError: expected a Plan and a model of transformers, met (Plan, Linear). Nothing was changed.
     """
     checked_model(plan, model)
     folder = Path(folder)
@@ -144,14 +144,13 @@ def _write(
     finally:
         vars(config).clear()
         vars(config).update(attributes)
-    record: dict[str, Any] = {
-        "stock": stock,
-        "before": solution.before,
-        "values": solution.values,
-        "added": list(solution.added),
-    }
+    record: dict[str, Any] = {"stock": stock, "values": solution.values}
     if not stock:
-        record["note"] = "load this folder with depgraph.hf.from_pretrained: its layers differ from what this file says"
+        record.update(
+            before=solution.before,
+            added=list(solution.added),
+            note="load this folder with depgraph.hf.from_pretrained: its layers are not what this file says",
+        )
     setattr(stored, RECORD, record)
     stored.to_json_file(folder / "config.json", use_diff=False)
     plan.save(folder / PLAN)
@@ -205,18 +204,19 @@ def from_pretrained(
 
     >>> import depgraph as dg
     >>> small = dg.hf.from_pretrained("small", dtype=torch.bfloat16)                # doctest: +SKIP
-    >>> dg.hf.from_pretrained("elsewhere")  # doctest: +ELLIPSIS
+    >>> dg.hf.from_pretrained("elsewhere")
     Traceback (most recent call last):
         ...
-    depgraph.errors.PlanError: 'elsewhere' has no config.json and no depgraph_plan.json: expected ...
+    depgraph.errors.PlanError: 'elsewhere' has no config.json and no depgraph_plan.json: pass what dg.hf.save_pretrained wrote.
     """
     folder = Path(folder)
     missing = [name for name in ("config.json", PLAN) if not (folder / name).is_file()]
     if missing:
-        raise PlanError(f"{str(folder)!r} has no {' and no '.join(missing)}: expected what dg.hf.save_pretrained wrote.")
+        raise PlanError(f"{str(folder)!r} has no {' and no '.join(missing)}: pass what dg.hf.save_pretrained wrote.")
     transformers = library()
     stored = json.loads((folder / "config.json").read_text())
-    record = stored.get(RECORD, {})
+    record = stored.get(RECORD)
+    record = record if isinstance(record, dict) else {}
     model_class = model_class or _class_of(transformers, stored)
     plan = Plan.load(folder / PLAN)
     if record.get("stock"):
@@ -227,8 +227,8 @@ def from_pretrained(
     model: Any = built(model_class, config, buffers=True)
     execute_(plan, model)
     _load(model, folder)
-    set_values(model.config, {str(key): value for key, value in record.get("values", {}).items()})
-    setattr(model.config, RECORD, {"before": record.get("before", {}), "added": record.get("added", [])})
+    set_values(model.config, checked_values(record.get("values")))
+    setattr(model.config, RECORD, {"before": record.get("before"), "added": record.get("added")})
     if model.can_generate() and (folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return model.to(device=device, dtype=dtype).eval()
@@ -237,7 +237,7 @@ def from_pretrained(
 def _class_of(transformers: Any, stored: dict[str, Any]) -> type[Any]:
     for name in stored.get("architectures") or ():
         found = getattr(transformers, name, None)
-        if isinstance(found, type):
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
     raise PlanError(
         f"no class of transformers is called {stored.get('architectures')}; give model_class=. Nothing was changed."

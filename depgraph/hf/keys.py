@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from depgraph.execution.attributes import holders
-from depgraph.graph.paths import key_of
+from depgraph.graph.paths import is_step, key_of
 from depgraph.hf.building import Config
 from depgraph.plans.plan import Plan
 
@@ -101,6 +101,21 @@ def original_config(plan: Plan, model: Any) -> Config:
 def recorded(config: Config) -> tuple[dict[str, int | None], list[str]]:
     """What `update_config_` found at the keys that it changed, and which keys it added."""
     record = getattr(config, RECORD, None)
-    if not isinstance(record, dict):
-        return {}, []
-    return dict(record.get("before", {})), list(record.get("added", []))
+    record = record if isinstance(record, dict) else {}
+    added = record.get("added")
+    return checked_values(record.get("before")), [name for name in added if is_step(name)] if isinstance(added, list) else []
+
+
+def checked_values(values: object) -> dict[str, int | None]:
+    """What a file says of keys: whole numbers at plain names. Anything else in it is left out, for files are data."""
+    if not isinstance(values, dict):
+        return {}
+    return {
+        key: value
+        for key, value in values.items()
+        if type(key) is str and all(map(_is_plain_step, key.split("."))) and (type(value) is int or value is None)
+    }
+
+
+def _is_plain_step(step: str) -> bool:
+    return is_step(step) and not step.startswith("_")

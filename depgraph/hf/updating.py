@@ -31,10 +31,10 @@ def update_config_(plan: Plan, model: Any) -> dict[str, tuple[int | None, int | 
     >>> dg.hf.update_config_(plan, small)                                           # doctest: +SKIP
     {'hidden_size': (128, 64), 'num_attention_heads': (8, 4), 'num_key_value_heads': (2, 1)}
     >>> linear = torch.nn.Linear(4, 2)
-    >>> dg.hf.update_config_(dg.Plan.empty(dg.trace(linear, torch.zeros(1, 4))), linear)  # doctest: +ELLIPSIS
+    >>> dg.hf.update_config_(dg.Plan.empty(dg.trace(linear, torch.zeros(1, 4))), linear)
     Traceback (most recent call last):
         ...
-    depgraph.errors.PlanError: expected a Plan and a model of transformers, in this order, met (Plan, Linear). Nothing ...
+    depgraph.errors.PlanError: expected a Plan and a model of transformers, met (Plan, Linear). Nothing was changed.
     """
     checked_model(plan, model)
     solution = solution_of(plan, model)

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -51,7 +53,9 @@ def alike(one, other, inputs):
 def uneven(name):
     """A pruned model whose layers differ, its plan and inputs."""
     model, inputs, graph, scores = scored(name)
-    plan = dg.plan(graph, scores, ratio=0.3, scope="global", round_to=4, min_width=4)
+    channels = [group.name for group in graph.groups if group.role == "channel"]
+    ratios = {channel: 0.25 if position % 2 else 0.5 for position, channel in enumerate(channels)}
+    plan = dg.plan(graph, scores, ratio=ratios, round_to=4, min_width=4)
     return dg.execute(plan, model), plan, inputs
 
 
@@ -170,6 +174,45 @@ def test_updating_twice_changes_nothing_more(tmp_path):
     assert dg.hf.save_pretrained(plan, small, tmp_path / "model").keys == first
 
 
+def test_a_model_that_was_loaded_is_pruned_again(tmp_path):
+    """From a stock folder the second plan starts at its configuration; else both plans in turn lead from the original."""
+    model, inputs, graph, scores = scored("llama_gqa")
+    plan = dg.plan(graph, scores, ratio=0.25, only=inner(graph))
+    dg.hf.save_pretrained(plan, dg.execute(plan, model), tmp_path / "first")
+    loaded = type(model).from_pretrained(tmp_path / "first").eval()
+    graph = dg.trace(loaded, kwargs=inputs)
+    second = dg.plan(graph, dg.score(graph, loaded, dg.Magnitude(p=2)), ratio=0.5, only=inner(graph))
+    saved = dg.hf.save_pretrained(second, small := dg.execute(second, loaded), tmp_path / "second")
+    assert saved.stock and saved.keys == {"intermediate_size": (96, 48)}
+    uneven_first = dg.plan(graph, dg.score(graph, loaded, dg.Magnitude(p=2)), ratio={inner(graph)[0]: 0.5})
+    dg.hf.save_pretrained(uneven_first, dg.execute(uneven_first, loaded), tmp_path / "third")
+    third = dg.hf.from_pretrained(tmp_path / "third")
+    graph = dg.trace(third, kwargs=inputs)
+    assert graph == uneven_first.apply(dg.trace(loaded, kwargs=inputs))
+    last = dg.plan(graph, dg.score(graph, third, dg.Magnitude(p=2)), ratio={inner(graph)[1]: 0.25})
+    small = dg.execute(last, third)
+    with pytest.raises(dg.errors.MismatchError):
+        dg.hf.save_pretrained(last, small, tmp_path / "fourth")
+    dg.hf.save_pretrained(uneven_first.then(last), small, tmp_path / "fourth")
+    assert alike(small, dg.hf.from_pretrained(tmp_path / "fourth"), inputs)
+
+
+def test_a_folder_is_data(tmp_path):
+    """Whatever the configuration's record says, only whole numbers are written, at plain keys."""
+    small, plan, inputs = uneven("bert")
+    dg.hf.save_pretrained(plan, small, tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    stored = json.loads(path.read_text())
+    stored["depgraph"]["values"] = {"__class__": 3, "_private": 4, "hidden_size": "text", "vocab_size": 7}
+    path.write_text(json.dumps(stored))
+    loaded = dg.hf.from_pretrained(tmp_path / "model")
+    assert alike(small, loaded, inputs) and type(loaded.config) is type(small.config)
+    assert (loaded.config.hidden_size, loaded.config.vocab_size) == (64, 7) and not hasattr(loaded.config, "_private")
+    path.write_text(json.dumps({**stored, "architectures": ["logging"]}))
+    with pytest.raises(dg.errors.PlanError, match="model_class"):
+        dg.hf.from_pretrained(tmp_path / "model")
+
+
 @pytest.mark.parametrize("ratio", [0.5, WHOLE_HEADS])
 @pytest.mark.parametrize("name", ["llama_gqa", "mistral", "gpt2"])
 def test_pruned_models_generate_with_their_cache(name, ratio):
@@ -212,6 +255,34 @@ class Tokenizer:
 
     def save_pretrained(self, folder):
         (folder / "tokenizer.json").write_text("{}")
+
+
+def test_transformers_is_loaded_when_it_is_asked_for():
+    """The shelf itself loads nothing of it."""
+    code = "import sys, depgraph as dg; dg.hf.save_pretrained, dg.trace, dg.execute; print('transformers' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_a_half_precision_model_with_tied_embeddings(tmp_path):
+    """The dtype and the tie are as they were, and the files hold no tensor twice."""
+    module = transformers()
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100}
+    config = module.LlamaConfig(**sizes, num_hidden_layers=6, tie_word_embeddings=True)
+    torch.manual_seed(0)
+    model = module.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    inputs = {"input_ids": torch.arange(8)[None]}
+    graph = dg.trace(model, kwargs=inputs)
+    plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio={inner(graph)[0]: 0.5, inner(graph)[3]: 0.25})
+    small = dg.execute(plan, model)
+    dg.hf.save_pretrained(plan, small, tmp_path / "model")
+    again = dg.hf.from_pretrained(tmp_path / "model")
+    assert again.dtype == torch.bfloat16 and alike(small, again, inputs)
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    size = sum(parameter.nbytes for parameter in small.parameters())
+    assert (tmp_path / "model/model.safetensors").stat().st_size < size + 8000
+    wide = dg.hf.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert {parameter.dtype for parameter in wide.parameters()} == {torch.float32}
 
 
 def test_a_folder_is_refused_or_replaced_whole(tmp_path):
