@@ -231,9 +231,9 @@ def _problems(search: _Search, config: Config, model: Any) -> Iterator[str]:
         yield f"no model can be built from the configuration: {type(error).__name__}: {error}"
         return
     form = form_of(fresh, search.unread)
-    for path in differences(search.wanted, form):
-        yield f"{path!r}: the pruned model has {search.wanted.get(path)}, the configuration gives {form.get(path)}"
     buffers = unsaved_buffers(fresh)
+    for path in sorted(differences(search.wanted, form), key=buffers.__contains__):  # what a checkpoint holds comes first
+        yield f"{path!r}: the pruned model has {search.wanted.get(path)}, the configuration gives {form.get(path)}"
     for name, buffer in unsaved_buffers(model).items():
         other = buffers.get(name)
         if other is not None and other.shape == buffer.shape and not same_values(buffer, other):

@@ -52,7 +52,8 @@ every output is equal, bit for bit.
   inner width of its feed-forward network or experts; the model's width and its attention stay whole.
 - The first three columns: transformers' own `from_pretrained` loads the folder; the configuration's keys that were found
   follow, or the first reason why no configuration gives this model.
-- *not uniform*: groups compete (`scope="global"`, 70 % remains), so that layers differ; `dg.hf.from_pretrained` loads it.
+- *not uniform*: a half of every second group of channels goes, a quarter of the others, so that layers differ;
+  `dg.hf.from_pretrained` loads it.
 """
 
 
@@ -65,11 +66,13 @@ def plans(graph: dg.Graph, scores: dict[str, Any]) -> dict[str, dg.Plan]:
         del whole["role:kv_group"]  # keys and values go with all queries that read them
     if "head_dim" in roles:
         whole["role:head_dim"] = 0
+    channels = [group.name for group in graph.groups if group.role == "channel"]
+    uneven = {name: 0.25 if position % 2 else 0.5 for position, name in enumerate(channels)}
     options: dict[str, dict[str, Any]] = {
         "half": {"ratio": 0.5},
         "heads": {"ratio": {"*": 0.5, **whole}},
         "inner": {"ratio": 0.5, "only": inner, "round_to": 4},
-        "global": {"ratio": 0.3, "scope": "global", "round_to": 4, "min_width": 4},
+        "uneven": {"ratio": uneven, "round_to": 4, "min_width": 4},
     }
     found = {}
     for name, given in options.items():
@@ -138,11 +141,11 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         uniform = [record.get(name) for name in UNIFORM]
         ours = [one for one in uniform if one]
         every = "yes" if all(one.get("ours") for one in ours) else "**no**"
-        last = record.get("global", {})
+        last = record.get("uneven", {})
         lines.append([family, *map(_stock, uniform), every, _ours(last)])
     counts = {name: sum(bool(record.get(name, {}).get("stock")) for record in records.values()) for name in UNIFORM}
     some = sum(any(record.get(name, {}).get("stock") for name in UNIFORM) for record in records.values())
-    ours = sum(bool(record.get("global", {}).get("ours")) for record in records.values())
+    ours = sum(bool(record.get("uneven", {}).get("ours")) for record in records.values())
     versions = sorted({record["versions"]["transformers"] for record in records.values()})
     summary = (
         f"Of {len(records)} families, stock transformers loads {some} after at least one of the three uniform plans ("
@@ -167,7 +170,9 @@ def _stock(record: dict[str, Any] | None) -> str:
 def _ours(record: dict[str, Any]) -> str:
     if "error" in record:
         return f"**{_cell(record['error'])}**"
-    return "-" if not record else "yes" if record["ours"] else "**no**"
+    if not record:
+        return "-"
+    return f"{'yes' if record['ours'] else '**no**'}{' (stock as well)' if record['claimed'] else ''}"
 
 
 def _cell(text: str) -> str:

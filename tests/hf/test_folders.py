@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -51,7 +53,9 @@ def alike(one, other, inputs):
 def uneven(name):
     """A pruned model whose layers differ, its plan and inputs."""
     model, inputs, graph, scores = scored(name)
-    plan = dg.plan(graph, scores, ratio=0.3, scope="global", round_to=4, min_width=4)
+    channels = [group.name for group in graph.groups if group.role == "channel"]
+    ratios = {channel: 0.25 if position % 2 else 0.5 for position, channel in enumerate(channels)}
+    plan = dg.plan(graph, scores, ratio=ratios, round_to=4, min_width=4)
     return dg.execute(plan, model), plan, inputs
 
 
@@ -251,6 +255,34 @@ class Tokenizer:
 
     def save_pretrained(self, folder):
         (folder / "tokenizer.json").write_text("{}")
+
+
+def test_transformers_is_loaded_when_it_is_asked_for():
+    """The shelf itself loads nothing of it."""
+    code = "import sys, depgraph as dg; dg.hf.save_pretrained, dg.trace, dg.execute; print('transformers' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_a_half_precision_model_with_tied_embeddings(tmp_path):
+    """The dtype and the tie are as they were, and the files hold no tensor twice."""
+    module = transformers()
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100}
+    config = module.LlamaConfig(**sizes, num_hidden_layers=6, tie_word_embeddings=True)
+    torch.manual_seed(0)
+    model = module.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    inputs = {"input_ids": torch.arange(8)[None]}
+    graph = dg.trace(model, kwargs=inputs)
+    plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio={inner(graph)[0]: 0.5, inner(graph)[3]: 0.25})
+    small = dg.execute(plan, model)
+    dg.hf.save_pretrained(plan, small, tmp_path / "model")
+    again = dg.hf.from_pretrained(tmp_path / "model")
+    assert again.dtype == torch.bfloat16 and alike(small, again, inputs)
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    size = sum(parameter.nbytes for parameter in small.parameters())
+    assert (tmp_path / "model/model.safetensors").stat().st_size < size + 8000
+    wide = dg.hf.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert {parameter.dtype for parameter in wide.parameters()} == {torch.float32}
 
 
 def test_a_folder_is_refused_or_replaced_whole(tmp_path):
