@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from depgraph.criteria.weights import Magnitude as Magnitude
     from depgraph.errors import DepgraphError as DepgraphError
     from depgraph.execution import optimizers as optimizers
+    from depgraph.execution.checkpoints import prune_checkpoint as prune_checkpoint
     from depgraph.execution.execute import execute as execute
     from depgraph.execution.execute import execute_ as execute_
     from depgraph.execution.execute import parameter_map as parameter_map
@@ -109,6 +110,7 @@ __all__ = [
     "penalties",
     "plan",
     "plans",
+    "prune_checkpoint",
     "ragged",
     "reconstruction_error",
     "refit",
@@ -148,6 +150,7 @@ _HOME_OF = {
     "names_of": "depgraph.wrappers",
     "parameter_map": "depgraph.execution.execute",
     "plan": "depgraph.choosing.choose",
+    "prune_checkpoint": "depgraph.execution.checkpoints",
     "reconstruction_error": "depgraph.repair.expected",
     "refit": "depgraph.repair.refit",
     "score": "depgraph.criteria.scoring",

@@ -254,18 +254,48 @@ def write_whole(path: str | Path, write_to: Callable[[BinaryIO], object]) -> Non
     Each call has a temporary file of its own beside the target, so that two threads may save to one path. A symbolic link
     stays one, and a file that is replaced keeps its permissions.
     """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    target, temporary = _beside(path)
     try:
-        with temporary.open("xb") as file:
-            write_to(file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(temporary, write_to)
         if target.exists():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole_folder(path: str | Path, fill: Callable[[Path], object]) -> None:
+    """Fill a folder whole or not at all, likewise. It must not exist yet, or be empty.
+
+    What `fill` writes by `write_new` is on the disk when the folder takes its name.
+    """
+    target, temporary = _beside(path)
+    try:
+        temporary.mkdir()
+        fill(temporary)
+        if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
+            folder = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_new(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
+    """Write a file that does not exist yet; when this returns, its content is on the disk."""
+    with path.open("xb") as file:
+        write_to(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _beside(path: str | Path) -> tuple[Path, Path]:
+    """The place that a path leads to, and a temporary one beside it, of this call's own."""
+    target = Path(os.path.realpath(path))
+    return target, target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
 
 
 def read(path: str | Path, kind: str, cls: type[T], check: Callable[[T], Sequence[str]] | None = None) -> T:

@@ -26,6 +26,13 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """A digest of one tensor by dtype, shape and value, whatever its name."""
+    digest = hashlib.sha256()
+    _add(digest, "", tensor)
+    return digest.hexdigest()
+
+
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """A digest of tensors by name, dtype, shape and value."""
     digest = hashlib.sha256()

@@ -326,6 +326,7 @@ def _reorder(content):
         "axes": lambda axis: (axis["tensor"], axis["dim"]),
         "edits": lambda edit: edit["path"],
         "unread_attributes": lambda attribute: attribute["path"],
+        "tied": lambda names: names,
     }
     for name, order in orders.items():
         try:

@@ -41,6 +41,7 @@ def plan(
     rounding: str = "up",
     ignore: Iterable[str] = (),
     only: Iterable[str] | None = None,
+    uniform: Iterable[str | tuple[str, ...]] = (),
 ) -> Plan:
     """A plan that removes the least important indices of each group.
 
@@ -72,6 +73,9 @@ def plan(
         ignore: patterns of groups that are left whole.
         only: patterns of the groups that take part; all others are left whole. Naming a role such as ``role:head`` or a group
             by its name makes it take part even if it is left otherwise.
+        uniform: patterns whose groups keep equal sizes under any budget, such as ``layers.*.up_proj:out``: engines and
+            configurations that know one width for all layers load such a model. The groups of one pattern, or of one tuple of
+            patterns, lose equally many indices, each its own.
 
     Returns:
         The plan. For budgets its `targets` hold what was requested and realised: every budget is kept, and with one unit
@@ -106,10 +110,11 @@ def plan(
         raise PlanError("latency= and latency_model= belong together: the budget, and the function that measures a graph.")
     limits = limits_of(graph, max_ratio, min_width, round_to, rounding)
     groups = chosen_groups(graph, ignore, only)
+    alike = _uniform(graph, uniform)
     by_default = defaults(graph, only)
     if ratio is not None:
         ratios, tuple_positions = _ratios(graph, ratio, by_default)
-        couplings = couplings_of(graph, groups, scores, limits)
+        couplings = couplings_of(graph, groups, scores, limits, alike)
         if not groups:
             raise PlanError(_nothing_to_prune(graph, groups))
         units = _at_ratio(graph, couplings, ratios, tuple_positions, scope, rounding == "down")
@@ -119,7 +124,7 @@ def plan(
                 "that is left."
             )
         return plan_of(graph, removal(couplings, units))
-    couplings = couplings_of(graph, [group for group in groups if group.name in by_default], scores, limits)
+    couplings = couplings_of(graph, [group for group in groups if group.name in by_default], scores, limits, alike)
     budgets = [
         budget_of(graph, couplings, name, value, latency_model if name == "latency" else None)
         for name, value in requested.items()
@@ -129,6 +134,25 @@ def plan(
         raise PlanError(_nothing_to_prune(graph, groups))
     count, targets = cut_where_met(couplings, order, budgets)
     return evolve(plan_of(graph, removal(couplings, order[:count])), targets=targets)
+
+
+def _uniform(graph: Graph, uniform: Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
+    """The sets of groups that are to keep equal sizes. Raises `PlanError` for sets that have different ones."""
+    patterns = [(uniform,)] if isinstance(uniform, str) else [(item,) if isinstance(item, str) else item for item in uniform]
+    refuse_pinned(graph, tuple(chain.from_iterable(patterns)))
+    sets, problems = [], []
+    for names in patterns:
+        groups = tuple({group.name: group for part in names for group in groups_at(graph, part)}.values())
+        if len({group.size for group in groups}) > 1:
+            sizes = ", ".join(f"{group.name!r} has {group.size}" for group in groups[:6])
+            problems.append(
+                f"the groups of uniform={names!r} cannot keep equal sizes, for theirs are different: {sizes}. "
+                "Name those of one size together."
+            )
+        sets.append(groups)
+    if problems:
+        raise PlanError.of(problems)
+    return tuple(sets)
 
 
 def _scores_call(scores: object) -> str:

@@ -61,8 +61,16 @@ class Limits:
     multiples: Mapping[str, int]
 
 
-def couplings_of(graph: Graph, groups: Iterable[Group], scores: Scores, limits: Limits) -> tuple[Coupling, ...]:
+def couplings_of(
+    graph: Graph,
+    groups: Iterable[Group],
+    scores: Scores,
+    limits: Limits,
+    uniform: Iterable[Sequence[Group]] = (),
+) -> tuple[Coupling, ...]:
     """The couplings of some groups, in the graph's order; without those of which a member is not among the given groups.
+
+    The groups of each set in `uniform` are coupled, too.
 
     Raises:
         PlanError: a group has no scores, too few or too many, or NaN among them; or it has a table of them, but must lose the
@@ -73,18 +81,18 @@ def couplings_of(graph: Graph, groups: Iterable[Group], scores: Scores, limits: 
     bases = bases_of(graph) if tables else {}
     rankings = {name: ranking_of(graph, group, scores, bases) for name, group in available.items()}
     couplings = []
-    for members in coupled_groups(graph):
+    for members in coupled_groups(graph, uniform):
         if all(group.name in available for group in members):
             couplings.append(_coupling(members, tuple(rankings[group.name] for group in members), limits))
     return tuple(couplings)
 
 
-def coupled_groups(graph: Graph) -> list[tuple[Group, ...]]:
-    """The classes of groups that balances connect, in the graph's order; a group without a balance is alone."""
+def coupled_groups(graph: Graph, uniform: Iterable[Sequence[Group]] = ()) -> list[tuple[Group, ...]]:
+    """The classes of groups that balances, or the given sets, connect, in the graph's order; others are alone."""
     partition: Partition[Atom] = Partition()
-    for balance in graph.balances:
-        for atom in balance.atoms[1:]:
-            partition.join(balance.atoms[0], atom)
+    for atoms in (*(balance.atoms for balance in graph.balances), *([group.atom for group in groups] for groups in uniform)):
+        for atom in atoms[1:]:
+            partition.join(atoms[0], atom)
     classes: dict[Atom, list[Group]] = {}
     for group in graph.groups:
         classes.setdefault(partition.representative(group.atom), []).append(group)

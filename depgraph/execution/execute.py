@@ -292,10 +292,15 @@ def _shape_problems(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator
         if tensor is None:
             yield f"the model has no parameter or buffer {shortened(repr(name))}"
             continue
-        for dim, size in sizes.items():
-            if not 0 <= dim < tensor.ndim or tensor.shape[dim] != size:
-                expected = f"expected size {number_text(size)} in dimension {number_text(dim)}"
-                yield f"{name!r}: {expected}, met shape {tuple(tensor.shape)}"
+        yield from other_sizes(name, sizes, tuple(tensor.shape))
+
+
+def other_sizes(name: str, sizes: Mapping[int, int], shape: tuple[int, ...]) -> Iterator[str]:
+    """The dimensions of a tensor that have other sizes than a plan expects, one sentence each."""
+    for dim, size in sizes.items():
+        if not 0 <= dim < len(shape) or shape[dim] != size:
+            expected = f"expected size {number_text(size)} in dimension {number_text(dim)}"
+            yield f"{name!r}: {expected}, met shape {shape}"
 
 
 def _tie_problems(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
@@ -359,7 +364,7 @@ def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, 
     if repair is not None:
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         after = {name: smaller[name][1] if name in smaller else tensor for name, tensor in tensors.items()}
-        for name, values in checked_repair(repair, plan, model, after).values.items():
+        for name, values in checked_repair(repair, lambda repair: repair.problems(plan, model, after)).values.items():
             if name in smaller:
                 smaller[name][1].detach().copy_(values)
             else:
@@ -371,18 +376,25 @@ def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, 
 def _sliced(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     new_of: dict[int, torch.Tensor] = {}
     distinct = {id(indices): indices for dims in plan.kept.values() for indices in dims.values()}
-    positions = {number: torch.frombuffer(array("q", indices), dtype=torch.long) for number, indices in distinct.items()}
+    positions = {number: positions_of(indices) for number, indices in distinct.items()}
     for name, dims in plan.kept.items():
         old = tensors[name]
         if id(old) not in new_of:
-            new_of[id(old)] = _smaller(old, {dim: positions[id(indices)] for dim, indices in dims.items()})
+            new_of[id(old)] = selected(old, {dim: positions[id(indices)] for dim, indices in dims.items()})
     return {name: (tensors[name], new_of[id(tensors[name])]) for name in plan.kept}
 
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def _smaller(tensor: torch.Tensor, positions: dict[int, torch.Tensor]) -> torch.Tensor:
+def positions_of(indices: IndexSet) -> torch.Tensor:
+    """The indices as a tensor that selects."""
+    return torch.frombuffer(array("q", indices), dtype=torch.long)
+
+
+def selected(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """The tensor with what the positions select of each dimension, and its gradient cut alongside."""
+
     def select(source: torch.Tensor) -> torch.Tensor:
         result = source.detach()
         for dim, index in positions.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,7 @@ from depgraph import codec, tensor_files
 from depgraph.errors import MismatchError, PlanError
 from depgraph.messages import shortened
 from depgraph.plans.plan import Plan
-from depgraph.weights import weights_digest
+from depgraph.weights import tensor_digest, weights_digest
 
 
 @frozen
@@ -68,6 +68,7 @@ class _Header:
     mode: str
     outputs: tuple[float, float]
     note: str
+    originals: tuple[tuple[str, str], ...]
 
 
 def _read_only(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -88,6 +89,7 @@ class Repair:
         outputs: what the whole model's outputs miss on the held-out samples, as a share of their squares: by the plan
             alone, and repaired. Both 0 where moments were given instead of batches.
         note: what is to be said of the whole.
+        originals: digest of what the original has in the place of each new value, by name: a checkpoint is compared with it.
 
     >>> import depgraph as dg
     >>> _ = torch.manual_seed(0)
@@ -113,6 +115,7 @@ class Repair:
     mode: str = ""
     outputs: tuple[float, float] = (0.0, 0.0)
     note: str = ""
+    originals: Mapping[str, str] = field(factory=dict, converter=_read_only, repr=False)
 
     def problems(self, plan: Plan, model: nn.Module, sizes: Mapping[str, torch.Tensor]) -> Iterator[str]:
         """What speaks against writing it to this model, pruned by this plan, one sentence each.
@@ -122,22 +125,41 @@ class Repair:
             model: the model as it is before the plan.
             sizes: parameters and buffers as they are after the plan, of those that are in `values`.
         """
+        yield from self._misfits(plan, {name: tuple(tensor.shape) for name, tensor in sizes.items()}, "the model")
+        if self.source != weights_digest(model):
+            yield "the repair was made from other weights than the model has"
+
+    def problems_with_tensors(
+        self, plan: Plan, sizes: Mapping[str, tuple[int, ...]], original: Callable[[str], torch.Tensor]
+    ) -> Iterator[str]:
+        """The same for a checkpoint. Of its weights those are compared in whose place the repair has new values.
+
+        Args:
+            plan: the plan by which the checkpoint is pruned.
+            sizes: shapes after the plan, by the model's names.
+            original: gives a tensor as it is before the plan, by the model's name.
+        """
+        yield from self._misfits(plan, sizes, "the checkpoint")
+        for name in self.values:
+            if name in sizes and self.originals.get(name) != tensor_digest(original(name)):
+                yield f"{name!r}: the repair was made from other weights than the checkpoint has"
+
+    def _misfits(self, plan: Plan, sizes: Mapping[str, tuple[int, ...]], where: str) -> Iterator[str]:
         if self.plan != plan_digest(plan):
             yield "the repair was made for another plan"
         for name, values in self.values.items():
             if name not in sizes:
-                yield f"the model has no parameter or buffer {shortened(repr(name))}, of which the repair has new values"
-            elif sizes[name].shape != values.shape:
-                yield f"{name!r}: the repair has the shape {tuple(values.shape)}, the plan leaves {tuple(sizes[name].shape)}"
-        if self.source != weights_digest(model):
-            yield "the repair was made from other weights than the model has"
+                yield f"{where} has no parameter or buffer {shortened(repr(name))}, of which the repair has new values"
+            elif sizes[name] != tuple(values.shape):
+                yield f"{name!r}: the repair has the shape {tuple(values.shape)}, the plan leaves {sizes[name]}"
 
     def save(self, path: str | Path) -> None:
         """Write it as safetensors with a JSON header; no code is stored. Needs the package safetensors.
 
         The file is written whole or not at all.
         """
-        header = _Header(self.plan, self.source, self.layers, tuple(self.left.items()), self.mode, self.outputs, self.note)
+        left, originals = tuple(self.left.items()), tuple(self.originals.items())
+        header = _Header(self.plan, self.source, self.layers, left, self.mode, self.outputs, self.note, originals)
         tensor_files.save(path, "repair", header, self.values)
 
     @classmethod
@@ -148,9 +170,8 @@ class Repair:
             DocumentError: the file is damaged, edited, foreign or of another version.
         """
         header, values = tensor_files.load(path, "repair", _Header)
-        return cls(
-            header.plan, header.source, values, header.layers, dict(header.left), header.mode, header.outputs, header.note
-        )
+        left, originals = dict(header.left), dict(header.originals)
+        return cls(header.plan, header.source, values, header.layers, left, header.mode, header.outputs, header.note, originals)
 
     def __str__(self) -> str:
         solved = [layer for layer in self.layers if layer.held_out[0] or layer.fitted[0]]
@@ -167,14 +188,14 @@ class Repair:
 
 def plan_digest(plan: Plan) -> str:
     """A digest of what a plan does; what it was made for does not count, as in its equality."""
-    return hashlib.sha256(codec.dumps("plan", evolve(plan, targets=(), unread_attributes=())).encode()).hexdigest()
+    return hashlib.sha256(codec.dumps("plan", evolve(plan, targets=(), unread_attributes=(), tied=())).encode()).hexdigest()
 
 
-def checked_repair(repair: object, plan: Plan, model: nn.Module, sizes: Mapping[str, torch.Tensor]) -> Repair:
+def checked_repair(repair: object, problems_of: Callable[[Repair], Iterable[str]]) -> Repair:
     """The repair, if it can be written. Raises `PlanError` for what is none, `MismatchError` with all that does not fit."""
     if not isinstance(repair, Repair):
         raise PlanError(f"expected repair= to be what dg.refit gives, met {type(repair).__name__}. Nothing was changed.")
-    problems = list(repair.problems(plan, model, sizes))
+    problems = list(problems_of(repair))
     if problems:
         raise MismatchError(
             "the repair does not fit:", problems, "Make it anew with dg.refit(plan, model, batches). Nothing was changed."

@@ -99,8 +99,11 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def problems_of(watch: Watch, layers: Iterable[Layer], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Weights and biases of layers that cannot be solved for, each with the reason."""
-    reasons: dict[str, str] = {}
+    """Parameters that cannot be solved for, each with the reason."""
+    reasons = {
+        name: f"{', '.join(sorted(operators))} uses it, which is no product and no convolution"
+        for name, operators in watch.others.items()
+    }
     by_name: dict[str, list[Layout]] = {}
     for layer in layers:
         by_name.setdefault(layer.weight.name, []).append(layer.weight)
@@ -203,8 +206,8 @@ def collected(
                 own = event.call.rows(event.x, batch.places(event.call, event.x))
                 for store, rows in zip(sums, batch.parts(own, dtype), strict=True):
                     if rows.shape[1]:
-                        part = Sums.of(rows)
-                        store[layer.reads] = store[layer.reads] + part if layer.reads in store else part
+                        known = store.get(layer.reads)
+                        store[layer.reads] = Sums.of(rows) if known is None else known.plus(rows)
         return event.run()
 
     with untouched(model, training=False), torch.no_grad():

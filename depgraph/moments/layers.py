@@ -44,6 +44,23 @@ class Layout:
         """Blocks, outputs of each and inputs of each."""
         return self.blocks[0], self.rows[0], math.prod(size for size, _ in self.columns)
 
+    def matrices(self, flat: torch.Tensor) -> torch.Tensor:
+        """What a flat parameter holds, ``[blocks, outputs, inputs]``; ``[blocks, outputs]`` for a bias."""
+        view, flipped = self._view(flat)
+        return view.flip(flipped).reshape(self.shape if self.columns else self.shape[:2])
+
+    def write(self, flat: torch.Tensor, matrices: torch.Tensor) -> None:
+        """Give a flat parameter what is in these matrices."""
+        view, flipped = self._view(flat)
+        view.copy_(matrices.view(view.shape).flip(flipped))
+
+    def _view(self, flat: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """A flat parameter with the sizes of blocks, rows and columns, and the dims in which these go backwards."""
+        dims = (self.blocks, self.rows, *self.columns)
+        offset = flat.storage_offset() + self.offset + sum((size - 1) * stride for size, stride in dims if stride < 0)
+        view = flat.as_strided([size for size, _ in dims], [abs(stride) for _, stride in dims], offset)
+        return view, [number for number, (_, stride) in enumerate(dims) if stride < 0]
+
     def positions(self, device: torch.device | None = None) -> torch.Tensor:
         """Flat positions in the parameter, ``[blocks, outputs, inputs]``; ``[blocks, outputs]`` for a bias."""
         positions = torch.full((), self.offset, dtype=torch.int64, device=device)

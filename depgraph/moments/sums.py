@@ -44,6 +44,12 @@ class Sums:
         total = rows.sum(1, dtype=wide)
         return cls(rows.shape[1], total, (rows.mT @ rows).to(wide))
 
+    def plus(self, rows: torch.Tensor) -> Sums:
+        """These sums and those of more rows; where both are of one precision, in the memory of these."""
+        if rows.dtype != self.products.dtype:
+            return self + Sums.of(rows)
+        return Sums(self.count + rows.shape[1], self.total.add_(rows.sum(1)), self.products.baddbmm_(rows.mT, rows))
+
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.count + other.count, self.total + other.total, self.products + other.products)
 

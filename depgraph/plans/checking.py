@@ -38,7 +38,7 @@ def check(plan: Plan) -> tuple[str, ...]:
         return problems
     structure = (_fingerprints, _cut_problems, _axis_problems, _size_problems)
     problems = tuple(problem for problems_of in structure for problem in problems_of(plan))
-    return (*problems, *edit_problems(plan.edits), *_unread_problems(plan), *_renaming_problems(plan))
+    return (*problems, *edit_problems(plan.edits), *_unread_problems(plan), *_tie_problems(plan), *_renaming_problems(plan))
 
 
 def is_well_typed(plan: Plan) -> bool:
@@ -76,6 +76,9 @@ def _type_problems(plan: Plan) -> Iterator[str]:
             return False
         return bool(item.spaces) and all(map(_is_term, item.spaces))
 
+    def is_tie(item: Any) -> bool:
+        return type(item) is tuple and len(item) > 1 and all(type(name) is str for name in item)
+
     def is_pair(kind: type) -> Callable[[Any], bool]:
         return lambda item: type(item) is tuple and len(item) == 2 and type(item[0]) is type(item[1]) is kind
 
@@ -91,6 +94,7 @@ def _type_problems(plan: Plan) -> Iterator[str]:
         ("targets", is_target),
         ("added", lambda item: type(item) is str),
         ("unread_attributes", is_unread),
+        ("tied", is_tie),
     ):
         items = getattr(plan, name)
         if type(items) is not tuple:
@@ -311,6 +315,20 @@ def _unread_problems(plan: Plan) -> Iterator[str]:
             yield f"the unread attribute {path} may count spaces of one size, its own"
         if item.path in edited and item.path not in plan.added:
             yield f"the attribute {path} is called unread, but its edit is not an added one"
+
+
+def _tie_problems(plan: Plan) -> Iterator[str]:
+    """Tied names are those of parameters that the plan cuts, alike under each of them."""
+    if list(plan.tied) != sorted(plan.tied):
+        yield "the tied names are not in their order"
+    yield from _duplicates("a tied name that stands twice is", [name for names in plan.tied for name in names])
+    dims: dict[str, list[tuple[int, Space]]] = {}
+    for axis in plan.axes if plan.tied else ():
+        dims.setdefault(axis.tensor, []).append((axis.dim, axis.space))
+    for first, *others in plan.tied:
+        for name in others:
+            if first not in dims or dims[first] != dims.get(name):
+                yield f"{shortened(repr(first))} and {shortened(repr(name))} are called tied, but are not cut alike"
 
 
 def _renaming_problems(plan: Plan) -> Iterator[str]:

@@ -43,17 +43,20 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
     if any(atom.size - len(removal) == 1 for atom, removal in removed.items()):  # names follow the structure, not the sizes
         names = {group.atom.id: group.name for group in graph.groups}
         renamed = [(group.name, names[base_numbers[group.atom.id]]) for group in result.groups]
+    axes = ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(graph, removed))
+    reached = {axis.tensor for axis in axes}
     return Plan(
         base=graph.fingerprint,
         result=result.fingerprint,
         cuts=cuts_of(removed, {atom: graph.group_of[atom].name for atom in removed}),
-        axes=ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(graph, removed)),
+        axes=axes,
         edits=tuple(sorted((Edit(*sizes) for sizes in smaller_sizes(graph, removed)), key=lambda edit: edit.path)),
         renumbered=tuple(sorted((new, old) for new, old in base_numbers.items() if new != old)),
         renamed=tuple(sorted((new, old) for new, old in renamed if new != old)),
         unread_attributes=tuple(
             item for item in graph.unread if any(atom in removed for space in item.spaces for atom in atoms(space))
         ),
+        tied=tuple(sorted((item.name, *item.aliases) for item in graph.tensors if item.aliases and item.name in reached)),
     )
 
 

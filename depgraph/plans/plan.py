@@ -166,6 +166,8 @@ class Plan:
         added: paths of the edits that `edit` added, which do not follow from the cuts.
         unread_attributes: what `unread` looks at: attributes that forward did not read, with what they may count. Equality
             leaves them out.
+        tied: names of one parameter each, of those that the plan cuts: a checkpoint may store it under any of them. Equality
+            leaves them out.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -193,6 +195,7 @@ class Plan:
     targets: tuple[Target, ...] = field(default=(), eq=False)
     added: tuple[str, ...] = field(default=(), metadata=codec.LATE)
     unread_attributes: tuple[UnreadAttribute, ...] = field(default=(), eq=False, metadata=codec.LATE)
+    tied: tuple[tuple[str, ...], ...] = field(default=(), eq=False, metadata=codec.LATE)
 
     @classmethod
     def empty(cls, graph: Graph) -> Plan:
@@ -406,6 +409,7 @@ class Plan:
             targets=other.targets if other.cuts else self.targets,
             added=tuple(sorted({*self.added, *other.added})),
             unread_attributes=tuple(unread[path] for path in sorted(unread)),
+            tied=tuple(sorted({*self.tied, *other.tied})),
         )
 
     def save(self, path: str | Path) -> None:

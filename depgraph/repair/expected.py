@@ -96,5 +96,5 @@ def reconstruction_error(
     check_moments(moments, weights_digest(model), tensors)
     with torch.no_grad():
         writer = _Unwritten(plan, tensors, {}, moments.layers, moments.left)
-        rows, left = repaired_independently(writer, moments, ridges, progress=False)
+        rows, left = repaired_independently(writer, lambda: moments, ridges, progress=False)
     return ReconstructionError(tuple(rows), left)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from depgraph.execution.repairs import LayerRepair
 from depgraph.moments.layers import Layer
@@ -22,32 +23,63 @@ def loses_inputs(writer: Writer, layer: Layer) -> bool:
 
 
 def repaired_independently(
-    writer: Writer, moments: Moments, ridges: Sequence[float], progress: bool
+    writer: Writer, moments: Callable[[], Moments], ridges: Sequence[float], progress: bool
 ) -> tuple[list[LayerRepair], dict[str, str]]:
-    """Solve for each layer that loses inputs: what was done, and what was left with the reason."""
-    rows, left = [], {}
-    for layer in shown(moments.layers, "refit", "layer", progress):
-        started, name = time.perf_counter(), layer.weight.name
+    """Solve for each layer that loses inputs: what was done, and what was left with the reason.
+
+    Sums that nobody else holds are let go as soon as the last layer that reads them is solved.
+    """
+    known = moments()
+    layers, reasons, stores = known.layers, known.left, (dict(known.fitted), dict(known.held_out))
+    del known
+    rows: list[LayerRepair] = []
+    work, left = _work(writer, layers, reasons, stores)
+    readers = Counter(layer.reads for layer, _ in work)
+    for layer, part in shown(work, "refit", "layer", progress):
+        readers[layer.reads] -= 1
+        rows.append(_solved(writer, layer, part, stores, not readers[layer.reads], ridges))
+    return rows, left
+
+
+def _work(
+    writer: Writer, layers: Sequence[Layer], reasons: Mapping[str, str], stores: Sequence[dict[str, Sums]]
+) -> tuple[list[tuple[Layer, Kept]], dict[str, str]]:
+    """The layers to solve for, and those that are left with the reason."""
+    work, left = [], {}
+    for layer in layers:
+        name = layer.weight.name
         if name not in writer.plan.kept:
             continue
         part = kept(writer.plan, layer.weight, writer.before[name])
         if part is not None and not part.cut:
             continue
-        reason = moments.left.get(name)
-        if reason is None and (layer.reads not in moments.fitted or layer.reads not in moments.held_out):
+        reason = reasons.get(name)
+        if reason is None and not all(layer.reads in sums for sums in stores):
             reason = "no sample reached it, or none of those that are held out"
         if part is None or reason is not None:
             left[name] = reason or "what is left of it is no rectangle in each block"
-            continue
-        weight = part.all_columns(writer.before[name].detach().flatten(), layer.weight)
-        fit, held_out = (
-            residual_of(_of_blocks(sums[layer.reads], part), weight, part.columns)
-            for sums in (moments.fitted, moments.held_out)
-        )
-        choice = best(fit, held_out, ridges, writer.may_move_bias(layer))
-        writer.add(choice, layer, part)
-        rows.append(row_of(layer, choice, fit, held_out, started))
-    return rows, left
+        else:
+            work.append((layer, part))
+    return work, left
+
+
+def _solved(
+    writer: Writer, layer: Layer, part: Kept, stores: Sequence[dict[str, Sums]], is_last: bool, ridges: Sequence[float]
+) -> LayerRepair:
+    started = time.perf_counter()
+    weight = part.all_columns(writer.before[layer.weight.name].detach().flatten(), layer.weight)
+    residuals = []
+    for sums in stores:
+        found = sums.pop(layer.reads) if is_last else sums[layer.reads]
+        residuals.append(residual_of(_of_blocks(found, part), weight, part.columns))
+        del found
+    del weight
+    fit, held_out = residuals
+    choice = best(fit, held_out, ridges, writer.may_move_bias(layer))
+    row = row_of(layer, choice, fit, held_out, started)
+    del fit, held_out, residuals  # a wide layer's take gigabytes
+    writer.add(choice, layer, part)
+    return row
 
 
 def _of_blocks(sums: Sums, part: Kept) -> Sums:

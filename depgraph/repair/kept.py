@@ -1,4 +1,4 @@
-"""Which part of a layer's matrix a plan leaves, and where it lies in the smaller parameter."""
+"""Which part of a layer's matrix a plan leaves."""
 
 from __future__ import annotations
 
@@ -17,22 +17,17 @@ class Kept:
         blocks: the blocks of which something is left.
         rows: the outputs that stay in each of these, ``[blocks left, outputs left]``.
         columns: the inputs that stay, ``[blocks left, inputs left]``.
-        before: their flat positions in the original parameter, ``[blocks left, outputs left, inputs left]``.
-        after: the same in the smaller one.
         cut: whether an input goes.
     """
 
     blocks: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
-    before: torch.Tensor
-    after: torch.Tensor
     cut: bool
 
     def all_columns(self, values: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The rows that stay, with all of their inputs, of a flat parameter: ``[blocks left, outputs left, inputs]``."""
-        positions = layout.positions(values.device)[self.blocks]
-        return values[positions.gather(1, self.rows[..., None].expand(-1, -1, positions.shape[2]))]
+        return layout.matrices(values)[self.blocks[:, None], self.rows]
 
 
 def mask_of(plan: Plan, name: str, shape: torch.Size, device: torch.device) -> torch.Tensor:
@@ -47,9 +42,7 @@ def mask_of(plan: Plan, name: str, shape: torch.Size, device: torch.device) -> t
 
 def kept(plan: Plan, layout: Layout, parameter: torch.Tensor) -> Kept | None:
     """What is left of a layer's matrix; None where that is no rectangle of one size in each block."""
-    mask = mask_of(plan, layout.name, parameter.shape, parameter.device).flatten()
-    positions = layout.positions(parameter.device)
-    inside = mask[positions]
+    inside = layout.matrices(mask_of(plan, layout.name, parameter.shape, parameter.device).flatten())
     blocks = inside.any(2).any(1).nonzero()[:, 0]
     inside = inside[blocks]
     rows, columns = inside.any(2), inside.any(1)
@@ -57,20 +50,9 @@ def kept(plan: Plan, layout: Layout, parameter: torch.Tensor) -> Kept | None:
     if len(counts) != 1 or not torch.equal(inside, rows[..., None] & columns[:, None]):
         return None
     (height, width), count = counts.pop(), len(blocks)
-    before = positions[blocks][inside].view(count, height, width)
-    numbers = mask.cumsum(0) - 1
     return Kept(
         blocks=blocks,
         rows=rows.nonzero()[:, 1].view(count, height),
         columns=columns.nonzero()[:, 1].view(count, width),
-        before=before,
-        after=numbers[before],
         cut=width < layout.shape[2],
     )
-
-
-def bias_after(plan: Plan, layout: Layout, parameter: torch.Tensor) -> torch.Tensor:
-    """The flat positions in the smaller bias of what is left of a layer's bias."""
-    mask = mask_of(plan, layout.name, parameter.shape, parameter.device).flatten()
-    positions = layout.positions(parameter.device).flatten()
-    return (mask.cumsum(0) - 1)[positions[mask[positions]]]

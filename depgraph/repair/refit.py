@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -22,7 +23,7 @@ from depgraph.repair.independent import loses_inputs, repaired_independently
 from depgraph.repair.sequential import repaired_in_order
 from depgraph.repair.writing import Writer
 from depgraph.running import Forward, run
-from depgraph.weights import weights_digest
+from depgraph.weights import tensor_digest, weights_digest
 
 Mode: TypeAlias = Literal["auto", "sequential", "independent"]
 
@@ -75,7 +76,8 @@ def refit(
         model: the model that it was made for. It stays as it was.
         batches: an iterable of batches, such as a list or a loader, as many as fit in memory; or `Moments` of the model, of
             which the independent repair is made without running anything, and without the comparison of outputs.
-        mode: ``sequential``, ``independent``, or ``auto``: sequential where the model has convolutions.
+        mode: ``sequential``, ``independent``, or ``auto``: sequential where the model has convolutions. Where rows are many
+            for each input, sequential is the better choice for other models, too.
         ridges: the λ that are tried, as shares of each input's own variance.
         holdout: the share of the samples, the last ones, to judge by.
         forward: from (model, batch) to anything, of which the tensors are compared; by default the model is called with the
@@ -119,19 +121,23 @@ def refit(
         if isinstance(batches, Moments):
             check_moments(batches, source, tensors[0])
             writer = Writer(plan, *tensors, batches.layers, batches.left)
-            rows, left = repaired_independently(writer, batches, ridges, progress)
-            return Repair(plan_digest(plan), source, writer.values(), tuple(rows), left, "independent")
+            rows, left = repaired_independently(writer, lambda: batches, ridges, progress)
+            left, values = _without_layer(plan, tensors[0], batches.left) | left, writer.values()
+            originals = _originals(tensors[0], values)
+            return Repair(plan_digest(plan), source, values, tuple(rows), left, "independent", originals=originals)
         read = batches_of(batches, holdout, rows_per_input, valid)
         survey = surveyed(model, read[0], forward)
         writer = Writer(plan, *tensors, survey.layers.values(), survey.left)
         chosen = _mode_for(survey) if mode == "auto" else mode
         if chosen == "independent":
-            sums = collected(model, read, survey, lambda layer: loses_inputs(writer, layer), forward, dtype, progress)
-            rows, left = repaired_independently(writer, sums, ridges, progress)
+            wanted = cache(partial(loses_inputs, writer))
+            moments = partial(collected, model, read, survey, wanted, forward, dtype, progress)
+            rows, left = repaired_independently(writer, moments, ridges, progress)
         else:
             rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)
         plain = execute(plan, model).eval()
         missed, now = outputs_missed(model, [plain, small], read, forward)
+    left = _without_layer(plan, tensors[0], survey.left) | left
     values, note = writer.values(), ""
     if not now <= missed:
         note = (
@@ -139,7 +145,13 @@ def refit(
             "plan alone. More samples may help, or mode='independent'."
         )
         values, now = {}, missed
-    return Repair(plan_digest(plan), source, values, tuple(rows), left, chosen, (missed, now), note)
+    originals = _originals(tensors[0], values)
+    return Repair(plan_digest(plan), source, values, tuple(rows), left, chosen, (missed, now), note, originals)
+
+
+def _originals(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Digests of what the model has in the place of the new values."""
+    return {name: tensor_digest(tensors[name]) for name in values}
 
 
 def _problems(mode: object, ridges: object, holdout: object, rows_per_input: object, dtype: object) -> Iterator[str]:
@@ -155,6 +167,11 @@ def _problems(mode: object, ridges: object, holdout: object, rows_per_input: obj
         yield f"expected rows_per_input= as a number above 0, met {rows_per_input!r}."
     if dtype not in (torch.float32, torch.float64):
         yield f"expected dtype= to be torch.float32 or torch.float64, met {dtype!r}."
+
+
+def _without_layer(plan: Plan, tensors: Mapping[str, torch.Tensor], reasons: Mapping[str, str]) -> dict[str, str]:
+    """The matrices among what the plan cuts that no layer multiplies with, such as recurrent weights and embeddings."""
+    return {name: reasons[name] for name in plan.kept if name in reasons and tensors[name].ndim > 1}
 
 
 def _mode_for(survey: Survey) -> str:

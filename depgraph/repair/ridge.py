@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from attrs import evolve, frozen
 
 from depgraph.moments.sums import Sums
 from depgraph.running import together
+
+AT_ONCE = 2**22
+"""So many elements of a matrix of outputs by inputs are worked on together."""
 
 
 @frozen(eq=False)
@@ -62,14 +65,15 @@ class Residual:
     def error(self, change: Change) -> float:
         """What is still missing after a change, as a share of what the original layer gave: 0 is perfect."""
         missing = float(self.rr.sum())
-        if change.weight is not None:
-            moved = change.weight.to(self.xx.dtype)
-            missing += float(((moved @ self.xx - 2 * self.rx) * moved).sum())
-        if change.bias is not None:
-            shift = change.bias.to(self.xx.dtype)
+        shift = None if change.bias is None else change.bias.to(self.xx.dtype)
+        if shift is not None:
             missing += float((self.count * shift.square() - 2 * shift * self.r).sum())
-            if change.weight is not None:
-                missing += 2 * float((shift * (moved @ self.x[..., None])[..., 0]).sum())
+        if change.weight is not None:
+            for rows in _parts(self.rx):
+                moved = change.weight[:, rows].to(self.xx.dtype)
+                missing += float(((moved @ self.xx).sub_(self.rx[:, rows], alpha=2) * moved).sum())
+                if shift is not None:
+                    missing += 2 * float((shift[:, rows] * (moved @ self.x[..., None])[..., 0]).sum())
         return max(missing, 0.0) / self.energy if self.energy else 0.0
 
 
@@ -101,23 +105,37 @@ def residual_of(sums: Sums, weight: torch.Tensor, columns: torch.Tensor) -> Resi
         weight: the original weights of the outputs that stay, ``[blocks, outputs, inputs]``.
         columns: the inputs that stay, ``[blocks, inputs left]``.
     """
-    wide = weight.to(sums.products.dtype)
-    lost = wide.clone()
-    lost.scatter_(2, columns[:, None].expand(-1, wide.shape[1], -1), 0.0)
-    rx = lost @ sums.products
-    x = sums.total.gather(1, columns)
-    xx = sums.products.gather(1, columns[..., None].expand(-1, -1, sums.inputs))
-    xx = xx.gather(2, columns[:, None].expand(-1, columns.shape[1], -1))
+    blocks = torch.arange(len(columns), device=columns.device)[:, None]
+    numbers = sums.products.dtype
+    total, squares, y, r = 0.0, [], [], []
+    rx = sums.products.new_empty(*weight.shape[:2], columns.shape[1])
+    for part in _parts(weight):
+        lost = weight[:, part].to(numbers, copy=True)
+        given = lost @ sums.products
+        total += float((given * lost).sum())
+        y.append((lost @ sums.total[..., None])[..., 0])
+        lost.scatter_(2, columns[:, None].expand(-1, lost.shape[1], -1), 0.0)
+        torch.matmul(lost, sums.products, out=given)
+        squares.append((given * lost).sum(2))
+        r.append((lost @ sums.total[..., None])[..., 0])
+        rx[:, part] = given.gather(2, columns[:, None].expand(-1, lost.shape[1], -1))
     return Residual(
         count=sums.count,
-        x=x,
-        xx=xx,
-        r=(lost @ sums.total[..., None])[..., 0],
-        rx=rx.gather(2, columns[:, None].expand(-1, wide.shape[1], -1)),
-        rr=(rx * lost).sum(2),
-        y=(wide @ sums.total[..., None])[..., 0],
-        yy=float(((wide @ sums.products) * wide).sum()),
+        x=sums.total.gather(1, columns),
+        xx=sums.products[blocks[..., None], columns[..., None], columns[:, None]],
+        r=torch.cat(r, 1),
+        rx=rx,
+        rr=torch.cat(squares, 1),
+        y=torch.cat(y, 1),
+        yy=total,
     )
+
+
+def _parts(weight: torch.Tensor) -> Iterator[slice]:
+    """The outputs in parts, so that what is computed of each takes little memory beside the second moments."""
+    blocks, outputs, inputs = weight.shape
+    size = max(1, AT_ONCE // max(1, blocks * inputs))
+    return (slice(start, start + size) for start in range(0, outputs, size))
 
 
 def residual_between(x: torch.Tensor, missing: torch.Tensor, wanted: torch.Tensor) -> Residual:
@@ -158,6 +176,7 @@ def best(fit: Residual, held_out: Residual, ridges: Sequence[float], bias: bool)
             error = held_out.error(candidate)
             if error < least:
                 choice, least = candidate, error
+            del candidate  # its memory is the next one's
             if not error < before:
                 break
             before = error
@@ -170,26 +189,29 @@ def solved(fit: Residual, ridge: float, bias: bool) -> Change:
     W' − W = C_rx (C_xx + λ diag C_xx)⁻¹. Where there is a bias, C is centred and the bias takes the means:
     b' − b = μ_r − (W' − W) μ_x.
     """
+    if not bias:
+        weight, note = _divided(fit.rx, fit.xx.clone, ridge)
+        return Change(f"ridge {ridge:g}", weight, None, note)
     count = max(fit.count, 1)
-    if bias:
-        x_mean, r_mean = fit.x / count, fit.r / count
-        xx = fit.xx / count - x_mean[..., None] * x_mean[:, None]
-        rx = fit.rx / count - r_mean[..., None] * x_mean[:, None]
-    else:
-        xx, rx = fit.xx / count, fit.rx / count
-    weight, note = _divided(rx, xx, ridge)
-    shift = r_mean - (weight @ x_mean[..., None])[..., 0] if bias else None
-    return Change(f"ridge {ridge:g}", weight, shift, note)
+    mean = fit.x / count
+    weight, note = _divided(fit.rx - fit.r[..., None] * mean[:, None], lambda: fit.xx - fit.x[..., None] * mean[:, None], ridge)
+    return Change(f"ridge {ridge:g}", weight, fit.r / count - (weight @ mean[..., None])[..., 0], note)
 
 
-def _divided(rx: torch.Tensor, xx: torch.Tensor, ridge: float) -> tuple[torch.Tensor, str]:
-    """C_rx (C_xx + λ diag C_xx)⁻¹ by Cholesky's method; where rounding makes the matrix indefinite, with a larger diagonal."""
-    variances = xx.diagonal(dim1=-2, dim2=-1).clamp(min=0)
-    floor = torch.finfo(xx.dtype).eps * xx.shape[-1] * variances.mean(-1, keepdim=True) + torch.finfo(xx.dtype).tiny
+def _divided(rx: torch.Tensor, moments: Callable[[], torch.Tensor], ridge: float) -> tuple[torch.Tensor, str]:
+    """C_rx (C_xx + λ diag C_xx)⁻¹ by Cholesky's method; where rounding makes the matrix indefinite, with a larger diagonal.
+
+    The second moments are made anew for each attempt and factorised in place: of a wide layer there is room for few copies.
+    """
     note = ""
     for attempt in range(8):
-        added = ridge * variances + floor * 100**attempt
-        factor, failed = torch.linalg.cholesky_ex(xx + torch.diag_embed(added))
+        xx = moments()
+        diagonal = xx.diagonal(dim1=-2, dim2=-1)
+        variances = diagonal.clamp(min=0)
+        floor = torch.finfo(xx.dtype).eps * xx.shape[-1] * variances.mean(-1, keepdim=True) + torch.finfo(xx.dtype).tiny
+        diagonal.add_(ridge * variances + floor * 100**attempt)
+        failed = torch.empty(len(xx), dtype=torch.int32, device=xx.device)
+        factor, _ = torch.linalg.cholesky_ex(xx.mT, out=(xx.mT, failed))  # symmetric, and by columns, as it is worked on
         if not bool(failed.any()):
             return torch.cholesky_solve(rx.mT, factor).mT, note
         note = f"the matrix of second moments is singular: {100 ** (attempt + 1):g} times the least diagonal was added"

@@ -9,9 +9,9 @@ from collections.abc import Container, Iterable, Mapping
 import torch
 
 from depgraph.execution.repairs import LayerRepair
-from depgraph.moments.layers import Layer
+from depgraph.moments.layers import Layer, Layout
 from depgraph.plans.plan import Plan
-from depgraph.repair.kept import Kept, bias_after
+from depgraph.repair.kept import Kept
 from depgraph.repair.ridge import NOTHING, Change, Residual
 
 
@@ -51,16 +51,22 @@ class Writer:
     def add(self, change: Change, layer: Layer, part: Kept) -> None:
         """Add a change to a layer's weight and bias."""
         if change.weight is not None:
-            self._add(layer.weight.name, part.after, change.weight)
+            places = part.blocks[:, None, None], part.rows[..., None], part.columns[:, None]
+            self._add(layer.weight, places, change.weight)
         if change.bias is not None and layer.bias is not None:
-            positions = bias_after(self.plan, layer.bias, self.before[layer.bias.name])
-            self._add(layer.bias.name, positions, change.bias.flatten())
+            self._add(layer.bias, (part.blocks[:, None], part.rows), change.bias)
 
-    def _add(self, name: str, positions: torch.Tensor, values: torch.Tensor) -> None:
-        target = self.after[name].detach()
-        flat = target.reshape(-1).clone()
-        flat[positions] = (flat[positions].to(values) + values).to(flat)
-        self.replace(name, flat.view(target.shape))
+    def _add(self, layout: Layout, places: tuple[torch.Tensor, ...], values: torch.Tensor) -> None:
+        """Add values at places of the original's matrices."""
+        before, after = self.before[layout.name], self.after[layout.name].detach()
+        matrices = values.new_zeros(layout.shape[: values.ndim])
+        matrices[places] = values
+        change = values.new_zeros(before.numel())
+        layout.write(change, matrices)
+        change = change.view(before.shape)
+        for dim, indices in self.plan.kept.get(layout.name, {}).items():
+            change = change.index_select(dim, torch.tensor(list(indices), dtype=torch.int64, device=change.device))
+        self.replace(layout.name, (after + change).to(after))
 
     def replace(self, name: str, values: torch.Tensor) -> None:
         """Give a tensor other values, in place."""

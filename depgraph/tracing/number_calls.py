@@ -43,7 +43,8 @@ def numbers_followed(reached: Reached) -> Iterator[None]:
 
 def _meant(function: types.FunctionType) -> frozenset[str]:
     """The names that are Python's own in a function's module."""
-    scope, python = function.__globals__, function.__builtins__  # type: ignore[attr-defined]
+    code: Any = function
+    scope, python = code.__globals__, code.__builtins__
     return frozenset(name for name in _FOLLOWED if name not in scope and python.get(name) is getattr(builtins, name))
 
 

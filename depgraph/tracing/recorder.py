@@ -59,7 +59,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         session = self.session
         if session.muted:
             return self._run(func, args, kwargs)
-        if func is _DETACH and not isinstance(args[0], FakeTensor):
+        if func is _DETACH and args[0].is_meta and not isinstance(args[0], FakeTensor):
             return args[0]  # torch.tensor(..., device='meta') detaches what it has just made; fake tensors refuse that
         operator = _operator(func)
         name = operator.name

@@ -1,7 +1,7 @@
 """What a repair costs, beside one forward over the same batches; writes its numbers for docs/repair.md.
 
-Run it with ``python docs/benchmarks/repair_cost.py``. Each row is measured in a process of its own, with one thread: CPU time, the
-least of three in turns with the forward, and the largest memory of the process beyond what one forward takes.
+Run it with ``python docs/benchmarks/repair_cost.py``. Each row is measured in a process of its own, with one thread: CPU time,
+the least of three in turns with the forward, and the largest memory of the process beyond what one forward takes.
 """
 
 from __future__ import annotations

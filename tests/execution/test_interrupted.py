@@ -29,7 +29,7 @@ class Interruption(BaseException):
     """What no code expects, as Ctrl-C is."""
 
 
-def interrupted(call, line):
+def interrupted(call, line, writers=WRITERS):
     """Run the call and raise before the given line of a writer, counted as they run. Whether it came to that line.
 
     Lines that begin with ``with`` are left out: Python comes to them a second time before the context manager is left, and an
@@ -39,7 +39,7 @@ def interrupted(call, line):
 
     def trace(frame, event, argument):
         nonlocal left
-        if not frame.f_code.co_filename.endswith(WRITERS):
+        if not frame.f_code.co_filename.endswith(writers):
             return None
         if event == "line" and not linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with "):
             left -= 1

@@ -195,6 +195,10 @@ def seeded(name, seeds):
             yield found(name, form(Draw.seeded(seed)))
 
 
+_NOT_RECORDED = {"copy", "detach", "lift_fresh"}
+"""Samples of which a form calls another operator (copy_), or none: what detach_ and lift_fresh give is their operand."""
+
+
 @pytest.mark.parametrize("name", ROWS)
 @settings(max_examples=max(settings.default.max_examples // 20, 1))
 @given(draws())
@@ -203,7 +207,7 @@ def test_rules_hold(name, d):
     for form in ROWS[name]:
         sample = form(d)
         findings = found(name, sample)
-        assert {f"aten.{name}", name} & set(findings.ops) or name == "copy", f"{sample} called {findings.ops}"
+        assert {f"aten.{name}", name} & set(findings.ops) or name in _NOT_RECORDED, f"{sample} called {findings.ops}"
         assert not findings.refuted, f"{sample}: " + "; ".join(findings.refuted)
         if findings.needless and name not in PINS_BY_CHOICE:
             # one draw may happen to allow what others do not: a maximum that comes first, a mask that holds everywhere

@@ -259,6 +259,13 @@ DAMAGED = {
     "unread of two sizes": (unread("a", GROUP, Atom(9, 5)), "may count spaces of one size"),
     "unread of another atom's size": (unread("a", Atom(GROUP.id, 5)), "has the sizes [58] and [58]"),
     "unread and edited": (unread("0.out_channels", GROUP), "called unread, but its edit is not an added one"),
+    "tied in another order": ({"tied": (("b", "c"), ("a", "d"))}, "the tied names are not in their order"),
+    "tied twice": ({"tied": (("a", "a"),)}, "a tied name that stands twice is 'a'"),
+    "tied and cut otherwise": (
+        {"tied": (("0.weight", "2.weight"),)},
+        "'0.weight' and '2.weight' are called tied, but are not cut",
+    ),
+    "tied to nothing": ({"tied": (("0.weight",),)}, "is no tied entry"),
     "unread under a strange path": (unread("__class__.x", GROUP), "names plain attributes"),
 }
 

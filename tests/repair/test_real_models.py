@@ -47,7 +47,8 @@ def test_llama(mode):
     model, ids = llama(), torch.randint(50, (24, 12))
     batches = [{"input_ids": part, "use_cache": False} for part in ids.split(8)]
     plan, repair = pruned_and_repaired(model, batches[0], batches, mode)
-    assert not repair.left and not repair.note and repair.outputs[1] < repair.outputs[0]
+    assert repair.left.keys() <= {"model.embed_tokens.weight"} and not repair.note
+    assert repair.outputs[1] < repair.outputs[0]
     losing = {name for name, dims in plan.kept.items() if 1 in dims and "embed" not in name}
     assert losing and losing <= {layer.weight for layer in repair.layers}
 

@@ -313,3 +313,27 @@ def test_iterate_repairs_each_step():
     assert missed(repair=lambda plan, model: dg.refit(plan, model, [x])) < 0.5 * missed()
     with pytest.raises(dg.errors.PlanError, match="expected repair= as a function of plan and model"):
         dg.iterate(model, x, by_norm, **options, repair=3)
+
+
+class Recurrent(nn.Module):
+    """An operator of torch's that is no product, behind a layer that is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.first, self.last = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.cell = nn.Bilinear(6, 6, 5)
+
+    def forward(self, ids):
+        x = self.first(self.embed(ids))
+        return self.last(x), self.cell(x, x)
+
+
+def test_what_no_layer_multiplies_with_is_left_with_its_operator():
+    torch.manual_seed(0)
+    model, ids = Recurrent(), torch.randint(9, (12, 4))
+    plan = dg.plan(dg.trace(model, ids), dg.score(dg.trace(model, ids), model, dg.Magnitude(p=2)), ratio=0.5)
+    assert {"embed.weight", "cell.weight"} <= plan.kept.keys()
+    for batches in ([ids], dg.moments.collect(model, [ids])):
+        left = dg.refit(plan, model, batches).left
+        assert left["embed.weight"] == "aten.embedding.default uses it, which is no product and no convolution"
+        assert "aten._trilinear" in left["cell.weight"]

