@@ -69,6 +69,10 @@ def save_pretrained(
     loads it. Where none does, as when layers differ, it has the original one, and `dg.hf.from_pretrained` loads it. Which it
     is, and why, is what is returned. The plan is in the folder, either way.
 
+    transformers computes buffers that no checkpoint holds, such as rotary frequencies, in their own precision. A model that was
+    cast as a whole, as by ``.to(torch.bfloat16)``, has rounded ones, and differs from a stock model by as much;
+    `dg.hf.from_pretrained` gives rounded ones back where it applies the plan.
+
     Args:
         plan: what was removed.
         model: what `dg.execute` returned, fine-tuned or not. It is not changed.
@@ -156,7 +160,11 @@ def _write(
     plan.save(folder / PLAN)
     if not stock:
         fresh = unsaved_buffers(restored)
-        other = {name: buffer for name, buffer in unsaved_buffers(model).items() if not same_values(buffer, fresh[name])}
+        other = {
+            name: buffer
+            for name, buffer in unsaved_buffers(model).items()
+            if buffer.dtype != fresh[name].dtype or not same_values(buffer, fresh[name])
+        }
         if other:
             from safetensors.torch import save_file
 
@@ -195,7 +203,7 @@ def from_pretrained(
         folder: what `save_pretrained` wrote.
         model_class: the model's class, if it is none of transformers' own.
         device: where the model is to be.
-        dtype: of its floating-point parameters; None keeps what was saved.
+        dtype: of its floating-point weights; None keeps what was saved. Buffers that no checkpoint holds keep theirs.
 
     Raises:
         PlanError: the folder was not written by `save_pretrained`, or its class is unknown.
@@ -226,12 +234,12 @@ def from_pretrained(
         delattr(config, RECORD)
     model: Any = built(model_class, config, buffers=True)
     execute_(plan, model)
-    _load(model, folder)
+    _load(model, folder, dtype)
     set_values(model.config, checked_values(record.get("values")))
     setattr(model.config, RECORD, {"before": record.get("before"), "added": record.get("added")})
     if model.can_generate() and (folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
-    return model.to(device=device, dtype=dtype).eval()
+    return model.to(device).eval()
 
 
 def _class_of(transformers: Any, stored: dict[str, Any]) -> type[Any]:
@@ -244,7 +252,7 @@ def _class_of(transformers: Any, stored: dict[str, Any]) -> type[Any]:
     )
 
 
-def _load(model: Any, folder: Path) -> None:
+def _load(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
     """Put the folder's weights in the place of what has no values. Raises `MismatchError` where they do not fit."""
     from safetensors.torch import load_file
 
@@ -262,6 +270,8 @@ def _load(model: Any, folder: Path) -> None:
     problems += [f"no weights for {name!r}" for name, tensor in expected.items() if tensor.is_meta and id(tensor) not in tied]
     if problems:
         raise MismatchError("the folder's weights are not those of its plan:", problems, "Save the model again.")
+    if dtype is not None:
+        weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters(remove_duplicate=False)}
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()

@@ -241,7 +241,7 @@ def _problems(search: _Search, config: Config, model: Any) -> Iterator[str]:
 
 
 def same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors hold the same values, wherever they are."""
+    """Whether two tensors hold the same values, wherever they are, once the second one is cast as the first one was."""
     return torch.equal(one.detach().cpu(), other.detach().cpu().to(one.dtype))
 
 

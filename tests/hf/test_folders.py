@@ -268,7 +268,7 @@ def test_a_half_precision_model_with_tied_embeddings(tmp_path):
     """The dtype and the tie are as they were, and the files hold no tensor twice."""
     module = transformers()
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100}
-    config = module.LlamaConfig(**sizes, num_hidden_layers=6, tie_word_embeddings=True)
+    config = module.LlamaConfig(**sizes, num_hidden_layers=4, tie_word_embeddings=True)
     torch.manual_seed(0)
     model = module.LlamaForCausalLM(config).to(torch.bfloat16).eval()
     inputs = {"input_ids": torch.arange(8)[None]}
