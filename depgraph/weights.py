@@ -1,4 +1,4 @@
-"""Which values a model has: a digest, so that data made from one model is not applied to another."""
+"""Which tensors a model has, and a digest of their values, so that data made from one model is not applied to another."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from torch import nn
 from depgraph.errors import PlanError
 
 
+def named_tensors(model: nn.Module, *, every_name: bool = False) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name; of tied ones the first name, or each."""
+    once = not every_name
+    return {
+        **dict(model.named_parameters(remove_duplicate=once)),
+        **dict(model.named_buffers(remove_duplicate=once)),
+    }
+
+
 def weights_digest(model: nn.Module) -> str:
     """A digest of all parameters and buffers, by name, dtype, shape and value; the same on every device.
 
@@ -19,7 +28,7 @@ def weights_digest(model: nn.Module) -> str:
         PlanError: the model is on the `meta` device and has no values.
     """
     digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in named_tensors(model).items():
         if tensor.is_meta:
             raise PlanError(f"{name!r} is on the meta device: expected a model with weights. Load them first.")
         _add(digest, name, tensor)

@@ -19,10 +19,10 @@ from depgraph.criteria.reductions import Importances, known_reduction
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 from depgraph.moments.checking import check_moments
-from depgraph.moments.collecting import collect, named_tensors
+from depgraph.moments.collecting import collect
 from depgraph.moments.sums import Moments
 from depgraph.running import Forward, run
-from depgraph.weights import weights_digest
+from depgraph.weights import named_tensors, weights_digest
 
 
 def _is_moments(instance: object, attribute: Any, value: Any) -> None:
@@ -69,7 +69,7 @@ class _OnMoments(DataDriven):
             refuse_meta({name: tensors[name] for axes in known.values() for name, _ in axes})
             names = {name for axes in known.values() for name, _ in axes}
             read = collect(model, read, wanted=names.__contains__, holdout=0, forward=self.forward, progress=self.progress)
-        check_moments(read, weights_digest(model), dict(named_tensors(model)))
+        check_moments(read, weights_digest(model), named_tensors(model))
         layers = Layers(graph, tensors, read)
         members = layers.reading(known)
         if graph.groups and not members:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -17,6 +17,7 @@ from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.ragged import bases_of, why_uniform
 from depgraph.unsupported import supported
+from depgraph.weights import named_tensors
 
 
 @runtime_checkable
@@ -64,7 +65,7 @@ def score(graph: Graph, model: nn.Module, criterion: Criterion | Scoring) -> Imp
     if not (callable(criterion) or isinstance(criterion, Criterion)) or isinstance(criterion, type):
         raise PlanError(f"expected a criterion such as dg.Magnitude(p=2), or a function of graph and model, met {criterion!r}.")
     model = supported(model)
-    tensors = dict(_named_tensors(model))
+    tensors = named_tensors(model, every_name=True)
     problems = []
     for tensor in graph.tensors:
         if tensor.kind != "value":
@@ -124,11 +125,3 @@ def _row_problem(group: Group, values: Sequence[Any]) -> str | None:
     if strange:
         return f"expected numbers, met {strange[0]!r}"
     return f"NaN at index {[*map(math.isnan, values)].index(True)}" if any(map(math.isnan, values)) else None
-
-
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    for path, module in model.named_modules(remove_duplicate=False):
-        for registry in (module._parameters, module._buffers):
-            for name, tensor in registry.items():
-                if tensor is not None:
-                    yield f"{path}.{name}" if path else name, tensor

@@ -25,6 +25,7 @@ from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Edit, Plan
 from depgraph.unsupported import replaceable, supported
+from depgraph.weights import named_tensors
 from depgraph.wrappers import unwrap
 
 P = ParamSpec("P")
@@ -265,13 +266,7 @@ _VALUES = frozenset({int, float, bool, str, type(None)})
 
 def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and buffers that the plan cuts, by name. Raises `MismatchError`, with everything that does not fit."""
-    tensors = {
-        f"{path}.{name}" if path else name: tensor
-        for path, module in model.named_modules(remove_duplicate=False)
-        for registry in (module._parameters, module._buffers)
-        for name, tensor in registry.items()
-        if tensor is not None
-    }
+    tensors = named_tensors(model, every_name=True)
     problems = [*plan.problems]
     if not problems or is_well_typed(plan):
         problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model)]
@@ -362,7 +357,7 @@ def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, 
     """Check the plan against the model, then make every new tensor. Name to (old, new); tied names share both."""
     smaller = _sliced(plan, fitting(plan, model))
     if repair is not None:
-        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        tensors = named_tensors(model)
         after = {name: smaller[name][1] if name in smaller else tensor for name, tensor in tensors.items()}
         for name, values in checked_repair(repair, lambda repair: repair.problems(plan, model, after)).values.items():
             if name in smaller:

@@ -12,6 +12,7 @@ from torch import nn
 
 from depgraph.errors import MismatchError, PlanError
 from depgraph.plans.plan import Plan
+from depgraph.weights import named_tensors
 
 Config: TypeAlias = Any
 """A `transformers.PreTrainedConfig`."""
@@ -48,7 +49,7 @@ def checked_model(plan: object, model: object) -> Any:
 
 def _unpruned(plan: Plan, model: nn.Module) -> Iterator[str]:
     """The axes of a plan that a model does not have as they are after it."""
-    tensors = tensors_of(model)
+    tensors = named_tensors(model, every_name=True)
     for name, dims in plan.kept.items():
         shape = tuple(tensors[name].shape) if name in tensors else ()
         for dim, kept in dims.items():
@@ -122,7 +123,7 @@ def _parameters_on_meta() -> Iterator[None]:
 def form_of(model: nn.Module, without: Iterable[str] = ()) -> dict[str, Any]:
     """The shapes of all tensors and the plain attributes of all modules, but for paths that do not count."""
     form: dict[str, Any] = {}
-    for name, tensor in tensors_of(model).items():
+    for name, tensor in named_tensors(model, every_name=True).items():
         form[name] = tuple(tensor.shape)
     for prefix, module in model.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
@@ -139,11 +140,6 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, (tuple, list)):
         return all(type(item) in _PLAIN for item in value)
     return type(value) in _PLAIN
-
-
-def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers by name; tied ones under each of their names."""
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def unsaved_buffers(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -14,10 +14,11 @@ from attrs import frozen
 
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.execute import execute_
-from depgraph.hf.building import built, checked_model, library, tensors_of, unsaved_buffers
+from depgraph.hf.building import built, checked_model, library, unsaved_buffers
 from depgraph.hf.keys import RECORD, checked_values, set_values
 from depgraph.hf.solving import Solution, described, same_values, solution_of
 from depgraph.plans.plan import Plan
+from depgraph.weights import named_tensors
 
 PLAN, BUFFERS = "depgraph_plan.json", "depgraph_buffers.safetensors"
 _SHOWN = 3
@@ -119,7 +120,7 @@ def _restored(plan: Plan, model: Any, solution: Solution) -> Any:
     """What `from_pretrained` will make of the folder, before the weights come."""
     restored = built(type(model), solution.original, buffers=True)
     execute_(plan, restored)
-    fresh, own = tensors_of(restored), tensors_of(model)
+    fresh, own = (named_tensors(each, every_name=True) for each in (restored, model))
     problems = [
         f"{name!r}: expected shape {tuple(fresh[name].shape)}, met {tuple(own[name].shape)}"
         if name in fresh and name in own
@@ -283,7 +284,7 @@ def _load(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
             module, _, last = name.rpartition(".")
             if name in buffers:
                 model.get_submodule(module)._buffers[last] = values
-    absent = [name for name, tensor in tensors_of(model).items() if tensor.is_meta]
+    absent = [name for name, tensor in named_tensors(model, every_name=True).items() if tensor.is_meta]
     if absent:
         problems = [f"{name!r} has no values" for name in absent]
         raise MismatchError("the folder lacks weights:", problems, "Save the model again.")

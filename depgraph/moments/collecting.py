@@ -16,14 +16,9 @@ from depgraph.moments.sums import Moments, Sums, of_all_ranks
 from depgraph.moments.watching import LayerCall, NormCall, Watch
 from depgraph.running import Forward, run, shown, untouched
 from depgraph.unsupported import supported
-from depgraph.weights import weights_digest
+from depgraph.weights import named_tensors, weights_digest
 
 Wanted = Callable[[Layer], bool]
-
-
-def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name; of tied ones the first name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 class Survey:

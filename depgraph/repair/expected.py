@@ -12,7 +12,6 @@ from torch import nn
 from depgraph.execution.execute import checked
 from depgraph.execution.repairs import LayerRepair
 from depgraph.moments.checking import check_moments
-from depgraph.moments.collecting import named_tensors
 from depgraph.moments.layers import Layer
 from depgraph.moments.sums import Moments
 from depgraph.plans.plan import Plan
@@ -21,7 +20,7 @@ from depgraph.repair.kept import Kept
 from depgraph.repair.refit import RIDGES
 from depgraph.repair.ridge import Change
 from depgraph.repair.writing import Writer
-from depgraph.weights import weights_digest
+from depgraph.weights import named_tensors, weights_digest
 
 
 def _read_only(left: Mapping[str, str]) -> Mapping[str, str]:

@@ -14,7 +14,7 @@ from depgraph.errors import PlanError
 from depgraph.execution.execute import checked, execute
 from depgraph.execution.repairs import Repair, plan_digest
 from depgraph.moments.checking import check_moments
-from depgraph.moments.collecting import Survey, collected, named_tensors, surveyed
+from depgraph.moments.collecting import Survey, collected, surveyed
 from depgraph.moments.samples import Valid, batches_of
 from depgraph.moments.sums import Moments
 from depgraph.plans.plan import Plan
@@ -23,7 +23,7 @@ from depgraph.repair.independent import loses_inputs, repaired_independently
 from depgraph.repair.sequential import repaired_in_order
 from depgraph.repair.writing import Writer
 from depgraph.running import Forward, run
-from depgraph.weights import tensor_digest, weights_digest
+from depgraph.weights import named_tensors, tensor_digest, weights_digest
 
 Mode: TypeAlias = Literal["auto", "sequential", "independent"]
 

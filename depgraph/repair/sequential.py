@@ -12,7 +12,7 @@ from torch import nn
 
 from depgraph.execution.execute import copied
 from depgraph.execution.repairs import LayerRepair
-from depgraph.moments.collecting import Survey, named_tensors
+from depgraph.moments.collecting import Survey
 from depgraph.moments.layers import Layer, Layout
 from depgraph.moments.samples import Batch
 from depgraph.moments.watching import LayerCall, NormCall, Watch
@@ -22,6 +22,7 @@ from depgraph.repair.lockstep import Task, in_step
 from depgraph.repair.ridge import Residual, best, residual_between
 from depgraph.repair.writing import Writer, row_of
 from depgraph.running import Forward, progress_bar, together, untouched
+from depgraph.weights import named_tensors
 
 Place: TypeAlias = tuple[str, int]
 """A layer in original and pruned model alike: the weight's name, and how many other parts of it forward used before it."""
