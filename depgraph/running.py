@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -72,7 +72,7 @@ def run(model: nn.Module, batch: Any) -> Any:
     return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
 
 
-def shown(items: Sequence[T], what: str, unit: str, progress: bool) -> Iterator[T]:
+def shown(items: Iterable[T], what: str, unit: str, progress: bool) -> Iterator[T]:
     """The items, with a bar where one is wanted.
 
     Raises:

@@ -29,7 +29,7 @@ _PERMUTES = frozenset({"t", "transpose", "permute", "numpy_T", "mT"})
 """Operators whose result holds them with dimensions permuted, such as the transpose that `linear` multiplies with."""
 
 
-class Moments:
+class AxisMoments:
     """Streaming sums of one axis of an activation: count, mean of the absolute values, mean, squared deviations, squares."""
 
     count: torch.Tensor
@@ -79,7 +79,7 @@ class _LayerRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     It sees operators, so that functional calls, tied weights and modules of any class count alike.
     """
 
-    def __init__(self, parameters: Tensors, inputs: Mapping[str, Moments], outputs: Mapping[str, Moments]) -> None:
+    def __init__(self, parameters: Tensors, inputs: Mapping[str, AxisMoments], outputs: Mapping[str, AxisMoments]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names = {id(tensor): (tensor, name) for name, tensor in parameters.items()}
         self.views: dict[int, tuple[torch.Tensor, str]] = {}
@@ -122,12 +122,12 @@ class _OnActivations(DataDriven):
 
     def moments(
         self, model: nn.Module, tensors: Tensors, in_sizes: Mapping[str, int], out_sizes: Mapping[str, int]
-    ) -> tuple[dict[str, Moments], dict[str, Moments]]:
+    ) -> tuple[dict[str, AxisMoments], dict[str, AxisMoments]]:
         """Moments of the inputs and of the outputs of some layers, by the weight's name, along axes of the given sizes."""
         weights = {name: tensors[name] for name in {**in_sizes, **out_sizes}}
         refuse_meta(weights)
-        inputs = {name: Moments(size, tensors[name].device) for name, size in in_sizes.items()}
-        outputs = {name: Moments(size, tensors[name].device) for name, size in out_sizes.items()}
+        inputs = {name: AxisMoments(size, tensors[name].device) for name, size in in_sizes.items()}
+        outputs = {name: AxisMoments(size, tensors[name].device) for name, size in out_sizes.items()}
         recorder, number = _LayerRecorder(weights, inputs, outputs), 0
         with untouched(model, self.training), torch.no_grad(), recorder:
             for batch in self.read(self.batches):
@@ -215,7 +215,7 @@ class Activation(_OnActivations):
     def _takes_part(self, layer: Layer) -> bool:
         return self.types is None or layer.operation.type in self.types
 
-    def _value(self, moments: Moments) -> torch.Tensor:
+    def _value(self, moments: AxisMoments) -> torch.Tensor:
         if self.statistic == "absolute":
             return moments.absolute / moments.count
         if self.statistic == "mean":

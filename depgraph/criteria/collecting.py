@@ -17,7 +17,7 @@ from depgraph.criteria.reductions import Importances
 from depgraph.criteria.sums import readable
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
-from depgraph.running import progress_bar, together
+from depgraph.running import shown, together
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 
@@ -64,7 +64,7 @@ class DataDriven(Options):
 
     def read(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches, with a bar where one is wanted."""
-        return iter(progress_bar(batches, desc=type(self).__name__, unit="batch")) if self.progress else iter(batches)
+        return shown(batches, type(self).__name__, "batch", self.progress)
 
     def together(self, sums: Iterable[torch.Tensor]) -> None:
         """Add up tensors over all ranks, in place, where there are several."""

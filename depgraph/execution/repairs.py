@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import torch
 from attrs import evolve, field, frozen
@@ -16,6 +14,7 @@ from depgraph import codec, tensor_files
 from depgraph.errors import MismatchError, PlanError
 from depgraph.messages import shortened
 from depgraph.plans.plan import Plan
+from depgraph.read_only import read_only
 from depgraph.weights import tensor_digest, weights_digest
 
 
@@ -71,10 +70,6 @@ class _Header:
     originals: tuple[tuple[str, str], ...]
 
 
-def _read_only(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(dict(values))
-
-
 @frozen(eq=False)
 class Repair:
     """New values of parameters and buffers of a pruned model. It belongs to one plan and to one model's weights.
@@ -109,13 +104,13 @@ class Repair:
 
     plan: str
     source: str
-    values: Mapping[str, torch.Tensor] = field(converter=_read_only, repr=False)
+    values: Mapping[str, torch.Tensor] = field(converter=read_only, repr=False)
     layers: tuple[LayerRepair, ...] = ()
-    left: Mapping[str, str] = field(factory=dict, converter=_read_only)
+    left: Mapping[str, str] = field(factory=dict, converter=read_only)
     mode: str = ""
     outputs: tuple[float, float] = (0.0, 0.0)
     note: str = ""
-    originals: Mapping[str, str] = field(factory=dict, converter=_read_only, repr=False)
+    originals: Mapping[str, str] = field(factory=dict, converter=read_only, repr=False)
 
     def problems(self, plan: Plan, model: nn.Module, sizes: Mapping[str, torch.Tensor]) -> Iterator[str]:
         """What speaks against writing it to this model, pruned by this plan, one sentence each.

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from depgraph.errors import MismatchError, PlanError
+from depgraph.execution.execute import other_sizes
 from depgraph.plans.plan import Plan
 from depgraph.weights import named_tensors
 
@@ -52,9 +53,7 @@ def _unpruned(plan: Plan, model: nn.Module) -> Iterator[str]:
     tensors = named_tensors(model, every_name=True)
     for name, dims in plan.kept.items():
         shape = tuple(tensors[name].shape) if name in tensors else ()
-        for dim, kept in dims.items():
-            if len(shape) <= dim or shape[dim] != len(kept):
-                yield f"{name!r}: expected size {len(kept)} in dimension {dim}, met shape {shape}"
+        yield from other_sizes(name, {dim: len(kept) for dim, kept in dims.items()}, shape)
 
 
 def library() -> Any:

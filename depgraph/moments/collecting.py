@@ -172,11 +172,13 @@ def collect(
     read = batches_of(batches, holdout, rows_per_input, valid, least=2 if holdout else 1)
     chosen = None if wanted is None else lambda layer: wanted(layer.weight.name)
     with torch.no_grad():
-        return collected(model, read, surveyed(model, read[0], forward), chosen, forward, dtype, progress)
+        survey = surveyed(model, read[0], forward)
+        return collected(model, weights_digest(model), read, survey, chosen, forward, dtype, progress)
 
 
 def collected(
     model: nn.Module,
+    source: str,
     batches: Sequence[Batch],
     survey: Survey,
     wanted: Wanted | None,
@@ -184,7 +186,7 @@ def collected(
     dtype: torch.dtype,
     progress: bool,
 ) -> Moments:
-    """The same, of batches that are taken apart already."""
+    """The same, of batches that are taken apart already, and of a model whose weights have the digest `source`."""
     layers = dict(survey.layers)
     sums: tuple[dict[str, Sums], dict[str, Sums]] = ({}, {})
     calls: Counter[Layout] = Counter()
@@ -216,4 +218,4 @@ def collected(
             read.clear()
     sums = (of_all_ranks(sums[0]), of_all_ranks(sums[1]))
     left = survey.left | problems_of(watch, layers.values(), tensors)
-    return Moments(weights_digest(model), tuple(layers.values()), *sums, left)
+    return Moments(source, tuple(layers.values()), *sums, left)

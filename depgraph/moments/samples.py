@@ -39,12 +39,16 @@ class Batch:
     def parts(self, rows: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows to fit to and those to judge by, of ``[blocks, rows, ...]`` in which those of one sample lie together."""
         count = rows.shape[1]
-        border = count * self.fitted // self.samples
+        border = self.border(count)
         fitted, held_out = rows[:, :border], rows[:, border:]
         if self.valid is not None and len(self.valid) == count:
             mask = self.valid.to(rows.device)
             fitted, held_out = fitted[:, mask[:border]], held_out[:, mask[border:]]
         return fitted.to(dtype), held_out.to(dtype)
+
+    def border(self, count: int) -> int:
+        """How many of so many rows belong to samples that are fitted to, where those of one sample lie together."""
+        return count * self.fitted // self.samples
 
     def places(self, call: Call, x: torch.Tensor) -> int | None:
         """So many places of each sample are enough for a convolution; None for all."""

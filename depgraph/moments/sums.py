@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import torch
 from attrs import field, frozen
@@ -13,6 +11,7 @@ from attrs import field, frozen
 from depgraph import tensor_files
 from depgraph.errors import PlanError
 from depgraph.moments.layers import Layer
+from depgraph.read_only import read_only
 from depgraph.running import gathered_from_ranks, together
 
 WIDEST_IN_DOUBLE = 4096
@@ -66,10 +65,6 @@ def sum_dtype(rows: torch.Tensor) -> torch.dtype:
     return torch.float64
 
 
-def _read_only(items: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(dict(items))
-
-
 @frozen
 class _Header:
     """Moments without their tensors."""
@@ -106,9 +101,9 @@ class Moments:
 
     source: str
     layers: tuple[Layer, ...]
-    fitted: Mapping[str, Sums] = field(converter=_read_only)
-    held_out: Mapping[str, Sums] = field(converter=_read_only)
-    left: Mapping[str, str] = field(converter=_read_only)
+    fitted: Mapping[str, Sums] = field(converter=read_only)
+    held_out: Mapping[str, Sums] = field(converter=read_only)
+    left: Mapping[str, str] = field(converter=read_only)
 
     def __add__(self, other: Moments) -> Moments:
         known = {layer.weight: layer for layer in (*other.layers, *self.layers)}
@@ -169,8 +164,7 @@ def of_all_ranks(sums: Mapping[str, Sums]) -> dict[str, Sums]:
     result = {}
     device = next((item.total.device for item in sums.values()), torch.device("cpu"))
     for name, (shape, dtype) in sorted(gathered_from_ranks(shapes).items()):
-        total, products = torch.zeros(shape[:2], dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
-        item = sums.get(name, Sums(0, total, products))
+        item = sums.get(name) or Sums(0, *(torch.zeros(part, dtype=dtype, device=device) for part in (shape[:2], shape)))
         count = torch.tensor(float(item.count), device=device)
         together([count, item.total, item.products])
         result[name] = Sums(int(count), item.total, item.products)

@@ -104,7 +104,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = [(place, part) for place, tensor in _tensors_in(args, kwargs) if (part := self._part(tensor)) is not None]
         if not found:
             result = func(*args, **kwargs)
-            if (self._results and func.is_view) or func.overloadpacket.__name__ == "_unsafe_view":
+            if self._results and (func.is_view or func.overloadpacket.__name__ == "_unsafe_view"):
                 self._follow_result(args, result)
             return result
         name = func.overloadpacket.__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 import torch
 from attrs import field, frozen
@@ -15,16 +14,13 @@ from depgraph.moments.checking import check_moments
 from depgraph.moments.layers import Layer
 from depgraph.moments.sums import Moments
 from depgraph.plans.plan import Plan
+from depgraph.read_only import read_only
 from depgraph.repair.independent import repaired_independently
 from depgraph.repair.kept import Kept
 from depgraph.repair.refit import RIDGES
 from depgraph.repair.ridge import Change
 from depgraph.repair.writing import Writer
 from depgraph.weights import named_tensors, weights_digest
-
-
-def _read_only(left: Mapping[str, str]) -> Mapping[str, str]:
-    return MappingProxyType(dict(left))
 
 
 @frozen
@@ -37,7 +33,7 @@ class ReconstructionError:
     """
 
     layers: tuple[LayerRepair, ...]
-    left: Mapping[str, str] = field(converter=_read_only)
+    left: Mapping[str, str] = field(converter=read_only)
 
     @property
     def total(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
+from depgraph.execution.execute import positions_of
 from depgraph.moments.layers import Layout
 from depgraph.plans.plan import Plan
 
@@ -35,7 +36,7 @@ def mask_of(plan: Plan, name: str, shape: torch.Size, device: torch.device) -> t
     mask = torch.ones(shape, dtype=torch.bool, device=device)
     for dim, indices in plan.kept.get(name, {}).items():
         along = torch.zeros(shape[dim], dtype=torch.bool, device=device)
-        along[torch.tensor(list(indices), dtype=torch.int64, device=device)] = True
+        along[positions_of(indices).to(device)] = True
         mask &= along.view(*(-1 if other == dim else 1 for other in range(len(shape))))
     return mask
 

@@ -131,7 +131,7 @@ def refit(
         chosen = _mode_for(survey) if mode == "auto" else mode
         if chosen == "independent":
             wanted = cache(partial(loses_inputs, writer))
-            moments = partial(collected, model, read, survey, wanted, forward, dtype, progress)
+            moments = partial(collected, model, source, read, survey, wanted, forward, dtype, progress)
             rows, left = repaired_independently(writer, moments, ridges, progress)
         else:
             rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)

@@ -259,5 +259,5 @@ def _statistics(writer: Writer, mean: str, variance: str, pairs: Pairs) -> Layer
 
 
 def _split(batch: Batch, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    border = tensor.shape[0] * batch.fitted // batch.samples
+    border = batch.border(len(tensor))
     return tensor[:border], tensor[border:]

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Mapping
 
 import torch
 
+from depgraph.execution.execute import positions_of
 from depgraph.execution.repairs import LayerRepair
 from depgraph.moments.layers import Layer, Layout
 from depgraph.plans.plan import Plan
@@ -45,8 +46,8 @@ class Writer:
     def kept_indices(self, name: str) -> torch.Tensor:
         """The original indices that stay of a vector."""
         tensor = self.before[name]
-        indices = self.plan.kept.get(name, {}).get(0, range(len(tensor)))
-        return torch.tensor(list(indices), dtype=torch.int64, device=tensor.device)
+        indices = self.plan.kept.get(name, {}).get(0)
+        return torch.arange(len(tensor), device=tensor.device) if indices is None else positions_of(indices).to(tensor.device)
 
     def add(self, change: Change, layer: Layer, part: Kept) -> None:
         """Add a change to a layer's weight and bias."""
@@ -65,7 +66,7 @@ class Writer:
         layout.write(change, matrices)
         change = change.view(before.shape)
         for dim, indices in self.plan.kept.get(layout.name, {}).items():
-            change = change.index_select(dim, torch.tensor(list(indices), dtype=torch.int64, device=change.device))
+            change = change.index_select(dim, positions_of(indices).to(change.device))
         self.replace(layout.name, (after + change).to(after))
 
     def replace(self, name: str, values: torch.Tensor) -> None:
