@@ -264,10 +264,11 @@ def write_whole(path: str | Path, write_to: Callable[[BinaryIO], object]) -> Non
         temporary.unlink(missing_ok=True)
 
 
-def write_whole_folder(path: str | Path, fill: Callable[[Path], object]) -> None:
-    """Fill a folder whole or not at all, likewise. It must not exist yet, or be empty.
+def write_whole_folder(path: str | Path, fill: Callable[[Path], object], *, replace: bool = False) -> None:
+    """Fill a folder whole or not at all, likewise. It must not exist yet, or be empty, unless it is to be replaced.
 
-    What `fill` writes by `write_new` is on the disk when the folder takes its name.
+    What `fill` writes by `write_new` is on the disk when the folder takes its name. A folder that is replaced stands aside
+    for a moment, and stays there where the process is killed in between.
     """
     target, temporary = _beside(path)
     try:
@@ -279,9 +280,24 @@ def write_whole_folder(path: str | Path, fill: Callable[[Path], object]) -> None
                 os.fsync(folder)
             finally:
                 os.close(folder)
-        os.replace(temporary, target)
+        put_folder(temporary, target, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_folder(temporary: Path, target: Path, replace: bool) -> None:
+    """Give a folder its name; one that it replaces is back where that fails."""
+    if not (replace and target.exists()):
+        os.replace(temporary, target)
+        return
+    old = temporary.with_suffix(".old")
+    target.rename(old)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_new(path: Path, write_to: Callable[[BinaryIO], object]) -> None:

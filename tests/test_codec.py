@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -141,3 +142,23 @@ def test_messages_are_short():
     with pytest.raises(dg.errors.DocumentError, match=r"; and [0-9]+ more. Save the graph again") as caught:
         codec.loads(json.dumps(document), "graph", Graph)
     assert len(str(caught.value)) < 4000
+
+
+def test_a_folder_that_cannot_be_replaced_is_back(tmp_path, monkeypatch):
+    """The one that stands there goes aside first; when the new one cannot take its name, it comes back."""
+    target, rename = tmp_path / "model", Path.rename
+    target.mkdir()
+    (target / "notes.txt").write_text("mine")
+
+    def failing(path, to):
+        if path.name.endswith(".part"):
+            raise OSError("no such luck")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="no such luck"):
+        codec.write_whole_folder(target, lambda folder: (folder / "new.txt").write_text("new"), replace=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "notes.txt"]
+    monkeypatch.setattr(Path, "rename", rename)
+    codec.write_whole_folder(target, lambda folder: (folder / "new.txt").write_text("new"), replace=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "new.txt"]

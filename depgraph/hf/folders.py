@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import frozen
 
+from depgraph import codec
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.execute import execute_
 from depgraph.hf.building import built, checked_model, library, unsaved_buffers
@@ -106,12 +105,11 @@ def save_pretrained(
     solution = solution_of(plan, model)
     restored = None if not solution.problems else _restored(plan, model, solution)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
-    try:
-        _write(temporary, plan, model, solution, restored, tokenizer, max_shard_size)
-        _put(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    codec.write_whole_folder(
+        folder,
+        lambda empty: _write(empty, plan, model, solution, restored, tokenizer, max_shard_size),
+        replace=replace,
+    )
     keys = {key: (solution.before.get(key), value) for key, value in solution.values.items()}
     return Saved(folder, not solution.problems, keys, solution.problems)
 
@@ -175,20 +173,6 @@ def _write(
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def _put(temporary: Path, folder: Path) -> None:
-    """Let a folder stand where another one stands, or none; a failure leaves the other one."""
-    old = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.old")
-    if folder.exists():
-        folder.rename(old)
-    try:
-        temporary.rename(folder)
-    except BaseException:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def from_pretrained(

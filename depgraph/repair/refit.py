@@ -12,7 +12,7 @@ from torch import nn
 from depgraph.algebra.numbers import is_number
 from depgraph.errors import PlanError
 from depgraph.execution.execute import checked, execute
-from depgraph.execution.repairs import Repair, plan_digest
+from depgraph.execution.repairs import LayerRepair, Repair, plan_digest
 from depgraph.moments.checking import check_moments
 from depgraph.moments.collecting import Survey, collected, surveyed
 from depgraph.moments.samples import Valid, batches_of
@@ -122,9 +122,7 @@ def refit(
             check_moments(batches, source, tensors[0])
             writer = Writer(plan, *tensors, batches.layers, batches.left)
             rows, left = repaired_independently(writer, lambda: batches, ridges, progress)
-            left, values = _without_layer(plan, tensors[0], batches.left) | left, writer.values()
-            originals = _originals(tensors[0], values)
-            return Repair(plan_digest(plan), source, values, tuple(rows), left, "independent", originals=originals)
+            return _repair(writer, source, rows, _without_layer(writer, batches.left) | left, "independent", (0.0, 0.0))
         read = batches_of(batches, holdout, rows_per_input, valid)
         survey = surveyed(model, read[0], forward)
         writer = Writer(plan, *tensors, survey.layers.values(), survey.left)
@@ -135,23 +133,28 @@ def refit(
             rows, left = repaired_independently(writer, moments, ridges, progress)
         else:
             rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)
-        plain = execute(plan, model).eval()
-        missed, now = outputs_missed(model, [plain, small], read, forward)
-    left = _without_layer(plan, tensors[0], survey.left) | left
-    values, note = writer.values(), ""
+        missed, now = outputs_missed(model, [execute(plan, model).eval(), small], read, forward)
+    return _repair(writer, source, rows, _without_layer(writer, survey.left) | left, chosen, (missed, now))
+
+
+def _repair(
+    writer: Writer,
+    source: str,
+    rows: Sequence[LayerRepair],
+    left: Mapping[str, str],
+    mode: str,
+    outputs: tuple[float, float],
+) -> Repair:
+    """The repair, or one that changes nothing where the outputs miss more than by the plan alone."""
+    (missed, now), values, note = outputs, writer.values(), ""
     if not now <= missed:
         note = (
             f"nothing is repaired: the outputs would miss {now:.2%} on the held-out samples, and miss {missed:.2%} by the "
             "plan alone. More samples may help, or mode='independent'."
         )
         values, now = {}, missed
-    originals = _originals(tensors[0], values)
-    return Repair(plan_digest(plan), source, values, tuple(rows), left, chosen, (missed, now), note, originals)
-
-
-def _originals(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Digests of what the model has in the place of the new values."""
-    return {name: tensor_digest(tensors[name]) for name in values}
+    originals = {name: tensor_digest(writer.before[name]) for name in values}
+    return Repair(plan_digest(writer.plan), source, values, tuple(rows), left, mode, (missed, now), note, originals)
 
 
 def _problems(mode: object, ridges: object, holdout: object, rows_per_input: object, dtype: object) -> Iterator[str]:
@@ -169,9 +172,9 @@ def _problems(mode: object, ridges: object, holdout: object, rows_per_input: obj
         yield f"expected dtype= to be torch.float32 or torch.float64, met {dtype!r}."
 
 
-def _without_layer(plan: Plan, tensors: Mapping[str, torch.Tensor], reasons: Mapping[str, str]) -> dict[str, str]:
+def _without_layer(writer: Writer, reasons: Mapping[str, str]) -> dict[str, str]:
     """The matrices among what the plan cuts that no layer multiplies with, such as recurrent weights and embeddings."""
-    return {name: reasons[name] for name in plan.kept if name in reasons and tensors[name].ndim > 1}
+    return {name: reasons[name] for name in writer.plan.kept if name in reasons and writer.before[name].ndim > 1}
 
 
 def _mode_for(survey: Survey) -> str:

@@ -1,7 +1,6 @@
 """Criteria that read data: exact values against hand formulas, purity, streaming, half precision, ranks, bad input."""
 
 import copy
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import testing
+from tests.ranks import printed_by_ranks
 
 pytestmark = pytest.mark.models
 
@@ -415,22 +415,8 @@ def test_ranks_share_their_sums(tmp_path):
     """Two processes with one and two of three batches get the scores that one process gets from all three."""
     import json
 
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this build of torch has no gloo")
-    command = [sys.executable, "-c", RANK]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        printed = [rank.communicate(timeout=120) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], printed
-    (first_rank, first_alone), (second_rank, second_alone) = (json.loads(out.splitlines()[-1]) for out, _ in printed)
+    printed = printed_by_ranks(RANK, tmp_path / "store")
+    (first_rank, first_alone), (second_rank, second_alone) = (json.loads(out.splitlines()[-1]) for out in printed)
     model, graph, data = net()
     for name, make in CRITERIA.items():
         expected = only(dg.score(graph, model, make(data)))

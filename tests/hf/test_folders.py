@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import depgraph as dg
+from depgraph import codec
 from depgraph.hf import folders
 from tests.zoo import transformers
 from tests.zoo.language import small_transformers
@@ -299,20 +300,21 @@ def test_a_folder_is_refused_or_replaced_whole(tmp_path):
     assert not (folder / "notes.txt").exists() and (folder / "tokenizer.json").is_file()
 
 
-@pytest.mark.parametrize("where", ["_write", "_put"])
+@pytest.mark.parametrize("where", ["_write", "put_folder"])
 def test_a_failure_leaves_what_was_there(where, tmp_path, monkeypatch):
     """A disk that is full while files are written, or before they take their place."""
     small, plan, _ = uneven("bert")
     (tmp_path / "model").mkdir()
     (tmp_path / "model/notes.txt").write_text("mine")
-    real = getattr(folders, where)
+    home = folders if where == "_write" else codec
+    real = getattr(home, where)
 
     def failing(*args):
         if where == "_write":
             real(*args)
         raise OSError("no space left")
 
-    monkeypatch.setattr(folders, where, failing)
+    monkeypatch.setattr(home, where, failing)
     with pytest.raises(OSError, match="no space"):
         dg.hf.save_pretrained(plan, small, tmp_path / "model", replace=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "notes.txt"]

@@ -1,12 +1,9 @@
 """Several processes with their own batches make one repair."""
 
-import subprocess
-import sys
-
-import pytest
 import torch
 
 import depgraph as dg
+from tests.ranks import printed_by_ranks
 from tests.repair.networks import ConvNet, settled
 
 RANK = """
@@ -39,19 +36,7 @@ def subject():
 
 def test_ranks_make_one_repair(tmp_path):
     """That of one process with the samples of both: those that either fits to first, then those that either holds out."""
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this build of torch has no gloo")
-    command = [sys.executable, "-c", RANK]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        printed = [rank.communicate(timeout=120) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], printed
+    printed_by_ranks(RANK, tmp_path)
     model, plan, ((one,), (two,)) = subject()
     ordered = [torch.cat([one[:24], two[:24]]), torch.cat([one[24:], two[24:]])]
     for mode in ("independent", "sequential"):
