@@ -72,6 +72,11 @@ def run(model: nn.Module, batch: Any) -> Any:
     return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
 
 
+def are_batches(value: object) -> bool:
+    """Whether something can be read batch by batch: a single tensor, mapping or text could, too, but is one batch at most."""
+    return not isinstance(value, (torch.Tensor, str, bytes, Mapping)) and hasattr(value, "__iter__")
+
+
 def shown(items: Iterable[T], what: str, unit: str, progress: bool) -> Iterator[T]:
     """The items, with a bar where one is wanted.
 

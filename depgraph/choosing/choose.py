@@ -138,7 +138,11 @@ def plan(
 
 def _uniform(graph: Graph, uniform: Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
     """The sets of groups that are to keep equal sizes. Raises `PlanError` for sets that have different ones."""
-    patterns = [(uniform,)] if isinstance(uniform, str) else [(item,) if isinstance(item, str) else item for item in uniform]
+    items = [uniform] if isinstance(uniform, str) or not isinstance(uniform, Iterable) else [*uniform]
+    strange = [item for item in items if not isinstance(item, (str, tuple))]
+    if strange:
+        raise PlanError(f"expected uniform= as a list of patterns, or of tuples of such, met {strange[0]!r} in it.")
+    patterns = [(item,) if isinstance(item, str) else item for item in items]
     refuse_pinned(graph, tuple(chain.from_iterable(patterns)))
     sets, problems = [], []
     for names in patterns:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
-
-import torch
 
 from depgraph.algebra.numbers import is_number
 from depgraph.errors import PlanError
 from depgraph.graph.records import OpType
+from depgraph.running import are_batches
 
 
 def op_types(value: Iterable[OpType] | OpType | None) -> frozenset[OpType] | None:
@@ -46,7 +45,7 @@ def is_function(instance: object, attribute: Any, value: Any) -> None:
 
 def is_iterable(instance: object, attribute: Any, value: Any) -> None:
     """Refuse what cannot be read batch by batch."""
-    if isinstance(value, (torch.Tensor, str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+    if not are_batches(value):
         raise PlanError(
             f"expected {attribute.name}= to be an iterable of batches, such as a DataLoader, met {type(value).__name__}; "
             "put a single batch into a list."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,14 +21,12 @@ from depgraph.graph.graph import Graph
 from depgraph.moments.checking import check_moments
 from depgraph.moments.collecting import collect
 from depgraph.moments.sums import Moments
-from depgraph.running import Forward, run
+from depgraph.running import Forward, are_batches, run
 from depgraph.weights import named_tensors, weights_digest
 
 
 def _is_moments(instance: object, attribute: Any, value: Any) -> None:
-    if not isinstance(value, Moments) and (
-        isinstance(value, (torch.Tensor, str, bytes, Mapping)) or not hasattr(value, "__iter__")
-    ):
+    if not isinstance(value, Moments) and not are_batches(value):
         raise PlanError(
             f"expected {attribute.name}= to be the moments of a model or an iterable of batches, met {type(value).__name__}; "
             "put a single batch into a list."

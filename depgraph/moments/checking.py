@@ -6,13 +6,15 @@ from collections.abc import Mapping
 
 import torch
 
-from depgraph.errors import MismatchError
+from depgraph.errors import MismatchError, PlanError
 from depgraph.messages import shortened
 from depgraph.moments.sums import Moments
 
 
-def check_moments(moments: Moments, source: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse moments of other weights, and such as a damaged file may hold."""
+def check_moments(moments: object, source: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse moments of other weights, such as a damaged file may hold, and what is none."""
+    if not isinstance(moments, Moments):
+        raise PlanError(f"expected what dg.moments.collect gives, met {type(moments).__name__}.")
     problems = [] if moments.source == source else ["they were collected from other weights than the model has"]
     for layer in moments.layers:
         for layout in (layer.weight, layer.bias):

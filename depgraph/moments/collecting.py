@@ -10,8 +10,9 @@ import torch
 from attrs import evolve
 from torch import nn
 
+from depgraph.errors import PlanError
 from depgraph.moments.layers import Call, Layer, Layout
-from depgraph.moments.samples import Batch, Valid, batches_of
+from depgraph.moments.samples import Batch, Valid, batches_of, option_problems
 from depgraph.moments.sums import Moments, Sums, of_all_ranks
 from depgraph.moments.watching import LayerCall, NormCall, Watch
 from depgraph.running import Forward, run, shown, untouched
@@ -168,6 +169,10 @@ def collect(
     >>> sums.fitted["weight"].count, sums.fitted["weight"].total.tolist(), sums.fitted["weight"].products.tolist()
     (2, [[4.0, 6.0]], [[[10.0, 14.0], [14.0, 20.0]]])
     """
+    options = (batches, holdout, rows_per_input, forward, valid, dtype)
+    problems = [*option_problems(*options, may_hold_none=True, wanted=wanted)]
+    if problems:
+        raise PlanError.of(problems)
     model = supported(model)
     read = batches_of(batches, holdout, rows_per_input, valid, least=2 if holdout else 1)
     chosen = None if wanted is None else lambda layer: wanted(layer.weight.name)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from attrs import frozen
 from torch.utils import _pytree
 
+from depgraph.algebra.numbers import is_number
 from depgraph.errors import PlanError
 from depgraph.moments.layers import Call
+from depgraph.running import are_batches
 
 Valid = Callable[[Any], torch.Tensor]
 """From a batch to a mask of its places that count, such as ``lambda batch: batch["attention_mask"]``."""
@@ -60,13 +62,42 @@ class Batch:
         return max(1, -int(-self.rows_per_input * inputs // self.total))
 
 
+def option_problems(
+    batches: object,
+    holdout: object,
+    rows_per_input: object,
+    forward: object,
+    valid: object,
+    dtype: object,
+    *,
+    may_hold_none: bool,
+    wanted: object = None,
+) -> Iterator[str]:
+    """What is wrong with the options by which moments are collected, one sentence each."""
+    if not are_batches(batches):
+        met = type(batches).__name__
+        yield f"expected batches as an iterable of batches, such as a DataLoader, met {met}; put a single batch into a list."
+    if not is_number(holdout) or not (0 < holdout < 1 or (may_hold_none and holdout == 0)):
+        yield f"expected holdout= as a share between 0 and 1{', or 0' if may_hold_none else ''}, met {holdout!r}."
+    if not is_number(rows_per_input) or not rows_per_input > 0:
+        yield f"expected rows_per_input= as a number above 0, met {rows_per_input!r}."
+    if not callable(forward):
+        yield f"expected forward= to be a function of (model, batch), met {forward!r}."
+    if valid is not None and not callable(valid):
+        yield f"expected valid= to be a function of a batch, met {valid!r}."
+    if wanted is not None and not callable(wanted):
+        yield f"expected wanted= to be a function of a weight's name, met {wanted!r}."
+    if dtype not in (torch.float32, torch.float64):
+        yield f"expected dtype= to be torch.float32 or torch.float64, met {dtype!r}."
+
+
 def batches_of(
     batches: Iterable[Any], holdout: float, rows_per_input: float, valid: Valid | None, least: int = 2
 ) -> Sequence[Batch]:
     """All batches, with the last samples of the whole held out.
 
     Raises:
-        PlanError: there are too few samples, or a batch has no tensor.
+        PlanError: there are too few samples, a batch has no tensor, or a mask is not one of its samples.
     """
     contents = list(batches)
     counts = [_samples(content, number) for number, content in enumerate(contents)]
@@ -77,12 +108,23 @@ def batches_of(
             "A generator can be read only once; pass a list."
         )
     border = min(total - 1, max(1, round(total * (1 - holdout)))) if holdout else total
-    result, first = [], 0
+    result: list[Batch] = []
+    first = 0
     for content, count in zip(contents, counts, strict=True):
-        mask = None if valid is None else valid(content).reshape(-1).bool()
+        mask = None if valid is None else _mask(valid(content), count, len(result))
         result.append(Batch(content, count, min(max(border - first, 0), count), total, rows_per_input, mask))
         first += count
     return result
+
+
+def _mask(mask: object, samples: int, number: int) -> torch.Tensor:
+    """What `valid` gave for a batch, as a row."""
+    if not isinstance(mask, torch.Tensor) or not mask.ndim or len(mask) != samples:
+        met = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise PlanError(
+            f"expected valid= to give a mask of the {samples} samples of batch {number} and their places, met {met}."
+        )
+    return mask.reshape(-1).bool()
 
 
 def _samples(content: Any, number: int) -> int:

@@ -15,7 +15,7 @@ from depgraph.execution.execute import checked, execute
 from depgraph.execution.repairs import LayerRepair, Repair, plan_digest
 from depgraph.moments.checking import check_moments
 from depgraph.moments.collecting import Survey, collected, surveyed
-from depgraph.moments.samples import Valid, batches_of
+from depgraph.moments.samples import Valid, batches_of, option_problems
 from depgraph.moments.sums import Moments
 from depgraph.plans.plan import Plan
 from depgraph.repair.guard import outputs_missed
@@ -110,7 +110,11 @@ def refit(
     0.309
     0.056
     """
-    problems = [*_problems(mode, ridges, holdout, rows_per_input, dtype)]
+    moments_given = isinstance(batches, Moments)
+    problems = [*_problems(mode, ridges, moments_given)]
+    problems += option_problems(
+        () if moments_given else batches, holdout, rows_per_input, forward, valid, dtype, may_hold_none=False
+    )
     if problems:
         raise PlanError.of(problems)
     model = checked(plan, model)
@@ -157,19 +161,15 @@ def _repair(
     return Repair(plan_digest(writer.plan), source, values, tuple(rows), left, mode, (missed, now), note, originals)
 
 
-def _problems(mode: object, ridges: object, holdout: object, rows_per_input: object, dtype: object) -> Iterator[str]:
-    """What is wrong with the options, one sentence each."""
+def _problems(mode: object, ridges: object, moments_given: bool) -> Iterator[str]:
+    """What is wrong with the options of the repair itself, one sentence each."""
     if mode not in get_args(Mode):
         yield f"expected mode= to be one of {get_args(Mode)}, met {mode!r}."
+    elif moments_given and mode == "sequential":
+        yield "moments make an independent repair: leave out mode='sequential', or pass batches."
     numbers = list(ridges) if isinstance(ridges, (list, tuple)) else []
     if not numbers or not all(is_number(ridge) and ridge >= 0 for ridge in numbers):
         yield f"expected ridges= as a list of numbers from 0 up, met {ridges!r}."
-    if not is_number(holdout) or not 0 < holdout < 1:
-        yield f"expected holdout= as a share between 0 and 1, met {holdout!r}."
-    if not is_number(rows_per_input) or not rows_per_input > 0:
-        yield f"expected rows_per_input= as a number above 0, met {rows_per_input!r}."
-    if dtype not in (torch.float32, torch.float64):
-        yield f"expected dtype= to be torch.float32 or torch.float64, met {dtype!r}."
 
 
 def _without_layer(writer: Writer, reasons: Mapping[str, str]) -> dict[str, str]:

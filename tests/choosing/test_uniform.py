@@ -89,3 +89,9 @@ def test_a_llama_keeps_one_width_for_all_layers():
     small = dg.execute(dg.plan(graph, scores, uniform=["*.up_proj:out"], **options), model)
     widths = {layer.mlp.up_proj.out_features for layer in small.model.layers}
     assert len(widths) == 1 and widths < {*range(64)}
+
+
+@pytest.mark.parametrize("wrong", [5, [5], [None, "up.*"]])
+def test_what_is_no_pattern_is_told(wrong):
+    with pytest.raises(dg.errors.PlanError, match=r"expected uniform= as a list of patterns, .* met (5|None)"):
+        dg.plan(GRAPH, dict.fromkeys(INNER, range(8)), ratio=0.5, uniform=wrong)

@@ -1,14 +1,12 @@
 """Penalties in training loops: exact values, wrappers, mixed precision, two processes, and what is refused."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
 
 import depgraph as dg
 from depgraph import testing
+from tests.ranks import printed_by_ranks
 
 
 def chain():
@@ -149,17 +147,7 @@ dist.destroy_process_group()
 
 def test_two_processes_train_as_one(tmp_path):
     """Under DistributedDataParallel both ranks end at the weights of one process with the whole batch."""
-    (tmp_path / "program.py").write_text(PROGRAM)
-    ranks = [
-        subprocess.Popen([sys.executable, tmp_path / "program.py", str(rank), tmp_path], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=240)[1] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], errors
+    printed_by_ranks(PROGRAM, tmp_path, seconds=240)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))

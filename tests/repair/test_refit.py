@@ -337,3 +337,28 @@ def test_what_no_layer_multiplies_with_is_left_with_its_operator():
         left = dg.refit(plan, model, batches).left
         assert left["embed.weight"] == "aten.embedding.default uses it, which is no product and no convolution"
         assert "aten._trilinear" in left["cell.weight"]
+
+
+def test_what_is_no_option_is_told_before_anything_runs():
+    """One batch in the place of many, what cannot be called, a mask of another batch, moments for the other mode."""
+    model, x, plan = two_layers()
+    sums = dg.moments.collect(model, [x])
+    before = testing.snapshot(model)
+    with pytest.raises(dg.errors.PlanError) as caught:
+        dg.refit(plan, model, x, forward=3, valid=3)
+    assert [problem.split(",")[0] for problem in caught.value.problems] == [
+        "expected batches as an iterable of batches",
+        "expected forward= to be a function of (model",
+        "expected valid= to be a function of a batch",
+    ]
+    with pytest.raises(dg.errors.PlanError) as caught:
+        dg.moments.collect(model, 5, holdout=2, wanted=3, dtype=torch.int32)
+    assert len(caught.value.problems) == 4
+    for mask in (torch.ones(3), None, torch.tensor(1)):
+        with pytest.raises(dg.errors.PlanError, match=r"a mask of the 200 samples of batch 0 and their places, met"):
+            dg.refit(plan, model, [x], valid=lambda batch, mask=mask: mask)
+    with pytest.raises(dg.errors.PlanError, match="moments make an independent repair"):
+        dg.refit(plan, model, sums, mode="sequential")
+    with pytest.raises(dg.errors.PlanError, match=r"expected what dg\.moments\.collect gives, met int"):
+        dg.reconstruction_error(plan, 3, model)
+    assert testing.snapshot(model) == before
