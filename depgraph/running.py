@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,10 +14,24 @@ from torch import nn
 from depgraph.errors import PlanError
 from depgraph.process import FUSED_ATTENTION, same_draws
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Forward = Callable[[nn.Module, Any], Any]
 """From a model and a batch to anything: how a batch is run."""
+
+
+def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
+    """Make tensors that can be trained, also under `torch.inference_mode`, whose own tensors autograd refuses for good."""
+
+    @wraps(function)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return outside
 
 
 @contextmanager

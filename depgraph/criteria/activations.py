@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from attrs import field, frozen
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.criteria.checks import is_function, is_iterable, is_positive
@@ -19,14 +19,8 @@ from depgraph.criteria.reductions import Importances
 from depgraph.criteria.sums import marginals, real
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
+from depgraph.moments.watching import LayerCall, NormCall, OnCall, Watch
 from depgraph.running import Forward, run, untouched
-
-_KEEPS_ORDER = frozenset({"_to_copy", "detach", "alias", "clone", "expand", "view", "_unsafe_view", "unsqueeze", "lift_fresh"})
-"""Operators whose result holds the weights of a layer in their order: a layer that multiplies with it is that layer."""
-
-
-_PERMUTES = frozenset({"t", "transpose", "permute", "numpy_T", "mT"})
-"""Operators whose result holds them with dimensions permuted, such as the transpose that `linear` multiplies with."""
 
 
 class AxisMoments:
@@ -73,46 +67,20 @@ class AxisMoments:
         together([self.deviations])
 
 
-class _LayerRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the inputs and outputs of layers, by the parameter that is the weight.
+def _adding(weights: Tensors, inputs: Mapping[str, AxisMoments], outputs: Mapping[str, AxisMoments]) -> OnCall:
+    """What adds up the inputs and outputs of layers, by the parameter that is the weight, as a whole."""
 
-    It sees operators, so that functional calls, tied weights and modules of any class count alike.
-    """
-
-    def __init__(self, parameters: Tensors, inputs: Mapping[str, AxisMoments], outputs: Mapping[str, AxisMoments]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names = {id(tensor): (tensor, name) for name, tensor in parameters.items()}
-        self.views: dict[int, tuple[torch.Tensor, str]] = {}
-        self.inputs, self.outputs = inputs, outputs
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if name in _KEEPS_ORDER or name in _PERMUTES:
-            parameter = self.parameter_of(args[0])
-            if parameter is not None:
-                self.views[id(result)] = (result, parameter)
-        elif name in {"convolution", "convolution_overrideable", "_convolution"}:
-            self.add(args[1], args[0], result, 1)
-        elif name in {"mm", "bmm", "matmul", "linear"}:
-            self.add(args[1], args[0], result, -1)
-        elif name in {"addmm", "baddbmm", "_addmm_activation"}:
-            self.add(args[2], args[1], result, -1)
+    def on_call(event: LayerCall | NormCall) -> Any:
+        result = event.run()
+        if isinstance(event, LayerCall) and not event.call.on_left:
+            name, dim = event.weight.name, 1 if event.call.kind == "convolution" else -1
+            if name in weights and math.prod(event.weight.shape) == weights[name].numel():
+                for moments, values in ((inputs.get(name), event.x), (outputs.get(name), result)):
+                    if moments is not None and len(moments.sum) == values.shape[dim]:
+                        moments.add(values, dim)
         return result
 
-    def parameter_of(self, tensor: Any) -> str | None:
-        """The name of the parameter that a tensor is, or is a view of."""
-        entry = self.names.get(id(tensor)) or self.views.get(id(tensor))
-        return None if entry is None else entry[1]
-
-    def add(self, weight: torch.Tensor, x: torch.Tensor, out: torch.Tensor, dim: int) -> None:
-        """Add the input and output of one call of a layer."""
-        name = self.parameter_of(weight)
-        if name is None:
-            return
-        for moments, values in ((self.inputs.get(name), x), (self.outputs.get(name), out)):
-            if moments is not None and len(moments.sum) == values.shape[dim]:
-                moments.add(values, dim)
+    return on_call
 
 
 @frozen
@@ -128,11 +96,11 @@ class _OnActivations(DataDriven):
         refuse_meta(weights)
         inputs = {name: AxisMoments(size, tensors[name].device) for name, size in in_sizes.items()}
         outputs = {name: AxisMoments(size, tensors[name].device) for name, size in out_sizes.items()}
-        recorder, number = _LayerRecorder(weights, inputs, outputs), 0
-        with untouched(model, self.training), torch.no_grad(), recorder:
+        watch, number = Watch(weights, _adding(weights, inputs, outputs)), 0
+        with untouched(model, self.training), torch.no_grad(), watch:
             for batch in self.read(self.batches):
                 self.forward(model, batch)
-                recorder.views.clear()
+                watch.forget()
                 number += 1
         count = torch.tensor(float(number), device=next((tensor.device for tensor in weights.values()), None))
         self.together([count])

@@ -10,8 +10,8 @@ import types
 from array import array
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,25 +24,10 @@ from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Edit, Plan
+from depgraph.running import outside_inference_mode
 from depgraph.unsupported import replaceable, supported
 from depgraph.weights import named_tensors
 from depgraph.wrappers import unwrap
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
-    """Make tensors that can be trained, also under `torch.inference_mode`, whose own tensors autograd refuses for good."""
-
-    @wraps(function)
-    def outside(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not torch.is_inference_mode_enabled():
-            return function(*args, **kwargs)
-        with torch.inference_mode(False), torch.no_grad():
-            return function(*args, **kwargs)
-
-    return outside
 
 
 @without_collections()

@@ -19,8 +19,9 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from depgraph.errors import MismatchError
-from depgraph.execution.execute import checked, copied, fitting, like, outside_inference_mode
+from depgraph.execution.execute import checked, copied, fitting, like
 from depgraph.plans.plan import Plan
+from depgraph.running import outside_inference_mode
 
 Positions = dict[int, torch.Tensor]
 """The indices to zero, by dimension."""

@@ -15,7 +15,7 @@ from depgraph.moments.layers import Call, Layer, Layout
 from depgraph.moments.samples import Batch, Valid, batches_of, option_problems
 from depgraph.moments.sums import Moments, Sums, of_all_ranks
 from depgraph.moments.watching import LayerCall, NormCall, Watch
-from depgraph.running import Forward, run, shown, untouched
+from depgraph.running import Forward, outside_inference_mode, run, shown, untouched
 from depgraph.unsupported import supported
 from depgraph.weights import named_tensors, weights_digest
 
@@ -89,7 +89,9 @@ def _own(weight: Layout) -> str:
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors, both alive, hold the same elements in the same memory."""
+    """Whether two tensors, both alive, hold the same elements in the same memory. Of inference tensors nobody knows."""
+    if one.is_inference() or other.is_inference():
+        return False
     places = [(x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, x._version) for x in (one, other)]
     return places[0] == places[1]
 
@@ -127,6 +129,7 @@ def _overlap(layouts: Sequence[Layout]) -> bool:
     return bool(positions.bincount().max() > 1)
 
 
+@outside_inference_mode
 def collect(
     model: nn.Module,
     batches: Iterable[Any],

@@ -101,6 +101,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and func._can_decompose():
+            with self:  # autograd takes composite operators apart, and has nothing to do here
+                return func.decompose(*args, **kwargs)
         found = [(place, part) for place, tensor in _tensors_in(args, kwargs) if (part := self._part(tensor)) is not None]
         if not found:
             result = func(*args, **kwargs)

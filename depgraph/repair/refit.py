@@ -22,7 +22,7 @@ from depgraph.repair.guard import outputs_missed
 from depgraph.repair.independent import loses_inputs, repaired_independently
 from depgraph.repair.sequential import repaired_in_order
 from depgraph.repair.writing import Writer
-from depgraph.running import Forward, run
+from depgraph.running import Forward, outside_inference_mode, run
 from depgraph.weights import named_tensors, tensor_digest, weights_digest
 
 Mode: TypeAlias = Literal["auto", "sequential", "independent"]
@@ -31,6 +31,7 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """The penalties that are tried, as shares of each input's variance."""
 
 
+@outside_inference_mode
 def refit(
     plan: Plan,
     model: nn.Module,

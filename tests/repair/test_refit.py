@@ -362,3 +362,27 @@ def test_what_is_no_option_is_told_before_anything_runs():
     with pytest.raises(dg.errors.PlanError, match=r"expected what dg\.moments\.collect gives, met int"):
         dg.reconstruction_error(plan, 3, model)
     assert testing.snapshot(model) == before
+
+
+@pytest.mark.parametrize("mode", ["sequential", "independent"])
+@pytest.mark.parametrize("where", ["in forward", "around it"])
+def test_inference_mode_hides_no_layer(mode, where):
+    """There, operators are not taken apart on their way: the layers are found, and the result can be trained."""
+    model, x, plan = two_layers()
+    expected = dg.refit(plan, model, [x], mode=mode)
+
+    def forward(model, batch):
+        with torch.inference_mode():
+            return model(batch)
+
+    if where == "in forward":
+        repair = dg.refit(plan, model, [x], mode=mode, forward=forward)
+    else:
+        with torch.inference_mode():
+            repair = dg.refit(plan, model, [x], mode=mode)
+    assert repair.values.keys() == expected.values.keys() == {"2.weight", "2.bias"}
+    for name, values in expected.values.items():
+        assert torch.allclose(values, repair.values[name])
+    small = dg.execute(plan, model, repair=repair)
+    small(x).sum().backward()
+    assert small[2].weight.grad is not None
