@@ -157,6 +157,7 @@ class Language:
         """By windows of calibration text, or by the moments of 20,480 tokens."""
         moments = self.moments[1][1]
         made = {
+            "Magnitude": lambda: dg.Magnitude(p=2),
             "Wanda": lambda: dg.criteria.Wanda(self.known[:8].split(2), forward=hidden),
             "Reconstruction": lambda: dg.criteria.Reconstruction(moments, normaliser="none"),
             "Reconstruction, greedy": lambda: dg.criteria.Reconstruction(moments, greedy=True, at_once=16, normaliser="none"),
@@ -262,6 +263,7 @@ def measure_language(store: Store, kept_in: Path | None) -> None:
 
     add("", "", 0.0, "dense", 0, partial(judged, model))
     cells = [("FFN widths", "Wanda"), ("KV groups", "Reconstruction"), ("FFN widths", "Reconstruction, greedy")]
+    cells += [("FFN widths", "Magnitude")]  # what Torch-Pruning has
     for part, criterion in cells:
         for ratio in RATIOS[::-1]:
             plan = language.plan(part, criterion, ratio)
