@@ -57,10 +57,10 @@ the model.
 COST = """
 ## What it costs
 
-CPU time of `dg.refit` on one thread, as a ratio to one forward of the original over the same batches, and what it needs in memory
-beyond such a forward; half of the MACs go. Measured by [repair_cost.py](benchmarks/repair_cost.py). The aim was a ratio of 3 for
-`independent` and of 6 for `sequential`; it is not met: second moments of 3 x 3 convolutions, which have nine columns for each channel, and
-the factorisations cost more than forwards do.
+CPU time of `dg.refit` on one thread, as a ratio to one forward of the original over the same batches, and what it needs in
+memory beyond such a forward; half of the MACs go. Measured by [repair_cost.py](benchmarks/repair_cost.py). The aim was a
+ratio of 3 for `independent` and of 6 for `sequential`; it is not met: second moments of 3 x 3 convolutions, which have nine
+columns for each channel, and the factorisations cost more than forwards do.
 """
 
 
