@@ -20,7 +20,7 @@ def drop_elements(plan: Plan, model: nn.Module) -> None:
     for path, value in _values_after(plan, model):
         write(model, path, value)
     for drop in sorted(plan.drops, key=lambda drop: -len(drop.sequence.path)):  # the innermost first
-        container = _container(model, drop.sequence.path)
+        container = model.get_submodule(drop.sequence.path)
         vars(container)["_modules"] = {new: container._modules[name] for name, new in drop.left.items()}
 
 
@@ -66,7 +66,8 @@ def other_sequences(plan: Plan, model: nn.Module) -> Iterator[str]:
         for path in sequence.entries:
             met = _plain(model, path)
             if type(met) is not list or len(met) != len(sequence.elements):
-                yield f"attribute {shortened(repr(path))}: expected a list of {len(sequence.elements)} entries, met {type(met).__name__}"
+                expected = f"expected a list of {len(sequence.elements)} entries"
+                yield f"attribute {shortened(repr(path))}: {expected}, met {type(met).__name__}"
         for path in (*sequence.counts, *sequence.entries):
             left = len(drop.left)
             if counted.setdefault(path, left) != left:

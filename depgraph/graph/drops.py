@@ -1,7 +1,7 @@
 """Graphs without some elements of their lists of modules: which may leave, and what is left.
 
-An element may leave where it takes one tensor to one of the same space, which the next element alone reads, and where forward does
-nothing for it outside of it. Then the model runs without it, and computes what it computes with the identity in its place.
+An element may leave where it takes one tensor to one of the same space, which the next element alone reads, and where forward
+does nothing for it outside of it. Then the model runs without it, and computes what it computes with the identity in its place.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Drop:
         removed: the positions of the elements that go.
 
     >>> import torch, depgraph as dg
-    >>> model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> (drop,) = dg.drop(dg.trace(model, torch.zeros(1, 4)), "", [1]).drops
     >>> drop.removed, drop.left
     (IndexSet('1'), {'0': '0', '2': '1'})
@@ -48,7 +48,6 @@ class Drop:
         stay = [elements[place] for place in self.removed.complement(len(elements))]
         return {name: str(place) if self.sequence.numbered else name for place, name in enumerate(stay)}
 
-
     def __str__(self) -> str:
         sequence = self.sequence
         names = ", ".join(sequence.elements[place] for place in self.removed)
@@ -58,7 +57,7 @@ class Drop:
 def renaming(drops: Iterable[Drop]) -> Rename:
     """From a name in the base, of a module, tensor, operation or attribute, to that in the result; None for what is gone."""
     tables = {drop.sequence.path: {name: drop.left.get(name) for name in drop.sequence.elements} for drop in drops}
-    return lambda name: _renamed(name, tables)[1] if tables else name
+    return lambda name: _renamed(name, tables) if tables else name
 
 
 def naming(drops: Iterable[Drop]) -> Callable[[str], str]:
@@ -68,7 +67,7 @@ def naming(drops: Iterable[Drop]) -> Callable[[str], str]:
     }
 
     def base_name(name: str) -> str:
-        return (_renamed(name, tables, backwards=True)[1] or name) if tables else name
+        return (_renamed(name, tables, backwards=True) or name) if tables else name
 
     return base_name
 
@@ -77,25 +76,24 @@ _STEP = re.compile(r"(.*?)((?:_\d+)?(?::\S*)?)")
 """A step of a name, and behind it the number of a further call and of an output."""
 
 
-def _renamed(name: str, tables: Mapping[str, Mapping[str, str | None]], backwards: bool = False) -> tuple[str, str | None]:
-    """The name in the base, by whose paths the tables go, and with the elements' other names."""
+def _renamed(name: str, tables: Mapping[str, Mapping[str, str | None]], backwards: bool = False) -> str | None:
+    """The name with other names of elements; `backwards` it is one of the result, while the tables go by paths of the base."""
     base: list[str] = []
     result: list[str] = []
     for step in name.split("."):
-        table = tables.get(".".join(base))
-        other: str | None = step
-        if table is not None:
-            plain, _, output = step.partition(":")
-            matched = None if plain in table else _STEP.fullmatch(step)
-            element, behind = (matched[1], matched[2]) if matched else (plain, f":{output}" if output else "")
-            if element in table:
-                new = table[element]
-                if new is None:
-                    return name, None
-                other = new + behind
+        table = tables.get(".".join(base), {})
+        plain = step.partition(":")[0]
+        matched = None if plain in table else _STEP.fullmatch(step)
+        element = matched[1] if matched else plain
+        other = step
+        if element in table:
+            new = table[element]
+            if new is None:
+                return None
+            other = new + step[len(element) :]
         result.append(other)
         base.append(other if backwards else step)
-    return name, ".".join(result)
+    return ".".join(result)
 
 
 @frozen
@@ -177,7 +175,7 @@ class ElementFlow:
         elements = self._sequence.elements
         reached = {run.position for run in self.runs}
         tensors = {self.position_of(item.name) for item in self._graph.tensors if item.kind != "value"}
-        unreached = [elements[place] for place in sorted((tensors - reached) - {None}, key=str)]  # type: ignore[call-overload]
+        unreached = [elements[place] for place in sorted(place for place in tensors - reached if place is not None)]
         if unreached:
             yield f"forward does not reach its element {unreached[0]!r}"
             return
@@ -240,7 +238,7 @@ class ElementFlow:
             taken = self._taken(place, run, given)
             if len(taken) != 1:
                 count = f"{len(taken)} tensors" if taken else "no tensor"
-                yield "", "", f"it takes {count} of the same space as what it gives, expected one"
+                yield "", "", f"it takes {count} of the space that it gives, not one"
                 continue
             yield given, taken[0], ""
 
@@ -433,14 +431,13 @@ def _left_in(sequences: Iterable[ModuleSequence], drops: Iterable[Drop], rename:
         drop = dropped.get(item.path)
         if path is None:
             continue
-        moved = {
-            "path": path,
-            "counts": tuple(sorted(name for count in item.counts if (name := rename(count)) is not None)),
-            "entries": tuple(sorted(name for entry in item.entries if (name := rename(entry)) is not None)),
-        }
+        counts, entries = (
+            tuple(sorted(name for path in paths if (name := rename(path)) is not None)) for paths in (item.counts, item.entries)
+        )
+        moved = evolve(item, path=path, counts=counts, entries=entries)
         if drop is None:
-            yield evolve(item, **moved)
+            yield moved
         elif len(drop.left) > 1:
             places = {old: new for new, old in enumerate(drop.removed.complement(len(item.elements)))}
             fixed = tuple((places[place], why) for place, why in item.fixed if place in places)
-            yield evolve(item, elements=tuple(drop.left.values()), fixed=fixed, **moved)
+            yield evolve(moved, elements=tuple(drop.left.values()), fixed=fixed)

@@ -44,7 +44,7 @@ class Graph:
         lower_bounds: groups that keep more than one index. They say what may go, not what is there: equality leaves them out.
         unread: integer attributes that forward did not read and that may count something prunable, such as the ``in_channels``
             that only a method for deployment reads. No plan edits them by itself; equality leaves them out.
-        sequences: lists of modules from which elements may leave (`depgraph.drop`). They say what may go; equality leaves them out.
+        sequences: lists of several modules, from which elements may leave (`depgraph.drop`); equality leaves them out.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))

@@ -78,8 +78,8 @@ def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
     """The plan by which elements leave a list of modules: whole layers of a transformer, blocks of a network.
 
     The model runs as if the identity were in their places. Those behind them move up where the list counts its elements:
-    ``layers.7`` becomes ``layers.6``, and what holds an element's place or their number follows. All names of the plan are those
-    of the graph that is given; `Plan.name_after` has the new ones.
+    ``layers.7`` becomes ``layers.6``, and what holds an element's place or their number follows. All names of the plan are
+    those of the graph that is given; `Plan.name_after` has the new ones.
 
     Args:
         graph: the traced model.
@@ -109,7 +109,8 @@ def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
     (3, True, True)
     >>> dg.drop(graph, "", [0])
     Traceback (most recent call last):
-    depgraph.errors.PlanError: 0 may not leave: it takes no tensor of the same space as what it gives, expected one. Nothing was changed.
+        ...
+    depgraph.errors.PlanError: 0 may not leave: it takes no tensor of the space that it gives, not one. Nothing was changed.
     """
     sequences = {item.path: item for item in graph.sequences}
     if path not in sequences:

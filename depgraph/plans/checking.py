@@ -39,7 +39,14 @@ def check(plan: Plan) -> tuple[str, ...]:
         return problems
     structure = (_fingerprints, _cut_problems, _axis_problems, _size_problems)
     problems = tuple(problem for problems_of in structure for problem in problems_of(plan))
-    return (*problems, *edit_problems(plan.edits), *_unread_problems(plan), *_tie_problems(plan), *_renaming_problems(plan), *_drop_problems(plan))
+    return (
+        *problems,
+        *edit_problems(plan.edits),
+        *_unread_problems(plan),
+        *_tie_problems(plan),
+        *_renaming_problems(plan),
+        *_drop_problems(plan),
+    )
 
 
 def is_well_typed(plan: Plan) -> bool:
@@ -327,7 +334,9 @@ def _drop_problems(plan: Plan) -> Iterator[str]:
         yield from _duplicates(f"an element that {path} has twice is", list(sequence.elements))
         named = [*([sequence.path] if sequence.path else ()), *sequence.elements]
         named += [*sequence.counts, *sequence.positions, *sequence.entries]
-        if not all(is_step(step) for name in named for step in name.split(".")) or any("." in name for name in sequence.elements):
+        if not all(is_step(step) for name in named for step in name.split(".")) or any(
+            "." in name for name in sequence.elements
+        ):
             yield f"list {path} names something else than modules and plain attributes"
         if sequence.numbered and sequence.elements != tuple(map(str, range(length))):
             yield f"list {path} is called numbered, but its elements have other names"

@@ -38,7 +38,9 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop]
     if problems := [f"{problem}." for problem in drop_problems(graph, drops)]:
         raise PlanError.of(problems)
     left = without(graph, drops)
-    removed = canonical({atom: removal for atom, removal in removed.items() if removal and (not drops or atom in left.group_of)})
+    removed = canonical(
+        {atom: removal for atom, removal in removed.items() if removal and (not drops or atom in left.group_of)}
+    )
     if not removed and not drops:
         return Plan.empty(graph)
     problems = [*_group_problems(graph, removed)]

@@ -262,9 +262,9 @@ class Plan:
         """The name that a tensor, module or attribute of the base has in the result; None if it goes with an element.
 
         >>> import torch, depgraph as dg
-        >>> model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> plan = dg.drop(dg.trace(model, torch.zeros(1, 4)), "", [1])
-        >>> plan.name_after("0.weight"), plan.name_after("1.weight"), plan.name_after("2.weight"), plan.name_before("1.weight")
+        >>> plan.name_after("0.weight"), plan.name_after("1.inplace"), plan.name_after("2.weight"), plan.name_before("1.weight")
         ('0.weight', None, '1.weight', '2.weight')
         """
         return self._renaming(name)

@@ -116,7 +116,7 @@ def sequences_of_all(forwards: Sequence[tuple[ModuleSequence, ...]]) -> tuple[Mo
         joint[sequence.path] = evolve(
             known,
             counts=tuple(sorted({*known.counts, *sequence.counts})),
-            fixed=tuple(sorted(({place: why for place, why in sequence.fixed} | dict(known.fixed)).items())),
+            fixed=tuple(sorted((dict(sequence.fixed) | dict(known.fixed)).items())),
             problem=known.problem or sequence.problem,
         )
     return tuple(joint.values())

@@ -21,8 +21,8 @@ from depgraph.solving.recording import Declared, IntegerAttribute
 from depgraph.solving.sized import Sized
 from depgraph.solving.statements import Value
 from depgraph.tracing.custom_rules import as_one_module
-from depgraph.tracing.module_lists import module_sequences, observed
 from depgraph.tracing.layer_attributes import POSITIONAL, followed, read_in_forward
+from depgraph.tracing.module_lists import module_sequences, observed
 from depgraph.tracing.session import Running, Session, class_name, named_leaves
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
 

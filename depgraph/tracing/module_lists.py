@@ -1,7 +1,7 @@
 """Lists of modules, and what forward does with them as lists: which elements it names, and up to which count it goes.
 
-An element can leave a list that forward runs over. Where forward reaches for elements by their numbers or names, or takes a part
-of the list, another element would come in the place of one that is gone: `as_used` says which may not leave, and why.
+An element can leave a list that forward runs over. Where forward reaches for elements by their numbers or names, or takes a
+part of the list, another element would come in the place of one that is gone: `as_used` says which may not leave, and why.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _observed_class(kind: type) -> type:
 
 def observed(clone: nn.Module, told: Callable[[Any], None]) -> None:
     """Let the copy of a list of modules tell what forward asks it for."""
-    kind = type(clone)
+    kind: Any = type(clone)
     if isinstance(clone, _LISTS) and kind.__len__ in {base.__len__ for base in _LISTS}:
         clone.__class__ = _observed_class(kind)
         clone.__dict__[_TOLD] = told
