@@ -152,12 +152,13 @@ class _State:
             items[:] = elements
 
 
-def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
+def parameter_map(before: nn.Module, after: nn.Module, plan: Plan | None = None) -> dict[nn.Parameter, nn.Parameter]:
     """Each parameter of a model with the one of the same name in its pruned copy.
 
     Args:
         before: the model that was given to `execute`.
         after: what it returned.
+        plan: what was executed; needed where it drops elements of lists, for others move up. Theirs are left out.
 
     Raises:
         MismatchError: `after` lacks parameters of `before`.
@@ -169,12 +170,13 @@ def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.
     [((8, 4), (6, 4)), ((8,), (6,)), ((2, 8), (2, 6)), ((2,), (2,))]
     """
     old, new = (dict(unwrap(model).named_parameters(remove_duplicate=False)) for model in (before, after))
-    missing = [f"there is no parameter {name!r}" for name in old if name not in new]
+    name_after = {name: name if plan is None else plan.name_after(name) for name in old}
+    missing = [f"there is no parameter {name!r}" for name in name_after.values() if name is not None and name not in new]
     if missing:
         raise MismatchError(
             "the second model is no pruned copy of the first one:", missing, "Pass what dg.execute returned for that model."
         )
-    return {parameter: new[name] for name, parameter in old.items()}
+    return {old[name]: new[after] for name, after in name_after.items() if after is not None}
 
 
 def checked(plan: object, model: object, inside: Callable[[nn.Module], nn.Module] = supported) -> nn.Module:
