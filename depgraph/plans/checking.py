@@ -15,6 +15,7 @@ from depgraph.algebra.canonical_terms import LARGEST_SIZE, MAX_BLOCKS, term_prob
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
 from depgraph.codec import DEEPEST
+from depgraph.graph.checking import sequence_problems
 from depgraph.graph.paths import is_step
 from depgraph.graph.records import ModuleSequence
 from depgraph.messages import number_text, shortened
@@ -327,26 +328,15 @@ def _drop_problems(plan: Plan) -> Iterator[str]:
     paths = [drop.sequence.path for drop in plan.drops]
     if paths != sorted(paths):
         yield "the drops are not in the order of their lists"
-    yield from _duplicates("a list that loses elements twice is", paths)
+    problems = [*sequence_problems(drop.sequence for drop in plan.drops)]
+    yield from problems
     for drop in plan.drops:
-        sequence, removed = drop.sequence, drop.removed
-        path, length = shortened(repr(sequence.path)), len(sequence.elements)
-        yield from _duplicates(f"an element that {path} has twice is", list(sequence.elements))
-        named = [*([sequence.path] if sequence.path else ()), *sequence.elements]
-        named += [*sequence.counts, *sequence.positions, *sequence.entries]
-        if not all(is_step(step) for name in named for step in name.split(".")) or any(
-            "." in name for name in sequence.elements
-        ):
-            yield f"list {path} names something else than modules and plain attributes"
-        if sequence.numbered and sequence.elements != tuple(map(str, range(length))):
-            yield f"list {path} is called numbered, but its elements have other names"
-        if not sequence.numbered and (sequence.positions or sequence.entries):
-            yield f"list {path} has names, and no places to follow"
-        if not removed.intervals or removed.intervals[-1][1] > length:
+        path, length = shortened(repr(drop.sequence.path)), len(drop.sequence.elements)
+        if not drop.removed.intervals or drop.removed.intervals[-1][1] > length:
             yield f"list {path} has the elements 0 to {length - 1}, and loses none or one beyond"
-        elif len(removed) == length:
+        elif len(drop.removed) == length:
             yield f"list {path} would lose its last element"
-    if plan.drops and not any(True for _ in _duplicates("", paths)):
+    if plan.drops and not problems:
         tensors = {axis.tensor for axis in plan.axes} | {name for names in plan.tied for name in names}
         attributes = {edit.path for edit in plan.edits} | {item.path for item in plan.unread_attributes}
         for name in sorted(tensors | attributes):
