@@ -76,6 +76,6 @@ def _problem(path: str, wanted: object, values: Sequence[object] | None, length:
         return f"there are no scores for the elements of {path!r}; use dg.criteria.BlockInfluence(batches)."
     if len(values) != length or not all(map(_is_score, values)):
         return f"the list {path!r} has {length} elements, expected as many numbers as its scores, met {values!r:.60}."
-    if not (is_whole(wanted, least=0) and wanted < length) and not (is_number(wanted) and 0 <= wanted < 1):  # type: ignore[operator]
+    if not (is_whole(wanted, least=0) and wanted < length) and not (is_number(wanted) and 0 <= wanted < 1):
         return f"expected depth= of {path!r} as a fraction in [0, 1) or a whole number below {length}, met {wanted!r}."
     return ""

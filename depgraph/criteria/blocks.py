@@ -67,6 +67,10 @@ def watched_lists(graph: Graph, lists: Iterable[str] | None) -> list[_Watched]:
     return found
 
 
+def _paths(value: Iterable[str] | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(value)
+
+
 @frozen(kw_only=True)
 class _OnElements:
     """What the criteria of elements have in common.
@@ -80,7 +84,7 @@ class _OnElements:
         progress: show a progress bar; needs the package tqdm.
     """
 
-    lists: tuple[str, ...] | None = field(default=None, converter=lambda value: None if value is None else tuple(value))
+    lists: tuple[str, ...] | None = field(default=None, converter=_paths)
     forward: Forward = field(default=run, validator=is_function, repr=False)
     progress: bool = field(default=False, validator=is_flag)
 
