@@ -17,6 +17,9 @@ from depgraph.running import gathered_from_ranks, together
 WIDEST_IN_DOUBLE = 4096
 """Up to so many inputs the sums are kept in double precision; beyond, a matrix of them would take gigabytes."""
 
+STRIPE = 256
+"""So many rows of a symmetric matrix are computed at a time."""
+
 
 @frozen(eq=False)
 class Sums:
@@ -40,14 +43,15 @@ class Sums:
     def of(cls, rows: torch.Tensor) -> Sums:
         """The sums of some rows, ``[blocks, rows, inputs]``, multiplied in their own precision."""
         wide = sum_dtype(rows)
-        total = rows.sum(1, dtype=wide)
-        return cls(rows.shape[1], total, (rows.mT @ rows).to(wide))
+        total = rows.sum(1).to(wide)
+        products = add_products(rows.new_zeros(rows.shape[0], rows.shape[2], rows.shape[2]), rows)
+        return cls(rows.shape[1], total, products.to(wide))
 
     def plus(self, rows: torch.Tensor) -> Sums:
         """These sums and those of more rows; where both are of one precision, in the memory of these."""
         if rows.dtype != self.products.dtype:
             return self + Sums.of(rows)
-        return Sums(self.count + rows.shape[1], self.total.add_(rows.sum(1)), self.products.baddbmm_(rows.mT, rows))
+        return Sums(self.count + rows.shape[1], self.total.add_(rows.sum(1)), add_products(self.products, rows))
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.count + other.count, self.total + other.total, self.products + other.products)
@@ -56,6 +60,17 @@ class Sums:
     def inputs(self) -> int:
         """Number of columns."""
         return self.total.shape[-1]
+
+
+def add_products(products: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Add the sum of x xᵀ to a symmetric matrix, in its memory; half of it is computed, the other half is its mirror."""
+    inputs = rows.shape[-1]
+    for start in range(0, inputs, STRIPE):
+        stripe = slice(start, min(start + STRIPE, inputs))
+        after = slice(stripe.stop, None)
+        products[:, stripe, start:].baddbmm_(rows[..., stripe].mT, rows[..., start:])
+        products[:, after, stripe] = products[:, stripe, after].mT
+    return products
 
 
 def sum_dtype(rows: torch.Tensor) -> torch.dtype:
