@@ -11,6 +11,7 @@ from depgraph.moments.layers import Call
 from depgraph.moments.patches import PatchSums, Pattern
 from depgraph.moments.samples import Batch
 from depgraph.moments.sums import Sums
+from depgraph.running import outside_inference_mode
 
 
 @frozen(eq=False)
@@ -60,13 +61,15 @@ class Gathered:
     def __bool__(self) -> bool:
         return self._rows is not None or bool(self._patches)
 
+    @outside_inference_mode
     def add(self, reading: Reading) -> None:
-        """Add what a call reads."""
+        """Add what a call reads. Forward may be in inference mode, whose tensors nothing could be added to afterwards."""
         if isinstance(reading, Rows):
+            rows = reading.values
+            if self._rows is None and rows.shape[1]:
+                self._rows = Sums.none(rows)
             if self._rows is not None:
-                self._rows = self._rows.plus(reading.values)
-            elif reading.values.shape[1]:
-                self._rows = Sums.of(reading.values)
+                self._rows = self._rows.with_half_of(rows)
         elif len(reading.x):
             key = reading.pattern, reading.call.groups
             sums = PatchSums.of(reading.pattern, reading.x, reading.call.groups)
@@ -74,7 +77,10 @@ class Gathered:
 
     def sums(self) -> Sums:
         """The sums of all of it."""
-        whole, *parts = [*([] if self._rows is None else [self._rows]), *(sums.sums() for sums in self._patches.values())]
+        whole, *parts = [
+            *([] if self._rows is None else [self._rows.mirrored()]),
+            *(sums.sums() for sums in self._patches.values()),
+        ]
         for part in parts:
             whole = whole + part
         return whole

@@ -87,12 +87,14 @@ class Change:
         weight: ``[blocks, outputs, inputs]``, or None.
         bias: ``[blocks, outputs]``, or None.
         note: what had to be done to solve it.
+        missed: what is still missing of held-out rows; not a number as long as it is not judged.
     """
 
     name: str
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
     note: str = ""
+    missed: float = math.nan
 
 
 NOTHING = Change("as it was")
@@ -195,29 +197,38 @@ def best(fit: Residual, held_out: Residual, ridges: Sequence[float], bias: bool)
     """The change that misses least of rows that it was not fitted to.
 
     Candidates are none, the bias alone where there is one (FLAP, arXiv 2312.11983), and the weights for some ridges: from the
-    middle one up and down, as far as it gets better, for each costs a factorisation.
+    middle one up, or else down, as far as it gets better, for each costs a factorisation.
     """
+    unchanged = evolve(NOTHING, missed=held_out.error(NOTHING))
     if not fit.count:
-        return NOTHING
+        return unchanged
+    choice = unchanged
+    if bias:
+        choice = min(choice, _judged(Change("bias", bias=fit.r / fit.count), held_out), key=_missed)
     ordered = sorted(ridges)
     middle = len(ordered) // 2
-    choice, least = NOTHING, held_out.error(NOTHING)
-    if bias:
-        candidate = Change("bias", bias=fit.r / fit.count)
-        if (error := held_out.error(candidate)) < least:
-            choice, least = candidate, error
-    for direction in (ordered[middle:], ordered[:middle][::-1]):
-        before = math.inf
+    found = _judged(solved(fit, ordered[middle], bias), held_out)
+    first = found.missed
+    for direction in (ordered[middle + 1 :], ordered[:middle][::-1]):
+        before = first
         for ridge in direction:
-            candidate = solved(fit, ridge, bias)
-            error = held_out.error(candidate)
-            if error < least:
-                choice, least = candidate, error
+            candidate = _judged(solved(fit, ridge, bias), held_out)
+            is_better, before = candidate.missed < before, candidate.missed
+            found = min(found, candidate, key=_missed)
             del candidate  # its memory is the next one's
-            if not error < before:
+            if not is_better:
                 break
-            before = error
-    return choice
+        if found.missed < first:
+            break  # it got better in this direction, so it does not in the other one
+    return min(choice, found, key=_missed)
+
+
+def _judged(change: Change, held_out: Residual) -> Change:
+    return evolve(change, missed=held_out.error(change))
+
+
+def _missed(change: Change) -> float:
+    return change.missed
 
 
 def solved(fit: Residual, ridge: float, bias: bool) -> Change:
