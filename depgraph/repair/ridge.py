@@ -9,7 +9,7 @@ import torch
 from attrs import evolve, frozen
 
 from depgraph.moments.gathering import Reading, Rows
-from depgraph.moments.sums import Sums, sum_dtype
+from depgraph.moments.sums import STRIPE, Sums, sum_dtype
 from depgraph.running import together
 
 AT_ONCE = 2**22
@@ -142,7 +142,11 @@ def _others(columns: torch.Tensor, inputs: int) -> torch.Tensor:
 def _among(products: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """Some rows and columns of the matrix of each block."""
     if len(products) == 1:
-        return products[0].index_select(0, rows[0]).index_select(1, columns[0])[None]
+        result = products.new_empty(1, rows.shape[1], columns.shape[1])
+        for start in range(0, rows.shape[1], STRIPE):  # all of these rows with all of their columns are hundreds of megabytes
+            some = products[0].index_select(0, rows[0, start : start + STRIPE])
+            torch.index_select(some, 1, columns[0], out=result[0, start : start + STRIPE])
+        return result
     blocks = torch.arange(len(products), device=products.device)[:, None, None]
     return products[blocks, rows[..., None], columns[:, None]]
 
