@@ -160,7 +160,7 @@ def collect(
         valid: from a batch to a mask of its places that count, such as ``lambda batch: batch["attention_mask"]``: others are
             left out of what layers read that have so many rows.
         rows_per_input: a convolution reads so many rows for each of its inputs, spread evenly over the places of all
-            samples, or all that there are.
+            samples, or all that there are; or all, where overlapping patches make that less work.
         dtype: in which rows are multiplied: ``torch.float32`` or ``torch.float64``.
         progress: show a progress bar; needs the package tqdm.
 

@@ -87,7 +87,7 @@ def refit(
             batch: keywords from a mapping, arguments from a tuple or list.
         valid: from a batch to a mask of its places that count, such as ``lambda batch: batch["attention_mask"]``.
         rows_per_input: a convolution reads so many rows for each of its inputs, spread evenly over the places of all
-            samples, or all that there are.
+            samples, or all that there are; or all, where overlapping patches make that less work.
         batch_norm: whether running statistics are re-estimated (sequential only).
         add_bias: whether linear layers and convolutions that lose inputs and have no bias get one: `Repair.added`. `execute`
             registers it as ``bias`` of the layer's module, which a model that is built anew does not have: a state dict
