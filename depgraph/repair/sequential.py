@@ -250,9 +250,9 @@ def _statistics(writer: Writer, mean: str, variance: str, pairs: Pairs) -> Layer
     for old, new in pairs:
         assert isinstance(new.call, NormCall)
         wanted = old.result[0].index_select(1, channels)
-        misses = new.result[0] - wanted, new.call.normalised(new.call.x, *estimated) - wanted
-        sides = [_split(new.batch, tensor) for tensor in (*misses, wanted)]
-        sums += torch.stack([torch.stack([part.square().sum() for part in parts]) for parts in sides], 1).to(sums)
+        misses = new.result[0] - wanted, new.call.normalised(new.call.x, *estimated).sub_(wanted)
+        sides = [_split(new.batch, tensor.square_()) for tensor in (*misses, wanted)]
+        sums += torch.stack([torch.stack([part.sum() for part in parts]) for parts in sides], 1).to(sums)
         judged += sides[0][1][:, :1].numel()
     together([sums])
     fitted, held_out = ((side[:2] / side[2] if side[2] else side.new_zeros(2)).tolist() for side in sums)
@@ -270,14 +270,23 @@ def _moments_of(images: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Ten
     total, squares = (images[0].new_zeros(images[0].shape[1], dtype=torch.float64) for _ in range(2))
     for image in images:
         if image.numel():
-            rows = image.transpose(0, 1).flatten(1)
-            variance, mean = (item.double() for item in torch.var_mean(rows, 1, correction=0))
-            count += rows.shape[1]
-            total += rows.shape[1] * mean
-            squares += rows.shape[1] * (variance + mean.square())
+            places = image[:, 0].numel()
+            mean, variance = (item.double() for item in _mean_and_variance(image))
+            count += places
+            total += places * mean
+            squares += places * (variance + mean.square())
     together([count, total, squares])
     average = total / count
     return count, average, (squares / count - average.square()).clamp(min=0)
+
+
+def _mean_and_variance(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each channel, over samples and places; on a CPU as a batch normalisation does it, in a quarter of the time."""
+    if image.device.type == "cpu" and image.dtype in (torch.float32, torch.float64):
+        found: tuple[torch.Tensor, torch.Tensor] = torch.ops.aten.batch_norm_update_stats(image, None, None, 0.0)
+        return found
+    variance, mean = torch.var_mean(image, (0, *range(2, image.ndim)), correction=0)
+    return mean, variance
 
 
 def _split(batch: Batch, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -64,9 +64,10 @@ COST = """
 
 CPU time of `dg.refit` on one thread, as a ratio to one forward of the original over the same batches, and what it needs in
 memory beyond such a forward; half of the MACs go. Measured by [repair_cost.py](benchmarks/repair_cost.py). The aim was a
-ratio of 3 for `independent` and of 6 for `sequential`; it is not met. About two forwards go into finding the layers, the moments
-and the comparison of outputs, three and a half in `sequential`; the rest is products of what layers read, and for each layer three
-or four factorisations in double precision. A network as small as that of the digits has more calls than products.
+ratio of 3 for `independent` and of 6 for `sequential`; it is not met. `independent` runs the original once, its first
+batch once more, and three networks on the batches with held-out samples; `sequential` runs the pruned network as well, and each
+layer that it repairs twice. The rest is products of what layers read, and for each layer some factorisations in double
+precision; in a network as small as that of the digits, calls.
 """
 
 
