@@ -11,6 +11,7 @@ from attrs import evolve
 from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met
 from depgraph.choosing.coupled import Coupling, Limits, couplings_of
+from depgraph.choosing.isomorphism import signatures
 from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
 from depgraph.choosing.scopes import Scope, interleaved, positions_by_key, ranking, removal, scopes_of, units_up_to
 from depgraph.choosing.scores import Scores
@@ -41,7 +42,7 @@ def plan(
     rounding: str = "up",
     ignore: Iterable[str] = (),
     only: Iterable[str] | None = None,
-    uniform: Iterable[str | tuple[str, ...]] = (),
+    uniform: str | Iterable[str | tuple[str, ...]] = (),
 ) -> Plan:
     """A plan that removes the least important indices of each group.
 
@@ -75,7 +76,7 @@ def plan(
             by its name makes it take part even if it is left otherwise.
         uniform: patterns whose groups keep equal sizes under any budget, such as ``layers.*.up_proj:out``: engines and
             configurations that know one width for all layers load such a model. The groups of one pattern, or of one tuple of
-            patterns, lose equally many indices, each its own.
+            patterns, lose equally many indices, each its own. ``isomorphic``: those with the same structure, role and size do.
 
     Returns:
         The plan. For budgets its `targets` hold what was requested and realised: every budget is kept, and with one unit
@@ -136,8 +137,12 @@ def plan(
     return evolve(plan_of(graph, removal(couplings, order[:count])), targets=targets)
 
 
-def _uniform(graph: Graph, uniform: Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
+def _uniform(graph: Graph, uniform: str | Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
     """The sets of groups that are to keep equal sizes. Raises `PlanError` for sets that have different ones."""
+    if uniform == "isomorphic":
+        structures = signatures(graph)
+        alike = positions_by_key([(structures[group.atom], group.size) for group in graph.groups])
+        return tuple(tuple(graph.groups[position] for position in positions) for positions in alike)
     items = [uniform] if isinstance(uniform, str) or not isinstance(uniform, Iterable) else [*uniform]
     strange = [item for item in items if not isinstance(item, (str, tuple))]
     if strange:
