@@ -124,9 +124,9 @@ def test_plans_made_otherwise_are_refuted():
     """Without a preset, for fewer ranks, without equal sizes, and with head dims that go."""
     _, graph = traced()
     scores = {group.name: [position + index for index in range(group.size)] for position, group in enumerate(graph.groups)}
-    for name, settings in (item for item in SETTINGS if item[0] != "gguf" or item[1]["format"] != "f16"):
+    for name, asked in (item for item in SETTINGS if item[0] != "gguf" or item[1]["format"] != "f16"):
         says = "refused|falls back|padded|slower|differs"
-        refuted(nothing_new, graph, dg.plan(graph, scores, ratio=0.3), name, settings, says=says)
+        refuted(nothing_new, graph, dg.plan(graph, scores, ratio=0.3), name, asked, says=says)
     options = options_for("vllm", {"tensor_parallel": 2})
     plan = dg.plan(graph, scores, ratio=0.3, **options)
     nothing_new(graph, plan, "vllm", {"tensor_parallel": 2})
