@@ -48,7 +48,7 @@ def supported(model: nn.Module) -> nn.Module:
 
 
 def sliceable(model: nn.Module) -> nn.Module:
-    """The same, for a model of which tensors are only cut: quantised ones whose numbers and scales lie in tensors may be there."""
+    """The same, for a model of which tensors are only cut: quantised ones that are made of tensors may be there."""
     return _refused(model, is_made_of_parts)
 
 

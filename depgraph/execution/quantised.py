@@ -17,7 +17,9 @@ from depgraph.messages import shortened
 from depgraph.unsupported import is_made_of_parts
 
 
-def quantised_problems(tensors: Mapping[str, torch.Tensor], positions: Mapping[str, Mapping[int, torch.Tensor]]) -> Iterator[str]:
+def quantised_problems(
+    tensors: Mapping[str, torch.Tensor], positions: Mapping[str, Mapping[int, torch.Tensor]]
+) -> Iterator[str]:
     """The quantised weights that can't be cut as asked, one sentence each."""
     for name, tensor in tensors.items():
         if is_made_of_parts(tensor) and name in positions:
@@ -31,8 +33,8 @@ def refuse_quantised(tensors: Mapping[str, torch.Tensor], positions: Mapping[str
     """Raise `UnsupportedError` with every quantised weight that can't be cut as asked."""
     problems = [*quantised_problems(tensors, positions)]
     if problems:
-        advice = "Prune the model in floating point, and quantise the pruned one; or let whole blocks go (round_to= and candidates)."
-        raise UnsupportedError("these quantised weights can't be cut as the plan says:", [*problems, advice])
+        advice = "prune the model in floating point, and quantise the pruned one, or let whole blocks go"
+        raise UnsupportedError(f"these quantised weights can't be cut as the plan says; {advice}:", problems)
 
 
 def quantised_slice(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> torch.Tensor:
@@ -51,7 +53,7 @@ def _along(tensor: Any, dim: int, index: torch.Tensor) -> torch.Tensor:
     try:
         template = tensor.narrow(dim, 0, len(index))
         names, metadata = template.__tensor_flatten__()
-    except Exception as error:  # noqa: BLE001  whatever a class of another package raises
+    except Exception as error:
         raise _NotDefinedError(f"its class does not slice it in dimension {dim}: {shortened(str(error))}") from error
     size = tensor.shape[dim]
     parts = {name: _part(getattr(tensor, name), getattr(template, name), dim, size, index) for name in names}

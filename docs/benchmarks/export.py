@@ -34,11 +34,11 @@ RECORDS, PAGE = ROOT / "docs/benchmarks/export.json", ROOT / "docs/export.md"
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 INTRODUCTION = """# Pruned models, exported
 
-Written by `tox run -e export` from `docs/benchmarks/export.json`, never by hand. Small models with random weights; half of every
-group but heads goes (`ratio=0.5`, L2 magnitude), so that no width is what the class would give it. Each export is run on the
-example inputs, and on a batch of three where the export is made for any batch. *Difference*: the largest absolute difference to
-the output of the pruned model in PyTorch, over all outputs that are tensors. Seconds are those of the export and of its first
-run, once, on one thread.
+Written by `tox run -e export` from `docs/benchmarks/export.json`, never by hand. Small models with random weights; half of
+every group but heads goes (`ratio=0.5`, L2 magnitude), so that no width is what the class would give it. Each export is run
+on the example inputs, and on a batch of three where the export is made for any batch. *Difference*: the largest absolute
+difference to the output of the pruned model in PyTorch, over all outputs that are tensors. Seconds are those of the export
+and of its first run, once, on one thread of a machine that does other work, so that they say no more than how long one waits.
 """
 Exported = Callable[[dict[str, torch.Tensor]], list[torch.Tensor]]
 

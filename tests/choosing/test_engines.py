@@ -7,7 +7,7 @@ from random import Random
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -163,7 +163,6 @@ def told_as_read(small, widths, heads, ranks, multiple):
     assert told == read_off(small, ranks, multiple), "other sizes are told than the modules have"
 
 
-@settings(max_examples=30)
 @given(st.sampled_from(DECODERS), st.integers(), st.integers(1, 4), st.integers(2, 9))
 def test_what_is_checked_is_what_the_pruned_model_has(options, seed, ranks, multiple):
     """The pruned modules themselves, and the graph of them, say the same as the plan."""
