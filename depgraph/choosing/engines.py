@@ -32,6 +32,7 @@ from depgraph.algebra.numbers import is_whole
 from depgraph.choosing.isomorphism import signatures
 from depgraph.choosing.layer_sizes import LayerAxis, SizedLayer, Sizes
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.drops import without
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.plans.plan import Plan
@@ -320,6 +321,8 @@ def check(graph: Graph, engine: str, *, plan: Plan | None = None, **settings: An
         problem = f"expected fingerprint {plan.base[:12]}, met {graph.fingerprint[:12]}"
         raise MismatchError("the plan was made for another graph:", [problem], "Pass the graph that it was made for.")
     needs = _engine(engine, settings)
+    if plan is not None:
+        graph = without(graph, plan.drops)
     return Report(needs.name, tuple(dict.fromkeys(_findings(graph, plan, needs))))
 
 
@@ -388,8 +391,8 @@ def _unlike(graph: Graph, sizes: Sizes) -> Iterator[Finding]:
 def _changed_head_dims(graph: Graph, plan: Plan | None) -> Iterator[Finding]:
     """Groups of head dims of which some go: scales and rotary frequencies are computed from the width of a head."""
     for cut in plan.cuts if plan is not None else ():
-        group = graph.group_of[cut.atom]
-        if group.role == "head_dim":
+        group = graph.group_of.get(cut.atom)
+        if group is not None and group.role == "head_dim":
             why = "scales and rotary frequencies are computed anew from the width of a head"
             yield Finding(group.name, "head dim", group.size - cut.count, str(group.size), "differs", why, _CONFIGURATION)
 

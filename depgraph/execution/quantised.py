@@ -58,7 +58,7 @@ def _along(tensor: Any, dim: int, index: torch.Tensor) -> torch.Tensor:
     size = tensor.shape[dim]
     parts = {name: _part(getattr(tensor, name), getattr(template, name), dim, size, index) for name in names}
     result: torch.Tensor = type(template).__tensor_unflatten__(parts, metadata, template.shape, template.stride())
-    if not torch.equal(result.dequantize(), tensor.dequantize().index_select(dim, index)):
+    if not (result.is_meta or torch.equal(result.dequantize(), tensor.dequantize().index_select(dim, index))):
         raise _NotDefinedError(f"what is left in dimension {dim} would stand for other numbers")
     return result
 

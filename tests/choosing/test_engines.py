@@ -218,6 +218,17 @@ def test_heads_are_shared_out_or_repeated():
     assert sizes(report, "heads") == {"layers.0": 6}
 
 
+def test_layers_that_leave_are_not_asked():
+    """A plan that drops the layer whose width differs leaves nothing that differs."""
+    _, graph = traced(inner=(128, 120, 128))
+    assert sizes(dg.engines.check(graph, "vllm"), "equal sizes") == {}  # those of the layers 1 and on
+    assert [item.what for item in dg.engines.check(graph, "vllm").findings] == ["equal sizes"]
+    plan = dg.drop(graph, "layers", [1])
+    assert not dg.engines.check(graph, "vllm", plan=plan).findings
+    kept = dg.drop(graph, "layers", [0])
+    assert [item.layer for item in dg.engines.check(graph, "vllm", plan=kept).findings] == ["layers.2.up.weight:0"]
+
+
 def test_kernels_of_attention():
     _, graph = traced(hidden=40, heads=4, kv_heads=4, head_dim=20)
     assert sizes(dg.engines.check(graph, "flash_attention"), "head dim") == {"layers.0": 20}
