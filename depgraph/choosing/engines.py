@@ -420,7 +420,7 @@ def _settled(name: str, settings: Mapping[str, object]) -> str:
 def _ranks(tensor_parallel: object) -> int:
     if not is_whole(tensor_parallel, least=1):
         raise PlanError(f"expected tensor_parallel= to be a whole number of at least 1, met {tensor_parallel!r}.")
-    return tensor_parallel  # type: ignore[return-value]  # `is_whole` says so
+    return tensor_parallel
 
 
 def _one_of(name: str, value: object, known: Mapping[Any, Any]) -> Any:
@@ -506,7 +506,7 @@ _ENGINES: dict[str, Callable[..., Engine]] = {
 
 
 def _engine(name: object, settings: Mapping[str, Any]) -> Engine:
-    make = _one_of("engine", name, _ENGINES)
+    make: Callable[..., Engine] = _one_of("engine", name, _ENGINES)
     known = [*(make.__kwdefaults__ or {})]
     unknown = [key for key in settings if key not in known]
     if unknown:
