@@ -5,6 +5,7 @@ models merges its records with those that docs/benchmarks/export.json holds alre
 
     python docs/benchmarks/export.py                  everything
     python docs/benchmarks/export.py --only llama     one model
+    python docs/benchmarks/export.py --form onnx      one export, of all models
     python docs/benchmarks/export.py --page           docs/export.md anew from docs/benchmarks/export.json
 """
 
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -117,17 +118,17 @@ def tensors(outputs: Any) -> list[torch.Tensor]:
     return [value for value in values if isinstance(value, torch.Tensor)]
 
 
-def examined(name: str) -> dict[str, Any]:
-    """The record of a model."""
+def examined(name: str, forms: Sequence[str]) -> dict[str, Any]:
+    """The record of a model, with the given exports."""
     torch.manual_seed(0)
     model, inputs = MODELS[name]()
     graph = dg.trace(model, kwargs=inputs)
     plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio=0.5)
     small = dg.execute(plan, model)
     record: dict[str, Any] = {"class": type(model).__name__, "params": [graph.params, plan.apply(graph).params]}
-    for form, export in FORMS.items():
+    for form in forms:
         try:
-            record[form] = measured(small, inputs, export)
+            record[form] = measured(small, inputs, FORMS[form])
         except Exception as error:  # noqa: BLE001  the table has what was raised
             record[form] = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
     record["versions"] = {package: _version(package) for package in PACKAGES}
@@ -186,14 +187,16 @@ def page(records: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--form", default="")
     parser.add_argument("--page", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
     for name in () if arguments.page else arguments.only or MODELS:
-        records[name] = examined(name)
-        print(name, {form: records[name][form] for form in FORMS}, flush=True)
+        forms = [form for form in FORMS if arguments.form.lower() in form.lower()]
+        records[name] = records.get(name, {}) | examined(name, forms)
+        print(name, {form: records[name][form] for form in forms}, flush=True)
         RECORDS.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")
     PAGE.write_text(page(records))
 
