@@ -1,8 +1,8 @@
 """depgraph: exact structural pruning of PyTorch models as a pure, immutable graph library.
 
 The names of the main job are here; the others stand on shelves, by topic: `dg.criteria`, `dg.penalties`, `dg.schedules`,
-`dg.ragged`, `dg.latency`, `dg.optimizers`, `dg.choosing`, `dg.plans`, `dg.hf`, `dg.errors`, `dg.testing`. Names are loaded
-when they are asked for, so that graphs and plans can be read, and plans made, without loading torch.
+`dg.ragged`, `dg.latency`, `dg.engines`, `dg.optimizers`, `dg.choosing`, `dg.plans`, `dg.hf`, `dg.errors`, `dg.testing`. Names
+are loaded when they are asked for, so that graphs and plans can be read, and plans made, without loading torch.
 
 >>> import torch, depgraph as dg
 >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from depgraph import rules as rules
     from depgraph import testing as testing
     from depgraph.algebra.indices import IndexSet as IndexSet
+    from depgraph.choosing import engines as engines
     from depgraph.choosing import latency as latency
     from depgraph.choosing import schedules as schedules
     from depgraph.choosing.candidates import candidates as candidates
@@ -95,6 +96,7 @@ __all__ = [
     "cut",
     "cut_each",
     "drop",
+    "engines",
     "errors",
     "execute",
     "execute_",
@@ -165,6 +167,7 @@ _SHELVES = {
     "rules": "depgraph.rules",
     "choosing": "depgraph.choosing",
     "criteria": "depgraph.criteria",
+    "engines": "depgraph.choosing.engines",
     "errors": "depgraph.errors",
     "hf": "depgraph.hf",
     "moments": "depgraph.moments",
