@@ -182,7 +182,6 @@ def carry_optimizer_(
     groups_before, states_before = [list(group["params"]) for group in optimizer.param_groups], dict(optimizer.state)
     try:
         _write(optimizer, groups, states)
-        return
     except BaseException:
         _write(optimizer, groups_before, states_before)
         raise
