@@ -68,7 +68,8 @@ def state(thing, seen):
         grad = None if thing.grad is None else state(thing.grad, seen)
         return id(thing), tuple(thing.shape), thing.requires_grad, testing.tensor_bytes(thing), grad, hooks, vars(thing)
     if isinstance(thing, dict):
-        return id(thing), [(key, state(value, seen)) for key, value in thing.items()]
+        keys = [id(key) if isinstance(key, torch.Tensor) else key for key in thing]
+        return id(thing), [(key, state(value, seen)) for key, value in zip(keys, thing.values(), strict=True)]
     if isinstance(thing, (list, tuple)):
         return id(thing), [state(value, seen) for value in thing]
     if isinstance(thing, (nn.Module, SimpleNamespace, torch.optim.Optimizer)):
