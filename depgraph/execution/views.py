@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import torch
@@ -13,7 +13,7 @@ from depgraph.algebra.spaces import Space, atoms
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.execution.execute import other_sizes, positions_of
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import OpType, Tensor
+from depgraph.graph.records import Tensor
 from depgraph.messages import shortened
 from depgraph.plans.plan import Plan, PrunedAxis
 from depgraph.wrappers import unprefixed
@@ -87,9 +87,7 @@ def _kept_of_any(plan: Plan, name: str, tensor: torch.Tensor, graph: Graph) -> M
             [f"expected fingerprint {plan.base[:12]}, met {graph.fingerprint[:12]}"],
             "Pass the graph of the teacher, which the plan was made for.",
         )
-    known = unprefixed(name, graph.by_name)
-    candidates = [graph.tensor(known)] if known is not None else _returned(name, graph)
-    kept = [(value, _kept_of_axes(plan, value.axes)) for value in candidates]
+    kept = [(value, _kept_of_axes(plan, value.axes)) for value in _values(name, graph)]
     fitting = [(value, dims) for value, dims in kept if _fits(value, dims, tensor)]
     if not fitting or any(dims != fitting[0][1] for _, dims in fitting):
         _refuse(name, fitting or kept, tensor)
@@ -103,30 +101,17 @@ def _kept_of_axes(plan: Plan, axes: tuple[Space, ...]) -> Mapping[int, IndexSet]
     return evolve(plan, axes=tuple(reached)).kept.get("value", {})
 
 
-def _returned(name: str, graph: Graph) -> list[Tensor]:
-    """The values that are made inside of a module and read outside of it."""
-    inside = _inside(name, graph)
-    made = [output for item in graph.operations if item.name in inside for output in item.outputs]
-    read = {value for item in graph.operations if item.name not in inside for value in item.inputs}
-    values = [graph.tensor(value) for value in made if value in read]
-    if not values:
-        modules = [path for item in graph.operations for path in _paths(item.name)]
-        raise UnknownNameError("parameter, buffer, value or module with values of its own", name, [*graph.by_name, *modules])
-    return values
-
-
-def _inside(name: str, graph: Graph) -> set[str]:
-    """The operations of a module, which are named after it."""
-    paths = {path for item in graph.operations if item.type not in {OpType.INPUT, OpType.OUTPUT} for path in _paths(item.name)}
-    known = unprefixed(name, paths)
-    return {item.name for item in graph.operations if known is not None and known in _paths(item.name)}
-
-
-def _paths(name: str) -> Iterator[str]:
-    """A dotted name and those of all modules around it."""
-    while name:
-        yield name
-        name = name.rpartition(".")[0]
+def _values(name: str, graph: Graph) -> list[Tensor]:
+    """The tensor of a name, or the values that a module of that name returns."""
+    known = unprefixed(name, graph.by_name)
+    if known is not None:
+        return [graph.tensor(known)]
+    module = unprefixed(name, graph.returned)
+    if module is None:
+        raise UnknownNameError(
+            "parameter, buffer, value or module with values of its own", name, [*graph.by_name, *graph.returned]
+        )
+    return [graph.tensor(value) for value in graph.returned[module]]
 
 
 def _fits(value: Tensor, kept: Mapping[int, IndexSet], tensor: torch.Tensor) -> bool:
