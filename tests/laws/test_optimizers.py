@@ -152,7 +152,7 @@ def test_that_law_refutes_an_optimizer_without_its_past_and_one_with_that_of_oth
 def masked_run(model, plan, make, past):
     """How far a step takes the masked model, cut as the plan says, and the pruned one; and the sizes of the masked parameters.
 
-    The run is masked from its first step; or its past is any, and weights and the state are masked now.
+    The run is masked from its first step; or its past is any, and weights and the state are masked now; or not even then.
     """
     optimizer = make(model)
     if past == "masked":
@@ -192,7 +192,8 @@ def assert_proportional(pruned, masked, factors_of, tolerance=1e-9):
         low, high = factors_of(name, tuple(step_.shape))
         factor = float(step_.norm() / masked[name].norm()) if masked[name].norm() else low
         assert low * (1 - tolerance) <= factor <= high * (1 + tolerance), f"{name!r} goes {factor} times as far"
-        torch.testing.assert_close(step_, masked[name] * factor, atol=1e-12 + tolerance * float(step_.norm()), rtol=0)
+        beside = float((step_ - masked[name] * factor).norm() / step_.norm()) if step_.norm() else 0.0
+        assert beside <= tolerance, f"{name!r} goes another way, by {beside:.2%} of a step"
 
 
 def adafactor(model, d=1.0, eps2=1e-3):
@@ -258,7 +259,7 @@ def test_that_law_refutes_factors_that_are_only_cut(make, monkeypatch):
 
     monkeypatch.setattr(optimizers, "_factor", only_cut)
     wrong = masked_run(copy.deepcopy(model), plan, make, "masked")
-    refuted(assert_proportional, *wrong[:2], root_of_sizes(wrong[2], -1, 1), says="not close|times as far")
+    refuted(assert_proportional, *wrong[:2], root_of_sizes(wrong[2], -1, 1), says="another way|times as far")
 
 
 def estimates(optimizer):
@@ -347,14 +348,11 @@ def decayless(make):
 
 
 def test_that_law_refutes_a_momentum_that_was_not_masked_and_holds_with_rounding():
-    """With what goes still in the momentum the orthogonal matrix is another one; rounding to bfloat16 costs two digits."""
+    """With what goes still in the momentum the orthogonal matrix is another one; rounding to bfloat16 costs digits."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 16)).double()
     graph = dg.trace(model, X.double())
     plan = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio=0.5)
-    for past, law in (("any", assert_proportional), ("unmasked", None)):
-        found = masked_run(copy.deepcopy(model), plan, decayless(muon("original")), past)
-        if law is not None:
-            law(*found[:2], adjusted(plan, "original"), tolerance=0.05)
-        else:
-            refuted(assert_proportional, *found[:2], adjusted(plan, "original"), tolerance=0.05)
+    right, wrong = (masked_run(copy.deepcopy(model), plan, decayless(muon("original")), past) for past in ("any", "unmasked"))
+    assert_proportional(*right[:2], adjusted(plan, "original"), tolerance=0.03)
+    refuted(assert_proportional, *wrong[:2], adjusted(plan, "original"), tolerance=0.03, says="another way|times as far")
