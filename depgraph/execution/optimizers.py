@@ -116,7 +116,7 @@ def carry_state(
     """
     model = checked(plan, model)
     fitting(plan, model)
-    names = _names_of(plan, model)
+    names, gone = _names_of(plan, model), _gone(plan, model)
     state = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
@@ -125,12 +125,21 @@ def carry_state(
     for parameter, number in zip(parameters, numbers, strict=True):
         if id(parameter) not in names:
             problems.append(f"the optimizer trains a parameter of shape {tuple(parameter.shape)} that the model does not hold")
+        elif id(parameter) in gone:
+            carried.pop(number, None)
         elif number in carried:
             entries = dict(_carried(plan, names[id(parameter)], parameter, carried[number], follow, problems))
             unchanged = {key: copy.deepcopy(value) for key, value in carried[number].items() if key not in entries}
             carried[number] = {key: entries.get(key, unchanged.get(key)) for key in carried[number]}
     _refuse(problems)
-    return {**copy.deepcopy({key: value for key, value in state.items() if key != "state"}), "state": carried}
+    others = copy.deepcopy({key: value for key, value in state.items() if key != "state"})
+    number_of = {id(parameter): number for parameter, number in zip(parameters, numbers, strict=True)}
+    left = [
+        _left(plan, group, lambda parameter: None if id(parameter) in gone else number_of[id(parameter)])
+        for group in optimizer.param_groups
+    ]
+    groups = [{**group, **lists} for group, lists in zip(others["param_groups"], left, strict=True)]
+    return {**others, "param_groups": groups, "state": carried}
 
 
 @outside_inference_mode
@@ -152,7 +161,8 @@ def carry_optimizer_(
         model: the model after: the one given to `execute_`, or what `execute` returned.
         optimizer: an optimizer over the parameters before.
         parameter_map: from each parameter before to the one after: what `execute_` returned, or `parameter_map(before, after)`.
-            A parameter that belongs to something else than the model is mapped to itself.
+            A parameter that belongs to something else than the model is mapped to itself. If the plan drops elements of lists,
+            parameters of which neither the map nor the model knows are taken to have left with them.
         follow: as in `carry_state`, which refuses the same states: call it before `execute_` to know.
 
     Raises:
@@ -174,12 +184,19 @@ def carry_optimizer_(
     model = checked(plan, model)
     problems = [*plan.problems] or [*_foreign(plan, model, optimizer, parameter_map)]
     if not problems:
-        names = _names_of(plan, model)
+        names = _names_of(plan, model, plan.name_before)
         problems += _of_all_parameters(optimizer)
         states = _mapped(plan, names, optimizer, parameter_map, follow, problems)
     _refuse(problems)
-    groups = [[parameter_map.get(old, old) for old in group["params"]] for group in optimizer.param_groups]
-    groups_before, states_before = [list(group["params"]) for group in optimizer.param_groups], dict(optimizer.state)
+
+    def after(parameter: nn.Parameter) -> nn.Parameter | None:
+        return parameter_map.get(parameter, parameter if id(parameter) in names else None)
+
+    groups = [_left(plan, group, after) for group in optimizer.param_groups]
+    groups_before = [
+        {name: list(group[name]) for name in left} for group, left in zip(optimizer.param_groups, groups, strict=True)
+    ]
+    states_before = dict(optimizer.state)
     try:
         _write(optimizer, groups, states)
     except BaseException:
@@ -187,10 +204,21 @@ def carry_optimizer_(
         raise
 
 
-def _write(optimizer: torch.optim.Optimizer, groups: Sequence[list[torch.Tensor]], states: Mapping[Any, Any]) -> None:
+def _left(plan: Plan, group: Mapping[str, Any], after: Callable[[Any], Any]) -> dict[str, list[Any]]:
+    """The lists of a group that go by its parameters: what these become, without those that leave, and names if it has any."""
+    new = [after(parameter) for parameter in group["params"]]
+    left = {"params": [parameter for parameter in new if parameter is not None]}
+    if "param_names" in group:
+        pairs = zip(group["param_names"], new, strict=True)
+        left["param_names"] = [plan.name_after(name) or name for name, parameter in pairs if parameter is not None]
+    return left
+
+
+def _write(optimizer: torch.optim.Optimizer, groups: Sequence[Mapping[str, list[Any]]], states: Mapping[Any, Any]) -> None:
     """Exchange what the optimizer's own lists and its own mapping hold, which others may hold as well."""
-    for group, parameters in zip(optimizer.param_groups, groups, strict=True):
-        group["params"][:] = parameters
+    for group, lists in zip(optimizer.param_groups, groups, strict=True):
+        for name, content in lists.items():
+            group[name][:] = content
     optimizer.state.clear()
     optimizer.state.update(states)
 
@@ -205,7 +233,7 @@ def _foreign(
         )
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+        names.setdefault(id(parameter), []).append(plan.name_before(name))
     for old, new in parameter_map.items():
         if id(new) not in names and old is not new:
             yield f"the map leads to a parameter of shape {tuple(new.shape)} that the model does not hold"
@@ -215,7 +243,7 @@ def _foreign(
             yield from others
             if not others and tuple(new.shape) != _after(plan, name, old):
                 yield f"{name!r}: the plan makes shape {_after(plan, name, old)} of {tuple(old.shape)}, met {tuple(new.shape)}"
-    for group in optimizer.param_groups:
+    for group in optimizer.param_groups if not plan.drops else ():
         for parameter in group["params"]:
             if parameter not in parameter_map and id(parameter) not in names:
                 yield (
@@ -229,13 +257,20 @@ def _after(plan: Plan, name: str, parameter: torch.Tensor) -> tuple[int, ...]:
     return tuple(len(kept[dim]) if dim in kept else size for dim, size in enumerate(parameter.shape))
 
 
-def _names_of(plan: Plan, model: nn.Module) -> dict[int, str]:
-    """A name of each parameter of the model: of several one by which the plan knows it."""
+def _names_of(plan: Plan, model: nn.Module, base_name: Callable[[str], str] = str) -> dict[int, str]:
+    """A name from before of each parameter of the model: of several one by which the plan knows it."""
     names: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if names.setdefault(id(parameter), name) not in plan.kept and name in plan.kept:
+    for name_here, parameter in model.named_parameters(remove_duplicate=False):
+        name = base_name(name_here)
+        if names.setdefault(id(parameter), name) not in plan.sizes and name in plan.sizes:
             names[id(parameter)] = name
     return names
+
+
+def _gone(plan: Plan, model: nn.Module) -> set[int]:
+    """The parameters that leave with elements of lists, under all of their names."""
+    named = list(model.named_parameters(remove_duplicate=False))
+    return {id(parameter) for _, parameter in named} - {id(held) for name, held in named if plan.name_after(name) is not None}
 
 
 def _mapped(
@@ -250,6 +285,8 @@ def _mapped(
     states: dict[Any, Any] = {}
     for key, state in optimizer.state.items():
         new = parameter_map.get(key, key) if isinstance(key, nn.Parameter) else key
+        if isinstance(new, nn.Parameter) and key not in parameter_map and id(new) not in names:
+            continue  # it left with an element of a list
         if new is not key and id(new) in names:
             state = {**state, **dict(_carried(plan, names[id(new)], key, state, follow, problems))}
         states[new] = state

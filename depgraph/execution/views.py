@@ -16,7 +16,7 @@ from depgraph.graph.graph import Graph
 from depgraph.graph.records import Tensor
 from depgraph.messages import shortened
 from depgraph.plans.plan import Plan, PrunedAxis
-from depgraph.wrappers import unprefixed
+from depgraph.wrappers import PREFIXES, unprefixed
 
 
 def teacher_view(plan: Plan, name: str, tensor: torch.Tensor, *, graph: Graph | None = None) -> torch.Tensor:
@@ -37,7 +37,7 @@ def teacher_view(plan: Plan, name: str, tensor: torch.Tensor, *, graph: Graph | 
         PlanError: the arguments are of other types.
         UnknownNameError: the graph has no tensor and no module of that name.
         MismatchError: the tensor has not the sizes that the plan expects, may be one of several values of a module that are cut
-            differently, or the plan is for another graph.
+            differently, or leaves with an element of a list; or the plan is for another graph.
 
     >>> import depgraph as dg
     >>> from torch import nn
@@ -58,10 +58,22 @@ def teacher_view(plan: Plan, name: str, tensor: torch.Tensor, *, graph: Graph | 
         )
     if plan.problems:
         raise MismatchError("the plan is damaged:", plan.problems, "Make a new plan.")
+    if _leaves(plan, name):
+        raise MismatchError("the student has no such tensor:", [f"{name!r} leaves with an element of a list"], "Leave it out.")
     kept = _kept_of_weight(plan, name, tensor) if graph is None else _kept_of_any(plan, name, tensor, graph)
     for dim, indices in kept.items():
         tensor = tensor.index_select(dim, positions_of(indices).to(tensor.device))
     return tensor
+
+
+def _leaves(plan: Plan, name: str) -> bool:
+    """Whether what has this name, with the prefixes of wrappers or without, goes with an element of a list."""
+    while plan.name_after(name) is not None:
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+        if prefix is None:
+            return False
+        name = name.removeprefix(prefix)
+    return True
 
 
 def _kept_of_weight(plan: Plan, name: str, tensor: torch.Tensor) -> Mapping[int, IndexSet]:

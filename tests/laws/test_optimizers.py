@@ -13,6 +13,7 @@ import depgraph as dg
 from depgraph.execution import optimizers
 from depgraph.testing import modules, plans
 from tests.laws.refuting import refuted
+from tests.laws.test_drops import WAYS, Stack
 
 pytestmark = pytest.mark.models
 
@@ -356,3 +357,57 @@ def test_that_law_refutes_a_momentum_that_was_not_masked_and_holds_with_rounding
     right, wrong = (masked_run(copy.deepcopy(model), plan, decayless(muon("original")), past) for past in ("any", "unmasked"))
     assert_proportional(*right[:2], adjusted(plan, "original"), tolerance=0.03)
     refuted(assert_proportional, *wrong[:2], adjusted(plan, "original"), tolerance=0.03, says="another way|times as far")
+
+
+def shorter(way):
+    """A stack of blocks in double precision, and a plan by which two of them leave and others lose inner features."""
+    torch.manual_seed(0)
+    model, x = Stack(["relu", "linear", "relu", "linear"], way).double(), torch.randn(2, 3, 4).double()
+    graph = dg.trace(model, x)
+    cut = dg.cut(graph, "blocks.block_1.inner.weight" if way == "dict" else "blocks.1.inner.weight", [1, 4], dim=0)
+    return model, x, cut.then(dg.drop(cut.apply(graph), "blocks", [0, 2]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_elements_that_leave_take_their_state_along(way):
+    """Groups lose their parameters and names; the others go on under new names, by each of the three ways."""
+    model, x, plan = shorter(way)
+    named = dict(model.named_parameters())
+    kinds = (True, False)
+    groups = [{"params": [item for item in named.items() if ("norm" in item[0]) == norms]} for norms in kinds]
+    optimizer = torch.optim.Adam(groups)
+    for seed in (1, 2):
+        step(model, optimizer, seed)
+    (others, its), small = copy.deepcopy((model, optimizer)), dg.execute(plan, model)
+    names = [[name for name in small.state_dict() if ("norm" in name) == norms] for norms in kinds]
+    expected = {plan.name_after(name): optimizer.state[held]["exp_avg"] for name, held in named.items()}
+    going_on = torch.optim.Adam([{"params": [(name, small.get_parameter(name)) for name in group]} for group in names])
+    going_on.load_state_dict(dg.optimizers.carry_state(plan, model, optimizer))
+    dg.optimizers.carry_optimizer_(plan, small, optimizer, dg.parameter_map(model, small, plan))
+    prune_(plan, others, its)
+    for network, one in ((small, optimizer), (small, going_on), (others, its)):
+        held = dict(network.named_parameters())
+        assert [group["param_names"] for group in one.param_groups] == names
+        assert [[id(held[name]) for name in group] for group in names] == [
+            [id(parameter) for parameter in group["params"]] for group in one.param_groups
+        ]
+        assert {id(parameter) for parameter in one.state} == {id(parameter) for parameter in held.values()}
+        for name, parameter in held.items():
+            whole = dg.teacher_view(plan, plan.name_before(name), expected[name])
+            assert torch.equal(one.state[parameter]["exp_avg"], whole)
+    step(others, its, 3)
+    others(x)
+
+
+def test_what_left_is_not_told_from_what_the_model_never_held_but_by_the_map():
+    """With elements that leave, a parameter of something else stays if it is mapped to itself, and leaves otherwise."""
+    model, _, plan = shorter("list")
+    stranger = nn.Parameter(torch.ones(3, dtype=torch.double))
+    optimizer = torch.optim.SGD([*model.parameters(), stranger], lr=0.1, momentum=0.9)
+    other_model, other = copy.deepcopy((model, optimizer))
+    prune_(plan, model, optimizer)
+    assert {id(held) for held in optimizer.param_groups[0]["params"]} == {id(held) for held in model.parameters()}
+    (its,) = (held for held in other.param_groups[0]["params"] if held.shape == (3,))
+    replaced = dg.execute_(plan, other_model)
+    dg.optimizers.carry_optimizer_(plan, other_model, other, replaced | {its: its})
+    assert other.param_groups[0]["params"][-1] is its

@@ -4,11 +4,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import depgraph as dg
 from depgraph.plans.making import plan_of
 from depgraph.testing import modules, network, normalised_atoms, plans
 from tests.laws.refuting import refuted
+from tests.laws.test_drops import WAYS, Stack
 
 pytestmark = pytest.mark.models
 
@@ -80,3 +82,26 @@ def test_that_law_refutes_the_first_channels():
     plan = dg.cut(graph, "1.first.weight", [0, 2], dim=0)
     teacher, student = features(dg.mask(plan, model), X.double()), features(dg.execute(plan, model), X.double())
     refuted(assert_shows, lambda name, whole: whole[:, : student[name][0].shape[1]], teacher, student, says="not close")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_shorter_student_has_what_the_teacher_shows_without_its_elements(way):
+    """Of a teacher with the identity in the place of each element that left, and masked: under the names of the teacher."""
+    torch.manual_seed(0)
+    model, x = Stack(["relu", "attention", "linear", "relu"], way).double().eval(), torch.randn(2, 3, 4).double()
+    graph = dg.trace(model, x)
+    name = "blocks.block_2" if way == "dict" else "blocks.2"
+    cut = dg.cut(graph, f"{name}.inner.weight", [1, 4], dim=0)
+    plan = cut.then(dg.drop(cut.apply(graph), "blocks", [0, 3]))
+    masked, small = dg.mask(cut, model), dg.execute(plan, model)
+    teacher_names = {plan.name_before(name): name for name, _ in small.named_modules() if name}
+    for place, element in enumerate([*masked.blocks._modules]):
+        if place in (0, 3):
+            masked.blocks._modules[element] = nn.Identity()
+    teacher, student = features(masked, x), features(small, x)
+    student = {base: student[name] for base, name in teacher_names.items() if name in student}
+    assert assert_shows(lambda name, whole: dg.teacher_view(plan, name, whole, graph=graph), teacher, student) > 8
+    gone = "blocks.block_0" if way == "dict" else "blocks.0"
+    for name, options in ((f"{gone}.inner.weight", {}), (f"module.{gone}.inner.bias", {}), (gone, {"graph": graph})):
+        with pytest.raises(dg.errors.MismatchError, match="leaves with an element of a list"):
+            dg.teacher_view(plan, name, torch.ones(6), **options)
