@@ -341,6 +341,8 @@ def _elementwise(entry: StateEntry, problems: list[str]) -> torch.Tensor | None:
 _FACTORS = (("row_var", "col_var", True), ("exp_avg_sq_row", "exp_avg_sq_col", False))
 """Keys of the factors of a moment, and whether the averaged axis stays, of size 1: Adafactor of torch, and of transformers."""
 
+_FACTORS_OF = {key: factors for factors in _FACTORS for key in factors[:2]}
+
 
 def _factor(entry: StateEntry) -> torch.Tensor | None:
     """One of two factors R and C of a second moment, which is ``R[i] * C[j] / mean(R)`` in each matrix; None for another entry.
@@ -349,24 +351,23 @@ def _factor(entry: StateEntry) -> torch.Tensor | None:
     of C becomes, and C by what that of R becomes. So the moment of each weight that stays is what it was; and where the
     gradients of the others were zero, as in a masked run, R and C are what they would have been without them.
     """
-    for row_key, column_key, stays in _FACTORS:
-        if entry.key not in {row_key, column_key} or not {row_key, column_key} <= entry.state.keys():
-            continue
-        shape = tuple(entry.parameter.shape)
-        row_shape, column_shape = (*shape[:-1], 1), (*shape[:-2], 1, shape[-1])
-        row, column = entry.state[row_key], entry.state[column_key]
-        given = (row_shape, column_shape) if stays else (shape[:-1], (*shape[:-2], shape[-1]))
-        if len(shape) < 2 or (tuple(row.shape), tuple(column.shape)) != given:
-            return None
-        row, column = row.reshape(row_shape), column.reshape(column_shape)
-        last = len(shape) - 1
-        own, other, averaged = (row, column, last) if entry.key == row_key else (column, row, last - 1)
-        positions = {dim: positions_of(indices) for dim, indices in entry.kept.items()}
-        result = selected(own, {dim: index for dim, index in positions.items() if dim != averaged})
-        if averaged in positions:
-            beside = selected(other, {dim: index for dim, index in positions.items() if dim < last - 1})
-            before = beside.mean(averaged, keepdim=True)
-            after = selected(beside, {averaged: positions[averaged]}).mean(averaged, keepdim=True)
-            result = result * torch.where(before > 0, after / before, 1)
-        return result if stays else result.squeeze(averaged)
-    return None
+    if entry.key not in _FACTORS_OF:
+        return None
+    row_key, column_key, stays = _FACTORS_OF[entry.key]
+    row, column = entry.state.get(row_key), entry.state.get(column_key)
+    shape = tuple(entry.parameter.shape)
+    row_shape, column_shape = (*shape[:-1], 1), (*shape[:-2], 1, shape[-1])
+    expected = (row_shape, column_shape) if stays else (shape[:-1], (*shape[:-2], shape[-1]))
+    if len(shape) < 2 or row is None or column is None or (tuple(row.shape), tuple(column.shape)) != expected:
+        return None
+    row, column = row.reshape(row_shape), column.reshape(column_shape)
+    last = len(shape) - 1
+    own, other, averaged = (row, column, last) if entry.key == row_key else (column, row, last - 1)
+    positions = {dim: positions_of(indices) for dim, indices in entry.kept.items()}
+    result = selected(own, {dim: index for dim, index in positions.items() if dim != averaged})
+    if averaged in positions:
+        beside = selected(other, {dim: index for dim, index in positions.items() if dim < last - 1})
+        before = beside.mean(averaged, keepdim=True)
+        after = selected(beside, {averaged: positions[averaged]}).mean(averaged, keepdim=True)
+        result = result * torch.where(before > 0, after / before, 1)
+    return result if stays else result.squeeze(averaged)

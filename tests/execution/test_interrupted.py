@@ -149,7 +149,7 @@ def test_an_interruption_at_any_line_changes_nothing(job, make):
     before, line = state([model, optimizer], {}), 1
     while interrupted(lambda: JOBS[job](plan, model, optimizer), line):
         assert state([model, optimizer], {})[1] == before[1], f"interrupted before line {line}"
-        line += 1
+        line += 7 if job == "carry_state" else 1  # it writes nothing, and has the same lines for each entry of each parameter
     assert line > 20
     assert (state([model, optimizer], {})[1] == before[1]) == (job in {"execute", "mask", "carry_state"})
     model(x)
