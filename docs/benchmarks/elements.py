@@ -1,4 +1,4 @@
-"""Whole layers in the zoo: which elements of lists may leave, the square and the identity; writes docs/elements.md and its data.
+"""Whole layers in the zoo: which may leave, the square and the identity; writes docs/elements.md and its data.
 
 Run it with ``tox run -e elements``, from the root of a clone. A run of some models merges its records with those that
 docs/benchmarks/elements.json holds already:
@@ -11,7 +11,6 @@ docs/benchmarks/elements.json holds already:
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
 import warnings
@@ -24,12 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.utils import _pytree as pytree  # noqa: E402
 
 import depgraph as dg  # noqa: E402
 from depgraph.graph.drops import ElementFlow  # noqa: E402
 from tests.zoo import catalogue  # noqa: E402
+from tests.zoo.elements import proven  # noqa: E402
 
 RECORDS, PAGE = ROOT / "docs/benchmarks/elements.json", ROOT / "docs/elements.md"
 INTRODUCTION = """# Whole layers in the zoo
@@ -40,28 +38,6 @@ itself. Of a list that lets some go, the one in the middle of these leaves: *squ
 the graph that the plan promises; *identity*, its outputs equal, bit for bit, those of the whole model in which this element
 hands on what it is given.
 """
-
-
-class HandsOn(nn.Module):
-    """An element that runs, and gives what it was given in the place of what it made."""
-
-    def __init__(self, element: nn.Module) -> None:
-        super().__init__()
-        self.element = element
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self._modules["element"], name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The element's result with its first tensor exchanged."""
-        taken = [leaf.clone() for leaf in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(leaf)]
-        leaves, spec = pytree.tree_flatten(self.element(*args, **kwargs))
-        place = next(place for place, leaf in enumerate(leaves) if torch.is_tensor(leaf))
-        leaves[place] = next(leaf for leaf in taken if leaf.shape == leaves[place].shape and leaf.dtype == leaves[place].dtype)
-        return pytree.tree_unflatten(leaves, spec)
 
 
 def examined(maker: Any) -> dict[str, Any]:
@@ -95,29 +71,6 @@ def examined(maker: Any) -> dict[str, Any]:
     return {"class": type(model).__name__, "lists": lists}
 
 
-def proven(graph: dg.Graph, plan: dg.Plan, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Whether the square closes, and the identity computes the same; the latter is not asked of models without weights."""
-    small = dg.execute(plan, model)
-    square = dg.trace(small, args, kwargs) == plan.apply(graph)
-    if any(parameter.is_meta for parameter in model.parameters()):
-        return {"square": square, "identity": None}
-    other = copy.deepcopy(model)
-    (drop,) = plan.drops
-    container = other.get_submodule(drop.sequence.path)
-    for place in drop.removed:
-        name = drop.sequence.elements[place]
-        container._modules[name] = HandsOn(container._modules[name])
-    results = []
-    for each in (small, other):
-        torch.manual_seed(0)
-        with torch.no_grad():
-            result = each(*args, **kwargs)
-            results.append([leaf for leaf in pytree.tree_leaves(dict(result) if hasattr(result, "items") else result)])
-    one, two = ([leaf for leaf in leaves if torch.is_tensor(leaf)] for leaves in results)
-    equal = len(one) == len(two) > 0 and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    return {"square": square, "identity": equal}
-
-
 def makers() -> Iterator[tuple[str, Any]]:
     """The models with weights of all zoos, by zoo and name."""
     for zoo in ("plain", "torchvision", "timm", "transformers"):
@@ -132,7 +85,7 @@ def page(records: dict[str, dict[str, Any]]) -> str:
     models = [record for record in records.values() if any(item["free"] for item in record.get("lists", ()))]
     failed = sum("error" in record for record in records.values())
     lines.append(
-        f"{len(records)} models, {failed} of which failed; {len(models)} have a list from which elements may leave: {len(free)} of "
+        f"{len(records)} models, {failed} of which failed; {len(models)} have a list whose elements may leave: {len(free)} of "
         f"{len(lists)} lists. The square closes for {sum(item.get('square', False) for item in free)} of these, the identity "
         f"computes the same for {sum(item.get('identity') is True for item in free)} of "
         f"{sum(item.get('identity') is not None for item in free)} with weights.\n"
