@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from depgraph.execution.masking import mask as mask
     from depgraph.execution.masking import mask_ as mask_
     from depgraph.execution.repairs import Repair as Repair
+    from depgraph.execution.views import teacher_view as teacher_view
     from depgraph.graph import ragged as ragged
     from depgraph.graph.explain import explain as explain
     from depgraph.graph.graph import Graph as Graph
@@ -122,6 +123,7 @@ __all__ = [
     "rules",
     "schedules",
     "score",
+    "teacher_view",
     "testing",
     "trace",
 ]
@@ -159,6 +161,7 @@ _HOME_OF = {
     "reconstruction_error": "depgraph.repair.expected",
     "refit": "depgraph.repair.refit",
     "score": "depgraph.criteria.scoring",
+    "teacher_view": "depgraph.execution.views",
     "trace": "depgraph.tracing.trace",
 }
 """In which module each name is defined."""
