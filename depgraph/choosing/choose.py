@@ -11,13 +11,13 @@ from attrs import evolve
 from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met
 from depgraph.choosing.coupled import Coupling, Limits, couplings_of
-from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
 from depgraph.choosing.scopes import Scope, interleaved, positions_by_key, ranking, removal, scopes_of, units_up_to
 from depgraph.choosing.scores import Scores
 from depgraph.collector import without_collections
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
+from depgraph.graph.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
