@@ -177,7 +177,7 @@ def merge(graph: Graph, plans: Iterable[Plan]) -> Plan:
         ...
     depgraph.errors.PlanError: group '0.weight:0' loses 2,6 by plan 0 ...
     """
-    listed = [plans] if isinstance(plans, Plan) else list(plans)
+    listed = list(plans) if isinstance(plans, Iterable) else [plans]
     _check_bases(listed, graph)
     if problems := [*_conflicts(listed)]:
         raise PlanError.of(problems)
