@@ -517,17 +517,21 @@ class Plan:
         return inverted(self, small, fill)
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as versioned JSON; no code is stored."""
-        codec.write(path, "plan", self)
+        """Write the plan as JSON, in the form that docs/plan-format.md describes; whole or not at all, and without code."""
+        from depgraph.plans.plan_files import dumps
+
+        codec.write_text(path, dumps(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read what `save` wrote.
+        """Read what `save` wrote, now or with version 1 of the format.
 
         Raises:
             DocumentError: the file is damaged, edited, foreign or of another version.
         """
-        return codec.read(path, "plan", cls, lambda plan: plan.problems)
+        from depgraph.plans.plan_files import loads
+
+        return loads(codec.read_text(path, "plan"), str(path))
 
     def __str__(self) -> str:
         cuts = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
