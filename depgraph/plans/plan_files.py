@@ -16,7 +16,6 @@ from typing import NoReturn
 from attrs import field, fields, frozen
 
 from depgraph import codec
-from depgraph.algebra.canonical_terms import MAX_BLOCKS
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import DocumentError
@@ -31,6 +30,9 @@ RESERVED = ("drops",)
 
 LONGEST_RUNS = 1024
 """So many characters of runs at most stand where bits would be shorter: nobody reads more of them."""
+
+MOST_RENUMBERED = 2**18
+"""So many atoms have other numbers in a result at most: no model comes near, and a small file must not make a large plan."""
 
 _BITS = "bits:"
 _AXIS = re.compile(r"(.*):(0|[1-9][0-9]?)", re.DOTALL)
@@ -91,8 +93,8 @@ class PlanContent:
 
     def plan(self) -> Plan:
         """The plan that the content stands for. Raises `ValueError` for texts that are none of their kind."""
-        if sum(max(count, 0) for *_, count in self.renumbered) > MAX_BLOCKS:
-            raise ValueError(f"more than {MAX_BLOCKS:,} atoms have other numbers")
+        if sum(max(count, 0) for *_, count in self.renumbered) > MOST_RENUMBERED:
+            raise ValueError(f"more than {MOST_RENUMBERED:,} atoms have other numbers")
         pairs = [(new + k, old + k) for new, old, count in self.renumbered for k in range(count)]
         edits = sorted((*self.edits, *self.added), key=lambda edit: edit[0])
         return Plan(

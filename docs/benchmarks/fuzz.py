@@ -153,7 +153,7 @@ def page(data: dict[str, Any]) -> str:
         "groups, those of which no plan can take an index."
     )
     seeds = ", ".join(f"{kind}: seeds {data[kind]['seeds'][0]} to {data[kind]['seeds'][1]}" for kind in kinds)
-    files = f"{INTRODUCTION}\n" + "\n".join(rows) + f"\n\n{note} {seeds[0].upper()}{seeds[1:]}, {CHUNK:,} documents each.\n"
+    files = f"{INTRODUCTION}\n" + "\n".join(rows) + f"\n\n{note}\n{seeds[0].upper()}{seeds[1:]}; {CHUNK:,} documents each.\n"
     return f"{files}\n{programs_part(data['programs'])}" if "programs" in data else files
 
 

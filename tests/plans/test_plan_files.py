@@ -137,7 +137,7 @@ UNSAID = {
     ),
     "edits in disorder": (changed("edits", to=EDITS[::-1]), "edits is not written as"),
     "an edit that is added, too": (changed("added", to=[EDITS[0]]), "an attribute that is edited twice"),
-    "endless numbers": (changed("renumbered", to=[[3, 4, 2**60]]), "more than 4,194,304 atoms have other numbers"),
+    "endless numbers": (changed("renumbered", to=[[3, 4, 2**60]]), "more than 262,144 atoms have other numbers"),
     "two runs for one": (changed("renumbered", to=[[3, 4, 1], [4, 5, 1]]), "renumbered is not written as"),
     "a number that stays": (changed("renumbered", to=[[3, 4, 2], [3, 5, 1]]), "given twice"),
     "a target that is no number": (
