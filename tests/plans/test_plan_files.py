@@ -2,6 +2,9 @@
 
 import copy
 import json
+import signal
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -205,6 +208,43 @@ def test_a_small_change_is_a_small_difference():
     lines = [plan_files.dumps(plan).splitlines() for plan in (one, other)]
     differ = [(a, b) for a, b in zip(*lines, strict=True) if a != b]
     assert [a.split('"')[1] for a, _ in differ] == ["digest", "group"]
+
+
+KILLED = """
+import os, signal, sys
+from depgraph import Plan, codec
+old, new, path, point = sys.argv[1:]
+write, replace = codec.write_new, os.replace
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+def half(place, write_to):
+    class Half:
+        def write(self, data):
+            file.write(data[: len(data) // 2])
+            file.flush()
+            die()
+    with place.open("xb") as file:
+        write_to(Half())
+Plan.load(old).save(path)
+if point == "half written":
+    codec.write_new = half
+elif point == "replaced":
+    os.replace = lambda *args: (replace(*args), die())
+else:
+    setattr(os, point, die)
+Plan.load(new).save(path)
+"""
+
+
+@pytest.mark.parametrize("point", ["half written", "fsync", "replace", "replaced"])
+def test_a_process_that_is_killed_leaves_a_whole_file(point, tmp_path):
+    """The old one until the new one has its name; the next save completes."""
+    old, new, path = GOLDEN / "half.version2.json", GOLDEN / "ragged.version2.json", tmp_path / "plan.json"
+    run = subprocess.run([sys.executable, "-c", KILLED, old, new, path, point], capture_output=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert path.read_text() == (new if point == "replaced" else old).read_text()
+    Plan.load(new).save(path)
+    assert path.read_text() == new.read_text()
 
 
 def test_nothing_is_written_to_a_golden_content():
