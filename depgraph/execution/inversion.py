@@ -26,7 +26,7 @@ TensorDict: TypeAlias = dict[str, torch.Tensor]
 @outside_inference_mode
 def inverted(plan: Plan, small: Tensors, fill: float | Tensors = 0.0) -> TensorDict:
     """Pruned tensors back in full-size ones: the function behind `Plan.invert`."""
-    tensors = _by_name(small, "the pruned tensors")
+    tensors = {plan.name_before(name): tensor for name, tensor in _by_name(small, "the pruned tensors").items()}
     fills = None if is_number(fill) else _by_name(fill, "fill=")
     problems = [*plan.problems] or [*_misfits(plan, tensors, fills)]
     if problems:
@@ -40,7 +40,9 @@ def inverted(plan: Plan, small: Tensors, fill: float | Tensors = 0.0) -> TensorD
         if name in tensors and id(tensors[name]) not in full_of:
             filled = fill if fills is None else fills[name]
             full_of[id(tensors[name])] = _full(plan, name, tensors[name].detach(), filled)
-    return {name: full_of.get(id(tensor), tensor.detach()) for name, tensor in tensors.items()}
+    whole = {name: full_of.get(id(tensor), tensor.detach()) for name, tensor in tensors.items()}
+    gone = {name: tensor.detach() for name, tensor in (fills or {}).items() if plan.name_after(name) is None}
+    return {**whole, **gone}
 
 
 def _by_name(tensors: object, what: str) -> TensorDict:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 
-from attrs import fields, frozen
+from attrs import evolve, fields, frozen
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, kept_by, left_over, united
 from depgraph.algebra.spaces import Atom
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.drops import Drop, renaming, without
 from depgraph.graph.graph import Graph
-from depgraph.graph.patterns import chosen_groups
+from depgraph.graph.patterns import chosen_groups, listed
 from depgraph.messages import shortened
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Cut, Edit, Plan
@@ -65,14 +66,36 @@ class EditDifference:
 
 
 @frozen
+class DropDifference:
+    """Which elements leave a list of modules by one of two plans alone.
+
+    Attributes:
+        path: the list's dotted path.
+        first: the positions that go only by the first plan.
+        second: by the second plan.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Tanh(), torch.nn.Linear(4, 4))
+    >>> graph = dg.trace(model, torch.zeros(1, 4))
+    >>> dg.drop(graph, "", [1, 2]).diff(dg.drop(graph, "", [1])).drops
+    (DropDifference(path='', first=IndexSet('2'), second=IndexSet('')),)
+    """
+
+    path: str
+    first: IndexSet
+    second: IndexSet
+
+
+@frozen
 class PlanDifference:
     """In what two plans of one graph differ. It is false where they are equal.
 
     Attributes:
         cuts: the groups of which they remove different indices, in the order of the graph.
         edits: the edits that were added differently, by path.
-        fields: the names of other fields that differ although they follow from cuts and edits that are the same: one of the
-            plans is damaged, which `Plan.apply` tells.
+        drops: the lists of modules that other elements leave, by path.
+        fields: the names of other fields that differ although they follow from these, which are the same: one of the plans is
+            damaged, which `Plan.apply` tells.
 
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
@@ -86,19 +109,22 @@ class PlanDifference:
 
     cuts: tuple[CutDifference, ...] = ()
     edits: tuple[EditDifference, ...] = ()
+    drops: tuple[DropDifference, ...] = ()
     fields: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.cuts or self.edits or self.fields)
+        return bool(self.cuts or self.edits or self.drops or self.fields)
 
     def __str__(self) -> str:
         lines = [f"<PlanDifference: {len(self.cuts)} groups, {len(self.edits)} edits>"]
-        for cut in self.cuts:
-            sides = (("first", cut.first), ("second", cut.second))
+        removed: list[tuple[str, CutDifference | DropDifference]] = [(drop.path or "the model", drop) for drop in self.drops]
+        removed += [(cut.group, cut) for cut in self.cuts]
+        for name, item in removed:
+            sides = (("first", item.first), ("second", item.second))
             told = "; ".join(f"only the {which} removes {indices}" for which, indices in sides if indices)
-            lines.append(f"  {cut.group}: {told}")
+            lines.append(f"  {name}: {told}")
         lines += [f"  {edit.path}: {edit.first} by the first, {edit.second} by the second" for edit in self.edits]
-        lines += [f"  {name} differs, though cuts and edits are the same" for name in self.fields]
+        lines += [f"  {name} differs, though cuts, drops and edits are the same" for name in self.fields]
         return "\n".join(lines)
 
 
@@ -118,8 +144,14 @@ def difference(first: Plan, second: Plan) -> PlanDifference:
         for path in sorted({*mine, *others})
         if mine.get(path) != others.get(path)
     )
-    if cuts or edits:
-        return PlanDifference(cuts, edits)
+    one, other = _dropped(first), _dropped(second)
+    drops = tuple(
+        DropDifference(path, gone - also, also - gone)
+        for path in sorted({*one, *other})
+        if (gone := one.get(path, IndexSet())) != (also := other.get(path, IndexSet()))
+    )
+    if cuts or edits or drops:
+        return PlanDifference(cuts, edits, drops)
     rest = (item.name for item in fields(Plan) if item.eq and getattr(first, item.name) != getattr(second, item.name))
     return PlanDifference(fields=tuple(rest))
 
@@ -131,7 +163,7 @@ def restricted(graph: Graph, plan: Plan, patterns: str | Iterable[str], ignore: 
     removed = {cut.atom: cut.removal for cut in plan.cuts if cut.group in names}
     if problems := [*_without_base(plan, removed)]:
         raise PlanError.of(problems)
-    part = plan_of(graph, removed)
+    part = plan_of(graph, removed, plan.drops if "*" in listed(patterns) else ())
     sizes = {item.path: item.sizes for item in part.unread}
     for path, edit in _added(plan).items():
         if edit.new in sizes.get(path, ()):
@@ -177,23 +209,29 @@ def merge(graph: Graph, plans: Iterable[Plan]) -> Plan:
         ...
     depgraph.errors.PlanError: group '0.weight:0' loses 2,6 by plan 0 ...
     """
-    listed = list(plans) if isinstance(plans, Iterable) else [plans]
-    _check_bases(listed, graph)
-    if problems := [*_conflicts(listed)]:
+    several = list(plans) if isinstance(plans, Iterable) else [plans]
+    _check_bases(several, graph)
+    if problems := [*_conflicts(several)]:
         raise PlanError.of(problems)
-    return _union(graph, listed)
+    return _union(graph, several)
 
 
 def _conflicts(plans: Sequence[Plan]) -> Iterator[str]:
     """Groups and attributes to which two plans do different things."""
     first_cut: dict[Atom, tuple[int, Cut]] = {}
     first_edit: dict[str, tuple[int, Edit]] = {}
+    first_drop: dict[str, tuple[int, IndexSet]] = {}
     for number, plan in enumerate(plans):
         for cut in plan.cuts:
             place, other = first_cut.setdefault(cut.atom, (number, cut))
             if (other.removed, other.base) != (cut.removed, cut.base):
                 told = f"{shortened(str(other.removed))} by plan {place} and {shortened(str(cut.removed))} by plan {number}"
                 yield f"group {cut.group!r} loses {told}; restrict one of them to other groups."
+        for path, gone in _dropped(plan).items():
+            place, already = first_drop.setdefault(path, (number, gone))
+            if already != gone:
+                told = f"{already} by plan {place} and {gone} by plan {number}"
+                yield f"list {shortened(repr(path))} loses the elements {told}; leave one of them out."
         for path, edit in _added(plan).items():
             place, before = first_edit.setdefault(path, (number, edit))
             if before != edit:
@@ -204,12 +242,19 @@ def _conflicts(plans: Sequence[Plan]) -> Iterator[str]:
 def _union(graph: Graph, plans: Sequence[Plan]) -> Plan:
     """The plan that removes what any of the plans removes; of an attribute that several edit the smallest value is taken."""
     nothing: dict[Atom, Removal] = {}
-    plan = plan_of(graph, reduce(united, map(_removals, plans), nothing))
+    drops: dict[str, Drop] = {}
+    for drop in (drop for each in plans for drop in each.drops):
+        before = drops.get(drop.sequence.path, drop)
+        drops[drop.sequence.path] = evolve(drop, removed=before.removed | drop.removed)
+    stays = renaming(drops.values())
+    drops = {path: drop for path, drop in drops.items() if not path or stays(path) is not None}
+    plan = plan_of(graph, reduce(united, map(_removals, plans), nothing), list(drops.values()))
     edits: dict[str, Edit] = {}
     for edit in (edit for each in plans for edit in _added(each).values()):
         edits[edit.path] = min(edits.get(edit.path, edit), edit, key=lambda item: item.new)
     for edit in edits.values():
-        plan = plan.edit(edit.path, edit.new, old=edit.old)
+        if plan.name_after(edit.path) is not None:  # else it goes with an element
+            plan = plan.edit(edit.path, edit.new, old=edit.old)
     return plan
 
 
@@ -238,6 +283,7 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
     ({'0.weight:0': IndexSet('3,6')}, True)
     """
     first, total = _removals(done), _removals(wanted)
+    left = without(graph, wanted.drops) if wanted.base == graph.fingerprint else graph
     problems = [
         f"the {name} plan is for the graph {plan.base[:12]}, not for {graph.fingerprint[:12]}"
         for name, plan in (("first", done), ("second", wanted))
@@ -246,13 +292,19 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
     problems += [
         f"group {graph.group_of[atom].name} has lost {indices}, which the second plan keeps"
         for atom, indices in kept_by(first, total).items()
-        if atom in graph.group_of
+        if atom in graph.group_of and atom in left.group_of
     ]
     ours, theirs = _added(done), _added(wanted)
     problems += [
         f"attribute {shortened(repr(path))} became {edit.new}, which the second plan keeps larger"
         for path, edit in ours.items()
-        if path not in theirs or theirs[path].new > edit.new
+        if wanted.name_after(path) is not None and (path not in theirs or theirs[path].new > edit.new)
+    ]
+    dropped = _dropped(wanted)
+    problems += [
+        f"list {shortened(repr(path))} has lost the elements {kept}, which the second plan keeps"
+        for path, gone in _dropped(done).items()
+        if (kept := gone - dropped.get(path, IndexSet())) and (not path or wanted.name_after(path) is not None)
     ]
     if problems:
         raise MismatchError(
@@ -275,12 +327,28 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
             else removal
             for atom, removal in left_over(first, total).items()
         },
+        [*_drops_left(after, done, wanted)],
     )
     for path, edit in theirs.items():
         present = ours[path].new if path in ours else edit.old
         if edit.new < present:
-            plan = plan.edit(path, edit.new, old=present)
+            plan = plan.edit(done.name_after(path) or path, edit.new, old=present)
     return plan
+
+
+def _drops_left(after: Graph, done: Plan, wanted: Plan) -> Iterator[Drop]:
+    """The elements that are still to go, in the lists and positions of the smaller graph."""
+    sequences, gone = {item.path: item for item in after.sequences}, _dropped(done)
+    for drop in wanted.drops:
+        path, before = drop.sequence.path, gone.get(drop.sequence.path, IndexSet())
+        name = done.name_after(path) if path else path
+        if name is not None and (more := (drop.removed - before).renumber(before)):
+            yield Drop(evolve(sequences[name], fixed=(), problem=""), more)
+
+
+def _dropped(plan: Plan) -> dict[str, IndexSet]:
+    """The elements that leave lists, by the lists' paths."""
+    return {drop.sequence.path: drop.removed for drop in plan.drops}
 
 
 def _removals(plan: Plan) -> dict[Atom, Removal]:

@@ -18,21 +18,19 @@ from attrs import field, fields, frozen
 from depgraph import codec
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Space, atoms
-from depgraph.errors import DocumentError
-from depgraph.graph.records import UnreadAttribute
+from depgraph.graph.drops import Drop
+from depgraph.graph.records import ModuleSequence, UnreadAttribute
 from depgraph.messages import shortened
 from depgraph.plans.checking import check
 from depgraph.plans.plan import Cut, Edit, Plan, PrunedAxis, Target, ordered_axes
 
 VERSION = 2
-RESERVED = ("drops",)
-"""Names of fields that a later version of this package may write. A file with one of them is refused, for it does more."""
-
 LONGEST_RUNS = 1024
 """So many characters of runs at most stand where bits would be shorter: nobody reads more of them."""
 
 MOST_RENUMBERED = 2**18
-"""So many atoms have other numbers in a result at most: no model comes near, and a small file must not make a large plan."""
+"""So many atoms have other numbers in a result at most, and so many elements a list has: no model comes near, and a small file
+must not make a large plan."""
 
 _BITS = "bits:"
 _AXIS = re.compile(r"(.*):(0|[1-9][0-9]?)", re.DOTALL)
@@ -57,6 +55,36 @@ class AxesLine:
 
 
 @frozen
+class DropLine:
+    """Elements that leave a list of modules: how many it has, or their names where these are no positions, and which go."""
+
+    path: str
+    removed: str
+    length: int = field(default=0, metadata=codec.LATE)
+    names: tuple[str, ...] = field(default=(), metadata=codec.LATE)
+    counts: tuple[str, ...] = field(default=(), metadata=codec.LATE)
+    positions: tuple[str, ...] = field(default=(), metadata=codec.LATE)
+    entries: tuple[str, ...] = field(default=(), metadata=codec.LATE)
+
+    @classmethod
+    def of(cls, drop: Drop) -> DropLine:
+        """The line of a drop."""
+        item = drop.sequence
+        count = len(item.elements)
+        plain = item.numbered and item.elements == tuple(map(str, range(count)))
+        length, names = (count, ()) if plain else (0, item.elements)
+        return cls(item.path, str(drop.removed), length, names, item.counts, item.positions, item.entries)
+
+    def drop(self) -> Drop:
+        """The drop of a line."""
+        if self.length > MOST_RENUMBERED:
+            raise ValueError(f"a list of more than {MOST_RENUMBERED:,} elements")
+        elements = self.names or tuple(map(str, range(self.length)))
+        sequence = ModuleSequence(self.path, elements, not self.names, self.counts, self.positions, self.entries)
+        return Drop(sequence, IndexSet.parse(self.removed))
+
+
+@frozen
 class PlanContent:
     """A plan as version 2 of its file has it: the fields of `Plan`, of which those that are seldom used are seldom written."""
 
@@ -71,6 +99,7 @@ class PlanContent:
     targets: tuple[Target, ...] = field(default=(), metadata=codec.LATE)
     unread: tuple[UnreadAttribute, ...] = field(default=(), metadata=codec.LATE)
     tied: tuple[tuple[str, ...], ...] = field(default=(), metadata=codec.LATE)
+    drops: tuple[DropLine, ...] = field(default=(), metadata=codec.LATE)
 
     @classmethod
     def of(cls, plan: Plan) -> PlanContent:
@@ -89,6 +118,7 @@ class PlanContent:
             plan.targets,
             plan.unread_attributes,
             plan.tied,
+            tuple(map(DropLine.of, plan.drops)),
         )
 
     def plan(self) -> Plan:
@@ -109,6 +139,7 @@ class PlanContent:
             tuple(path for path, *_ in self.added),
             self.unread,
             self.tied,
+            tuple(line.drop() for line in self.drops),
         )
 
 
@@ -140,8 +171,6 @@ def loads(text: str, source: str = "the document") -> Plan:
     version, content = codec.opened(text, "plan", source, (1, VERSION))
     if version == 1:
         return codec.structured(content, "plan", Plan, source, check)
-    if isinstance(content, dict) and (later := [name for name in RESERVED if name in content]):
-        raise DocumentError(f"{source} has the field {later[0]!r}, of a later version of depgraph. Update depgraph to read it.")
     said = codec.structured(content, "plan", PlanContent, source)
     try:
         plan = said.plan()

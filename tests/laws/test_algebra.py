@@ -5,7 +5,7 @@ import copy
 import attrs
 import pytest
 import torch
-from hypothesis import assume, event, given
+from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -18,6 +18,8 @@ from depgraph.plans.algebra import PlanDifference, remainder
 from depgraph.plans.making import plan_of
 from depgraph.testing import modules, tensor_bytes
 from tests.laws.refuting import refuted
+from tests.laws.test_drops import X as BATCH
+from tests.laws.test_drops import stacks
 from tests.laws.test_models import X, pruned
 from tests.laws.test_ragged import X as SEQUENCE
 from tests.laws.test_ragged import attentions
@@ -278,6 +280,42 @@ def test_a_way_back_to_the_front_is_refuted():
 
     assert_inverted(plan, model, dg.Plan.invert)
     refuted(assert_inverted, plan, model, to_the_front, says="not what it was")
+
+
+@st.composite
+def shorter(draw):
+    """A network of blocks, and two plans of it by which elements leave and groups are cut, those of such elements too."""
+    model, sides = draw(stacks()), []
+    graph = dg.trace(model, BATCH)
+    drawn = draw(orders(graph))
+    (sequence,) = graph.sequences
+    stays = draw(st.integers(0, len(sequence.elements) - 1))
+    for start in (0, 1):
+        some = {atom: st.integers(0, most) for atom, most in drawn[2].items()}
+        counts = {atom: draw(count) for atom, count in some.items()}
+        for balance in graph.balances:
+            counts.update(dict.fromkeys(balance.atoms, counts[balance.atoms[0]]))
+        cut = plan_of(graph, part(drawn, counts, start))
+        gone = draw(st.sets(st.integers(0, len(sequence.elements) - 1))) - {stays}
+        sides.append((cut, dg.drop(graph, "blocks", sorted(gone))))
+    return model, graph, sides
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(shorter())
+def test_elements_that_leave_obey_the_algebra(case):
+    """Widths and whole elements together: rebased, merged, restricted, told apart, and back in their places."""
+    model, graph, ((cut, drop), (other, others)) = case
+    p, q = dg.merge(graph, [cut, drop]), dg.merge(graph, [other, others])
+    assert p == drop.then(cut.rebase(graph, drop)) == cut.then(drop.rebase(graph, cut))
+    assert p.then(q.rebase(graph, p)) == q.then(p.rebase(graph, q))
+    assert_difference(p, q, dg.Plan.diff)
+    assert dg.merge(graph, [p.restrict(graph, list(p.removed)), p.restrict(graph, "*", ignore=list(p.removed))]) == p
+    small = dg.execute(p, model)
+    assert {name: tensor_bytes(tensor) for name, tensor in p.invert(small, model).items()} == {
+        name: tensor_bytes(tensor) for name, tensor in model.state_dict().items()
+    }
+    event(f"elements leave by both: {bool(drop.drops and others.drops)}")
 
 
 def test_a_united_removal_of_two_bases_is_refused():

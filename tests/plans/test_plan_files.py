@@ -54,6 +54,17 @@ def test_the_golden_files_hold_everything():
     assert any(cut.base for plan in loaded for cut in plan.cuts)
 
 
+def test_the_golden_drops_load():
+    """Elements of lists that leave, numbered and named, came with version 2."""
+    path = GOLDEN / "drops.version2.json"
+    plan = Plan.load(path)
+    assert [(drop.sequence.path, drop.sequence.numbered, str(drop.removed)) for drop in plan.drops] == [
+        ("blocks", True, "1"),
+        ("others", False, "0"),
+    ]
+    assert plan.drops[0].sequence.positions == ("place",) and plan.cuts and plan_files.dumps(plan) == path.read_text()
+
+
 @pytest.mark.needs("jsonschema")
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.name)
 def test_the_schema_takes_golden_files(path):
@@ -91,7 +102,16 @@ STRANGE = {
     "bits with another end": (changed("cuts", 0, "removed", to="bits:iB=="), "cuts is not written as"),
     "short runs as bits": (changed("cuts", 0, "removed", to="bits:iA=="), "cuts is not written as"),
     "a field too many": (changed("extra", to=1), "extra"),
-    "what a later version drops": (changed("drops", to=[]), "field 'drops', of a later version of depgraph. Update depgraph"),
+    "no drops, written": (changed("drops", to=[{"path": "a", "removed": "0"}]), "loses none or one beyond"),
+    "a drop of all": (changed("drops", to=[{"path": "a", "removed": "0", "length": 0}]), "loses none or one beyond"),
+    "a drop of a class": (
+        changed("drops", to=[{"path": "__class__", "removed": "0", "length": 3}]),
+        "names something else than modules",
+    ),
+    "a list with names and numbers": (
+        changed("drops", to=[{"path": "a", "removed": "0", "length": 2, "names": ["b", "c"]}]),
+        "drops is not written as",
+    ),
     "no cuts": (without("cuts"), "required field missing @ \\$.cuts"),
     "a base that is no fingerprint": (changed("base", to="G" * 64), "base is no fingerprint"),
     "numbers with zeros": (changed("cuts", 0, "removed", to="01,7"), "'01,7' is not a sorted list"),
@@ -140,6 +160,13 @@ UNSAID = {
     ),
     "edits in disorder": (changed("edits", to=EDITS[::-1]), "edits is not written as"),
     "an edit that is added, too": (changed("added", to=[EDITS[0]]), "an attribute that is edited twice"),
+    "an element beyond": (changed("drops", to=[{"path": "a", "removed": "3", "length": 3}]), "loses none or one beyond"),
+    "all elements": (changed("drops", to=[{"path": "a", "removed": "0-2", "length": 3}]), "would lose its last element"),
+    "an element that is cut": (
+        changed("drops", to=[{"path": "", "removed": "0", "names": ["first", "q"]}]),
+        "goes with an element",
+    ),
+    "an endless list": (changed("drops", to=[{"path": "a", "removed": "0", "length": 2**40}]), "more than 262,144 elements"),
     "endless numbers": (changed("renumbered", to=[[3, 4, 2**60]]), "more than 262,144 atoms have other numbers"),
     "two runs for one": (changed("renumbered", to=[[3, 4, 1], [4, 5, 1]]), "renumbered is not written as"),
     "a number that stays": (changed("renumbered", to=[[3, 4, 2], [3, 5, 1]]), "given twice"),
