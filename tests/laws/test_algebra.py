@@ -27,6 +27,10 @@ from tests.laws.test_ragged import attentions
 pytestmark = pytest.mark.models
 
 
+FEW = settings(max_examples=settings.default.max_examples // 2)
+"""Models are costly to draw."""
+
+
 @st.composite
 def graphs(draw):
     """A module with its graph: of random blocks, or with heads that may each lose their own."""
@@ -107,6 +111,7 @@ def assert_rebased(graph, p, q, rebase):
     assert first == plan_of(graph, both), "together they are not what any of them removes"
 
 
+@FEW
 @given(pairs())
 def test_plans_are_rebased(case):
     """On modules, too: the plan and then the rebased other give the tensors that both give at once."""
@@ -171,6 +176,7 @@ def assert_restricted(graph, plan, names, restrict):
     assert restrict(plan, graph, "*") == plan, "all of it is another plan"
 
 
+@FEW
 @given(split())
 def test_plans_are_restricted_and_merged(case):
     """Any part of the groups, couplings taken whole."""
@@ -212,6 +218,7 @@ def assert_difference(p, q, diff):
         assert {group: gone for group, gone in removed.items() if gone} == q.removed, "it leads elsewhere"
 
 
+@FEW
 @given(pairs(), st.booleans())
 def test_plans_are_told_apart(case, same):
     """Two plans of a graph, equal ones among them."""
@@ -221,6 +228,7 @@ def test_plans_are_told_apart(case, same):
     event(f"equal: {p == other}")
 
 
+@FEW
 @given(pruned(), st.sampled_from(["axes", "edits", "result", "renumbered"]))
 def test_plans_that_differ_in_what_follows_are_told_apart(case, name):
     """A damaged plan, of which a field was changed that the cuts decide."""
@@ -262,6 +270,7 @@ def assert_inverted(plan, model, invert):
             assert (filled[name].index_select(dim, gone) == 7).all(), "the rest is not the fill"
 
 
+@FEW
 @given(pairs(), st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]))
 def test_what_was_pruned_goes_back_to_its_places(case, dtype):
     """Plain and ragged cuts, modules and state dicts."""
@@ -301,7 +310,7 @@ def shorter(draw):
     return model, graph, sides
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@FEW
 @given(shorter())
 def test_elements_that_leave_obey_the_algebra(case):
     """Widths and whole elements together: rebased, merged, restricted, told apart, and back in their places."""
@@ -316,6 +325,19 @@ def test_elements_that_leave_obey_the_algebra(case):
         name: tensor_bytes(tensor) for name, tensor in model.state_dict().items()
     }
     event(f"elements leave by both: {bool(drop.drops and others.drops)}")
+
+
+def test_a_merge_that_forgets_elements_is_refuted():
+    """It takes the cuts of the plans alone."""
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Tanh(), nn.Linear(6, 2))
+    graph = dg.trace(model, torch.zeros(1, 3))
+    cut, drop = cuts(graph, _0=[1]), dg.drop(graph, "", [2])
+
+    def of_cuts(graph, plans):
+        return dg.merge(graph, [plan.restrict(graph, list(plan.removed)) for plan in plans])
+
+    assert_merged(graph, cut, drop, dg.merge)
+    refuted(assert_merged, graph, cut, drop, of_cuts, says="one after the other")
 
 
 def test_a_united_removal_of_two_bases_is_refused():
