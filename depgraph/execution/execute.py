@@ -72,6 +72,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
         )
     for edit in plan.edits:
         write(result, edit.path, edit.new)
+    _add_biases(result, repair)
     drop_elements(plan, result)
     for module in result.modules():
         if isinstance(module, nn.RNNBase):
@@ -113,11 +114,22 @@ def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> d
             _replace_tensors(module, new_of)
         for edit in plan.edits:
             write(model, edit.path, edit.new)
+        _add_biases(model, repair)
         drop_elements(plan, model)
         return parameters  # type: ignore[return-value]
     except BaseException:
         before.restore()
         raise
+
+
+def _add_biases(model: nn.Module, repair: Repair | None) -> None:
+    """Register the biases that a repair adds to layers without one."""
+    for name in () if repair is None else repair.added:
+        module = model.get_submodule(name.rpartition(".")[0])
+        weight = module._parameters["weight"]
+        assert repair is not None and weight is not None
+        bias = repair.values[name].to(weight.device, weight.dtype, copy=True)
+        module.register_parameter("bias", nn.Parameter(bias, requires_grad=weight.requires_grad))
 
 
 class _State:
@@ -350,6 +362,8 @@ def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, 
         tensors = named_tensors(model)
         after = {name: smaller[name][1] if name in smaller else tensor for name, tensor in tensors.items()}
         for name, values in checked_repair(repair, lambda repair: repair.problems(plan, model, after)).values.items():
+            if name in repair.added:
+                continue
             if name in smaller:
                 smaller[name][1].detach().copy_(values)
             else:
