@@ -64,7 +64,7 @@ class DropLine:
     names: tuple[str, ...] = field(default=(), metadata=codec.LATE)
     counts: tuple[str, ...] = field(default=(), metadata=codec.LATE)
     positions: tuple[str, ...] = field(default=(), metadata=codec.LATE)
-    entries: tuple[str, ...] = field(default=(), metadata=codec.LATE)
+    entries: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), metadata=codec.LATE)
 
     @classmethod
     def of(cls, drop: Drop) -> DropLine:
