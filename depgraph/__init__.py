@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from depgraph.graph.nodes import Node as Node
     from depgraph.graph.records import OpType as OpType
     from depgraph.iterating import iterate as iterate
+    from depgraph.plans.algebra import merge as merge
     from depgraph.plans.by_hand import cut as cut
     from depgraph.plans.by_hand import cut_each as cut_each
     from depgraph.plans.by_hand import drop as drop
@@ -107,6 +108,7 @@ __all__ = [
     "latency",
     "mask",
     "mask_",
+    "merge",
     "moments",
     "name_of",
     "names_of",
@@ -153,6 +155,7 @@ _HOME_OF = {
     "iterate": "depgraph.iterating",
     "mask": "depgraph.execution.masking",
     "mask_": "depgraph.execution.masking",
+    "merge": "depgraph.plans.algebra",
     "name_of": "depgraph.wrappers",
     "names_of": "depgraph.wrappers",
     "parameter_map": "depgraph.execution.execute",

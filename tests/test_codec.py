@@ -14,6 +14,8 @@ from depgraph import codec
 from depgraph.algebra.spaces import Atom
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import Tensor
+from depgraph.plans import plan_files
+from depgraph.plans.plan_files import PlanContent
 
 
 def graph(size):
@@ -109,12 +111,16 @@ def test_no_type_stands_for_another():
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
     graph = dg.trace(model, torch.randn(1, 2))
     plan, seen = dg.cut(graph, "0.weight", [1], dim=0), set()
-    for kind, value in (("graph", graph), ("plan", plan)):
-        for old, content in replaced(codec._CONVERTER.unstructure(value)):
+    whole = dg.cut(dg.trace(model, torch.randn(1, 2)), "0.weight", [1, 2], dim=0).edit("width", 2, old=3)
+    cases = [("graph", 1, graph), ("plan", 1, plan), *(("plan", 2, PlanContent.of(each)) for each in (plan, whole))]
+    for kind, version, value in cases:
+        for old, content in replaced(codec.content_of(value)):
             seen.add(type(old))
-            document = {"format": f"depgraph.{kind}", "version": 1, "digest": codec._digest(content), "content": content}
+            document = {"format": f"depgraph.{kind}", "version": version, "digest": codec._digest(content), "content": content}
             try:
-                met = codec.loads(json.dumps(document), kind, type(value))
+                met = (
+                    plan_files.loads(json.dumps(document)) if kind == "plan" else codec.loads(json.dumps(document), kind, Graph)
+                )
             except dg.errors.DocumentError as error:
                 assert "does not hold a valid" in str(error)
             else:

@@ -13,7 +13,6 @@ from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where
 from depgraph.choosing.coupled import Coupling, Limits, couplings_of
 from depgraph.choosing.depth import Depth, drops_at
 from depgraph.choosing.isomorphism import signatures
-from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
 from depgraph.choosing.scopes import Scope, interleaved, positions_by_key, ranking, removal, scopes_of, units_up_to
 from depgraph.choosing.scores import Scores
 from depgraph.collector import without_collections
@@ -21,6 +20,7 @@ from depgraph.errors import PlanError
 from depgraph.graph.drops import Drop, drop_problems, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
+from depgraph.graph.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 

@@ -6,6 +6,7 @@ them, and the path of an edit may name plain attributes only.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -40,14 +41,8 @@ def check(plan: Plan) -> tuple[str, ...]:
         return problems
     structure = (_fingerprints, _cut_problems, _axis_problems, _size_problems)
     problems = tuple(problem for problems_of in structure for problem in problems_of(plan))
-    return (
-        *problems,
-        *edit_problems(plan.edits),
-        *_unread_problems(plan),
-        *_tie_problems(plan),
-        *_renaming_problems(plan),
-        *_drop_problems(plan),
-    )
+    others = (_unread_problems, _tie_problems, _renaming_problems, _target_problems, _drop_problems)
+    return (*problems, *edit_problems(plan.edits), *(problem for problems_of in others for problem in problems_of(plan)))
 
 
 def is_well_typed(plan: Plan) -> bool:
@@ -394,6 +389,13 @@ def _renaming_problems(plan: Plan) -> Iterator[str]:
             yield from _duplicates(f"a number or name {which} that is given twice is", [pair[side] for pair in renaming])
     if any(not 0 <= number <= LARGEST_SIZE for pair in plan.renumbered for number in pair):
         yield "a number of an atom is below 0, or larger than any"
+
+
+def _target_problems(plan: Plan) -> Iterator[str]:
+    """JSON has no other numbers than finite ones."""
+    for target in plan.targets:
+        if not all(math.isfinite(number) for number in (target.requested, target.realised) if type(number) is float):
+            yield f"the target {shortened(repr(target.name))} is no finite number"
 
 
 def _duplicates(sentence: str, items: Iterable[Hashable]) -> Iterator[str]:
