@@ -214,22 +214,6 @@ def test_a_folder_is_data(tmp_path):
         dg.hf.from_pretrained(tmp_path / "model")
 
 
-@pytest.mark.parametrize("ratio", [0.5, WHOLE_HEADS])
-@pytest.mark.parametrize("name", ["llama_gqa", "mistral", "gpt2"])
-def test_pruned_models_generate_with_their_cache(name, ratio):
-    """Tokens with the cache are those without it, grouped queries included, before and after the configuration follows."""
-    model, inputs, graph, scores = scored(name)
-    plan = dg.plan(graph, scores, ratio=ratio if ratio == 0.5 or name != "gpt2" else 0.5)
-    small = dg.execute(plan, model)
-    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    mask = torch.ones_like(inputs["input_ids"])
-    plain = small.generate(**inputs, attention_mask=mask, use_cache=False, **options)
-    assert torch.equal(plain, small.generate(**inputs, attention_mask=mask, use_cache=True, **options))
-    dg.hf.update_config_(plan, small)
-    assert torch.equal(plain, small.generate(**inputs, attention_mask=mask, use_cache=True, **options))
-    assert plain.shape[1] == inputs["input_ids"].shape[1] + 6
-
-
 def test_the_model_and_the_random_numbers_stay(tmp_path):
     """Saving changes no tensor, no entry of the configuration, and draws no random number."""
     small, plan, _ = uneven("bert")
