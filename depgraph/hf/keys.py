@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from depgraph.execution.attributes import holders
@@ -57,6 +58,28 @@ def set_values(config: Config, values: Mapping[str, int | None]) -> dict[str, in
         else:
             setattr(holder, last, value)
     return before
+
+
+@contextmanager
+def all_or_nothing(config: Config, paths: Iterable[str]) -> Iterator[None]:
+    """Where writing to these keys fails or is interrupted, every object on the way to them has its content back."""
+    on_the_way: dict[int, Any] = {}
+    for path in paths:
+        holder = config
+        for step in (*path.split(".")[:-1], None):
+            on_the_way[id(holder)] = holder
+            holder = None if step is None else _item(holder, step)
+    holders = [
+        item if isinstance(item, (dict, list)) else vars(item) for item in on_the_way.values() if type(item) is not tuple
+    ]
+    contents = [copy.copy(holder) for holder in holders]
+    try:
+        yield
+    except BaseException:
+        for holder, content in zip(holders, contents, strict=True):
+            holder.clear()
+            holder.extend(content) if isinstance(holder, list) else holder.update(content)
+        raise
 
 
 def set_whole(config: Config, steps: list[str], value: Any) -> None:

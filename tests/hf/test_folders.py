@@ -10,8 +10,6 @@ import torch
 from torch import nn
 
 import depgraph as dg
-from depgraph import codec
-from depgraph.hf import folders
 from tests.zoo import transformers
 from tests.zoo.language import small_transformers
 
@@ -282,26 +280,6 @@ def test_a_folder_is_refused_or_replaced_whole(tmp_path):
     dg.hf.save_pretrained(plan, small, folder, tokenizer=Tokenizer(), replace=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert not (folder / "notes.txt").exists() and (folder / "tokenizer.json").is_file()
-
-
-@pytest.mark.parametrize("where", ["_write", "put_folder"])
-def test_a_failure_leaves_what_was_there(where, tmp_path, monkeypatch):
-    """A disk that is full while files are written, or before they take their place."""
-    small, plan, _ = uneven("bert")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/notes.txt").write_text("mine")
-    home = folders if where == "_write" else codec
-    real = getattr(home, where)
-
-    def failing(*args):
-        if where == "_write":
-            real(*args)
-        raise OSError("no space left")
-
-    monkeypatch.setattr(home, where, failing)
-    with pytest.raises(OSError, match="no space"):
-        dg.hf.save_pretrained(plan, small, tmp_path / "model", replace=True)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "notes.txt"]
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path):
