@@ -88,8 +88,8 @@ def page(rows: dict[str, dict[str, float]]) -> str:
         f"torch {version('torch')}, on the CPU, one thread. Weights in float32. *Beside*: the highest resident memory while "
         "`dg.execute_` runs, less that before, when the model was there; each in a process of its own. Without an option all "
         "new tensors are made before the first write. With `release=True` each old one is emptied when its successor is made, "
-        "and what went of it is kept until the end, so that a failure brings it back: no more than the largest tensor is needed "
-        "beside the model.",
+        "and what went of it is kept until the end, so that a failure brings it back: no more than the largest tensor is "
+        "needed beside the model.",
         "",
         "| model | MiB | largest tensor | beside | beside, `release=True` | seconds | seconds, `release=True` |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
