@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from typing import TypeAlias
 
 import torch
@@ -28,6 +28,20 @@ def unprefixed(name: str, known: Container[str]) -> str | None:
     'module.weight'
     """
     while name not in known:
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+        if prefix is None:
+            return None
+        name = name.removeprefix(prefix)
+    return name
+
+
+def unprefixed_below(name: str, paths: Collection[str]) -> str | None:
+    """The same for a name that lies below one of some paths, each with its last dot.
+
+    >>> unprefixed_below("module.blocks.0.weight", ["blocks."]), unprefixed_below("module.head.weight", ["blocks."])
+    ('blocks.0.weight', None)
+    """
+    while not any(name.startswith(path) for path in paths):
         prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
         if prefix is None:
             return None

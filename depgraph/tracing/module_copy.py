@@ -22,6 +22,7 @@ from depgraph.solving.sized import Sized
 from depgraph.solving.statements import Value
 from depgraph.tracing.custom_rules import as_one_module
 from depgraph.tracing.layer_attributes import POSITIONAL, followed, read_in_forward
+from depgraph.tracing.module_lists import module_sequences, observed
 from depgraph.tracing.session import Running, Session, class_name, named_leaves
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
 
@@ -83,6 +84,9 @@ def instrumented_copies(
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
         copies[id(module)] = object.__new__(type(module))
+    for sequence in module_sequences(model):
+        session.lists(sequence)
+        observed(copies[id(model.get_submodule(sequence.path))], partial(session.reached_for, sequence.path))
     attributes = _AttributeCopies(copies, stand_ins, tensors, session)
     by_name = {name: declared for declared in session.declared for name in (declared.name, *declared.aliases)}
     for path, module in model.named_modules():
