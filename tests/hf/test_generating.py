@@ -117,3 +117,21 @@ def test_query_heads_ask_for_a_trace_of_the_generation():
     whole = dg.plan(followed, dg.score(followed, model, dg.Magnitude(p=2)), ratio=QUERIES)
     assert not any(item.path.endswith("num_key_value_groups") for item in whole.unread)
     assert are_equal(*(generated(dg.execute(each, model), prompt, options) for each in (edited, whole)))
+
+
+def test_frequencies_that_long_prompts_compute_anew_ask_for_a_trace_of_one():
+    """Dynamic rotary frequencies follow from the configuration's head size: where a long prompt is traced, head dims stay."""
+    torch.manual_seed(0)
+    module = transformers()
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100}
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    config = module.LlamaConfig(**sizes, num_hidden_layers=2, max_position_embeddings=16, rope_parameters=rope)
+    model = module.LlamaForCausalLM(config).eval()
+    short, long = ({"input_ids": torch.arange(length)[None]} for length in (8, 24))
+    graphs = dg.trace(model, short), dg.trace(model, short, also=[dg.Call(long)])
+    assert [sum(group.role == "head_dim" for group in graph.groups) for graph in graphs] == [1, 0]
+    plans = [dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio=0.5) for graph in graphs]
+    with pytest.raises(RuntimeError):
+        dg.execute(plans[0], model)(**long)
+    small = dg.execute(plans[1], model)
+    assert [small(**prompt).logits.shape[1] for prompt in (short, long, short)] == [8, 24, 8]
