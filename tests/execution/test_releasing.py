@@ -116,6 +116,30 @@ def test_channels_last_and_buffers():
     assert model[2].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+class Residual(nn.Module):
+    """A block that may leave."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return x + self.outer(torch.relu(self.inner(x)))
+
+
+def test_elements_that_leave():
+    """What a plan drops keeps its values, for nothing takes its place; the others are cut and come back if need be."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 4), Residual(), Residual(), Residual()), torch.randn(2, 3)
+    first = dg.drop(dg.trace(model, x), "", [2])
+    plan = first.then(dg.cut(first.apply(dg.trace(model, x)), "1.inner.weight", [0, 5], dim=0))
+    expected, dropped, before, line = dg.execute(plan, model), model[2].inner.weight, state([model], {}), 1
+    while interrupted(lambda: dg.execute_(plan, model, release=True), 40 * line, WRITERS):
+        assert state([model], {})[1] == before[1]
+        line += 1
+    assert line > 2 and content(model) == content(expected) and dropped.shape == (6, 4)
+
+
 @pytest.mark.models
 @pytest.mark.parametrize("make", [hoarding, tied])
 def test_an_interruption_at_any_line_brings_everything_back(make):
