@@ -20,11 +20,11 @@ MODELS = {
     "the same, a tenth goes": (32, 2048, 0, 0.1),
     "a large embedding": (8, 2048, 16384, 0.5),
 }
-LITTLE = {"linear layers": (10, 1024, 0, 0.5)}
+LITTLE = {"linear layers": (16, 1024, 0, 0.5)}
 MEASURE = """
 import json, resource, sys, threading, time, torch, depgraph as dg
 from torch import nn
-layers, width, rows, ratio, release = *map(int, sys.argv[1:4]), float(sys.argv[4]), sys.argv[5] == "release"
+layers, width, rows, ratio = *map(int, sys.argv[1:4]), float(sys.argv[4])
 torch.set_num_threads(1)
 def resident():
     with open("/proc/self/statm") as file:
@@ -37,44 +37,47 @@ with torch.device("meta"):
     x = torch.zeros(1, 4, dtype=torch.long) if rows else torch.zeros(1, width)
 graph = dg.trace(empty, x)
 plan = dg.plan(graph, dg.score(graph, empty, dg.criteria.Random(0)), ratio=ratio)
-warm = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
-dg.execute_(dg.cut(dg.trace(warm, torch.zeros(1, 4)), "0.weight", [1], dim=0), warm, release=release)
 plan.problems, plan.kept
-model = stack()
-for parameter in model.parameters():
-    parameter.data.fill_(1.0)
-peak, done = [0], threading.Event()
-def watch():
-    while not done.is_set():
-        peak[0] = max(peak[0], resident())
-        time.sleep(0.0002)
-before = resident()
-watcher = threading.Thread(target=watch)
-watcher.start()
-start = time.perf_counter()
-dg.execute_(plan, model, **({"release": True} if release else {}))
-seconds = time.perf_counter() - start
-done.set(); watcher.join()
-print(json.dumps([peak[0] - before, seconds]))
+def measured(release):
+    warm = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    dg.execute_(dg.cut(dg.trace(warm, torch.zeros(1, 4)), "0.weight", [1], dim=0), warm, release=release)
+    model = stack()
+    for parameter in model.parameters():
+        parameter.data.fill_(1.0)
+    peak, done = [0], threading.Event()
+    def watch():
+        while not done.is_set():
+            peak[0] = max(peak[0], resident())
+            time.sleep(0.0002)
+    before = resident()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    dg.execute_(plan, model, release=release)
+    seconds = time.perf_counter() - start
+    done.set(); watcher.join()
+    return peak[0] - before, seconds
+print(json.dumps([measured(how == "release") for how in sys.argv[5:]]))
 """
 
 
-def measured(model: tuple[int, int, int, float], how: str) -> tuple[int, float]:
-    """Bytes at most beside the model, and seconds."""
-    command = [sys.executable, "-c", MEASURE, *map(str, model), how]
+def measured(model: tuple[int, int, int, float], *hows: str) -> list[tuple[int, float]]:
+    """Bytes at most beside the model, and seconds, of executions one after the other in a process of their own."""
+    command = [sys.executable, "-c", MEASURE, *map(str, model), *hows]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    peak, seconds = json.loads(run.stdout)
-    return peak, seconds
+    return [(peak, seconds) for peak, seconds in json.loads(run.stdout)]
 
 
-def row(model: tuple[int, int, int, float]) -> dict[str, float]:
-    """What a model takes, and what execution in place takes beside it."""
+def row(model: tuple[int, int, int, float], *, apart: bool = True) -> dict[str, float]:
+    """What a model takes, and what execution in place takes beside it; `apart`: each in a process of its own."""
     layers, width, rows, _ = model
     first = rows or width
     sizes = [4 * first * width, *[4 * width * width] * layers]
     found: dict[str, float] = {"model": sum(sizes), "largest": max(sizes)}
-    for how in ("plain", "release"):
-        found[how], found[f"{how} seconds"] = measured(model, how)
+    hows = ("plain", "release")
+    rows_of = [measured(model, how)[0] for how in hows] if apart else measured(model, *hows)
+    for how, (peak, seconds) in zip(hows, rows_of, strict=True):
+        found[how], found[f"{how} seconds"] = peak, seconds
     return found
 
 
@@ -106,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--test", action="store_true", help="print the figures of a little model, and write nothing")
     options = parser.parse_args()
-    rows = {name: row(model) for name, model in (LITTLE if options.test else MODELS).items()}
+    rows = {name: row(model, apart=not options.test) for name, model in (LITTLE if options.test else MODELS).items()}
     if options.test:
         print(json.dumps(rows))
         return
