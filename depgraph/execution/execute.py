@@ -73,6 +73,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
         )
     for edit in plan.edits:
         write(result, edit.path, edit.new)
+    _add_biases(result, repair)
     drop_elements(plan, result)
     for module in result.modules():
         if isinstance(module, nn.RNNBase):
@@ -129,6 +130,7 @@ def execute_(
             _replace_tensors(module, new_of)
         for edit in plan.edits:
             write(model, edit.path, edit.new)
+        _add_biases(model, repair)
         drop_elements(plan, model)
         return {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}  # type: ignore[misc]
     except BaseException:
@@ -147,6 +149,16 @@ def _releasable(tensors: dict[str, torch.Tensor], repair: Repair | None) -> dict
         fix = "write the repair without release=" if repair is not None else "call zero_grad() first"
         raise PlanError(f"release=True brings back values that were cut, and no others: met {met}; {fix}. Nothing was changed.")
     return tensors
+
+
+def _add_biases(model: nn.Module, repair: Repair | None) -> None:
+    """Register the biases that a repair adds to layers without one."""
+    for name in () if repair is None else repair.added:
+        module = model.get_submodule(name.rpartition(".")[0])
+        weight = module._parameters["weight"]
+        assert repair is not None and weight is not None
+        bias = repair.values[name].to(weight.device, weight.dtype, copy=True)
+        module.register_parameter("bias", nn.Parameter(bias, requires_grad=weight.requires_grad))
 
 
 class _State:
@@ -379,6 +391,8 @@ def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, 
         tensors = named_tensors(model)
         after = {name: smaller[name][1] if name in smaller else tensor for name, tensor in tensors.items()}
         for name, values in checked_repair(repair, lambda repair: repair.problems(plan, model, after)).values.items():
+            if name in repair.added:
+                continue
             if name in smaller:
                 smaller[name][1].detach().copy_(values)
             else:
