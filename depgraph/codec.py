@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -345,37 +346,61 @@ def write_whole(path: str | Path, write_to: Callable[[BinaryIO], object]) -> Non
 def write_whole_folder(path: str | Path, fill: Callable[[Path], object], *, replace: bool = False) -> None:
     """Fill a folder whole or not at all, likewise. It must not exist yet, or be empty, unless it is to be replaced.
 
-    What `fill` writes by `write_new` is on the disk when the folder takes its name. A folder that is replaced stands aside
-    for a moment, and stays there where the process is killed in between.
+    All that `fill` writes is on the disk when the folder takes its name. A folder that is replaced changes places with the new
+    one in one step, where the system can do that. Elsewhere it stands aside for a moment, and stays there where the process is
+    killed in between.
     """
     target, temporary = _beside(path)
     try:
         temporary.mkdir()
         fill(temporary)
-        if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
-            folder = os.open(temporary, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        for place in (*temporary.rglob("*"), temporary):
+            _sync(place)
         put_folder(temporary, target, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _sync(path: Path) -> None:
+    """Return when a file's content, or a folder's, is on the disk."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
+        return
+    number = os.open(path, os.O_RDONLY if hasattr(os, "O_DIRECTORY") else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def put_folder(temporary: Path, target: Path, replace: bool) -> None:
-    """Give a folder its name; one that it replaces is back where that fails."""
+    """Give a folder its name; one that it replaces is at the temporary place then, or gone, and back where that fails."""
     if not (replace and target.exists()):
         os.replace(temporary, target)
         return
+    if exchanged(temporary, target):
+        return
     old = temporary.with_suffix(".old")
-    target.rename(old)
     try:
+        target.rename(old)
         temporary.rename(target)
     except BaseException:
-        old.rename(target)
+        if old.exists() and not target.exists():
+            old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def exchanged(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; false where the system or the file system has no such step."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # another system than Linux, or an old library
+        return False
+    return bool(rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
+
+
+_HERE, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux."""
 
 
 def write_new(path: Path, write_to: Callable[[BinaryIO], object]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import sys
 import threading
 from pathlib import Path
 
@@ -161,6 +162,7 @@ def test_a_folder_that_cannot_be_replaced_is_back(tmp_path, monkeypatch):
             raise OSError("no such luck")
         return rename(path, to)
 
+    monkeypatch.setattr(codec, "exchanged", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OSError, match="no such luck"):
         codec.write_whole_folder(target, lambda folder: (folder / "new.txt").write_text("new"), replace=True)
@@ -168,3 +170,40 @@ def test_a_folder_that_cannot_be_replaced_is_back(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", rename)
     codec.write_whole_folder(target, lambda folder: (folder / "new.txt").write_text("new"), replace=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "new.txt"]
+
+
+@pytest.mark.parametrize("step", [True, False])
+def test_a_folder_is_replaced_in_one_step_where_the_system_can(tmp_path, monkeypatch, step):
+    """Linux lets two folders change places, so that there is one at any moment; elsewhere two renames do. Nothing is left."""
+    target, names = tmp_path / "model", []
+    (target / "inner").mkdir(parents=True)
+    (target / "inner/notes.txt").write_text("mine")
+    if not step:
+        monkeypatch.setattr(codec, "exchanged", lambda one, other: False)
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, to: (names.append(path.name), rename(path, to))[1])
+    codec.write_whole_folder(target, lambda folder: (folder / "new.txt").write_text("new"), replace=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "new.txt"]
+    if step and sys.platform == "linux":
+        assert names == []
+    assert not codec.exchanged(tmp_path / "model", tmp_path / "absent")
+
+
+def test_all_files_of_a_folder_are_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    """Also those that another package writes, in folders inside."""
+    synced, places, replace, fsync = set(), [], os.replace, os.fsync
+
+    def replacing(one, other):
+        places.append({path: path.stat().st_ino in synced for path in (one, *Path(one).rglob("*"))})
+        replace(one, other)
+
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.add(os.fstat(number).st_ino), fsync(number)))
+    monkeypatch.setattr(os, "replace", replacing)
+
+    def fill(folder):
+        (folder / "inner").mkdir()
+        (folder / "inner/one.txt").write_text("1")
+        (folder / "two.txt").write_text("2")
+
+    codec.write_whole_folder(tmp_path / "model", fill)
+    assert len(places) == 1 and len(places[0]) == 4 and all(places[0].values())

@@ -22,6 +22,7 @@ from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
 from depgraph.execution.drops import drop_elements, other_sequences, written_paths
 from depgraph.execution.quantised import quantised_slice, refuse_quantised
+from depgraph.execution.releasing import Releasing, ordered_as
 from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
@@ -81,14 +82,28 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
     return result
 
 
-def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> dict[nn.Parameter, nn.Parameter]:
+def execute_(
+    plan: Plan, model: nn.Module, *, repair: Repair | None = None, release: bool = False
+) -> dict[nn.Parameter, nn.Parameter]:
     """Apply the plan in place, all or nothing; with a repair, its new values as well.
+
+    Every new tensor is made before the first write, while the old ones are there. With `release`, each replaced tensor is
+    emptied as soon as its successor is made, and what went of it is kept until the end, so that a failure still brings all of
+    it back: beside the model there is then never more than its largest tensor. One whose memory something else shares, such as
+    a view of it, keeps its values.
+
+    Args:
+        plan: what to remove.
+        model: the module that it was made for; compiled and data-parallel wrappers are looked through.
+        repair: what `refit` gave for this plan and this model: new values for what stays.
+        release: whether the replaced parameters lose their values, for whoever still holds them, and their memory.
 
     Returns:
         The map from each replaced parameter to the one that stands in its place, for optimizers and the like.
 
     Raises:
-        PlanError: the arguments are no plan and no module.
+        PlanError: the arguments are no plan and no module; or `release` is asked for together with a repair, or of parameters
+            that have gradients.
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
         UnsupportedError: the model is sharded, offloaded or quantised; or wrapped in `DistributedDataParallel`, which would
             not join the gradients of the new parameters: execute on the module inside, and wrap anew.
@@ -106,23 +121,37 @@ def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> d
     model = checked(plan, model, replaceable)
     if repair is not None:
         supported(model)
-    smaller = _prepared(plan, model, repair)
-    for old, new in smaller.values():
-        _move_hooks(old, new)
-    new_of = {id(old): new for old, new in smaller.values()}
-    parameters = {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}
-    before = _State(model, [*(edit.path for edit in plan.edits), *written_paths(plan)])
+    smaller = {} if release else _prepared(plan, model, repair)
+    tensors = _releasable(fitting(plan, model), repair) if release else {}
+    before, releasing = _State(model, [*(edit.path for edit in plan.edits), *written_paths(plan)]), Releasing()
     try:
+        smaller = _sliced(plan, tensors, releasing.taken) if release else smaller
+        for old, new in smaller.values():
+            _move_hooks(old, new)
+        new_of = {id(old): new for old, new in smaller.values()}
         for module in model.modules():
             _replace_tensors(module, new_of)
         for edit in plan.edits:
             write(model, edit.path, edit.new)
         _add_biases(model, repair)
         drop_elements(plan, model)
-        return parameters  # type: ignore[return-value]
+        return {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}  # type: ignore[misc]
     except BaseException:
-        before.restore()
+        try:
+            before.restore()
+        finally:
+            releasing.undo()
         raise
+
+
+def _releasable(tensors: dict[str, torch.Tensor], repair: Repair | None) -> dict[str, torch.Tensor]:
+    """The tensors, if what they are can be brought back from what stays and what goes. Raises `PlanError` else."""
+    graded = list({id(tensor): name for name, tensor in reversed(tensors.items()) if tensor.grad is not None}.values())
+    if repair is not None or graded:
+        met = "repair=" if repair is not None else f"gradients, of {graded[-1]!r} and {len(graded) - 1} others"
+        fix = "write the repair without release=" if repair is not None else "call zero_grad() first"
+        raise PlanError(f"release=True brings back values that were cut, and no others: met {met}; {fix}. Nothing was changed.")
+    return tensors
 
 
 def _add_biases(model: nn.Module, repair: Repair | None) -> None:
@@ -375,7 +404,18 @@ def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, 
     return smaller
 
 
-def _sliced(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _index_selected(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """What the positions select of each dimension."""
+    result = tensor.detach()
+    for dim, index in positions.items():
+        result = result.index_select(dim, index.to(result.device))
+    return ordered_as(tensor, result)
+
+
+@outside_inference_mode
+def _sliced(
+    plan: Plan, tensors: Mapping[str, torch.Tensor], take: Callable[..., torch.Tensor] = _index_selected
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     new_of: dict[int, torch.Tensor] = {}
     distinct = {id(indices): indices for dims in plan.kept.values() for indices in dims.values()}
     positions = {number: positions_of(indices) for number, indices in distinct.items()}
@@ -384,11 +424,8 @@ def _sliced(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[
     for name in plan.kept:
         old = tensors[name]
         if id(old) not in new_of:
-            new_of[id(old)] = selected(old, kept[name])
+            new_of[id(old)] = selected(old, kept[name], take)
     return {name: (tensors[name], new_of[id(tensors[name])]) for name in plan.kept}
-
-
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def positions_of(indices: IndexSet) -> torch.Tensor:
@@ -396,19 +433,13 @@ def positions_of(indices: IndexSet) -> torch.Tensor:
     return torch.frombuffer(array("q", indices), dtype=torch.long)
 
 
-def selected(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> torch.Tensor:
+def selected(
+    tensor: torch.Tensor, positions: Mapping[int, torch.Tensor], take: Callable[..., torch.Tensor] = _index_selected
+) -> torch.Tensor:
     """The tensor with what the positions select of each dimension, and its gradient cut alongside."""
 
     def select(source: torch.Tensor) -> torch.Tensor:
-        if is_made_of_parts(source):
-            return quantised_slice(source, positions)
-        result = source.detach()
-        for dim, index in positions.items():
-            result = result.index_select(dim, index.to(result.device))
-        order = _CHANNELS_LAST.get(source.ndim)
-        if order is not None and source.is_contiguous(memory_format=order) and not source.is_contiguous():
-            result = result.contiguous(memory_format=order)
-        return result
+        return quantised_slice(source, positions) if is_made_of_parts(source) else take(source, positions)
 
     return like(tensor, select(tensor), select)
 

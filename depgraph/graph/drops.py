@@ -17,7 +17,16 @@ from attrs import evolve, frozen
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, atoms
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Balance, LayerWeight, ModuleSequence, Operation, OperationTraits, OpType, Tensor, UnreadAttribute
+from depgraph.graph.records import (
+    Balance,
+    LayerWeight,
+    ModuleSequence,
+    Operation,
+    OperationTraits,
+    OpType,
+    Tensor,
+    UnreadAttribute,
+)
 from depgraph.messages import shortened
 
 Rename: TypeAlias = Callable[[str], str | None]

@@ -26,6 +26,7 @@ from depgraph.errors import TraceError, UnreachedWarning
 from depgraph.graph.graph import Graph
 from depgraph.process import FUSED_ATTENTION, ONE_AT_A_TIME, deeper, same_draws, same_draws_elsewhere
 from depgraph.rules import RULES
+from depgraph.running import arguments, mapping_explained
 from depgraph.solving.assembly import assemble
 from depgraph.solving.recording import Recording, joined
 from depgraph.solving.sized import listen, unlisten
@@ -74,7 +75,9 @@ def trace(
 
     Args:
         model: any `nn.Module`; compiled, data-parallel and averaging wrappers are looked through.
-        example_inputs: a tensor, a tuple or list of positional arguments, or a dict that is passed as the one argument.
+        example_inputs: a tensor, a tuple or list of positional arguments, or a mapping, such as what a tokenizer returns. A
+            mapping whose keys are names of forward's parameters is passed by keyword; any other is the one argument. To pass
+            such a mapping as it stands, put it inside a tuple: ``({"x": x},)``.
         kwargs: keyword arguments of the forward.
         rules: the operator table; extend it with ``RULES | {key: Rule(...)}``, where the key is an operator
             (``"mylib::op"``), a module class or an autograd function class. Such a class is taken as one operator.
@@ -141,7 +144,14 @@ def _record_call(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, fir
     _refuse_untraceable(model)
     if not callable(getattr(model, call.method, None)):
         raise TraceError(f"expected the name of a method of {type(model).__name__} as method=, met {call.method!r}.")
-    call = attrs.evolve(call, args=_positional(call.args), kwargs=dict(call.kwargs))
+    batch = call.args
+    args, kwargs = arguments(model, batch, call.kwargs, call.method)
+    with mapping_explained(batch, args):
+        return _record_arguments(model, attrs.evolve(call, args=args, kwargs=kwargs), rules, mode, first_value)
+
+
+def _record_arguments(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, first_value: int) -> Recording:
+    """The recording of one call, whose arguments are positional ones and keywords."""
     inputs = call.args, call.kwargs
     device, meta = _devices(model)
     _check_devices(device, inputs)
@@ -285,11 +295,6 @@ _FRAMES, _FRAMES_EACH = 400, 6
 def _depth(model: nn.Module) -> int:
     """How many modules are nested in each other."""
     return 1 + max(len(name.split(".")) for name, _ in model.named_modules(remove_duplicate=False))
-
-
-def _positional(example_inputs: Any) -> tuple[Any, ...]:
-    """The example inputs as a tuple of positional arguments."""
-    return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
 
 
 def _refuse_untraceable(model: nn.Module) -> None:
