@@ -21,11 +21,13 @@ _MAX_NAMES = 3
 
 _SHARDED = "Prune the whole model before it is sharded, and shard the pruned one."
 _QUANTISED = "Prune the model in floating point, and quantise the pruned one."
+_DTENSOR = "DTensor spreads a parameter over ranks (fully_shard, tensor parallelism)"
 _FORMS = {
     "FullyShardedDataParallel keeps flat, sharded parameters": _SHARDED,
     "DeepSpeed ZeRO keeps parameters apart, on other ranks": _SHARDED,
-    "DTensor spreads a parameter over ranks (fully_shard, tensor parallelism)": (
-        f"{_SHARDED} Or gather it: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
+    _DTENSOR: (
+        "dg.trace and dg.execute_ take such a model; this does not. Do it with the whole model before it is sharded, or gather the "
+        "weights: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
     ),
     "accelerate has put hooks (_hf_hook) in place of forward, which move or offload weights": (
         "Take them off with accelerate.hooks.remove_hook_from_module(model, recurse=True) and load the weights, then dispatch "
@@ -42,13 +44,19 @@ _FORMS = {
 """What is met, and what to do."""
 
 
-def supported(model: nn.Module) -> nn.Module:
-    """The module inside of its wrappers. Raises `UnsupportedError` with every form that cannot be pruned, and where it is."""
+def supported(model: nn.Module, *, sharded: bool = False) -> nn.Module:
+    """The module inside of its wrappers. Raises `UnsupportedError` with every form that cannot be pruned, and where it is.
+
+    Args:
+        model: any module.
+        sharded: whether parameters may be spread over ranks as DTensors.
+    """
     inner = unwrap(model)
     places: dict[str, list[str]] = {}
     for path, module in inner.named_modules():
         for name, form in _forms(module):
-            places.setdefault(form, []).append(f"{path}.{name}".strip(".") or "the model itself")
+            if not (sharded and form == _DTENSOR):
+                places.setdefault(form, []).append(f"{path}.{name}".strip(".") or "the model itself")
     if places:
         raise UnsupportedError(
             "this model cannot be pruned in the form that it has:",
@@ -59,7 +67,7 @@ def supported(model: nn.Module) -> nn.Module:
 
 def replaceable(model: nn.Module) -> nn.Module:
     """The same, for a model whose parameters are about to be replaced by other ones: none may be joined between ranks."""
-    inner = supported(model)
+    inner = supported(model, sharded=True)
     outer: nn.Module | None = model
     joined = [repr(path) for path, module in inner.named_modules() if isinstance(module, DistributedDataParallel)]
     while outer is not None and outer is not inner:
@@ -104,7 +112,7 @@ def _form_of(tensor: torch.Tensor) -> str | None:
     if hasattr(tensor, "ds_id") and hasattr(tensor, "ds_status"):
         return "DeepSpeed ZeRO keeps parameters apart, on other ranks"
     if any(kind.__name__ == "DTensor" for kind in kinds):
-        return "DTensor spreads a parameter over ranks (fully_shard, tensor parallelism)"
+        return _DTENSOR
     for package in ("torchao", "bitsandbytes"):
         if any(kind.__module__.partition(".")[0] == package for kind in (*kinds, type(tensor.data))):
             return f"{package} keeps quantised weights"

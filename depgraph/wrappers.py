@@ -35,6 +35,11 @@ def unprefixed(name: str, known: Container[str]) -> str | None:
     return name
 
 
+def is_sharded(tensor: object) -> bool:
+    """Whether a tensor is spread over ranks: a `DTensor`, told by the name of its class, so that nothing is imported for it."""
+    return any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__)
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside `torch.compile`, `DataParallel`, `DistributedDataParallel` and `AveragedModel` wrappers."""
     while True:

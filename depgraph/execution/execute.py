@@ -9,7 +9,7 @@ import copy
 import types
 from array import array
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,14 +20,16 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
+from depgraph.execution.fsdp import Regrouping, to_shards
 from depgraph.execution.repairs import Repair, checked_repair
+from depgraph.execution.shards import cut_shard, shard_of, shard_problems, told_by_all_ranks, whole
 from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Edit, Plan
 from depgraph.running import outside_inference_mode
 from depgraph.unsupported import replaceable, supported
 from depgraph.weights import named_tensors
-from depgraph.wrappers import unwrap
+from depgraph.wrappers import is_sharded, unwrap
 
 
 @without_collections()
@@ -100,13 +102,16 @@ def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> d
     (False, True)
     """
     model = checked(plan, model, replaceable)
+    to_shards(model)
     smaller = _prepared(plan, model, repair)
+    new_of = {id(old): new for old, new in smaller.values()}
+    records = Regrouping(model, new_of)
     for old, new in smaller.values():
         _move_hooks(old, new)
-    new_of = {id(old): new for old, new in smaller.values()}
     parameters = {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}
     before = _State(model, plan.edits)
     try:
+        records.write()
         for module in model.modules():
             _replace_tensors(module, new_of)
         for edit in plan.edits:
@@ -114,6 +119,7 @@ def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> d
         return parameters  # type: ignore[return-value]
     except BaseException:
         before.restore()
+        records.restore()
         raise
 
 
@@ -256,7 +262,8 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     if not problems or is_well_typed(plan):
         problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model)]
     if not problems:  # sizes are those of tensors that are there: only now are indices listed
-        problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model)]
+        problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model), *shard_problems(plan, tensors, model)]
+    problems = told_by_all_ranks(plan, tensors, problems)
     if problems:
         raise MismatchError(
             "the plan is damaged:" if plan.problems else "the plan does not fit this model:",
@@ -311,7 +318,7 @@ def _overlaps(model: nn.Module) -> list[tuple[str, str]]:
     """Names of parameters that are different objects over the same memory. Disjoint parts of one flat buffer do not count."""
     by_storage: dict[int, list[tuple[int, int, str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.layout is torch.strided and not parameter.is_meta and parameter.numel():
+        if parameter.layout is torch.strided and not parameter.is_meta and parameter.numel() and not is_sharded(parameter):
             start = int(parameter.storage_offset())
             last = sum((int(size) - 1) * int(step) for size, step in zip(parameter.shape, parameter.stride(), strict=True))
             place = parameter.untyped_storage().data_ptr()
@@ -344,13 +351,22 @@ def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, 
     if repair is not None:
         tensors = named_tensors(model)
         after = {name: smaller[name][1] if name in smaller else tensor for name, tensor in tensors.items()}
-        for name, values in checked_repair(repair, lambda repair: repair.problems(plan, model, after)).values.items():
-            if name in smaller:
-                smaller[name][1].detach().copy_(values)
-            else:
-                data = torch.empty_like(tensors[name], requires_grad=False).copy_(values)
+        for name, values in checked_repair(repair, lambda repair: _repair_problems(repair, plan, model, after)).values.items():
+            if name not in smaller:
+                data = torch.empty_like(tensors[name], requires_grad=False)
                 smaller[name] = (tensors[name], like(tensors[name], data, lambda gradient: gradient.clone()))
+            new = smaller[name][1].detach()
+            new.copy_(shard_of(values, new) if is_sharded(new) else values)  # type: ignore[arg-type]
     return smaller
+
+
+def _repair_problems(repair: Repair, plan: Plan, model: nn.Module, after: Mapping[str, torch.Tensor]) -> Iterable[str]:
+    """What speaks against a repair. Of weights that are spread over ranks, those that it replaces are gathered one by one."""
+    tensors = named_tensors(model)
+    if not any(map(is_sharded, tensors.values())):
+        return repair.problems(plan, model, after)
+    sizes = {name: tuple(tensor.shape) for name, tensor in after.items()}
+    return repair.problems_with_tensors(plan, sizes, lambda name: whole(tensors[name]))
 
 
 def _sliced(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -376,6 +392,8 @@ def selected(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> tor
     """The tensor with what the positions select of each dimension, and its gradient cut alongside."""
 
     def select(source: torch.Tensor) -> torch.Tensor:
+        if is_sharded(source):
+            return cut_shard(source, positions)  # type: ignore[arg-type]
         result = source.detach()
         for dim, index in positions.items():
             result = result.index_select(dim, index.to(result.device))
