@@ -40,6 +40,18 @@ def is_sharded(tensor: object) -> bool:
     return any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__)
 
 
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module: under `fully_shard`, which puts a class of its own before it, the one that it had."""
+    kinds = type(module).__mro__
+    sharding = [place for place, kind in enumerate(kinds) if kind.__name__ == "FSDPModule"]
+    return kinds[sharding[0] + 1] if sharding else type(module)
+
+
+def divides(hook: object) -> bool:
+    """Whether a hook is one of `fully_shard` or of tensor parallelism, which gather and divide what modules compute with."""
+    return str(getattr(hook, "__module__", "")).startswith(("torch.distributed.fsdp.", "torch.distributed.tensor."))
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside `torch.compile`, `DataParallel`, `DistributedDataParallel` and `AveragedModel` wrappers."""
     while True:
