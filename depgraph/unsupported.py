@@ -65,9 +65,14 @@ def supported(model: nn.Module, *, sharded: bool = False) -> nn.Module:
     return inner
 
 
+def supported_in_shards(model: nn.Module) -> nn.Module:
+    """The same, where parameters may be spread over ranks."""
+    return supported(model, sharded=True)
+
+
 def replaceable(model: nn.Module) -> nn.Module:
     """The same, for a model whose parameters are about to be replaced by other ones: none may be joined between ranks."""
-    inner = supported(model, sharded=True)
+    inner = supported_in_shards(model)
     outer: nn.Module | None = model
     joined = [repr(path) for path, module in inner.named_modules() if isinstance(module, DistributedDataParallel)]
     while outer is not None and outer is not inner:

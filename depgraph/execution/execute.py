@@ -82,14 +82,19 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
 def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> dict[nn.Parameter, nn.Parameter]:
     """Apply the plan in place, all or nothing; with a repair, its new values as well.
 
+    A model that `fully_shard`, tensor parallelism or both have spread over ranks is pruned where it is: every rank calls this
+    with the same plan, and they exchange what moves from one shard to another. No rank holds more than its shards, old and new,
+    and what it sends and receives of one parameter. The model trains on; make optimizers anew, or carry their state.
+
     Returns:
         The map from each replaced parameter to the one that stands in its place, for optimizers and the like.
 
     Raises:
         PlanError: the arguments are no plan and no module.
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
-        UnsupportedError: the model is sharded, offloaded or quantised; or wrapped in `DistributedDataParallel`, which would
-            not join the gradients of the new parameters: execute on the module inside, and wrap anew.
+        UnsupportedError: the model is offloaded or quantised; or `FullyShardedDataParallel` has flattened its parameters; or
+            it is wrapped in `DistributedDataParallel`, which would not join the gradients of the new parameters: execute on
+            the module inside, and wrap anew.
 
     >>> import depgraph as dg
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -262,13 +267,16 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     if not problems or is_well_typed(plan):
         problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model)]
     if not problems:  # sizes are those of tensors that are there: only now are indices listed
-        problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model), *shard_problems(plan, tensors, model)]
-    problems = told_by_all_ranks(plan, tensors, problems)
+        problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model)]
+    uneven = [] if problems else [*shard_problems(plan, tensors, model)]
+    problems = told_by_all_ranks(plan, tensors, problems or uneven)
     if problems:
         raise MismatchError(
             "the plan is damaged:" if plan.problems else "the plan does not fit this model:",
             problems,
-            "Execute it on the model that it was made for, before any other change.",
+            "Make the plan with round_to= for these groups, so that ranks can divide what stays."
+            if uneven
+            else "Execute it on the model that it was made for, before any other change.",
         )
     return {name: tensors[name] for name in plan.kept}
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from depgraph.errors import MismatchError
-from depgraph.execution.execute import checked, fitting
+from depgraph.execution.execute import checked, fitting, selected
 from depgraph.plans.plan import Plan
+from depgraph.unsupported import supported_in_shards
 
 __all__ = ["carry_state"]
 
@@ -43,7 +44,7 @@ def carry_state(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer) 
     >>> going_on.state[small[0].weight]["exp_avg"].shape
     torch.Size([3, 3])
     """
-    model = checked(plan, model)
+    model = checked(plan, model, supported_in_shards)
     fitting(plan, model)
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -84,7 +85,7 @@ def _carried(plan: Plan, name: str, parameter: torch.Tensor, state: dict[str, An
                 continue
             for dim, index in positions.items():
                 if value.shape[dim] == parameter.shape[dim]:
-                    result[key] = result[key].index_select(dim, index.to(value.device))
+                    result[key] = selected(result[key], {dim: index})
         elif isinstance(value, (list, tuple, dict)) and len(value):
             problems.append(f"{name!r}: {key!r} is a {type(value).__name__}; expected tensors and numbers")
     return result

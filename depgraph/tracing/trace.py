@@ -41,7 +41,7 @@ from depgraph.tracing.recorder import NoFakeKernel, Recorder
 from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
 from depgraph.tracing.size_mode import SizeMode
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
-from depgraph.unsupported import supported
+from depgraph.unsupported import supported_in_shards
 from depgraph.wrappers import is_sharded
 
 Mode = Literal["auto", "fake", "real"]
@@ -139,7 +139,7 @@ def _record_call(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, fir
         raise TraceError(f"expected mode to be 'auto', 'fake' or 'real', met {mode!r}.")
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module, met a {type(model).__name__}; wrap a function in a module.")
-    model = supported(model, sharded=True)
+    model = supported_in_shards(model)
     _refuse_untraceable(model)
     if not callable(getattr(model, call.method, None)):
         raise TraceError(f"expected the name of a method of {type(model).__name__} as method=, met {call.method!r}.")
