@@ -26,8 +26,8 @@ _FORMS = {
     "FullyShardedDataParallel keeps flat, sharded parameters": _SHARDED,
     "DeepSpeed ZeRO keeps parameters apart, on other ranks": _SHARDED,
     _DTENSOR: (
-        "dg.trace and dg.execute_ take such a model; this does not. Do it with the whole model before it is sharded, or gather the "
-        "weights: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
+        "dg.trace and dg.execute_ take such a model; this does not. Do it with the whole model before it is sharded, or gather "
+        "the weights: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
     ),
     "accelerate has put hooks (_hf_hook) in place of forward, which move or offload weights": (
         "Take them off with accelerate.hooks.remove_hook_from_module(model, recurse=True) and load the weights, then dispatch "

@@ -19,6 +19,13 @@ from attrs import evolve, frozen
 from depgraph import codec
 from depgraph.errors import DocumentError, MismatchError, PlanError
 from depgraph.execution.checkpoint_files import CheckpointFile, Piece, SafetensorsFile, Tick, TorchFile, write_pieces
+from depgraph.execution.distributed_folders import (
+    METADATA,
+    DistributedFolder,
+    on_all_ranks,
+    with_optimizer_states,
+    write_folder,
+)
 from depgraph.execution.execute import other_sizes
 from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.messages import shortened
@@ -92,14 +99,24 @@ def prune_checkpoint(
     True
     """
     most = _checked_arguments(plan, repair, rename, max_shard_size)
-    checkpoint = _opened(Path(source))
-    pieces = _pieces(plan, checkpoint, repair, rename, strict)
+    distributed = (Path(source) / METADATA).exists()
+
+    def checked() -> tuple[_Checkpoint, list[Piece]]:
+        checkpoint = _opened(Path(source))
+        pieces = _pieces(plan, checkpoint, repair, rename, strict)
+        _check_target(Path(target), checkpoint.is_folder or most is not None, checkpoint.files[0].suffixes)
+        if distributed and most is not None:
+            raise PlanError("max_shard_size= is for files of safetensors and torch.save. Nothing was changed.")
+        return checkpoint, pieces
+
+    checkpoint, pieces = on_all_ranks(checked) if distributed else checked()
     into_folder = checkpoint.is_folder or most is not None
-    _check_target(Path(target), into_folder, checkpoint.files[0].suffixes)
     bar = progress_bar(total=len(pieces), desc="prune_checkpoint", unit="tensor") if progress else None
     tick: Tick = bar.update if bar is not None else bool
     try:
-        if into_folder:
+        if isinstance(checkpoint.files[0], DistributedFolder):
+            write_folder(Path(target), checkpoint.files[0], pieces, tick)
+        elif into_folder:
             codec.write_whole_folder(Path(target), lambda folder: _fill(folder, checkpoint, pieces, most, tick))
         else:
             codec.write_whole(Path(target), lambda file: write_pieces(file, pieces, tick))
@@ -167,6 +184,8 @@ def _opened(path: Path) -> _Checkpoint:
     """The checkpoint that is a file, an index or a folder."""
     if path.name.endswith(_INDEX):
         return _of_index(path)
+    if (path / METADATA).exists():
+        return _Checkpoint((DistributedFolder(path),), True, path.stem)
     if not path.is_dir():
         return _Checkpoint((_file(path),), False, path.stem)
     for kind in (SafetensorsFile, TorchFile):
@@ -228,7 +247,7 @@ def _pieces(plan: Plan, checkpoint: _Checkpoint, repair: Repair | None, rename: 
     """What goes into the target. Raises `MismatchError` with everything that does not fit."""
     whole = [Piece(name, file) for file in checkpoint.files for name in file.names]
     known = {*plan.sizes, *(repair.values if repair is not None else ())} if is_well_typed(plan) else set()
-    named = [(rename(piece.name) if rename else unprefixed(piece.name, known) or piece.name, piece) for piece in whole]
+    named = [(rename(piece.name) if rename else _model_name(piece, known) or piece.name, piece) for piece in whole]
     by_name = dict(named)
     problems, missing = [*plan.problems], list[str]()
     if not problems or is_well_typed(plan):
@@ -244,7 +263,17 @@ def _pieces(plan: Plan, checkpoint: _Checkpoint, repair: Repair | None, rename: 
         headline = "the plan is damaged:" if plan.problems else "the plan does not fit this checkpoint:"
         raise MismatchError(headline, problems, _fix(missing, list(by_name)))
     pruned = {name: evolve(piece, kept=plan.kept.get(name, {})) for name, piece in named}
+    if isinstance(checkpoint.files[0], DistributedFolder):
+        pruned, problems = with_optimizer_states(pruned, plan.kept, plan.sizes)
+        if problems:
+            raise MismatchError("the plan does not fit this checkpoint:", problems, _fix([], []))
     return list((pruned if repair is None else _repaired(plan, checkpoint, pruned, repair)).values())
+
+
+def _model_name(piece: Piece, known: set[str]) -> str | None:
+    """The model's name of a tensor, without the prefixes of wrappers, and of the keys of what was saved; None if unknown."""
+    file = piece.file
+    return file.model_name(piece.name, known) if isinstance(file, DistributedFolder) else unprefixed(piece.name, known)
 
 
 def _stored_twice(named: Sequence[tuple[str, Piece]]) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """What `fully_shard` keeps beside each parameter, made anew for a parameter of another size.
 
-A module under `fully_shard` (FSDP2) gathers a parameter by a record of its own (`FSDPParam`): its whole size, the padded memory of the
-shard, the gathered tensor. torch has no call that changes these. But the record is made of a parameter on the `meta` device as well, and
-takes the memory of a shard that is put in its place, as where a model is sharded on `meta` and then loaded. So a fresh record is
-made for each new parameter by torch's own constructor, and the old one, to which hooks and groups lead, takes over its content.
+A module under `fully_shard` (FSDP2) gathers a parameter by a record of its own (`FSDPParam`): its whole size, the padded memory
+of the shard, the gathered tensor. torch has no call that changes these. But it makes the record of a parameter on the `meta`
+device as well, and the record takes the memory of a shard that is put in its place later, as where a model is sharded on `meta`
+and then loaded. So a fresh record is made for each new parameter by torch's own constructor, and the old one, to which hooks
+and groups lead, takes over its content.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Regrouping:
                 "the records of fully_shard cannot be made anew:",
                 [
                     f"torch {torch.__version__} keeps them in a way that this depgraph does not know ({error}). Prune the "
-                    "checkpoint with dg.prune_checkpoint, execute the plan on the model on the meta device, shard that, and load."
+                    "checkpoint with dg.prune_checkpoint, execute the plan on the model on the meta device, shard that, load."
                 ],
             ) from error
 

@@ -1,7 +1,7 @@
 """Tensors that are spread over ranks: `fully_shard`, tensor parallelism, or both. Each rank makes its shard of the pruned one.
 
-Which elements a rank holds follows from the placements alone, dimension by dimension. So every rank knows what every other one has
-and needs, and they send each other just that: no rank ever holds a whole parameter, nor more than what it keeps and what moves.
+Which elements a rank holds follows from the placements alone, dimension by dimension. So every rank knows what every other
+one has and needs, and they send each other just that: no rank holds more than its shards and what moves of one parameter.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ Coordinate: TypeAlias = Sequence[int]
 
 
 def cut_shard(tensor: DTensor, kept: Mapping[int, torch.Tensor]) -> DTensor:
-    """This rank's shard of what is kept of a tensor, in the same placements. All ranks of its mesh call it together.
+    """What this rank holds of what is kept of a tensor, in the same placements. All ranks of its mesh call it together.
 
     Args:
         tensor: of shards and replicas; of those, each one cuts its own.
         kept: dimension to the indices that stay, of the whole tensor.
     """
-    return _of_local(tensor, _moved(tensor, kept), [len(kept[dim]) if dim in kept else size for dim, size in enumerate(tensor.shape)])
+    return _of_local(
+        tensor, _moved(tensor, kept), [len(kept[dim]) if dim in kept else size for dim, size in enumerate(tensor.shape)]
+    )
 
 
 def shard_of(values: torch.Tensor, tensor: DTensor) -> DTensor:
-    """This rank's shard of values that each rank has as a whole, in the placements of a tensor."""
+    """What this rank holds of values that each rank has as a whole, in the placements of a tensor."""
     local = values.to(dtype=tensor.dtype, device=tensor.device)
     for dim, held in enumerate(_held(tensor, values.shape, _own(tensor))):
         if len(held) < values.shape[dim]:
@@ -47,7 +49,7 @@ def shard_of(values: torch.Tensor, tensor: DTensor) -> DTensor:
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor as a whole, also one that is spread over ranks."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def _of_local(like: DTensor, local: torch.Tensor, shape: Sequence[int]) -> DTensor:
@@ -157,21 +159,23 @@ def _bytes(block: torch.Tensor) -> torch.Tensor:
 def shard_problems(plan: Plan, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> Iterator[str]:
     """The axes of a plan that ranks could not divide as they do now, one sentence each.
 
-    `fully_shard` divides the first dimension as it comes, and any other one evenly. Tensor parallelism lets each rank compute with
-    its own part of heads or features: there as many of them as before the cut must stay whole on each.
+    `fully_shard` divides the first dimension as it comes, and any other one evenly. Tensor parallelism lets each rank compute
+    with heads or features of its own: all ranks must have equally many, and whole ones.
     """
     if not any(map(is_sharded, tensors.values())):
         return
     managed = {id(record.sharded_param): record for record in records(model)}
-    after = {cut.atom: UNIT if cut.atom.size - cut.count == 1 else Atom(cut.atom.id, cut.atom.size - cut.count) for cut in plan.cuts}
+    after = {
+        cut.atom: UNIT if cut.atom.size - cut.count == 1 else Atom(cut.atom.id, cut.atom.size - cut.count) for cut in plan.cuts
+    }
     for axis in plan.axes:
         tensor = tensors[axis.tensor]
-        for whole, count, who in _divisions(tensor, managed.get(id(tensor)), axis) if is_sharded(tensor) else ():
-            left = substitute(whole, lambda atom: after.get(atom, atom)).size
-            if whole.size % count == 0 and left % count:
+        for space, count, who in _divisions(tensor, managed.get(id(tensor)), axis) if is_sharded(tensor) else ():
+            stays = substitute(space, lambda atom: after.get(atom, atom)).size
+            if space.size % count == 0 and stays % count:
                 yield (
                     f"{axis.tensor!r}: {who} divides dimension {axis.dim} evenly among {count} ranks, "
-                    f"{whole.size // count} of {whole.size} for each; {left} stay, which {count} does not divide"
+                    f"{space.size // count} of {space.size} for each; {stays} stay, which {count} does not divide"
                 )
 
 

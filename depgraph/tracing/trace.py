@@ -172,8 +172,8 @@ def _record_call(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, fir
             ) from error
         raise TraceError(
             f"forward reads the data of a tensor ({reader}) at {raised_at(error)}; fake tensors have none. "
-            "Trace with mode='real' and a model that is not on the meta device nor spread over ranks, move that decision out of forward, or trace "
-            "the submodule behind it."
+            "Trace with mode='real' and a model that is not on the meta device nor spread over ranks, move that decision out "
+            "of forward, or trace the submodule behind it."
         ) from error
 
 
