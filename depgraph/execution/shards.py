@@ -7,10 +7,12 @@ one has and needs, and they send each other just that: no rank holds more than i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.distributed as dist
+from attrs import frozen
 from torch import nn
 
 from depgraph.algebra.spaces import UNIT, Atom, Product, Space, substitute
@@ -22,8 +24,110 @@ from depgraph.wrappers import is_sharded
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-Coordinate: TypeAlias = Sequence[int]
+Place: TypeAlias = tuple[int, ...]
 """The place of a rank in a mesh, one number for each dimension of the mesh."""
+
+Run: TypeAlias = tuple[int, int]
+"""Indices of one dimension that lie together: the first one, and the one behind the last."""
+
+
+@frozen
+class Layout:
+    """Which elements of a tensor each rank of a mesh holds.
+
+    Attributes:
+        mesh: how many ranks there are in each dimension of the mesh.
+        shards: (dimension of the mesh, dimension of the tensor) where ranks divide it, in the order in which they do. Along the
+            other dimensions of the mesh ranks hold the same.
+
+    >>> Layout((2,), ((0, 1),)).held((4, 5), (0,)), Layout((2,), ((0, 1),)).held((4, 5), (1,))
+    ([(0, 4), (0, 3)], [(0, 4), (3, 5)])
+    """
+
+    mesh: tuple[int, ...]
+    shards: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, tensor: DTensor) -> Layout:
+        """That of a tensor. A strided shard, which `fully_shard` makes, divides what the other shards leave: it comes last."""
+        places = sorted(sharding(tensor.placements), key=lambda place: type(tensor.placements[place]).__name__ != "Shard")
+        shards = tuple((place, tensor.placements[place].dim) for place in places)  # type: ignore[attr-defined]
+        return cls(tuple(tensor.device_mesh.shape), shards)
+
+    def held(self, shape: Sequence[int], place: Place) -> list[Run]:
+        """What the rank at a place holds of a tensor of this shape, dimension by dimension, as `torch.chunk` divides it."""
+        runs = [(0, size) for size in shape]
+        for mesh_dim, dim in self.shards:
+            begin, end = runs[dim]
+            step = -(-(end - begin) // self.mesh[mesh_dim])
+            first = begin + place[mesh_dim] * step
+            runs[dim] = min(first, end), min(first + step, end)
+        return runs
+
+    def others(self, place: Place) -> Iterator[Place]:
+        """The places of the other ranks that share one copy of the tensor with the rank at a place."""
+        divided = {mesh_dim for mesh_dim, _ in self.shards}
+        sizes = [range(size) if dim in divided else [place[dim]] for dim, size in enumerate(self.mesh)]
+        return (other for other in product(*sizes) if other != place)
+
+
+@frozen(eq=False)
+class Passing:
+    """What one rank has of the new shard of another one.
+
+    Attributes:
+        taken: where it lies in the shard of the first, in each dimension.
+        put: where it goes in the new shard of the second.
+    """
+
+    taken: tuple[slice | torch.Tensor, ...]
+    put: tuple[slice, ...]
+
+    def of(self, shard: torch.Tensor) -> torch.Tensor:
+        """It, in a tensor of its own."""
+        for dim, positions in enumerate(self.taken):
+            if isinstance(positions, slice):
+                shard = shard.narrow(dim, positions.start, positions.stop - positions.start)
+        for dim, positions in enumerate(self.taken):
+            if isinstance(positions, torch.Tensor):
+                shard = shard.index_select(dim, positions.to(shard.device))
+        return shard.contiguous()
+
+    @property
+    def shape(self) -> list[int]:
+        """How large it is."""
+        return [places.stop - places.start for places in self.put]
+
+
+def passing(
+    layout: Layout, shape: Sequence[int], kept: Mapping[int, torch.Tensor], source: Place, target: Place
+) -> Passing | None:
+    """What the rank at the source has of what the one at the target needs; None for nothing.
+
+    Args:
+        layout: of the tensor, before and after.
+        shape: of the whole tensor, before.
+        kept: dimension to the indices that stay, ascending.
+        source: a place in the mesh.
+        target: another one, or the same.
+    """
+    taken: list[slice | torch.Tensor] = []
+    put: list[slice] = []
+    needed = layout.held(shape_after(shape, kept), target)
+    for dim, ((begin, end), (first, last)) in enumerate(zip(layout.held(shape, source), needed, strict=True)):
+        indices = kept.get(dim)
+        have = (begin, end) if indices is None else torch.searchsorted(indices, torch.tensor([begin, end])).tolist()
+        low, high = max(first, have[0]), min(last, have[1])
+        if low >= high:
+            return None
+        taken.append(slice(low - begin, high - begin) if indices is None else indices[low:high] - begin)
+        put.append(slice(low - first, high - first))
+    return Passing(tuple(taken), tuple(put))
+
+
+def shape_after(shape: Sequence[int], kept: Mapping[int, torch.Tensor]) -> list[int]:
+    """The shape of what is kept."""
+    return [len(kept[dim]) if dim in kept else size for dim, size in enumerate(shape)]
 
 
 def cut_shard(tensor: DTensor, kept: Mapping[int, torch.Tensor]) -> DTensor:
@@ -33,23 +137,47 @@ def cut_shard(tensor: DTensor, kept: Mapping[int, torch.Tensor]) -> DTensor:
         tensor: of shards and replicas; of those, each one cuts its own.
         kept: dimension to the indices that stay, of the whole tensor.
     """
-    return _of_local(
-        tensor, _moved(tensor, kept), [len(kept[dim]) if dim in kept else size for dim, size in enumerate(tensor.shape)]
-    )
+    layout, ranks, own = Layout.of(tensor), tensor.device_mesh.mesh, _own(tensor)
+    local = tensor.to_local().detach()
+    after = shape_after(tensor.shape, kept)
+    if own is None:
+        return _of_local(tensor, local.clone(), after)
+    requests: list[dist.P2POp] = []
+    incoming: list[tuple[Passing, torch.Tensor]] = []
+    for place in layout.others(own):
+        if (sent := passing(layout, tensor.shape, kept, own, place)) is not None:
+            requests.append(dist.P2POp(dist.isend, _bytes(sent.of(local)), int(ranks[place])))
+        if (received := passing(layout, tensor.shape, kept, place, own)) is not None:
+            incoming.append((received, local.new_empty(received.shape)))
+            requests.append(dist.P2POp(dist.irecv, _bytes(incoming[-1][1]), int(ranks[place])))
+    for request in dist.batch_isend_irecv(requests) if requests else ():
+        request.wait()
+    requests.clear()
+    result = local.new_empty([end - begin for begin, end in layout.held(after, own)])
+    if (stays := passing(layout, tensor.shape, kept, own, own)) is not None:
+        result[stays.put] = stays.of(local)
+    for received, block in incoming:
+        result[received.put] = block
+    return _of_local(tensor, result, after)
 
 
 def shard_of(values: torch.Tensor, tensor: DTensor) -> DTensor:
     """What this rank holds of values that each rank has as a whole, in the placements of a tensor."""
+    own = _own(tensor)
     local = values.to(dtype=tensor.dtype, device=tensor.device)
-    for dim, held in enumerate(_held(tensor, values.shape, _own(tensor))):
-        if len(held) < values.shape[dim]:
-            local = local.index_select(dim, held.to(local.device))
+    for dim, (begin, end) in enumerate(Layout.of(tensor).held(values.shape, own) if own is not None else ()):
+        local = local.narrow(dim, begin, end - begin)
     return _of_local(tensor, local.contiguous(), values.shape)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor as a whole, also one that is spread over ranks."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def sharding(placements: Sequence[Any]) -> list[int]:
+    """The dimensions of a mesh along which a tensor is sharded."""
+    return [place for place, placement in enumerate(placements) if hasattr(placement, "dim")]
 
 
 def _of_local(like: DTensor, local: torch.Tensor, shape: Sequence[int]) -> DTensor:
@@ -59,96 +187,10 @@ def _of_local(like: DTensor, local: torch.Tensor, shape: Sequence[int]) -> DTens
     return DTensor.from_local(local, like.device_mesh, like.placements, run_check=False, shape=torch.Size(shape), stride=stride)
 
 
-def _own(tensor: DTensor) -> Coordinate:
-    return tensor.device_mesh.get_coordinate() or ()
-
-
-def _held(tensor: DTensor, shape: Sequence[int], coordinate: Coordinate) -> list[torch.Tensor]:
-    """The indices of each dimension that the rank at a place of the mesh holds, of a tensor of this shape in these placements.
-
-    A strided shard, which `fully_shard` makes of a tensor that is sharded already, divides what the other shards leave.
-    """
-    indices = [torch.arange(size) for size in shape]
-    for place in sorted(sharding(tensor.placements), key=lambda place: type(tensor.placements[place]).__name__ != "Shard"):
-        dim, count = tensor.placements[place].dim, tensor.device_mesh.size(place)  # type: ignore[attr-defined]
-        chunks = indices[dim].chunk(count)
-        indices[dim] = chunks[coordinate[place]] if coordinate[place] < len(chunks) else indices[dim][:0]
-    return indices
-
-
-def sharding(placements: Sequence[Any]) -> list[int]:
-    """The dimensions of a mesh along which a tensor is sharded."""
-    return [place for place, placement in enumerate(placements) if hasattr(placement, "dim")]
-
-
-def _moved(tensor: DTensor, kept: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """The new shard: what this rank has of it, and what others send."""
-    local, own = tensor.to_local().detach(), _own(tensor)
-    whole = [kept[dim] if dim in kept else torch.arange(size) for dim, size in enumerate(tensor.shape)]
-    after = [len(indices) for indices in whole]
-
-    def needed(coordinate: Coordinate) -> list[torch.Tensor]:
-        return [indices[held] for indices, held in zip(whole, _held(tensor, after, coordinate), strict=True)]
-
-    mine, had = needed(own), _held(tensor, tensor.shape, own)
-    requests: list[dist.P2POp] = []
-    incoming: list[tuple[list[slice], torch.Tensor]] = []
-    for rank, place in _others(tensor):
-        sent = _meeting(had, needed(place))
-        if all(map(len, sent)):
-            requests.append(dist.P2POp(dist.isend, _bytes(_block(local, sent)), rank))
-        there = _held(tensor, tensor.shape, place)
-        received = _slices(there, mine)
-        if all(places.start < places.stop for places in received):
-            buffer = local.new_empty([places.stop - places.start for places in received])
-            incoming.append((received, buffer))
-            requests.append(dist.P2POp(dist.irecv, _bytes(buffer), rank))
-    for request in dist.batch_isend_irecv(requests) if requests else ():
-        request.wait()
-    requests.clear()
-    stays = _block(local, _meeting(had, mine))
-    if not incoming:
-        return stays if stays is not local else local.clone()
-    result = local.new_empty([len(indices) for indices in mine])
-    result[tuple(_slices(had, mine))] = stays
-    for places, buffer in incoming:
-        result[tuple(places)] = buffer
-    return result
-
-
-def _others(tensor: DTensor) -> Iterator[tuple[int, Coordinate]]:
-    """The other ranks that share one copy of the tensor with this one, each with its place in the mesh."""
-    ranks, own = tensor.device_mesh.mesh, _own(tensor)
-    apart = set(sharding(tensor.placements))
-    for place in torch.cartesian_prod(*(torch.arange(size) for size in ranks.shape)).reshape(-1, ranks.ndim).tolist():
-        if place != list(own) and all(place[dim] == own[dim] for dim in range(ranks.ndim) if dim not in apart):
-            yield int(ranks[tuple(place)]), place
-
-
-def _meeting(held: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Where in what is held of each dimension the wanted indices are, of those that are held. All ascend."""
-    return [torch.searchsorted(have, want[_run(have, want)]) for have, want in zip(held, wanted, strict=True)]
-
-
-def _slices(held: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> list[slice]:
-    """Where among the wanted indices of each dimension the held ones are."""
-    return [_run(have, want) for have, want in zip(held, wanted, strict=True)]
-
-
-def _run(held: torch.Tensor, wanted: torch.Tensor) -> slice:
-    """The wanted indices that are held: one run of them, for a rank holds the indices from one to another without a gap."""
-    if not len(held):
-        return slice(0, 0)
-    ends = torch.searchsorted(wanted, torch.stack([held[0], held[-1] + 1])).tolist()
-    return slice(*ends)
-
-
-def _block(local: torch.Tensor, positions: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The elements at the positions of each dimension, in a tensor of their own."""
-    for dim, places in enumerate(positions):
-        if len(places) < local.shape[dim]:
-            local = local.index_select(dim, places.to(local.device))
-    return local.contiguous()
+def _own(tensor: DTensor) -> Place | None:
+    """The place of this rank in the mesh of a tensor; None for a rank that is not in it."""
+    place = tensor.device_mesh.get_coordinate()
+    return None if place is None else tuple(place)
 
 
 def _bytes(block: torch.Tensor) -> torch.Tensor:
