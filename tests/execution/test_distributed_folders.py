@@ -36,7 +36,7 @@ def loaded(folder, state):
 @pytest.fixture
 def saved(tmp_path):
     """A folder with the state of a model, and what is needed to prune it."""
-    model, x, plan = network()
+    model, _, plan = network()
     dcp.save({**model.state_dict(), "step": 3}, checkpoint_id=tmp_path / "full")
     return tmp_path / "full", tmp_path / "small", model, plan
 
@@ -59,19 +59,14 @@ def test_a_repair_is_written(saved):
     expected = dg.execute(plan, model, repair=repair).state_dict()
     assert repair.values and all(torch.equal(loaded(target, expected)[name], tensor) for name, tensor in expected.items())
     shutil.rmtree(target)
-    dcp.save(
-        network()[0].apply(lambda layer: nn.init.ones_(layer.bias) if hasattr(layer, "bias") else None).state_dict(),
-        checkpoint_id=source,
-    )
+    dcp.save({name: tensor + 1 for name, tensor in model.state_dict().items()}, checkpoint_id=source)
     with pytest.raises(dg.errors.MismatchError, match="other weights"):
         prune_checkpoint(plan, source, target, repair=repair)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 5])
-def test_chunks_stay_chunks(saved, chunk, monkeypatch):
+def test_chunks_stay_chunks(saved, chunk):
     """Wherever they begin, and whether or not something of them stays."""
-    from torch.distributed.checkpoint import filesystem  # noqa: F401  the reader below is torch's own
-
     source, target, model, plan = saved
     prune_checkpoint(plan, cut_into_chunks(source, chunk), target)
     expected = dg.execute(plan, model).state_dict()
@@ -82,11 +77,8 @@ def cut_into_chunks(folder, rows):
     """The same checkpoint with so many rows in each chunk."""
     reader = dcp.FileSystemReader(folder)
     contents = reader.read_metadata()
-    tensors = {
-        name: torch.zeros(item.size, dtype=item.properties.dtype)
-        for name, item in contents.state_dict_metadata.items()
-        if hasattr(item, "size")
-    }
+    sized = {name: item for name, item in contents.state_dict_metadata.items() if hasattr(item, "size")}
+    tensors = {name: torch.zeros(item.size, dtype=item.properties.dtype) for name, item in sized.items()}
     dcp.load(tensors, checkpoint_id=folder)
     places = {}
     with (folder / "chunks.distcp").open("wb") as file:
@@ -122,14 +114,12 @@ def test_moments_are_cut_and_numbers_of_parameters_refused(tmp_path):
     dcp.save({"model": model.state_dict(), "optim": optimizer.state_dict()}, checkpoint_id=tmp_path / "numbered")
     with pytest.raises(dg.errors.MismatchError, match=r"'optim.state.0.exp_avg': .* does not say whose"):
         prune_checkpoint(plan, tmp_path / "numbered", tmp_path / "other")
-    dcp.save(
-        {"model": model.state_dict(), "optim": {"state": {"0.weight": {"exp_avg": torch.zeros(5, 2)}}}},
-        checkpoint_id=tmp_path / "odd",
-    )
+    odd = {"state": {"0.weight": {"exp_avg": torch.zeros(5, 2)}}}
+    dcp.save({"model": model.state_dict(), "optim": odd}, checkpoint_id=tmp_path / "odd")
     with pytest.raises(dg.errors.MismatchError, match=r"has shape \(5, 2\): expected the sizes of '0.weight'"):
         prune_checkpoint(plan, tmp_path / "odd", tmp_path / "other")
     dcp.save({"model": model.state_dict(), "average": model.state_dict()}, checkpoint_id=tmp_path / "twice")
-    with pytest.raises(dg.errors.MismatchError, match="twice, as 'model.0.weight' and 'average.0.weight'"):
+    with pytest.raises(dg.errors.MismatchError, match=r"twice, as 'model\.0\.weight' and 'average\.0\.weight'"):
         prune_checkpoint(plan, tmp_path / "twice", tmp_path / "other")
     prune_checkpoint(plan, tmp_path / "twice", tmp_path / "renamed", rename=lambda name: name.removeprefix("model."))
     assert loaded(tmp_path / "renamed", {"model.0.weight": torch.zeros(4, 2, 3, 3)})["model.0.weight"].any()
@@ -171,20 +161,19 @@ def other(contents, **changes):
     return replace(contents, storage_data={**contents.storage_data, index: replace(contents.storage_data[index], **changes)})
 
 
+def listing(contents, **items):
+    """The list with something else, or more, in it."""
+    return replace(contents, state_dict_metadata={**contents.state_dict_metadata, **items})
+
+
 DAMAGES = {
     "outside of its folder": lambda contents: other(contents, relative_path="../full/__0_0.distcp"),
     "outside of the file": lambda contents: other(contents, offset=10**9),
     "compressed": lambda contents: other(contents, transform_descriptors=["zstd"]),
     "is not listed": lambda contents: replace(contents, state_dict_metadata={}),
-    "neither tensor nor bytes": lambda contents: replace(
-        contents, state_dict_metadata={**contents.state_dict_metadata, "x": 3}
-    ),
-    "chunk outside of itself": lambda contents: replace(
-        contents,
-        state_dict_metadata={
-            **contents.state_dict_metadata,
-            "0.weight": replace(contents.state_dict_metadata["0.weight"], size=torch.Size([1, 2, 3, 3])),
-        },
+    "neither tensor nor bytes": lambda contents: listing(contents, x=3),
+    "chunk outside of itself": lambda contents: listing(
+        contents, **{"0.weight": replace(contents.state_dict_metadata["0.weight"], size=torch.Size([1, 2, 3, 3]))}
     ),
     "no list of a checkpoint": lambda contents: 3,
 }

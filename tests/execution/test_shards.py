@@ -242,7 +242,7 @@ def checkpoints(rank, count, folder):
 
 
 def in_two_dimensions(rank, count, folder):
-    """Tensor parallelism under `fully_shard`, and replicas of shards; heads and widths that ranks could not divide are refused."""
+    """Tensor parallelism under `fully_shard`, and replicas of shards; what ranks could not divide is refused."""
     mesh = dist.init_device_mesh("cpu", (2, count // 2), mesh_dim_names=("data", "tensor"))
     styles = {**dict.fromkeys(COLUMNS, ColwiseParallel()), **dict.fromkeys(ROWS, RowwiseParallel())}
     x = torch.randn(4, 5, 8)
@@ -257,11 +257,8 @@ def in_two_dimensions(rank, count, folder):
         if kind in ("tensor", "both"):
             parallelize_module(model, mesh["tensor"], styles)
             for place, group in (([2], "gate.weight"), ([0, 1, 2], "q.weight")):
-                with pytest.raises(
-                    dg.errors.MismatchError, match=r"tensor parallelism divides dimension .* which 2 does not"
-                ) as caught:
+                with pytest.raises(dg.errors.MismatchError, match=r"which 2 does not divide(.|\n)*round_to="):
                     dg.execute_(dg.cut(graph, group, place, dim=0), model)
-                assert "round_to=" in str(caught.value)
         if kind != "tensor":
             columns = (lambda parameter: Shard(parameter.ndim - 1)) if kind == "columns" else None
             fully_shard(model, mesh=mesh if kind == "replicas" else mesh["data"], shard_placement_fn=columns)
