@@ -86,4 +86,3 @@ def test_positions_of_the_whole_are_refuted():
 
     rows = Layout((2,), ((0, 0),)), (8, 3), {0: torch.arange(2, 8)}
     refuted(assert_shards_of_the_pruned, *rows, passing=of_the_whole, says="range", by=IndexError)
-    )
