@@ -56,10 +56,13 @@ def prune_checkpoint(
 ) -> None:
     """Write the checkpoint that the pruned model would have, without the model. Bit for bit what `execute` gives.
 
-    A source is a file of safetensors, a state dict that `torch.save` wrote (read with ``weights_only=True``), or a folder with
-    shards of either and their index; the target has the same form. Tensors that the plan does not name are copied, metadata
-    are kept. Of safetensors a few megabytes are in memory at a time, and rows that go are not read; of `torch.save`
+    A source is a file of safetensors, a state dict that `torch.save` wrote (read with ``weights_only=True``), a folder with
+    shards of either and their index, or a folder of `torch.distributed.checkpoint`; the target has the same form.
+    Tensors that the plan does not name are copied, metadata are kept. Of safetensors a few megabytes are in memory at a time, and rows that go are not read; of `torch.save`
     what one file of the target holds.
+
+    A folder of `torch.distributed.checkpoint` is pruned chunk by chunk, with the states of optimizers in it. Where ranks are
+    initialised, all of them call this together, and each writes its own files.
 
     The target appears whole or not at all: it is written under a temporary name beside it, which ends in ``.part`` and which a
     killed process leaves behind. A file is replaced; a folder must not exist, or be empty. Of a folder only the tensors
