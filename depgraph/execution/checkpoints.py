@@ -58,8 +58,8 @@ def prune_checkpoint(
 
     A source is a file of safetensors, a state dict that `torch.save` wrote (read with ``weights_only=True``), a folder with
     shards of either and their index, or a folder of `torch.distributed.checkpoint`; the target has the same form.
-    Tensors that the plan does not name are copied, metadata are kept. Of safetensors a few megabytes are in memory at a time, and rows that go are not read; of `torch.save`
-    what one file of the target holds.
+    Tensors that the plan does not name are copied, metadata are kept. Of safetensors a few megabytes are in memory at a
+    time, and rows that go are not read; of `torch.save` what one file of the target holds.
 
     A folder of `torch.distributed.checkpoint` is pruned chunk by chunk, with the states of optimizers in it. Where ranks are
     initialised, all of them call this together, and each writes its own files.
