@@ -32,6 +32,11 @@ def records(model: nn.Module) -> Iterator[Any]:
                     yield from group.fsdp_params
 
 
+def spec_before(record: Any) -> Any:
+    """How a parameter was spread already when `fully_shard` met it, by tensor parallelism; None for a plain one."""
+    return (getattr(record, "_unsharded_dtensor_spec", None) or record._tp_spec) if record.is_dtensor else None
+
+
 def to_shards(model: nn.Module) -> None:
     """Put the shards of parameters that a forward has left gathered in their places again."""
     for module in model.modules():
@@ -90,8 +95,7 @@ def _fresh(record: Any, new: Any) -> Any:
     nowhere = nn.Module()
     information = type(record._module_info)(nowhere, "parameter")
     whole = torch.empty(new.shape, dtype=new.dtype, device="meta")
-    if record.is_dtensor:
-        spec = record._unsharded_dtensor_spec
+    if (spec := spec_before(record)) is not None:
         whole = DTensor.from_local(
             _shard_sizes(whole, spec), spec.mesh, spec.placements, run_check=False, shape=whole.shape, stride=whole.stride()
         )

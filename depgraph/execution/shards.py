@@ -16,7 +16,7 @@ from attrs import frozen
 from torch import nn
 
 from depgraph.algebra.spaces import UNIT, Atom, Product, Space, substitute
-from depgraph.execution.fsdp import records
+from depgraph.execution.fsdp import records, spec_before
 from depgraph.execution.repairs import plan_digest
 from depgraph.plans.plan import Plan, PrunedAxis
 from depgraph.wrappers import is_sharded
@@ -223,7 +223,7 @@ def shard_problems(plan: Plan, tensors: Mapping[str, torch.Tensor], model: nn.Mo
 
 def _divisions(tensor: Any, record: Any, axis: PrunedAxis) -> Iterator[tuple[Space, int, str]]:
     """What of an axis ranks must divide evenly, by how many, and who asks for it."""
-    spec = tensor if record is None else record._unsharded_dtensor_spec
+    spec = tensor if record is None else spec_before(record)
     for place in [] if spec is None else sharding(spec.placements):
         count = (spec.device_mesh if spec is tensor else spec.mesh).size(place)
         if spec.placements[place].dim == axis.dim:
