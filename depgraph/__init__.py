@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from depgraph.iterating import iterate as iterate
     from depgraph.plans.by_hand import cut as cut
     from depgraph.plans.by_hand import cut_each as cut_each
+    from depgraph.plans.by_hand import drop as drop
     from depgraph.plans.plan import Plan as Plan
     from depgraph.repair.expected import reconstruction_error as reconstruction_error
     from depgraph.repair.refit import refit as refit
@@ -93,6 +94,7 @@ __all__ = [
     "criteria",
     "cut",
     "cut_each",
+    "drop",
     "errors",
     "execute",
     "execute_",
@@ -140,6 +142,7 @@ _HOME_OF = {
     "combine": "depgraph.choosing.candidates",
     "cut": "depgraph.plans.by_hand",
     "cut_each": "depgraph.plans.by_hand",
+    "drop": "depgraph.plans.by_hand",
     "execute": "depgraph.execution.execute",
     "execute_": "depgraph.execution.execute",
     "explain": "depgraph.graph.explain",

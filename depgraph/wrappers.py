@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from typing import TypeAlias
 
 import torch
@@ -50,6 +50,20 @@ def own_class(module: nn.Module) -> type[nn.Module]:
 def divides(hook: object) -> bool:
     """Whether a hook is one of `fully_shard` or of tensor parallelism, which gather and divide what modules compute with."""
     return str(getattr(hook, "__module__", "")).startswith(("torch.distributed.fsdp.", "torch.distributed.tensor."))
+
+
+def unprefixed_below(name: str, paths: Collection[str]) -> str | None:
+    """The same for a name that lies below one of some paths, each with its last dot.
+
+    >>> unprefixed_below("module.blocks.0.weight", ["blocks."]), unprefixed_below("module.head.weight", ["blocks."])
+    ('blocks.0.weight', None)
+    """
+    while not any(name.startswith(path) for path in paths):
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+        if prefix is None:
+            return None
+        name = name.removeprefix(prefix)
+    return name
 
 
 def unwrap(model: nn.Module) -> nn.Module:

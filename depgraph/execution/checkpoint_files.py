@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import torch
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.errors import DocumentError, PlanError
@@ -107,7 +107,8 @@ class Piece:
     """What is written under a name: a tensor of a file, or what is kept of it, or new values. Or what is no tensor, as it is.
 
     Attributes:
-        name: its name, in the source and in the target.
+        name: its name in the source.
+        target: its name in the target.
         file: the file that holds it.
         kept: what stays of its dimensions; empty for a tensor that is copied.
         values: what is written instead, in the shape that stays.
@@ -117,6 +118,7 @@ class Piece:
     file: CheckpointFile
     kept: Kept = field(factory=dict)
     values: torch.Tensor | None = None
+    target: str = field(default=Factory(lambda piece: piece.name, takes_self=True))
 
     @property
     def entry(self) -> Entry:
@@ -288,14 +290,14 @@ def write_pieces(file: BinaryIO, pieces: Sequence[Piece], tick: Tick) -> None:
 def _write_safetensors(file: BinaryIO, pieces: Sequence[Piece], tick: Tick) -> None:
     entries = {piece: piece.entry for piece in pieces}
     # the largest elements come first, so that all are aligned
-    order = sorted(entries, key=lambda piece: (-(entries[piece].size // max(entries[piece].count, 1)), piece.name))
+    order = sorted(entries, key=lambda piece: (-(entries[piece].size // max(entries[piece].count, 1)), piece.target))
     metadata = {key: text for source in {piece.file: 0 for piece in pieces} for key, text in source.metadata.items()}
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for piece in order:
         item, begin = entries[piece], end
         end += item.size
-        header[piece.name] = {"dtype": item.kind, "shape": item.shape, "data_offsets": [begin, end]}
+        header[piece.target] = {"dtype": item.kind, "shape": item.shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
@@ -330,10 +332,13 @@ def _write_state(file: BinaryIO, pieces: Sequence[Piece], tick: Tick) -> None:
     for source in files:
         assert isinstance(source, TorchFile)
         vars(state).update(source.attributes)
+    written: dict[tuple[CheckpointFile, str], Any] = {}
     for piece in pieces:
         assert isinstance(piece.file, TorchFile)
-        same = first[piece.file, piece.name]
-        state[piece.name] = state[same] if same in state else piece.file.pruned(piece)
+        same = piece.file, first[piece.file, piece.name]
+        if same not in written:
+            written[same] = piece.file.pruned(piece)
+        state[piece.target] = written[same]
         tick()
     torch.save(state, file)
 

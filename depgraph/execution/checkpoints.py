@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,7 +32,7 @@ from depgraph.messages import shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Plan
 from depgraph.running import progress_bar
-from depgraph.wrappers import unprefixed
+from depgraph.wrappers import unprefixed, unprefixed_below
 
 Rename: TypeAlias = Callable[[str], str]
 """From a name in the checkpoint to the model's name."""
@@ -147,13 +147,14 @@ class _Checkpoint:
     def shards(self, pieces: Sequence[Piece], most: int | None) -> dict[str, list[Piece]]:
         """Name of a file to what goes into it: as in the source, or anew, where a largest size is given."""
         if most is None:
-            return {file.path.name: [piece for piece in pieces if piece.file is file] for file in self.files}
+            by_file = {file.path.name: [piece for piece in pieces if piece.file is file] for file in self.files}
+            return {name: shard for name, shard in by_file.items() if shard}
         by_name = {(piece.file, piece.name): piece for piece in pieces}
         shards: list[list[Piece]] = [[]]
         used = 0
         for file in self.files:
-            for names in file.together:
-                size = by_name[file, names[0]].entry.size
+            for names in ([name for name in names if (file, name) in by_name] for names in file.together):
+                size = by_name[file, names[0]].entry.size if names else 0
                 if used and used + size > most:
                     shards.append([])
                     used = 0
@@ -250,7 +251,8 @@ def _pieces(plan: Plan, checkpoint: _Checkpoint, repair: Repair | None, rename: 
     """What goes into the target. Raises `MismatchError` with everything that does not fit."""
     whole = [Piece(name, file) for file in checkpoint.files for name in file.names]
     known = {*plan.sizes, *(repair.values if repair is not None else ())} if is_well_typed(plan) else set()
-    named = [(rename(piece.name) if rename else _model_name(piece, known) or piece.name, piece) for piece in whole]
+    listed = [f"{drop.sequence.prefix}{element}." for drop in plan.drops for element in drop.sequence.elements]
+    named = [(rename(piece.name) if rename else _model_name(piece, known, listed), piece) for piece in whole]
     by_name = dict(named)
     problems, missing = [*plan.problems], list[str]()
     if not problems or is_well_typed(plan):
@@ -261,22 +263,40 @@ def _pieces(plan: Plan, checkpoint: _Checkpoint, repair: Repair | None, rename: 
         missing = [*_not_stored(plan, by_name, strict)]
         problems += [f"the checkpoint has no tensor {shortened(repr(name))}" for name in missing]
     if not problems:  # sizes are those of tensors that are there: only now are indices listed
-        problems += [*_uncuttable(plan, by_name), *_other_ties(plan, checkpoint, named)]
+        problems += [*_uncuttable(plan, by_name), *_other_ties(plan, checkpoint, named), *_unnameable(plan, named)]
     if problems:
         headline = "the plan is damaged:" if plan.problems else "the plan does not fit this checkpoint:"
         raise MismatchError(headline, problems, _fix(missing, list(by_name)))
     pruned = {name: evolve(piece, kept=plan.kept.get(name, {})) for name, piece in named}
     if isinstance(checkpoint.files[0], DistributedFolder):
-        pruned, problems = with_optimizer_states(pruned, plan.kept, plan.sizes)
+        pruned, problems = with_optimizer_states(pruned, plan)
         if problems:
             raise MismatchError("the plan does not fit this checkpoint:", problems, _fix([], []))
-    return list((pruned if repair is None else _repaired(plan, checkpoint, pruned, repair)).values())
+    whole_pieces = pruned if repair is None else _repaired(plan, checkpoint, pruned, repair)
+    return [evolve(piece, target=_target_name(plan, name, piece)) for name, piece in whole_pieces.items() if _stays(plan, name)]
 
 
-def _model_name(piece: Piece, known: set[str]) -> str | None:
-    """The model's name of a tensor, without the prefixes of wrappers, and of the keys of what was saved; None if unknown."""
-    file = piece.file
-    return file.model_name(piece.name, known) if isinstance(file, DistributedFolder) else unprefixed(piece.name, known)
+def _model_name(piece: Piece, known: Container[str], listed: Collection[str]) -> str:
+    """The model's name of a tensor that the plan cuts, or that lies in an element of a list; any other one's as it is."""
+    keys = piece.file.keys(piece.name) if isinstance(piece.file, DistributedFolder) else (piece.name,)
+    return next((name for key in keys if (name := unprefixed(key, known) or unprefixed_below(key, listed))), piece.name)
+
+
+def _stays(plan: Plan, name: str) -> bool:
+    return plan.name_after(name) is not None
+
+
+def _target_name(plan: Plan, name: str, piece: Piece) -> str:
+    """A tensor's name in the target: elements behind a gap move up, whatever stands before the model's name."""
+    return piece.name.removesuffix(name) + (plan.name_after(name) or name) if plan.drops else piece.name
+
+
+def _unnameable(plan: Plan, named: Sequence[tuple[str, Piece]]) -> Iterator[str]:
+    """Tensors of elements that move up, whose names in the checkpoint do not end in those of the model."""
+    for name, piece in named:
+        if plan.name_after(name) not in {None, name} and not piece.name.endswith(name):
+            told = f"{shortened(repr(piece.name))} is to be called {plan.name_after(name)!r}"
+            yield f"{told}, but rename= gives no name for it: rename the checkpoint's tensors first"
 
 
 def _stored_twice(named: Sequence[tuple[str, Piece]]) -> Iterator[str]:
@@ -386,7 +406,7 @@ def _fill(folder: Path, checkpoint: _Checkpoint, pieces: Sequence[Piece], most: 
     metadata["total_size"] = sum(entry.size for entry in entries)
     if "total_parameters" in metadata:
         metadata["total_parameters"] = sum(entry.count for entry in entries)
-    places = {piece.name: name for name, shard in shards.items() for piece in shard}
+    places = {piece.target: name for name, shard in shards.items() for piece in shard}
     text = json.dumps({**index, "metadata": metadata, "weight_map": dict(sorted(places.items()))}, indent=2) + "\n"
     name = f"{checkpoint.stem}{checkpoint.files[0].path.suffix}{_INDEX}"
     codec.write_new(folder / name, lambda file: file.write(text.encode()))

@@ -23,9 +23,10 @@ from attrs import evolve, frozen
 
 from depgraph import codec
 from depgraph.errors import DocumentError
-from depgraph.execution.checkpoint_files import Entry, Kept, Piece, Tick
+from depgraph.execution.checkpoint_files import Entry, Piece, Tick
 from depgraph.execution.execute import positions_of
 from depgraph.messages import shortened
+from depgraph.plans.plan import Plan
 from depgraph.wrappers import unprefixed
 
 T = TypeVar("T")
@@ -70,10 +71,10 @@ class DistributedFolder:
         """Name of a file to what it holds, in order: the index of a chunk, and where it lies."""
         return {name: sorted(items, key=lambda item: int(item[1].offset)) for name, items in sorted(self._files.items())}
 
-    def model_name(self, name: str, known: Mapping[str, Any] | set[str]) -> str | None:
-        """The model's name of a tensor, which may lie under a key such as ``model`` in what was saved."""
+    def keys(self, name: str) -> Sequence[str]:
+        """What a tensor may be called: its name, and that below a key such as ``model`` of what was saved."""
         path = (self.contents.planner_data or {}).get(name, (name,))
-        return unprefixed(name, known) or (unprefixed(path[-1], known) if type(path[-1]) is str else None)
+        return (name, path[-1]) if type(path[-1]) is str else (name,)
 
     def original(self, name: str) -> torch.Tensor:
         """A tensor as it is, put together."""
@@ -205,22 +206,17 @@ def _problems(path: Path, contents: Any) -> Iterator[str]:
             yield f"{told} lies at an offset that is not listed"
 
 
-def with_optimizer_states(
-    pieces: Mapping[str, Piece], kept_of: Mapping[str, Kept], sizes_of: Mapping[str, Mapping[int, int]]
-) -> tuple[dict[str, Piece], list[str]]:
-    """The pieces, of which the states of optimizers are cut like their parameters; and what cannot be.
-
-    Args:
-        pieces: everything that goes into the target, by the model's names.
-        kept_of: what stays of each tensor that the plan cuts, by the model's names.
-        sizes_of: the sizes that it has there before.
-    """
+def with_optimizer_states(pieces: Mapping[str, Piece], plan: Plan) -> tuple[dict[str, Piece], list[str]]:
+    """The pieces, by the model's names, of which the states of optimizers are cut like their parameters; and what cannot be."""
+    kept_of, sizes_of = plan.kept, plan.sizes
     result, problems = dict(pieces), list[str]()
     for key, piece in pieces.items():
         found = re.search(r"(?:^|\.)state\.(.+)\.([^.]+)$", piece.name)
         name = unprefixed(found[1], kept_of) if found else None
         shape = piece.entry.shape
-        if found and found[1].isdigit() and shape and piece.entry.count > 1:
+        if found and plan.drops:
+            problems.append(f"{piece.name!r}: the state of an optimizer does not go along where elements of lists leave")
+        elif found and found[1].isdigit() and shape and piece.entry.count > 1:
             problems.append(
                 f"{piece.name!r}: the state of an optimizer by a number, which does not say whose it is; save what "
                 "torch.distributed.checkpoint.state_dict.get_optimizer_state_dict gives"
@@ -265,8 +261,9 @@ def write_file(folder: Path, name: str, source: DistributedFolder, pieces: Mappi
 
     def fill(file: BinaryIO) -> None:
         for index, place in source.files[name]:
-            piece, begin = pieces[index.fqn], file.tell()
-            where = index.offset
+            if index.fqn not in pieces:
+                continue
+            piece, begin, where = pieces[index.fqn], file.tell(), index.offset
             if index.fqn not in source.entries:
                 file.write(source.copied(place))
             elif piece.kept or piece.values is not None:
@@ -278,7 +275,7 @@ def write_file(folder: Path, name: str, source: DistributedFolder, pieces: Mappi
                 torch.save(_values(piece, new, tensor), file)
             else:
                 file.write(source.copied(place))
-            places[type(index)(index.fqn, where)] = type(place)(name, begin, file.tell() - begin)
+            places[type(index)(piece.target, where)] = type(place)(name, begin, file.tell() - begin)
             tick()
 
     codec.write_new(folder / name, fill)
@@ -296,18 +293,30 @@ def _values(piece: Piece, new: _Chunk, tensor: torch.Tensor) -> torch.Tensor:
 
 def write_list(folder: Path, source: DistributedFolder, pieces: Mapping[str, Piece], places: Mapping[Any, Any]) -> None:
     """Write the list of all chunks of the target."""
-    listed = dict(source.contents.state_dict_metadata)
-    for name in source.entries:
-        item, size = listed[name], pieces[name].entry.shape
-        chunks = [(chunk, _pruned(pieces[name], chunk.offsets, chunk.sizes)) for chunk in item.chunks]
-        left = [
-            replace(chunk, offsets=torch.Size(new.offset), sizes=torch.Size(new.sizes))
-            for chunk, new in chunks
-            if all(new.sizes) or not all(item.size)
-        ]
-        listed[name] = replace(item, size=torch.Size(size), chunks=left)
-    contents = replace(source.contents, state_dict_metadata=listed, storage_data=dict(places))
+    listed: dict[str, Any] = {}
+    for name, piece in pieces.items():
+        item = source.contents.state_dict_metadata[name]
+        if name in source.entries:
+            chunks = [(chunk, _pruned(piece, chunk.offsets, chunk.sizes)) for chunk in item.chunks]
+            left = [
+                replace(chunk, offsets=torch.Size(new.offset), sizes=torch.Size(new.sizes))
+                for chunk, new in chunks
+                if all(new.sizes) or not all(item.size)
+            ]
+            item = replace(item, size=torch.Size(piece.entry.shape), chunks=left)
+        listed[piece.target] = item
+    known = source.contents.planner_data
+    if isinstance(known, dict):
+        known = {piece.target: _path_after(known[name], piece) for name, piece in pieces.items() if name in known}
+    contents = replace(source.contents, state_dict_metadata=listed, planner_data=known, storage_data=dict(places))
     codec.write_new(folder / METADATA, lambda file: pickle.dump(contents, file))
+
+
+def _path_after(path: Any, piece: Piece) -> Any:
+    """Where a tensor lay in what was saved, with its new name."""
+    if piece.target == piece.name:
+        return path
+    return (*path[:-1], piece.target.removeprefix(piece.name.removesuffix(path[-1])))
 
 
 def write_folder(target: Path, source: DistributedFolder, pieces: Sequence[Piece], tick: Tick) -> None:

@@ -20,12 +20,13 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
+from depgraph.execution.drops import drop_elements, other_sequences, written_paths
 from depgraph.execution.fsdp import Regrouping, to_shards
 from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.execution.shards import cut_shard, shard_of, shard_problems, told_by_all_ranks, whole
 from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
-from depgraph.plans.plan import Edit, Plan
+from depgraph.plans.plan import Plan
 from depgraph.running import outside_inference_mode
 from depgraph.unsupported import replaceable, supported
 from depgraph.weights import named_tensors
@@ -73,6 +74,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
         )
     for edit in plan.edits:
         write(result, edit.path, edit.new)
+    drop_elements(plan, result)
     for module in result.modules():
         if isinstance(module, nn.RNNBase):
             module._init_flat_weights()
@@ -114,13 +116,14 @@ def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> d
     for old, new in smaller.values():
         _move_hooks(old, new)
     parameters = {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}
-    before = _State(model, plan.edits)
+    before = _State(model, [*(edit.path for edit in plan.edits), *written_paths(plan)])
     try:
         records.write()
         for module in model.modules():
             _replace_tensors(module, new_of)
         for edit in plan.edits:
             write(model, edit.path, edit.new)
+        drop_elements(plan, model)
         return parameters  # type: ignore[return-value]
     except BaseException:
         before.restore()
@@ -135,11 +138,11 @@ class _State:
     attribute of an edit goes back, too, and the objects between the modules and the edits, such as configs and lists.
     """
 
-    def __init__(self, model: nn.Module, edits: Sequence[Edit]) -> None:
+    def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._lists: list[tuple[list[Any], list[Any]]] = []
         own = [module.__dict__ for module in model.modules()]
-        on_the_way = {id(holder): holder for edit in edits for holder in holders(model, edit.path)}
+        on_the_way = {id(holder): holder for path in paths for holder in holders(model, path)}
         configs = [vars(holder) for holder in on_the_way.values() if hasattr(holder, "__dict__")]
         inside = [value for attributes in own for value in attributes.values()]
         for holder in {id(item): item for item in (*own, *configs, *inside, *on_the_way.values())}.values():
@@ -160,12 +163,13 @@ class _State:
             items[:] = elements
 
 
-def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
+def parameter_map(before: nn.Module, after: nn.Module, plan: Plan | None = None) -> dict[nn.Parameter, nn.Parameter]:
     """Each parameter of a model with the one of the same name in its pruned copy.
 
     Args:
         before: the model that was given to `execute`.
         after: what it returned.
+        plan: what was executed; needed where it drops elements of lists, for others move up. Theirs are left out.
 
     Raises:
         MismatchError: `after` lacks parameters of `before`.
@@ -177,12 +181,13 @@ def parameter_map(before: nn.Module, after: nn.Module) -> dict[nn.Parameter, nn.
     [((8, 4), (6, 4)), ((8,), (6,)), ((2, 8), (2, 6)), ((2,), (2,))]
     """
     old, new = (dict(unwrap(model).named_parameters(remove_duplicate=False)) for model in (before, after))
-    missing = [f"there is no parameter {name!r}" for name in old if name not in new]
+    name_after = {name: name if plan is None else plan.name_after(name) for name in old}
+    missing = [f"there is no parameter {name!r}" for name in name_after.values() if name is not None and name not in new]
     if missing:
         raise MismatchError(
             "the second model is no pruned copy of the first one:", missing, "Pass what dg.execute returned for that model."
         )
-    return {parameter: new[name] for name, parameter in old.items()}
+    return {old[name]: new[after] for name, after in name_after.items() if after is not None}
 
 
 def checked(plan: object, model: object, inside: Callable[[nn.Module], nn.Module] = supported) -> nn.Module:
@@ -265,7 +270,7 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     tensors = named_tensors(model, every_name=True)
     problems = [*plan.problems]
     if not problems or is_well_typed(plan):
-        problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model)]
+        problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model), *other_sequences(plan, model)]
     if not problems:  # sizes are those of tensors that are there: only now are indices listed
         problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model)]
     uneven = [] if problems else [*shard_problems(plan, tensors, model)]
@@ -274,7 +279,7 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
         raise MismatchError(
             "the plan is damaged:" if plan.problems else "the plan does not fit this model:",
             problems,
-            "Make the plan with round_to= for these groups, so that ranks can divide what stays."
+            "Make the plan with round_to= for these groups, so that ranks can divide what stays; or prune the checkpoint."
             if uneven
             else "Execute it on the model that it was made for, before any other change.",
         )

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from depgraph.errors import MismatchError
+from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.execute import checked, copied, fitting, like
 from depgraph.plans.plan import Plan
 from depgraph.running import outside_inference_mode
@@ -34,7 +34,7 @@ def mask(plan: Plan, model: nn.Module) -> nn.Module:
     Executing the plan on it gives what executing it on the original gives, bit for bit.
 
     Raises:
-        PlanError: the arguments are no plan and no module.
+        PlanError: the arguments are no plan and no module, or the plan drops elements of lists.
         MismatchError: the model's shapes or attributes are not those that the plan expects; every mismatch is listed.
 
     >>> import depgraph as dg
@@ -64,7 +64,7 @@ def mask_(plan: Plan, model: nn.Module) -> Masked:
         What can put the zeroed numbers back, bit for bit: by `restore()`, or at the end of a ``with`` block.
 
     Raises:
-        PlanError: the arguments are no plan and no module.
+        PlanError: the arguments are no plan and no module, or the plan drops elements of lists.
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
 
     >>> import depgraph as dg
@@ -164,6 +164,11 @@ class Masked:
 
 def _zeroed(plan: Plan, model: nn.Module) -> list[tuple[nn.Parameter, Positions]]:
     """Each parameter that the plan reaches, once, with the indices to zero."""
+    if plan.drops:
+        paths = ", ".join(repr(drop.sequence.path) for drop in plan.drops)
+        raise PlanError.of(
+            [f"a mask zeroes indices, and takes no elements out of lists, met a plan that drops some of {paths}."]
+        )
     tensors, scaled = fitting(plan, model), _directions(model)
     zeroed: dict[int, tuple[nn.Parameter, Positions]] = {}
     for name, dims in plan.kept.items():

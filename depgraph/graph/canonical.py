@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import is_
 from types import MappingProxyType
 
@@ -12,6 +12,7 @@ from depgraph.algebra.canonical_terms import sum_of_products
 from depgraph.algebra.index_maps import leaves
 from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import UNIT, Atom, Reversed, Space, atoms, backwards, substitute
+from depgraph.graph.drops import Drop, renamed, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import Balance, Cost, LowerBound, PinnedAtom, SizeAttribute, Tensor, UnreadAttribute, retyped
 
@@ -142,12 +143,16 @@ def shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> Graph:
 
 
 def shrunk_and_numbered(
-    graph: Graph, removed: Mapping[Atom, Removal], values: Mapping[str, int] = MappingProxyType({})
+    graph: Graph,
+    removed: Mapping[Atom, Removal],
+    values: Mapping[str, int] = MappingProxyType({}),
+    drops: Sequence[Drop] = (),
 ) -> tuple[Graph, dict[int, int]]:
-    """The graph with smaller atoms; and for each atom number in it the number in the given graph.
+    """The graph with smaller atoms and shorter lists of modules; and for each atom number in it the number in the given graph.
 
     `values` are the new ones of attributes that forward did not read.
     """
+    graph = without(graph, drops)
     sizes = {atom: atom.size - len(indices) for atom, indices in removed.items() if indices}
     change: dict[Atom, Space] = {atom: UNIT if size == 1 else Atom(atom.id, size) for atom, size in sizes.items()}
     result = rebuilt(graph, change)
@@ -159,7 +164,7 @@ def shrunk_and_numbered(
             graph.unread, lambda space: substitute(space, lambda atom: change.get(atom, atom)), graph.reasons, values
         ),
     )
-    if 1 in sizes.values():
-        return renumber(result)
+    if 1 in sizes.values() or drops:
+        return renumber(renamed(result, drops))
     # without single indices what is left is read in the same order
     return result, {atom.id: atom.id for space in _spaces(result, result.attributes) for atom in atoms(space)}

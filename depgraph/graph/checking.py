@@ -11,7 +11,7 @@ from depgraph.algebra.canonical_terms import sum_of_products, term_problems
 from depgraph.algebra.index_maps import leaves
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.graph.paths import is_step
-from depgraph.graph.records import Cost, OpType, retyped
+from depgraph.graph.records import Cost, ModuleSequence, OpType, retyped
 from depgraph.messages import shortened
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def check(graph: Graph) -> tuple[str, ...]:
     problems = (*term_problems(_spaces(graph)), *_names(graph))
     if problems:  # the other checks rely on valid sizes and names
         return problems
-    return (*_reading_order(graph), *_operations(graph), *_attributes(graph), *_limits(graph))
+    lists = sequence_problems(graph.sequences)
+    return (*_reading_order(graph), *_operations(graph), *_attributes(graph), *_limits(graph), *lists)
 
 
 def _spaces(graph: Graph) -> list[Space]:
@@ -159,6 +160,25 @@ def _limits(graph: Graph) -> Iterator[str]:
             yield f"a lower bound is from 2 to the size of its group, met {bound.size} of {bound.atom}"
         if bound.atom not in graph.group_of:
             yield f"the bounded atom {bound.atom} is no group"
+
+
+def sequence_problems(sequences: Iterable[ModuleSequence]) -> Iterator[str]:
+    """Lists of modules whose names lead to something else than modules and plain data, or do not fit each other."""
+    sequences = tuple(sequences)
+    yield from _repeated("the list of modules", [item.path for item in sequences])
+    for item in sequences:
+        path, numbers = shortened(repr(item.path)), tuple(map(str, range(len(item.elements))))
+        yield from _repeated(f"in the list {path} the element", item.elements)
+        dotted = [item.path] if item.path else []
+        dotted += [*item.counts, *item.positions, *item.entries]
+        if not all(is_step(step) for name in dotted for step in name.split(".")) or not all(map(is_step, item.elements)):
+            yield f"the list {path} names something else than modules and plain attributes"
+        if item.numbered and item.elements != numbers:
+            yield f"the list {path} is called numbered, but its elements have other names"
+        if not item.numbered and (item.positions or item.entries):
+            yield f"the elements of the list {path} have names, and no places to follow"
+        if any(not 0 <= place < len(numbers) for place, _ in item.fixed):
+            yield f"the list {path} has the elements 0 to {len(numbers) - 1}, and fixes another one"
 
 
 def _repeated(what: str, items: Iterable[Hashable]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from depgraph.graph.nodes import Dependency, Node, nodes_of
 from depgraph.graph.records import (
     Balance,
     LowerBound,
+    ModuleSequence,
     Operation,
     PinnedAtom,
     SizeAttribute,
@@ -43,6 +44,7 @@ class Graph:
         lower_bounds: groups that keep more than one index. They say what may go, not what is there: equality leaves them out.
         unread: integer attributes that forward did not read and that may count something prunable, such as the ``in_channels``
             that only a method for deployment reads. No plan edits them by itself; equality leaves them out.
+        sequences: lists of several modules, from which elements may leave (`depgraph.drop`); equality leaves them out.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -67,6 +69,7 @@ class Graph:
     mode: TraceMode = "fake"
     lower_bounds: tuple[LowerBound, ...] = field(default=(), eq=False, metadata=codec.LATE)
     unread: tuple[UnreadAttribute, ...] = field(default=(), eq=False, metadata=codec.LATE)
+    sequences: tuple[ModuleSequence, ...] = field(default=(), eq=False, metadata=codec.LATE)
 
     @cached_property
     def params(self) -> int:

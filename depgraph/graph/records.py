@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -227,6 +227,51 @@ class UnreadAttribute:
     def value(self) -> int:
         """The attribute's value."""
         return self.spaces[0].size
+
+
+@frozen
+class ModuleSequence:
+    """A `ModuleList`, `Sequential` or `ModuleDict` of several elements, and what forward does with it as a list.
+
+    Attributes:
+        path: its dotted path; empty where it is the model itself.
+        elements: the names of its elements, in order.
+        numbered: whether they are named by their positions, so that those behind a gap move up.
+        counts: paths of integers that say how many elements there are.
+        positions: paths below each element of integers that say where it stands, such as ``self_attn.layer_idx``.
+        entries: paths of lists that have an entry for each element, such as ``config.layer_types``.
+        fixed: positions that may not become vacant, with the reason: forward reaches for an element by its number or name.
+        problem: why none of its elements may leave; empty where nothing speaks against it.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    >>> [(item.path, item.elements, item.numbered) for item in dg.trace(model, torch.zeros(1, 4)).sequences]
+    [('', ('0', '1', '2'), True)]
+    """
+
+    path: str
+    elements: tuple[str, ...]
+    numbered: bool
+    counts: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
+    fixed: tuple[tuple[int, str], ...] = ()
+    problem: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """What the dotted names of its elements begin with."""
+        return f"{self.path}." if self.path else ""
+
+    @property
+    def followed(self) -> tuple[str, ...]:
+        """The paths of all integers that follow when elements leave."""
+        return (*self.counts, *(f"{self.prefix}{element}.{path}" for element in self.elements for path in self.positions))
+
+    def with_names(self, name: Callable[[str], str]) -> ModuleSequence:
+        """The list with other paths."""
+        counts, entries = (tuple(sorted(map(name, paths))) for paths in (self.counts, self.entries))
+        return evolve(self, path=name(self.path) if self.path else "", counts=counts, entries=entries)
 
 
 @frozen

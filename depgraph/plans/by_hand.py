@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from attrs import evolve
+
 from depgraph.algebra.index_maps import image, leaves, preimage
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
+from depgraph.graph.drops import Drop
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.ragged import bases_of, why_uniform
@@ -69,6 +72,60 @@ def _unaligned(graph: Graph, name: str, dim: int, space: Space, unreached: Index
         f"axis {dim} of {name!r} is laid out as {space}: index {index} cannot go alone. "
         f"Remove {' or '.join(blocks)} with it. Nothing was changed."
     )
+
+
+def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
+    """The plan by which elements leave a list of modules: whole layers of a transformer, blocks of a network.
+
+    The model runs as if the identity were in their places. Those behind them move up where the list counts its elements:
+    ``layers.7`` becomes ``layers.6``, and what holds an element's place or their number follows. All names of the plan are
+    those of the graph that is given; `Plan.name_after` has the new ones.
+
+    Args:
+        graph: the traced model.
+        path: the `ModuleList`, `Sequential` or `ModuleDict`, by dotted path; empty for the model itself.
+        elements: positions in it, or names; each once.
+
+    Raises:
+        UnknownNameError: no such list.
+        PlanError: an element may not leave: it does not take one tensor to one of the same space, something else reads what it
+            gives, forward names it or takes a part of the list, or none would stay. All reasons are told at once.
+
+    >>> import torch, depgraph as dg
+    >>> class Block(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.inner, self.outer = torch.nn.Linear(4, 8), torch.nn.Linear(8, 4)
+    ...     def forward(self, x):
+    ...         return x + self.outer(self.inner(x).relu())
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), Block(), Block(), Block())
+    >>> graph = dg.trace(model, torch.zeros(1, 3))
+    >>> plan = dg.drop(graph, "", [2])
+    >>> print(plan)
+    <Plan: 0 groups, 0 axes, 0 attributes>
+      the model: 1 of 4 elements go: 2
+    >>> small = dg.execute(plan, model)
+    >>> len(small), small[2].inner.weight.equal(model[3].inner.weight), dg.trace(small, torch.zeros(1, 3)) == plan.apply(graph)
+    (3, True, True)
+    >>> dg.drop(graph, "", [0])
+    Traceback (most recent call last):
+        ...
+    depgraph.errors.PlanError: 0 may not leave: it takes no tensor of the space that it gives, not one. Nothing was changed.
+    """
+    sequences = {item.path: item for item in graph.sequences}
+    if path not in sequences:
+        raise UnknownNameError("list of modules", path, sequences)
+    sequence = evolve(sequences[path], fixed=(), problem="")
+    places = [sequence.elements.index(item) if item in sequence.elements else item for item in _listed(elements)]
+    removed = index_set(f"the elements of {path or 'the model'}", len(sequence.elements), places)
+    return plan_of(graph, {}, [Drop(sequence, removed)]) if removed else Plan.empty(graph)
+
+
+def _listed(elements: object) -> list[Any]:
+    """The elements as a list. A text alone is one name, which is more likely meant than its letters."""
+    if isinstance(elements, str) or not isinstance(elements, Iterable):
+        raise PlanError.of([f"expected elements as a list of positions or names, met {elements!r}."])
+    return list(elements)
 
 
 def cut_each(graph: Graph, lost: Mapping[str, Sequence[int] | Sequence[Sequence[int]]]) -> Plan:

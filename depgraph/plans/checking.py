@@ -15,7 +15,9 @@ from depgraph.algebra.canonical_terms import LARGEST_SIZE, MAX_BLOCKS, term_prob
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
 from depgraph.codec import DEEPEST
+from depgraph.graph.checking import sequence_problems
 from depgraph.graph.paths import is_step
+from depgraph.graph.records import ModuleSequence
 from depgraph.messages import number_text, shortened
 
 if TYPE_CHECKING:
@@ -38,7 +40,14 @@ def check(plan: Plan) -> tuple[str, ...]:
         return problems
     structure = (_fingerprints, _cut_problems, _axis_problems, _size_problems)
     problems = tuple(problem for problems_of in structure for problem in problems_of(plan))
-    return (*problems, *edit_problems(plan.edits), *_unread_problems(plan), *_tie_problems(plan), *_renaming_problems(plan))
+    return (
+        *problems,
+        *edit_problems(plan.edits),
+        *_unread_problems(plan),
+        *_tie_problems(plan),
+        *_renaming_problems(plan),
+        *_drop_problems(plan),
+    )
 
 
 def is_well_typed(plan: Plan) -> bool:
@@ -48,6 +57,7 @@ def is_well_typed(plan: Plan) -> bool:
 
 def _type_problems(plan: Plan) -> Iterator[str]:
     """Fields of a wrong type. A file cannot have them, for `load` checks types; a plan that was built by hand can."""
+    from depgraph.graph.drops import Drop
     from depgraph.graph.records import UnreadAttribute
     from depgraph.plans.plan import Cut, Edit, PrunedAxis, Target
 
@@ -55,8 +65,7 @@ def _type_problems(plan: Plan) -> Iterator[str]:
         return (
             type(item) is Cut
             and type(item.group) is str
-            and type(item.removed) is IndexSet
-            and _are_intervals(item.removed.intervals)
+            and _is_index_set(item.removed)
             and _is_atom(item.atom)
             and (item.base is None or _is_atom(item.base))
         )
@@ -79,6 +88,9 @@ def _type_problems(plan: Plan) -> Iterator[str]:
     def is_tie(item: Any) -> bool:
         return type(item) is tuple and len(item) > 1 and all(type(name) is str for name in item)
 
+    def is_drop(item: Any) -> bool:
+        return type(item) is Drop and _is_sequence(item.sequence) and _is_index_set(item.removed)
+
     def is_pair(kind: type) -> Callable[[Any], bool]:
         return lambda item: type(item) is tuple and len(item) == 2 and type(item[0]) is type(item[1]) is kind
 
@@ -95,12 +107,27 @@ def _type_problems(plan: Plan) -> Iterator[str]:
         ("added", lambda item: type(item) is str),
         ("unread_attributes", is_unread),
         ("tied", is_tie),
+        ("drops", is_drop),
     ):
         items = getattr(plan, name)
         if type(items) is not tuple:
             yield f"{name} is no tuple"
         else:
             yield from (f"{name}[{place}] is no {name} entry" for place, item in enumerate(items) if not fits(item))
+
+
+def _is_index_set(item: object) -> bool:
+    return type(item) is IndexSet and _are_intervals(item.intervals)
+
+
+def _is_sequence(item: Any) -> bool:
+    """Whether this is a list of modules as `drop` names one: why its elements may not leave is no business of a plan."""
+    if type(item) is not ModuleSequence or type(item.path) is not str or type(item.numbered) is not bool:
+        return False
+    lists = (item.elements, item.counts, item.positions, item.entries)
+    if not all(type(names) is tuple and all(type(name) is str for name in names) for names in lists):
+        return False
+    return item.fixed == () and item.problem == ""
 
 
 def _is_atom(item: object) -> bool:
@@ -148,7 +175,7 @@ def _fingerprints(plan: Plan) -> Iterator[str]:
     for name, fingerprint in (("base", plan.base), ("result", plan.result)):
         if not _FINGERPRINT.fullmatch(fingerprint):
             yield f"{name} is no fingerprint of 64 hexadecimal digits"
-    if (plan.base == plan.result) != (not plan.cuts):
+    if (plan.base == plan.result) != (not plan.cuts and not plan.drops):
         yield "a plan leads to another graph exactly where it cuts something"
 
 
@@ -294,6 +321,27 @@ def edit_problems(edits: Sequence[Edit]) -> Iterator[str]:
         if not 1 <= edit.new < edit.old <= LARGEST_SIZE:
             numbers = f"{number_text(edit.old)} to {number_text(edit.new)}"
             yield f"the edit of {shortened(repr(edit.path))} makes a size smaller, and leaves at least 1, met {numbers}"
+
+
+def _drop_problems(plan: Plan) -> Iterator[str]:
+    """Drops that are not in order, name no elements or all of them, or lead to something else than modules and plain data."""
+    paths = [drop.sequence.path for drop in plan.drops]
+    if paths != sorted(paths):
+        yield "the drops are not in the order of their lists"
+    problems = [*sequence_problems(drop.sequence for drop in plan.drops)]
+    yield from problems
+    for drop in plan.drops:
+        path, length = shortened(repr(drop.sequence.path)), len(drop.sequence.elements)
+        if not drop.removed.intervals or drop.removed.intervals[-1][1] > length:
+            yield f"list {path} has the elements 0 to {length - 1}, and loses none or one beyond"
+        elif len(drop.removed) == length:
+            yield f"list {path} would lose its last element"
+    if plan.drops and not problems:
+        tensors = {axis.tensor for axis in plan.axes} | {name for names in plan.tied for name in names}
+        attributes = {edit.path for edit in plan.edits} | {item.path for item in plan.unread_attributes}
+        for name in sorted(tensors | attributes):
+            if plan.name_after(name) is None:
+                yield f"{shortened(repr(name))} goes with an element of a list"
 
 
 def _unread_problems(plan: Plan) -> Iterator[str]:

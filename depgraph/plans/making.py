@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, canonical, row_problem
 from depgraph.algebra.spaces import Atom, atoms
 from depgraph.errors import PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
+from depgraph.graph.drops import Drop, drop_problems, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.ragged import ragged_problems
 from depgraph.plans.implied import balance_problems, shorter_axes, smaller_sizes
 from depgraph.plans.plan import Edit, Plan, PrunedAxis, cuts_of, ordered_axes
 
 
-def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
-    """The plan that removes the given indices of each group's atom.
+def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop] = ()) -> Plan:
+    """The plan that removes the given indices of each group's atom, and the given elements of lists of modules.
 
     Args:
         graph: the traced model.
         removed: atom of a group to the original indices that go; a `RaggedSet` where each index of a base loses its own.
+            Groups that go as a whole with the elements are left out.
+        drops: which elements leave which lists.
 
     Raises:
         PlanError: a group would keep less than its lower bound, balanced groups would lose unequally many, or a group would
-            lose other indices in each row although it is uniform. The error lists all problems at once.
+            lose other indices in each row although it is uniform, or elements may not leave. The error lists all problems at
+            once.
 
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
@@ -31,32 +35,38 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal]) -> Plan:
     >>> plan_of(graph, {group.atom: dg.IndexSet.of([2, 6])}) == dg.cut(graph, "0.weight", [2, 6], dim=0)
     True
     """
-    removed = canonical({atom: removal for atom, removal in removed.items() if removal})
-    if not removed:
+    if problems := [f"{problem}." for problem in drop_problems(graph, drops)]:
+        raise PlanError.of(problems)
+    left = without(graph, drops)
+    removed = canonical(
+        {atom: removal for atom, removal in removed.items() if removal and (not drops or atom in left.group_of)}
+    )
+    if not removed and not drops:
         return Plan.empty(graph)
     problems = [*_group_problems(graph, removed)]
-    problems = problems or [*balance_problems(graph, removed)]  # counts of wrong indices mean nothing
+    problems = problems or [*balance_problems(left, removed)]  # counts of wrong indices mean nothing
     if problems:
         raise PlanError.of(problems)
-    result, base_numbers = shrunk_and_numbered(graph, removed)
+    result, base_numbers = shrunk_and_numbered(graph, removed, drops=drops)
     renamed: list[tuple[str, str]] = []
-    if any(atom.size - len(removal) == 1 for atom, removal in removed.items()):  # names follow the structure, not the sizes
-        names = {group.atom.id: group.name for group in graph.groups}
+    if drops or any(atom.size - len(removal) == 1 for atom, removal in removed.items()):
+        names = {group.atom.id: group.name for group in graph.groups}  # they follow the structure, not the sizes
         renamed = [(group.name, names[base_numbers[group.atom.id]]) for group in result.groups]
-    axes = ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(graph, removed))
+    axes = ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(left, removed))
     reached = {axis.tensor for axis in axes}
     return Plan(
         base=graph.fingerprint,
         result=result.fingerprint,
         cuts=cuts_of(removed, {atom: graph.group_of[atom].name for atom in removed}),
         axes=axes,
-        edits=tuple(sorted((Edit(*sizes) for sizes in smaller_sizes(graph, removed)), key=lambda edit: edit.path)),
-        renumbered=tuple(sorted((new, old) for new, old in base_numbers.items() if new != old)),
-        renamed=tuple(sorted((new, old) for new, old in renamed if new != old)),
+        edits=tuple(sorted((Edit(*sizes) for sizes in smaller_sizes(left, removed)), key=lambda edit: edit.path)),
+        renumbered=tuple(sorted((new, old) for new, old in base_numbers.items() if drops or new != old)),
+        renamed=tuple(sorted((new, old) for new, old in renamed if drops or new != old)),
         unread_attributes=tuple(
-            item for item in graph.unread if any(atom in removed for space in item.spaces for atom in atoms(space))
+            item for item in left.unread if any(atom in removed for space in item.spaces for atom in atoms(space))
         ),
-        tied=tuple(sorted((item.name, *item.aliases) for item in graph.tensors if item.aliases and item.name in reached)),
+        tied=tuple(sorted((item.name, *item.aliases) for item in left.tensors if item.aliases and item.name in reached)),
+        drops=tuple(sorted(drops, key=lambda drop: drop.sequence.path)),
     )
 
 

@@ -18,6 +18,7 @@ from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_imag
 from depgraph.algebra.spaces import UNIT, Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
+from depgraph.graph.drops import Drop, drop_problems, naming, renaming, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import UnreadAttribute
 from depgraph.messages import shortened
@@ -160,14 +161,16 @@ class Plan:
         cuts: what each group loses, in original indices.
         axes: every parameter and buffer axis that changes.
         edits: every integer attribute that changes.
-        renumbered: (number in the result, number in the base) of atoms whose number changes because a size became 1.
-        renamed: (name in the result, name in the base) of groups whose name changes for the same reason.
+        renumbered: (number in the result, number in the base) of atoms whose number changes because a size became 1; of all
+            atoms where elements of lists go.
+        renamed: (name in the result, name in the base) of groups, likewise.
         targets: the budgets that it was made for, with what it comes to. They say why, not what: equality leaves them out.
         added: paths of the edits that `edit` added, which do not follow from the cuts.
         unread_attributes: what `unread` looks at: attributes that forward did not read, with what they may count. Equality
             leaves them out.
         tied: names of one parameter each, of those that the plan cuts: a checkpoint may store it under any of them. Equality
             leaves them out.
+        drops: the elements that leave lists of modules. All names are those of the base; `name_after` has the new ones.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -196,6 +199,7 @@ class Plan:
     added: tuple[str, ...] = field(default=(), metadata=codec.LATE)
     unread_attributes: tuple[UnreadAttribute, ...] = field(default=(), eq=False, metadata=codec.LATE)
     tied: tuple[tuple[str, ...], ...] = field(default=(), eq=False, metadata=codec.LATE)
+    drops: tuple[Drop, ...] = field(default=(), metadata=codec.LATE)
 
     @classmethod
     def empty(cls, graph: Graph) -> Plan:
@@ -253,6 +257,29 @@ class Plan:
             if item.path not in edited and sizes != {item.value}:
                 result.append(Unread(item.path, item.value, tuple(sorted(sizes))))
         return tuple(result)
+
+    def name_after(self, name: str) -> str | None:
+        """The name that a tensor, module or attribute of the base has in the result; None if it goes with an element.
+
+        >>> import torch, depgraph as dg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> plan = dg.drop(dg.trace(model, torch.zeros(1, 4)), "", [1])
+        >>> plan.name_after("0.weight"), plan.name_after("1.inplace"), plan.name_after("2.weight"), plan.name_before("1.weight")
+        ('0.weight', None, '1.weight', '2.weight')
+        """
+        return self._renaming(name)
+
+    def name_before(self, name: str) -> str:
+        """The name in the base of what has this name in the result."""
+        return self._naming(name)
+
+    @cached_property
+    def _renaming(self) -> Callable[[str], str | None]:
+        return renaming(self.drops)
+
+    @cached_property
+    def _naming(self) -> Callable[[str], str]:
+        return naming(self.drops)
 
     def edit(self, path: str, new: int, *, old: int | None = None) -> Plan:
         """The plan with one more edit, of an integer that forward does not read.
@@ -313,9 +340,10 @@ class Plan:
                 "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan.",
             )
         problems = [*self.problems] or [*self._unknown_groups(graph)]
+        problems = problems or [*drop_problems(graph, self.drops)]
         if not problems:
             added = {edit.path: edit.new for edit in self.edits if edit.path in self.added}
-            result = shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in self.cuts}, added)[0]
+            result = shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in self.cuts}, added, self.drops)[0]
             problems = [*self._inconsistencies(graph, result)]
         if problems:
             raise MismatchError("the plan is damaged:", problems, "Make a new plan for this graph.")
@@ -332,6 +360,7 @@ class Plan:
 
     def _inconsistencies(self, graph: Graph, result: Graph) -> Iterator[str]:
         """Axes, edits, balances and a result that do not follow from the cuts."""
+        graph = without(graph, self.drops)
         removed = {cut.atom: cut.removal for cut in self.cuts}
         yield from balance_problems(graph, removed)
         if self.axes != ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(graph, removed)):
@@ -360,6 +389,8 @@ class Plan:
                 [f"the first plan leads to {self.result[:12]}, the second one starts at {other.base[:12]}"],
                 "Make the second plan on first.apply(graph).",
             )
+        other = self._with_own_names(other)
+        drops = self._joined_drops(other.drops)
         now, then = ({edit.path: value(edit) for edit in plan.edits} for plan, value in ((self, _new), (other, _old)))
         problems = [
             f"the first plan sets {shortened(repr(path))} to {now[path]}, the second one expects {then[path]}"
@@ -372,12 +403,19 @@ class Plan:
             )
         numbers, names = dict(self.renumbered), dict(self.renamed)
         base_sizes = {atom.id: atom for axis in self.axes for atom in atoms(axis.space)}
+        stays = renaming(drops)
 
         def in_base(atom: Atom) -> Atom:
             number = numbers.get(atom.id, atom.id)
             return base_sizes.get(number, Atom(number, atom.size))
 
-        first: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts}
+        axes = {(axis.tensor, axis.dim): axis for axis in self.axes}
+        for axis in other.axes:
+            lifted_axis = PrunedAxis(axis.tensor, axis.dim, substitute(axis.space, in_base))
+            axes.setdefault((axis.tensor, axis.dim), lifted_axis)
+        axes = {key: axis for key, axis in axes.items() if stays(axis.tensor) is not None}
+        left = {atom for axis in axes.values() for atom in atoms(axis.space)}  # a group goes with the elements that hold it
+        first: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts if cut.atom in left}
         groups = {cut.atom: cut.group for cut in self.cuts}
         second: dict[Atom, Removal] = {}
         for cut in other.cuts:
@@ -386,31 +424,56 @@ class Plan:
             removal = cut.removal
             second[atom] = RaggedSet(in_base(removal.base), removal.sets) if isinstance(removal, RaggedSet) else removal
         cuts = cuts_of(joined(first, second), groups)
-        axes = {(axis.tensor, axis.dim): axis for axis in self.axes}
-        for axis in other.axes:
-            lifted_axis = PrunedAxis(axis.tensor, axis.dim, substitute(axis.space, in_base))
-            axes.setdefault((axis.tensor, axis.dim), lifted_axis)
         single = [cut for cut in other.cuts if cut.atom.size - cut.count == 1]  # an axis of size 1 has no atom
         before = {edit.path: edit.old for edit in (*other.edits, *self.edits)}
-        after = {edit.path: edit.new for edit in (*self.edits, *other.edits)}
+        after = {edit.path: edit.new for edit in (*self.edits, *other.edits) if stays(edit.path) is not None}
         unread = {item.path: item for item in self.unread_attributes}
         for item in other.unread_attributes:
             spaces = tuple(substitute(space, in_base) for space in item.spaces)
             if all(space.size == before.get(item.path, item.value) for space in spaces):
                 unread.setdefault(item.path, UnreadAttribute(item.path, spaces))
+        complete = bool(drops)
         return Plan(
             base=self.base,
             result=other.result,
             cuts=cuts,
             axes=ordered_axes(axes.values()),
             edits=tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path]),
-            renumbered=_composed(self.renumbered, other.renumbered, {cut.atom.id for cut in single}),
-            renamed=_composed(self.renamed, other.renamed, {cut.group for cut in single}),
-            targets=other.targets if other.cuts else self.targets,
-            added=tuple(sorted({*self.added, *other.added})),
-            unread_attributes=tuple(unread[path] for path in sorted(unread)),
-            tied=tuple(sorted({*self.tied, *other.tied})),
+            renumbered=_composed(self.renumbered, other.renumbered, {cut.atom.id for cut in single}, other.drops, complete),
+            renamed=_composed(self.renamed, other.renamed, {cut.group for cut in single}, other.drops, complete),
+            targets=other.targets if other.cuts or other.drops else self.targets,
+            added=tuple(sorted(path for path in {*self.added, *other.added} if path in after)),
+            unread_attributes=tuple(unread[path] for path in sorted(unread) if stays(path) is not None),
+            tied=tuple(sorted(_ties_left({*self.tied, *other.tied}, stays))),
+            drops=drops,
         )
+
+    def _with_own_names(self, other: Plan) -> Plan:
+        """A plan of this plan's result, with the base's names of tensors and attributes."""
+        if not self.drops:
+            return other
+        name = self.name_before
+        return evolve(
+            other,
+            axes=tuple(evolve(axis, tensor=name(axis.tensor)) for axis in other.axes),
+            edits=tuple(evolve(edit, path=name(edit.path)) for edit in other.edits),
+            added=tuple(map(name, other.added)),
+            unread_attributes=tuple(evolve(item, path=name(item.path)) for item in other.unread_attributes),
+            tied=tuple(tuple(map(name, names)) for names in other.tied),
+            drops=tuple(evolve(drop, sequence=drop.sequence.with_names(name)) for drop in other.drops),
+        )
+
+    def _joined_drops(self, others: Iterable[Drop]) -> tuple[Drop, ...]:
+        """The elements that go by this plan, and by another one whose lists have the base's names."""
+        joint = {drop.sequence.path: drop for drop in self.drops}
+        for other in others:
+            own = joint.get(other.sequence.path)
+            if own is None:
+                joint[other.sequence.path] = other
+            else:
+                joint[other.sequence.path] = evolve(own, removed=own.removed | other.removed.lift(own.removed))
+        stays = renaming(joint.values())
+        return tuple(joint[path] for path in sorted(joint) if not path or stays(path) is not None)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as versioned JSON; no code is stored."""
@@ -428,7 +491,16 @@ class Plan:
     def __str__(self) -> str:
         cuts = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
         targets = "".join(f"\n  {item.name}: {item.realised:,} of at most {item.requested:,}" for item in self.targets)
-        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes>{cuts}{targets}"
+        lists = "".join(f"\n  {drop}" for drop in self.drops)
+        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes>{lists}{cuts}{targets}"
+
+
+def _ties_left(ties: Iterable[tuple[str, ...]], stays: Callable[[str], str | None]) -> Iterator[tuple[str, ...]]:
+    """The ties of what stays."""
+    for names in ties:
+        left = tuple(name for name in names if stays(name) is not None)
+        if len(left) > 1:
+            yield left
 
 
 def cuts_of(removals: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tuple[Cut, ...]:
@@ -478,9 +550,15 @@ def ordered_axes(axes: Iterable[PrunedAxis]) -> tuple[PrunedAxis, ...]:
 
 
 def _composed(
-    first: tuple[tuple[K, K], ...], second: tuple[tuple[K, K], ...], dropped: Container[K]
+    first: tuple[tuple[K, K], ...],
+    second: tuple[tuple[K, K], ...],
+    dropped: Container[K],
+    drops: tuple[Drop, ...],
+    complete: bool,
 ) -> tuple[tuple[K, K], ...]:
-    """The renamings of two plans in turn, from the second result to the first base.
+    """The renamings of two plans in turn, from the second result to the first base; `complete` with what keeps its name.
+
+    That of a second plan with `drops` is complete itself.
 
     A name that only the first plan changes is that of the second result too, unless it is `dropped`: a group that comes down
     to one index is none any more.
@@ -488,6 +566,6 @@ def _composed(
     to_base = dict(first)
     second_map = dict(second)
     result = {new: to_base.get(middle, middle) for new, middle in second_map.items()}
-    unchanged = to_base.keys() - second_map.keys() - set(second_map.values())
+    unchanged = set() if drops else to_base.keys() - second_map.keys() - set(second_map.values())
     result.update({middle: to_base[middle] for middle in unchanged if middle not in dropped})
-    return tuple(sorted((new, base) for new, base in result.items() if new != base))
+    return tuple(sorted((new, base) for new, base in result.items() if complete or new != base))

@@ -197,7 +197,7 @@ def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[
         tuple(LowerBound(atom, size, reason) for atom, size, reason in solution.lower_bounds),
     )
     graph = renumber(graph)[0]
-    return evolve(graph, unread=unread_attributes(recording, graph))
+    return evolve(graph, unread=unread_attributes(recording, graph), sequences=recording.sequences)
 
 
 def _demand(statement: Named | Balanced | Larger, place: str) -> Demand:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, chain
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from depgraph.graph.records import TensorKind, TraceMode
+from depgraph.graph.records import ModuleSequence, TensorKind, TraceMode
 from depgraph.solving.expressions import Expression
 from depgraph.solving.statements import Call, Term, Value
 
@@ -60,6 +60,7 @@ class Recording:
         begins: where in `calls` further forwards begin. Their operators are part of the graph, their work is not.
         integers: the integers of the model that a path can name, whether forward reads them or not.
         containers: paths of modules that are mere lists, dicts and sequences of others.
+        sequences: those of several elements, and what forward does with them as lists.
     """
 
     calls: tuple[Call, ...]
@@ -77,6 +78,7 @@ class Recording:
     begins: tuple[int, ...] = ()
     integers: tuple[IntegerAttribute, ...] = ()
     containers: frozenset[str] = frozenset()
+    sequences: tuple[ModuleSequence, ...] = ()
 
 
 def joined(first: Recording, others: Sequence[Recording]) -> Recording:
@@ -100,6 +102,21 @@ def joined(first: Recording, others: Sequence[Recording]) -> Recording:
         mode="real" if any(recording.mode == "real" for recording in recordings) else "fake",
         integers=first.integers,
         containers=first.containers,
+        sequences=sequences_of_all([recording.sequences for recording in recordings]),
         value_count=recordings[-1].value_count,
         begins=tuple(accumulate(lengths))[:-1],
     )
+
+
+def sequences_of_all(forwards: Sequence[tuple[ModuleSequence, ...]]) -> tuple[ModuleSequence, ...]:
+    """The lists of modules of one model, with what each of several forwards does with them."""
+    joint: dict[str, ModuleSequence] = {}
+    for sequence in chain.from_iterable(forwards):
+        known = joint.setdefault(sequence.path, sequence)
+        joint[sequence.path] = evolve(
+            known,
+            counts=tuple(sorted({*known.counts, *sequence.counts})),
+            fixed=tuple(sorted((dict(sequence.fixed) | dict(known.fixed)).items())),
+            problem=known.problem or sequence.problem,
+        )
+    return tuple(joint.values())

@@ -25,6 +25,7 @@ def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribu
     read = {part.path for expression in _read_sizes(recording) for part in parts_of(expression) if isinstance(part, Attribute)}
     read.update(path for path, _, _ in recording.layer_attributes)
     read.update(attribute.path for attribute in graph.attributes)
+    read.update(path for sequence in recording.sequences for path in sequence.followed)
     integers = {item.path: item for item in recording.integers if item.path not in read}
     nearest = _nearest(recording, graph, list(integers.values()))
     result = []

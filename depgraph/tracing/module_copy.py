@@ -22,6 +22,7 @@ from depgraph.solving.sized import Sized
 from depgraph.solving.statements import Value
 from depgraph.tracing.custom_rules import as_one_module
 from depgraph.tracing.layer_attributes import POSITIONAL, followed, read_in_forward
+from depgraph.tracing.module_lists import module_sequences, observed
 from depgraph.tracing.session import Running, Session, class_name, named_leaves
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
 from depgraph.wrappers import divides, own_class
@@ -84,6 +85,9 @@ def instrumented_copies(
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
         copies[id(module)] = object.__new__(own_class(module))
+    for sequence in module_sequences(model):
+        session.lists(sequence)
+        observed(copies[id(model.get_submodule(sequence.path))], partial(session.reached_for, sequence.path))
     attributes = _AttributeCopies(copies, stand_ins, tensors, session)
     by_name = {name: declared for declared in session.declared for name in (declared.name, *declared.aliases)}
     for path, module in model.named_modules():
@@ -114,8 +118,8 @@ def instrumented_copies(
             session.followed(prefix + name, term, outside=size_names is not None and name not in size_names)
         state["_apply"] = partial(_apply_to_copy, clone)
         _follow_calls(clone, path, session)
-        if whole and type(clone) in whole:
-            as_one_module(clone, path, whole[type(clone)], session)
+        if whole and own_class(module) in whole:
+            as_one_module(clone, path, whole[own_class(module)], session)
     return tuple(copies.values()), attributes.uncopied
 
 

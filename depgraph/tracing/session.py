@@ -16,11 +16,12 @@ import torch
 from attrs import frozen
 from torch.utils import _pytree as pytree
 
-from depgraph.graph.records import TensorKind, TraceMode
+from depgraph.graph.records import ModuleSequence, TensorKind, TraceMode
 from depgraph.solving.expressions import Attribute, AxisSize, Expression, Literal
 from depgraph.solving.recording import Declared, IntegerAttribute, Recording
 from depgraph.solving.sized import plain_int
 from depgraph.solving.statements import Axis, Call, Term, Value
+from depgraph.tracing.module_lists import Reach, as_used, reach
 
 _TRUTH = (torch.bool, torch.uint8)
 
@@ -114,6 +115,8 @@ class Session:
         self._convolutions: set[str] = set()
         self._integers: list[IntegerAttribute] = []
         self._containers: set[str] = set()
+        self._sequences: dict[str, ModuleSequence] = {}
+        self._reaches: dict[str, list[Reach]] = {}
         self._escapes: dict[tuple[Expression, ...], str] = {}
         self._facts: dict[tuple[Expression, Expression], str] = {}
         self._differences: dict[tuple[Expression, Expression], str] = {}
@@ -189,6 +192,14 @@ class Session:
     def container(self, path: str) -> None:
         """The module of this path is a mere list, dict or sequence of modules."""
         self._containers.add(path)
+
+    def lists(self, sequence: ModuleSequence) -> None:
+        """The model holds a list of modules."""
+        self._sequences[sequence.path] = sequence
+
+    def reached_for(self, path: str, key: Any) -> None:
+        """Forward asks the list of this path for elements, or by `len` for how many it has."""
+        self._reaches.setdefault(path, []).append(reach(key, where()))
 
     def entered(self, module: Running) -> None:
         """The forward of a module begins."""
@@ -341,6 +352,10 @@ class Session:
             orders=tuple((left, right, where) for (left, right), where in self._orders.items()),
             integers=tuple(self._integers),
             containers=frozenset(self._containers),
+            sequences=tuple(
+                as_used(sequence, self._reaches.get(path, ()), [part for sources in self._escapes for part in sources])
+                for path, sequence in self._sequences.items()
+            ),
         )
         self._values.clear()  # the sizes in the calls know their session: it would live until the garbage collector comes
         self._calls.clear()

@@ -1,0 +1,199 @@
+"""Lists of modules, and what forward does with them as lists: which elements it names, and up to which count it goes.
+
+An element can leave a list that forward runs over. Where forward reaches for elements by their numbers or names, or takes a
+part of the list, another element would come in the place of one that is gone: `as_used` says which may not leave, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from attrs import evolve, frozen
+from torch import nn
+
+from depgraph.graph.paths import is_config, is_step
+from depgraph.graph.records import ModuleSequence
+from depgraph.solving.expressions import Attribute, Expression
+from depgraph.solving.sized import origin, plain_int
+from depgraph.tracing.layer_attributes import read_in_forward
+
+_LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
+
+
+@frozen
+class Reach:
+    """What forward asked a list of modules for.
+
+    Attributes:
+        key: a number, a name, or the (start, stop, step) of a slice, as plain values.
+        size: where the stop of a slice, or its origin, is known as a size: what it was computed from.
+        where: file and line.
+    """
+
+    key: Any
+    size: Expression | None
+    where: str
+
+
+def module_sequences(model: nn.Module) -> Iterator[ModuleSequence]:
+    """The lists of several modules, by their first paths, with the integers and entries that go by an element's place."""
+    paths: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
+    configs = list(_configs(model))
+    for path, module in model.named_modules():
+        if not isinstance(module, _LISTS) or len(module._modules) < 2 or None in module._modules.values():
+            continue
+        elements = tuple(module._modules)
+        numbered = not isinstance(module, nn.ModuleDict) and elements == tuple(map(str, range(len(elements))))
+        modules = [child for child in module._modules.values() if child is not None]
+        values = [dict(_plain_values(child)) for child in modules]
+        yield ModuleSequence(
+            path,
+            elements,
+            numbered,
+            positions=tuple(_positions(values)) if numbered else (),
+            entries=tuple(_entries(values, configs)) if numbered else (),
+            problem=_shared(modules, paths),
+        )
+
+
+def _shared(elements: Iterable[nn.Module], paths: Mapping[int, list[str]]) -> str:
+    """Why elements are more than that: two paths lead to one of them, or to a module in it."""
+    for module in (module for element in elements for module in element.modules()):
+        if len(paths[id(module)]) > 1:
+            first, second, *_ = paths[id(module)]
+            return f"{first!r} and {second!r} are one module"
+    return ""
+
+
+def _plain_values(element: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Numbers and texts that the modules in an element hold, by their paths from it; those of torch's own layers left out."""
+    for path, module in element.named_modules():
+        if read_in_forward(module) is None:
+            for name, content in vars(module).items():
+                if type(content) in {int, str} and is_step(name):
+                    yield f"{path}.{name}" if path else name, content
+
+
+def _positions(values: list[dict[str, Any]]) -> Iterator[str]:
+    """Paths at which every element holds its own position."""
+    for path in values[0]:
+        if all(type(held.get(path)) is int and held[path] == place for place, held in enumerate(values)):
+            yield path
+
+
+def _entries(values: list[dict[str, Any]], configs: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    """Paths of lists in configurations whose entries the elements hold, each its own."""
+    found: dict[str, None] = {}
+    shared = set.intersection(*(set(held) for held in values))
+    for path, config in configs:
+        for name, content in vars(config).items():
+            if is_step(name) and type(content) is list and len(content) == len(values):
+                distinct = type(content[0]) is str or len(set(map(repr, content))) > 1
+                if distinct and any(content == [held[key] for held in values] for key in shared):
+                    found[f"{path}.{name}"] = None
+    yield from found
+
+
+def _configs(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Each configuration that a module holds, or that another one holds, by the first path to it."""
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        pending = [(f"{path}.{name}" if path else name, content) for name, content in vars(module).items() if is_step(name)]
+        while pending:
+            place, content = pending.pop(0)
+            if not isinstance(content, nn.Module) and is_config(content) and id(content) not in seen:
+                seen.add(id(content))
+                yield place, content
+                pending += [(f"{place}.{name}", inner) for name, inner in vars(content).items() if is_step(name)]
+
+
+class _Observed:
+    """Mixed into the class of a list's copy: forward's reaches for elements are told to the session."""
+
+    _modules: dict[str, nn.Module]
+
+    def __getitem__(self, key: Any) -> Any:
+        told = self.__dict__.pop(_TOLD, None)  # a class may use its own length and elements to answer
+        try:
+            if told is not None:
+                told(key)
+            return super().__getitem__(key)  # type: ignore[misc]
+        finally:
+            if told is not None:
+                self.__dict__[_TOLD] = told
+
+    def __len__(self) -> int:
+        told = self.__dict__.get(_TOLD)
+        if told is not None:
+            told(len)
+        return len(self._modules)
+
+
+_TOLD = "_depgraph_told"
+
+
+@cache
+def _observed_class(kind: type) -> type:
+    """A subclass of a container's class, of the same name, that tells what forward asks it for."""
+    return type(kind.__name__, (_Observed, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+
+
+def observed(clone: nn.Module, told: Callable[[Any], None]) -> None:
+    """Let the copy of a list of modules tell what forward asks it for."""
+    kind: Any = type(clone)
+    if isinstance(clone, _LISTS) and kind.__len__ in {base.__len__ for base in _LISTS}:
+        clone.__class__ = _observed_class(kind)
+        clone.__dict__[_TOLD] = told
+
+
+def reach(key: Any, where: str) -> Reach:
+    """What forward asked for, without what a trace holds on to."""
+    if isinstance(key, slice):
+        plain = tuple(plain_int(part) if isinstance(part, int) else part for part in (key.start, key.stop, key.step))
+        return Reach(plain, origin(key.stop) if isinstance(key.stop, int) else None, where)
+    return Reach(plain_int(key) if isinstance(key, int) else key, None, where)
+
+
+def as_used(sequence: ModuleSequence, reaches: Collection[Reach], escaped: Iterable[Expression]) -> ModuleSequence:
+    """The list with what forward's reaches into it say: what counts it, and which elements may not leave, and why.
+
+    Args:
+        sequence: the list.
+        reaches: what forward asked it for, in order.
+        escaped: sizes of which forward made plain numbers, as `range` does.
+    """
+    length = len(sequence.elements)
+    counts, fixed, problem = dict.fromkeys(sequence.counts), dict[int, str](), sequence.problem
+    by_line: dict[str, list[int]] = {}
+    for item in reaches:
+        if isinstance(item.key, tuple):
+            start, stop, step = item.key
+            if start not in {None, 0} or step not in {None, 1} or not (stop is None or stop >= length):
+                problem = problem or f"forward takes a part of it at {item.where}"
+            elif isinstance(item.size, Attribute) and stop == length:
+                counts[item.size.path] = None
+        elif type(item.key) is int:
+            by_line.setdefault(item.where, []).append(item.key)
+        elif isinstance(item.key, str) and item.key in sequence.elements:
+            fixed.setdefault(sequence.elements.index(item.key), f"forward asks for {item.key!r} at {item.where}")
+    measured = any(item.key is len for item in reaches)
+    counting = {part.path for part in escaped if isinstance(part, Attribute) and part.value == length}
+    for line, numbers in by_line.items():
+        if _is_loop(numbers, length) and (measured or counting):
+            counts.update(dict.fromkeys(counting))
+        elif _is_loop(numbers, length):
+            problem = problem or f"forward asks for its elements by number at {line}, up to a number that is not its length"
+        else:
+            for number in set(numbers):
+                behind = range(number % length, length) if number < 0 else range(number + 1)
+                fixed.update((place, f"forward asks for element {number} at {line}") for place in behind if place not in fixed)
+    return evolve(sequence, counts=tuple(sorted(counts)), fixed=tuple(sorted(fixed.items())), problem=problem)
+
+
+def _is_loop(numbers: list[int], length: int) -> bool:
+    """Whether these are all positions in turn, once or several times."""
+    return len(numbers) % length == 0 and all(number == place % length for place, number in enumerate(numbers))
