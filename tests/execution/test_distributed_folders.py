@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 import depgraph as dg
 from depgraph import codec
 from depgraph.execution.checkpoints import prune_checkpoint
+from tests.execution.test_shards import Residual
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled.*:UserWarning")
 
@@ -123,6 +124,24 @@ def test_moments_are_cut_and_numbers_of_parameters_refused(tmp_path):
         prune_checkpoint(plan, tmp_path / "twice", tmp_path / "other")
     prune_checkpoint(plan, tmp_path / "twice", tmp_path / "renamed", rename=lambda name: name.removeprefix("model."))
     assert loaded(tmp_path / "renamed", {"model.0.weight": torch.zeros(4, 2, 3, 3)})["model.0.weight"].any()
+
+
+def test_tensors_of_elements_that_leave_are_left_out(tmp_path):
+    """The others move up, under keys of what was saved as well; states of optimizers are refused."""
+    model, x = Residual(), torch.randn(2, 4)
+    plan = dg.drop(dg.trace(model, x), "blocks", [1])
+    dcp.save({"model": model.state_dict(), "step": 3}, checkpoint_id=tmp_path / "full")
+    prune_checkpoint(plan, tmp_path / "full", tmp_path / "small")
+    small = dg.execute(plan, model)
+    state = {"model": {name: torch.zeros_like(tensor) for name, tensor in small.state_dict().items()}, "step": 0}
+    dcp.load(state, checkpoint_id=tmp_path / "small")
+    assert state["step"] == 3 and all(torch.equal(state["model"][name], tensor) for name, tensor in small.state_dict().items())
+    listed = dcp.FileSystemReader(tmp_path / "small").read_metadata()
+    assert set(listed.state_dict_metadata) == {"step", *(f"model.{name}" for name in small.state_dict())}
+    moments = {"state": {"blocks.0.linear.weight": {"exp_avg": torch.zeros(4, 4)}}}
+    dcp.save({"model": model.state_dict(), "optim": moments}, checkpoint_id=tmp_path / "trained")
+    with pytest.raises(dg.errors.MismatchError, match="does not go along where elements of lists leave"):
+        prune_checkpoint(plan, tmp_path / "trained", tmp_path / "other")
 
 
 class Hostile:

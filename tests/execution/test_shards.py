@@ -73,6 +73,28 @@ class Block(nn.Module):
         return x + self.down(self.gate(x).sigmoid() * self.up(x))
 
 
+class Added(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.linear(x)
+
+
+class Residual(nn.Module):
+    """A list of layers of which any may leave."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Added() for _ in range(3))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 COLUMNS, ROWS = ("q", "k", "v", "gate", "up"), ("o", "down")
 
 
@@ -189,6 +211,10 @@ def refused(rank, count, folder):
         dg.execute(plan, model)
     with pytest.raises(dg.errors.TraceError, match="spread over ranks"):
         dg.trace(model, x, mode="real")
+
+    deep = fully_shard(Residual(), mesh=dist.init_device_mesh("cpu", (count,)))
+    with pytest.raises(dg.errors.MismatchError, match=r"elements of lists leave(.|\n)*prune the checkpoint"):
+        dg.execute_(dg.drop(dg.trace(deep, x), "blocks", [1]), deep)
 
     def failing(*_):
         raise OSError("full")
