@@ -1,7 +1,7 @@
 """Prune models that are spread over ranks, measure each rank's memory, and compare with one process; writes docs/sharded.md.
 
 Run it with ``tox run -e sharded``, or ``python docs/benchmarks/sharded.py`` from the root of a clone: the ranks are processes
-of this machine, which talk through gloo. ``--page`` writes the page anew from docs/benchmarks/sharded.json.
+of this machine, which talk through gloo. ``--only 2`` runs the cases of two ranks anew, ``--page`` writes the page anew from docs/benchmarks/sharded.json.
 """
 
 from __future__ import annotations
@@ -278,6 +278,7 @@ def page(records: dict[str, Any]) -> str:
 def main() -> None:
     """Run all cases, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="cases of so many ranks; the others stay as they were")
     parser.add_argument("--page", action="store_true", help="only write the page anew")
     for name in ("work", "kind", "folder"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
@@ -287,15 +288,18 @@ def main() -> None:
     if options.work:
         of_rank(options.work, options.kind, options.ranks, options.rank, options.folder)
         return
-    if not options.page:
-        records: dict[str, Any] = {"torch": version("torch"), "cpus": os.cpu_count(), "measured": [], "compared": []}
-        for kind, ranks in CASES:
+    for kind, ranks in CASES if not options.page else ():
+        if options.only in (None, str(ranks)):
+            records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {"measured": [], "compared": []}
+            records |= {"torch": version("torch"), "cpus": os.cpu_count()}
             found = list(on_ranks("measure", kind, ranks))
             worst = max(found, key=lambda item: int(item["peak"]))
-            records["measured"].append({"kind": kind, "ranks": ranks, **worst, "wrong": sum(item["wrong"] for item in found)})
-            same = next(on_ranks("compare", kind, ranks))
-            records["compared"].append({"kind": kind, "ranks": ranks, **same})
-        RECORDS.write_text(json.dumps(records, indent=1) + "\n")
+            measured = {"kind": kind, "ranks": ranks, **worst, "wrong": sum(item["wrong"] for item in found)}
+            compared = {"kind": kind, "ranks": ranks, **next(on_ranks("compare", kind, ranks))}
+            for name, item in (("measured", measured), ("compared", compared)):
+                others = [other for other in records[name] if (other["kind"], other["ranks"]) != (kind, ranks)]
+                records[name] = sorted([*others, item], key=lambda item: CASES.index((item["kind"], item["ranks"])))
+            RECORDS.write_text(json.dumps(records, indent=1) + "\n")
     PAGE.write_text(page(json.loads(RECORDS.read_text())))
 
 

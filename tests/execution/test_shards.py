@@ -33,7 +33,7 @@ def run(rank, folder, count, *names):
         init_method=f"file://{folder}/store",
         rank=rank,
         world_size=int(count),
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(seconds=180),
     )
     for name in names:
         torch.manual_seed(0)
@@ -303,10 +303,10 @@ def in_two_dimensions(rank, count, folder):
 
 
 def test_two_ranks_prune_and_train_what_is_sharded(tmp_path):
-    printed_by_ranks(RANK, tmp_path, 2, "trained_under_fully_shard", "repaired", "refused", "checkpoints")
+    printed_by_ranks(RANK, tmp_path, 2, "trained_under_fully_shard", "repaired", "refused", "checkpoints", seconds=300)
     assert sorted(path.name for path in (tmp_path / "small").iterdir()) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
 
 def test_four_ranks_prune_and_train_what_is_sharded(tmp_path):
-    printed_by_ranks(RANK, tmp_path, 4, "trained_under_fully_shard", "in_two_dimensions", count=4)
+    printed_by_ranks(RANK, tmp_path, 4, "trained_under_fully_shard", "in_two_dimensions", count=4, seconds=300)
