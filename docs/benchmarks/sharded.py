@@ -1,7 +1,8 @@
 """Prune models that are spread over ranks, measure each rank's memory, and compare with one process; writes docs/sharded.md.
 
 Run it with ``tox run -e sharded``, or ``python docs/benchmarks/sharded.py`` from the root of a clone: the ranks are processes
-of this machine, which talk through gloo. ``--only 2`` runs the cases of two ranks anew, ``--page`` writes the page anew from docs/benchmarks/sharded.json.
+of this machine, which talk through gloo. ``--only 2`` runs the cases of two ranks anew, ``--page``
+writes the page anew from docs/benchmarks/sharded.json.
 """
 
 from __future__ import annotations
