@@ -74,6 +74,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
         )
     for edit in plan.edits:
         write(result, edit.path, edit.new)
+    _add_biases(result, repair)
     drop_elements(plan, result)
     for module in result.modules():
         if isinstance(module, nn.RNNBase):
@@ -123,12 +124,23 @@ def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> d
             _replace_tensors(module, new_of)
         for edit in plan.edits:
             write(model, edit.path, edit.new)
+        _add_biases(model, repair)
         drop_elements(plan, model)
         return parameters  # type: ignore[return-value]
     except BaseException:
         before.restore()
         records.restore()
         raise
+
+
+def _add_biases(model: nn.Module, repair: Repair | None) -> None:
+    """Register the biases that a repair adds to layers without one."""
+    for name in () if repair is None else repair.added:
+        module = model.get_submodule(name.rpartition(".")[0])
+        weight = module._parameters["weight"]
+        assert repair is not None and weight is not None
+        bias = repair.values[name].to(weight.device, weight.dtype, copy=True)
+        module.register_parameter("bias", nn.Parameter(bias, requires_grad=weight.requires_grad))
 
 
 class _State:
@@ -365,6 +377,8 @@ def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, 
         tensors = named_tensors(model)
         after = {name: smaller[name][1] if name in smaller else tensor for name, tensor in tensors.items()}
         for name, values in checked_repair(repair, lambda repair: _repair_problems(repair, plan, model, after)).values.items():
+            if name in repair.added:
+                continue
             if name not in smaller:
                 data = torch.empty_like(tensors[name], requires_grad=False)
                 smaller[name] = (tensors[name], like(tensors[name], data, lambda gradient: gradient.clone()))
@@ -378,6 +392,8 @@ def _repair_problems(repair: Repair, plan: Plan, model: nn.Module, after: Mappin
     tensors = named_tensors(model)
     if not any(map(is_sharded, tensors.values())):
         return repair.problems(plan, model, after)
+    if repair.added:
+        return [f"it adds {', '.join(map(repr, repair.added))}: a model that is spread over ranks takes no new parameters"]
     sizes = {name: tuple(tensor.shape) for name, tensor in after.items()}
     return repair.problems_with_tensors(plan, sizes, lambda name: whole(tensors[name]))
 

@@ -124,10 +124,19 @@ def _is_sequence(item: Any) -> bool:
     """Whether this is a list of modules as `drop` names one: why its elements may not leave is no business of a plan."""
     if type(item) is not ModuleSequence or type(item.path) is not str or type(item.numbered) is not bool:
         return False
-    lists = (item.elements, item.counts, item.positions, item.entries)
+    lists = (item.elements, item.counts, item.positions)
     if not all(type(names) is tuple and all(type(name) is str for name in names) for names in lists):
         return False
+    if type(item.entries) is not tuple or not all(map(_is_entry, item.entries)):
+        return False
     return item.fixed == () and item.problem == ""
+
+
+def _is_entry(item: object) -> bool:
+    """Whether this is a path with the texts that stand there."""
+    if type(item) is not tuple or len(item) != 2 or type(item[0]) is not str or type(item[1]) is not tuple:
+        return False
+    return all(type(text) is str for text in item[1])
 
 
 def _is_atom(item: object) -> bool:
