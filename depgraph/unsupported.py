@@ -7,7 +7,7 @@ names of classes and attributes, so that no package needs to be there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from depgraph.errors import UnsupportedError
-from depgraph.wrappers import unwrap
+from depgraph.wrappers import is_sharded, unwrap
 
 _MAX_NAMES = 3
 
@@ -44,19 +44,28 @@ _FORMS = {
 """What is met, and what to do."""
 
 
-def supported(model: nn.Module, *, sharded: bool = False) -> nn.Module:
-    """The module inside of its wrappers. Raises `UnsupportedError` with every form that cannot be pruned, and where it is.
+def supported(model: nn.Module) -> nn.Module:
+    """The module inside of its wrappers. Raises `UnsupportedError` with every form that cannot be pruned, and where it is."""
+    return _refused(model, lambda tensor: False)
 
-    Args:
-        model: any module.
-        sharded: whether parameters may be spread over ranks as DTensors.
-    """
+
+def sliceable(model: nn.Module) -> nn.Module:
+    """The same, for a model of which tensors are only cut: quantised ones that are made of tensors may be there."""
+    return _refused(model, is_made_of_parts)
+
+
+def is_made_of_parts(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of torchao's, made of tensors with its numbers, scales and zero points."""
+    of_torchao = any(kind.__module__.partition(".")[0] == "torchao" for kind in type(tensor).__mro__)
+    return of_torchao and bool(is_traceable_wrapper_subclass(tensor)) and hasattr(tensor, "dequantize")
+
+
+def _refused(model: nn.Module, allowed: Callable[[torch.Tensor], bool]) -> nn.Module:
     inner = unwrap(model)
     places: dict[str, list[str]] = {}
     for path, module in inner.named_modules():
-        for name, form in _forms(module):
-            if not (sharded and form == _DTENSOR):
-                places.setdefault(form, []).append(f"{path}.{name}".strip(".") or "the model itself")
+        for name, form in _forms(module, allowed):
+            places.setdefault(form, []).append(f"{path}.{name}".strip(".") or "the model itself")
     if places:
         raise UnsupportedError(
             "this model cannot be pruned in the form that it has:",
@@ -67,12 +76,12 @@ def supported(model: nn.Module, *, sharded: bool = False) -> nn.Module:
 
 def supported_in_shards(model: nn.Module) -> nn.Module:
     """The same, where parameters may be spread over ranks."""
-    return supported(model, sharded=True)
+    return _refused(model, is_sharded)
 
 
 def replaceable(model: nn.Module) -> nn.Module:
     """The same, for a model whose parameters are about to be replaced by other ones: none may be joined between ranks."""
-    inner = supported_in_shards(model)
+    inner = _refused(model, lambda tensor: is_made_of_parts(tensor) or is_sharded(tensor))
     outer: nn.Module | None = model
     joined = [repr(path) for path, module in inner.named_modules() if isinstance(module, DistributedDataParallel)]
     while outer is not None and outer is not inner:
@@ -92,7 +101,7 @@ def replaceable(model: nn.Module) -> nn.Module:
     return inner
 
 
-def _forms(module: nn.Module) -> Iterator[tuple[str, str]]:
+def _forms(module: nn.Module, allowed: Callable[[torch.Tensor], bool]) -> Iterator[tuple[str, str]]:
     """Names inside of a module, or the empty one for itself, with the form that is met there."""
     if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
         yield "", "FullyShardedDataParallel keeps flat, sharded parameters"
@@ -105,7 +114,7 @@ def _forms(module: nn.Module) -> Iterator[tuple[str, str]]:
         if isinstance(content, torch.ScriptObject) and "Packed" in content._type().qualified_name():
             yield name, "torch.ao keeps quantised or packed weights"
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        form = None if tensor is None else _form_of(tensor)
+        form = None if tensor is None or allowed(tensor) else _form_of(tensor)
         if form is not None:
             yield f"{name} ({type(tensor).__name__})", form
 

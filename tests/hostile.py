@@ -425,8 +425,13 @@ def _judge_execution(plan, tally):
     assert model_state(model) == before, "execute has changed the given model"
     assert_only_less(model, small)
     in_place = copy.deepcopy(model)
-    dg.execute_(plan, in_place)
+    optimizer = torch.optim.SGD(in_place.parameters())
+    dg.optimizers.carry_optimizer_(plan, in_place, optimizer, dg.execute_(plan, in_place))
     assert model_state(in_place) == model_state(small), "in place something else comes out"
+    held = {id(parameter) for parameter in in_place.parameters()}
+    assert {id(parameter) for parameter in optimizer.param_groups[0]["params"]} == held, "the optimizer trains something else"
+    for name, tensor in small.state_dict().items():
+        assert torch.equal(dg.teacher_view(plan, name, model.state_dict()[name]), tensor), "the teacher shows something else"
     dg.mask(plan, model)
     assert model_state(model) == before, "mask has changed the given model"
     _carried(plan, model)

@@ -22,13 +22,14 @@ from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
 from depgraph.execution.drops import drop_elements, other_sequences, written_paths
 from depgraph.execution.fsdp import Regrouping, to_shards
+from depgraph.execution.quantised import quantised_slice, refuse_quantised
 from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.execution.shards import cut_shard, shard_of, shard_problems, told_by_all_ranks, whole
 from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Plan
 from depgraph.running import outside_inference_mode
-from depgraph.unsupported import replaceable, supported
+from depgraph.unsupported import is_made_of_parts, replaceable, sliceable, supported, supported_in_shards
 from depgraph.weights import named_tensors
 from depgraph.wrappers import is_sharded, unwrap
 
@@ -64,7 +65,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
     >>> torch.equal(small[2].weight, model[2].weight[:, [0, 1, 3, 4, 5, 7]])
     True
     """
-    model = checked(plan, model)
+    model = checked(plan, model, sliceable if repair is None else supported)
     smaller = _prepared(plan, model, repair)
     result = copied(model, {id(old): new for old, new in smaller.values()})
     problems = [*other_in_copy(plan, model, result)]
@@ -110,6 +111,8 @@ def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> d
     (False, True)
     """
     model = checked(plan, model, replaceable)
+    if repair is not None:
+        supported_in_shards(model)
     to_shards(model)
     smaller = _prepared(plan, model, repair)
     new_of = {id(old): new for old, new in smaller.values()}
@@ -343,7 +346,11 @@ def _overlaps(model: nn.Module) -> list[tuple[str, str]]:
     """Names of parameters that are different objects over the same memory. Disjoint parts of one flat buffer do not count."""
     by_storage: dict[int, list[tuple[int, int, str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.layout is torch.strided and not parameter.is_meta and parameter.numel() and not is_sharded(parameter):
+        if (
+            parameter.layout is torch.strided
+            and not (parameter.is_meta or is_made_of_parts(parameter) or is_sharded(parameter))
+            and parameter.numel()
+        ):
             start = int(parameter.storage_offset())
             last = sum((int(size) - 1) * int(step) for size, step in zip(parameter.shape, parameter.stride(), strict=True))
             place = parameter.untyped_storage().data_ptr()
@@ -402,10 +409,12 @@ def _sliced(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[
     new_of: dict[int, torch.Tensor] = {}
     distinct = {id(indices): indices for dims in plan.kept.values() for indices in dims.values()}
     positions = {number: positions_of(indices) for number, indices in distinct.items()}
-    for name, dims in plan.kept.items():
+    kept = {name: {dim: positions[id(indices)] for dim, indices in dims.items()} for name, dims in plan.kept.items()}
+    refuse_quantised(tensors, kept)
+    for name in plan.kept:
         old = tensors[name]
         if id(old) not in new_of:
-            new_of[id(old)] = selected(old, {dim: positions[id(indices)] for dim, indices in dims.items()})
+            new_of[id(old)] = selected(old, kept[name])
     return {name: (tensors[name], new_of[id(tensors[name])]) for name in plan.kept}
 
 
@@ -423,6 +432,8 @@ def selected(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> tor
     def select(source: torch.Tensor) -> torch.Tensor:
         if is_sharded(source):
             return cut_shard(source, positions)  # type: ignore[arg-type]
+        if is_made_of_parts(source):
+            return quantised_slice(source, positions)
         result = source.detach()
         for dim, index in positions.items():
             result = result.index_select(dim, index.to(result.device))
@@ -442,7 +453,8 @@ def like(old: torch.Tensor, data: torch.Tensor, select: Callable[[torch.Tensor],
             new = data.as_subclass(type(old)).requires_grad_(old.requires_grad)
     else:
         new = data.requires_grad_(old.requires_grad)
-    new.__dict__.update({key: value for key, value in old.__dict__.items() if key != "_is_param"})
+    own = vars(new) if is_made_of_parts(old) else ("_is_param",)  # numbers and scales lie in its attributes
+    new.__dict__.update({key: value for key, value in old.__dict__.items() if key not in own})
     for hooks in _HOOKS:
         if content := getattr(old, hooks, None):
             setattr(new, hooks, type(content)(content))  # its own: a hook that is added later belongs to one model alone

@@ -15,7 +15,7 @@ from depgraph import codec
 from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_image
-from depgraph.algebra.spaces import UNIT, Atom, Space, atoms, substitute
+from depgraph.algebra.spaces import Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.drops import Drop, drop_problems, naming, renaming, without
@@ -23,7 +23,7 @@ from depgraph.graph.graph import Graph
 from depgraph.graph.records import UnreadAttribute
 from depgraph.messages import shortened
 from depgraph.plans.checking import check, edit_problems
-from depgraph.plans.implied import balance_problems, shorter_axes, smaller_sizes
+from depgraph.plans.implied import balance_problems, shorter_axes, smaller_atom, smaller_sizes
 
 K = TypeVar("K", int, str)
 V = TypeVar("V")
@@ -250,7 +250,7 @@ class Plan:
         configuration may read such attributes; `edit` adds an edit of one.
         """
         edited = {edit.path for edit in self.edits}
-        smaller = {cut.atom: _smaller(cut.atom, cut.count) for cut in self.cuts}
+        smaller = {cut.atom: smaller_atom(cut.atom, cut.count) for cut in self.cuts}
         result = []
         for item in self.unread_attributes:
             sizes = {substitute(space, lambda atom: smaller.get(atom, atom)).size for space in item.spaces}
@@ -510,10 +510,6 @@ def cuts_of(removals: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tup
         flat, base = (removal.flat(atom.size), removal.base) if isinstance(removal, RaggedSet) else (removal, None)
         cuts.append(Cut(groups[atom], atom, flat, base))
     return tuple(sorted(cuts, key=lambda cut: cut.atom.id))
-
-
-def _smaller(atom: Atom, count: int) -> Space:
-    return UNIT if atom.size - count == 1 else Atom(atom.id, atom.size - count)
 
 
 def _old(edit: Edit) -> int:
