@@ -45,7 +45,7 @@ class Coverage:
         )
 
 
-Role: TypeAlias = Literal["channel", "head_dim", "head", "kv_group", "conv_group", "block"]
+Role: TypeAlias = Literal["channel", "head_dim", "head", "kv_group", "conv_group", "expert", "block"]
 
 
 @frozen
@@ -58,7 +58,8 @@ class Group:
         members: the parameter and buffer axes in which it occurs, as (tensor, dim).
         role: read off the structure. ``channel``; ``head_dim``, the width of attention heads; ``head``, which counts them;
             ``kv_group``, which counts the query heads of one key-value head; ``conv_group``, the blocks of a grouped
-            convolution; ``block``, any other count of blocks of another group.
+            convolution; ``expert``, of which the data choose some by number, such as the experts of a mixture; ``block``, any
+            other count of blocks of another group.
         lower_bound: how many indices stay at least: with fewer, forward would take another branch.
 
     >>> import torch, depgraph as dg
@@ -155,14 +156,25 @@ def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Map
             elif several:
                 inner.add(leaf.atom)
     batch, contracted, blocks = _attention_atoms(tensors, operations)
+    chosen = _chosen_atoms(tensors, operations)
     roles: dict[Atom, Role] = {}
     for atom in free:
-        if atom in outer and (atom not in inner or atom in batch):
+        if atom in chosen:
+            roles[atom] = "expert"
+        elif atom in outer and (atom not in inner or atom in batch):
             repeated: Role = "head" if outer[atom] else "kv_group"
             roles[atom] = repeated if atom in batch else "conv_group" if atom in blocks else "block"
         else:
             roles[atom] = "head_dim" if atom in contracted and around.get(atom, set()) & batch else "channel"
     return roles
+
+
+def _chosen_atoms(tensors: Sequence[Tensor], operations: Iterable[Operation]) -> set[Atom]:
+    """Atoms of the axes of which the data choose indices by number."""
+    places = {place for operation in operations for place in operation.traits.chooses}
+    names = {name for name, _ in places}
+    axes = {tensor.name: tensor.axes for tensor in tensors if tensor.name in names}
+    return {atom for name, dim in places for atom in atoms(axes[name][dim])}
 
 
 def _surrounds(outer: Leaf, inner: Leaf) -> bool:

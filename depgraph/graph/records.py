@@ -153,12 +153,14 @@ class OperationTraits:
         draws: whether it draws numbers, in evaluation too.
         offsets: positions of the inputs that are only added.
         weight: which input is the weight of a layer.
+        chooses: dimensions of which the data choose indices, and whose numbers something reads.
     """
 
     mixes: tuple[AxisPlace, ...] | None = None
     draws: bool = False
     offsets: tuple[int, ...] = ()
     weight: LayerWeight | None = None
+    chooses: tuple[AxisPlace, ...] = field(default=(), metadata=codec.LATE)
 
 
 @frozen

@@ -14,6 +14,7 @@ from depgraph.solving.statements import (
     Pin,
     Rule,
     Statement,
+    Taken,
     Times,
     Traits,
     Value,
@@ -180,7 +181,8 @@ def _grouped_product(call: Call) -> Iterator[Statement]:
     yield Equal(out[-1], b[-1])
     for value in (a, b):
         if value.ndim == 3:
-            yield Pin(value[0], f"it counts the groups of {call.op}, to which the data sends its rows")
+            reason = f"it counts the groups of {call.op}, to which the data sends its rows"
+            yield Taken(call["offs"], value[0], reason, "end") if isinstance(call["offs"], Value) else Pin(value[0], reason)
     for before, after in zip(a.axes[:-1], out.axes, strict=False):
         if a.ndim == out.ndim:
             yield Equal(before, after)

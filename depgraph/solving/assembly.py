@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from types import MappingProxyType
+
 from attrs import evolve, field, frozen
 
 from depgraph.algebra.spaces import Atom, Space, atoms
@@ -22,6 +24,7 @@ from depgraph.graph.records import (
     TensorKind,
     retyped,
 )
+from depgraph.solving.choices import CHOICES, Choices, ChoiceStatement, Content
 from depgraph.solving.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, SizeFact, Unlike
 from depgraph.solving.expressions import Attribute, Expression, parts_of
 from depgraph.solving.recording import Declared, Recording
@@ -107,11 +110,15 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
     return named(recording, rules, statements.work, solved(statements))
 
 
-def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = True) -> Stated:
+def stated(
+    recording: Recording, rules: Mapping[str, Rule], boundary: bool = True, contents: Mapping[int, Content] = MappingProxyType({})
+) -> Stated:
     """The first stage: what the rules say of each call, and the tracer of sizes.
 
     Without `boundary` the axes of the outputs are free as well, and their spaces are shown even where no call made them.
+    `contents` are what operands are said to hold; by then those of the other values that hold any are added to it.
     """
+    choices = Choices(contents)
     equations: list[tuple[Equal | Pin, str]] = []
     demands: list[Demand] = []
     work: list[tuple[Work, ...]] = []
@@ -121,6 +128,7 @@ def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = Tru
     for position, call in enumerate(recording.calls):
         place = _place(call)
         call_work: list[Work] = []
+        choice_statements: list[ChoiceStatement] = []
         statements = _statements(call, rules)
         for statement in statements:
             if isinstance(statement, Equal):
@@ -129,14 +137,22 @@ def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = Tru
                 equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
             elif isinstance(statement, Work):
                 call_work.append(statement)
+            elif isinstance(statement, CHOICES):
+                choice_statements.append(statement)
             elif not isinstance(statement, Scale):
                 demands.append(_demand(statement, place))
+        for following in choices.follow(call, choice_statements):
+            if isinstance(following, Pin):
+                following = Pin(following.term, f"{following.reason} ({place})")
+            equations.append((following, place))
         work.append(tuple(call_work) if position < costed else ())
         demands.extend(_unnamed(call, statements, place))
     for name, value in recording.outputs if boundary else ():
         equations.extend(_pins(value, f"it is a dimension of the model's {name}"))
+        equations.extend((pin, pin.reason) for pin in choices.left(value, f"they are the model's {name}"))
     for value, reason in recording.constants:
         equations.extend(_pins(value, reason))
+        equations.extend((pin, pin.reason) for pin in choices.left(value, reason))
     used = {value.id for call in recording.calls for value in (*call.inputs, *call.outputs)}
     for declared in recording.declared:
         if declared.value.id not in used:
