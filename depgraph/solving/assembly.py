@@ -66,6 +66,7 @@ class Stated:
         terms: the terms whose spaces the graph shows, in reading order.
         parameter_axes: the axes of the parameters.
         copies: axes that forward makes of equal parts.
+        contents: what tensors say of indices that the data choose, by the numbers of their values.
     """
 
     equations: tuple[tuple[Equal | Pin, str], ...]
@@ -74,6 +75,7 @@ class Stated:
     terms: tuple[Term, ...]
     parameter_axes: tuple[Axis, ...]
     copies: tuple[Axis, ...]
+    contents: Mapping[int, Content]
 
 
 @frozen(eq=False)
@@ -116,7 +118,7 @@ def stated(
     """The first stage: what the rules say of each call, and the tracer of sizes.
 
     Without `boundary` the axes of the outputs are free as well, and their spaces are shown even where no call made them.
-    `contents` are what operands are said to hold; by then those of the other values that hold any are added to it.
+    `contents` are what operands are said to hold.
     """
     choices = Choices(contents)
     equations: list[tuple[Equal | Pin, str]] = []
@@ -128,13 +130,14 @@ def stated(
     for position, call in enumerate(recording.calls):
         place = _place(call)
         call_work: list[Work] = []
+        call_equations: list[tuple[Equal | Pin, str]] = []
         choice_statements: list[ChoiceStatement] = []
         statements = _statements(call, rules)
         for statement in statements:
             if isinstance(statement, Equal):
-                equations.append((statement, place))
+                call_equations.append((statement, place))
             elif isinstance(statement, Pin):
-                equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
+                call_equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
             elif isinstance(statement, Work):
                 call_work.append(statement)
             elif isinstance(statement, CHOICES):
@@ -142,9 +145,9 @@ def stated(
             elif not isinstance(statement, Scale):
                 demands.append(_demand(statement, place))
         for following in choices.follow(call, choice_statements):
-            if isinstance(following, Pin):
-                following = Pin(following.term, f"{following.reason} ({place})")
-            equations.append((following, place))
+            explained = Pin(following.term, f"{following.reason} ({place})") if isinstance(following, Pin) else following
+            equations.append((explained, place))
+        equations.extend(call_equations)
         work.append(tuple(call_work) if position < costed else ())
         demands.extend(_unnamed(call, statements, place))
     for name, value in recording.outputs if boundary else ():
@@ -163,10 +166,11 @@ def stated(
     values += [value for _, value in recording.outputs if not boundary]
     terms: list[Term] = [axis for value in values for axis in value.axes]
     terms += [axis for items in work for item in items for axis in item.axes]
+    terms += [] if boundary else [content.term for content in choices.contents.values()]
     parameters = [declared.value for declared in recording.declared if declared.kind == "parameter"]
     parameter_axes = tuple(axis for value in parameters for axis in value.axes)
     copies = [axis for call in recording.calls if _repeats(call, rules) for value in call.outputs for axis in value.axes]
-    return Stated(tuple(equations), tuple(demands), tuple(work), tuple(terms), parameter_axes, tuple(copies))
+    return Stated(tuple(equations), tuple(demands), tuple(work), tuple(terms), parameter_axes, tuple(copies), choices.contents)
 
 
 def solved(statements: Stated) -> Solved:

@@ -8,7 +8,7 @@ names may be moved, copied and taken; whoever computes with them as numbers pins
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -126,7 +126,3 @@ def _aligned(named: Term, taken: Term, reason: str) -> Iterator[Equal | Pin]:
         yield Pin(taken, reason)
         yield Pin(named, reason)
 
-
-def contents_of(values: Iterable[tuple[Value, int]]) -> dict[int, Content]:
-    """Contents for operands that are said to name indices of spaces of their own, of the given sizes."""
-    return {value.id: Content(Fresh(size)) for value, size in values}
