@@ -194,7 +194,8 @@ def _topk(call: Call) -> Iterator[Statement]:
 
 
 def _ordered_dim(call: Call) -> int:
-    return int(call["dim"] if call["dim"] is not None else -1) % call["self"].ndim
+    x: Value = call["self"]
+    return int(call["dim"] if call["dim"] is not None else -1) % x.ndim
 
 
 def _ordering(call: Call) -> Traits:
@@ -305,7 +306,7 @@ def _binned(call: Call) -> Iterator[Statement]:
 
 
 def _by_number(call: Call) -> Iterator[Statement]:
-    """`bincount`: how often each number occurs, of at least as many as `minlength`; forward makes more if a number is larger."""
+    """`bincount`: how often each number occurs; of more than `minlength` only the data tell."""
     x, out, count = call["self"], call.out, call["minlength"]
     if isinstance(call["weights"], Value):
         yield from passed(x, call["weights"])

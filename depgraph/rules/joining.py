@@ -253,7 +253,9 @@ def _glu(call: Call) -> Iterator[Statement]:
 RULES: dict[str, Rule] = {
     **family("cat concat concatenate", _cat, "CONCAT"),
     **family("stack _stack", _stack, "CONCAT"),
-    **family("split split_with_sizes unsafe_split unsafe_split_with_sizes split_copy split_with_sizes_copy", moving(_split), "SPLIT"),
+    **family(
+        "split split_with_sizes unsafe_split unsafe_split_with_sizes split_copy split_with_sizes_copy", moving(_split), "SPLIT"
+    ),
     **family("chunk unsafe_chunk tensor_split", moving(_chunk), "SPLIT"),
     **family("glu", _glu, "SPLIT"),
     **family("unbind unbind_copy", moving(_select), "UNBIND"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-
 from types import MappingProxyType
 
 from attrs import evolve, field, frozen
@@ -113,7 +112,10 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
 
 
 def stated(
-    recording: Recording, rules: Mapping[str, Rule], boundary: bool = True, contents: Mapping[int, Content] = MappingProxyType({})
+    recording: Recording,
+    rules: Mapping[str, Rule],
+    boundary: bool = True,
+    contents: Mapping[int, Content] = MappingProxyType({}),
 ) -> Stated:
     """The first stage: what the rules say of each call, and the tracer of sizes.
 

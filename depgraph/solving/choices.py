@@ -71,15 +71,12 @@ class Choices:
     def _computed_with(self, call: Call, statements: Sequence[ChoiceStatement]) -> Iterator[Pin]:
         """Pins of what is named by numbers with which the call does something that nothing states."""
         uses = Counter(value.id for value in call.inputs if value.id in self.contents)
-        for statement in statements:
-            if isinstance(statement, (Taken, Accumulated)):
-                uses.subtract([statement.operand.id])
+        uses.subtract(item.operand.id for item in statements if isinstance(item, (Taken, Accumulated)))
         moves = [statement for statement in statements if isinstance(statement, Moved)]
         kept = {item.operand.id for item in moves if item.operand.boolean or not item.result.boolean}
         uses.subtract(kept)  # a truth value of a number says whether it is that of the first index
-        for number, count in uses.items():
-            content = self.contents.get(number)
-            if count > 0 and content is not None and content.meaning == "number":
+        for content in (self.contents[number] for number, count in uses.items() if count > 0):
+            if content.meaning == "number":
                 yield Pin(content.term, f"{call.op} computes with the numbers of its indices")
 
     def _results(self, call: Call, statements: Sequence[ChoiceStatement]) -> Iterator[Equal | Pin]:
@@ -100,12 +97,12 @@ class Choices:
                     yield from _aligned(known[0].term, other.term, f"{call.op} joins numbers of indices")
         for item in statements:
             if isinstance(item, Accumulated):
-                content = contents.get(item.operand.id)
-                if content is None or content.meaning != "count":
+                summed = contents.get(item.operand.id)
+                if summed is None or summed.meaning != "count":
                     yield Pin(item.term, item.reason)
                 else:
-                    yield from _aligned(content.term, item.term, item.reason)
-                    results[item.result.id] = Content(content.term, "end")
+                    yield from _aligned(summed.term, item.term, item.reason)
+                    results[item.result.id] = Content(summed.term, "end")
             elif isinstance(item, Chosen):
                 if item.result.id in self._met:
                     yield Pin(item.term, f"{call.op} writes numbers of its indices into another tensor")
@@ -125,4 +122,3 @@ def _aligned(named: Term, taken: Term, reason: str) -> Iterator[Equal | Pin]:
     else:
         yield Pin(taken, reason)
         yield Pin(named, reason)
-

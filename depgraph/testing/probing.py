@@ -428,8 +428,6 @@ def _close(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 def _listed(slices: Slices, numbers: Mapping[str, int], call: Invocation) -> str:
     """Slices and changed numbers as text."""
-    axes = [
-        f"{name} {'numbers' if dim == NUMBERS else f'dim {dim}'} [{indices}]" for (name, dim), indices in slices.items()
-    ]
+    axes = [f"{name} {'numbers' if dim == NUMBERS else f'dim {dim}'} [{indices}]" for (name, dim), indices in slices.items()]
     before = call.numbers
     return ", ".join([*axes, *(f"{name}={number}" for name, number in numbers.items() if number != before.get(name))])

@@ -3,12 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import depgraph as dg
-from depgraph.testing import laws
 from tests.experts import without_choosing
 from tests.laws.refuting import refuted
 
@@ -22,7 +21,7 @@ class Mixture(nn.Module):
         self.inputs, self.gate = nn.Linear(4, width), nn.Linear(width, experts, bias=False)
         self.up, self.down = nn.Parameter(torch.randn(experts, width, 12)), nn.Parameter(torch.randn(experts, 12, width))
         self.shared, self.out = nn.Linear(width, width) if shared else None, nn.Linear(width, 3)
-        self.correction = nn.Buffer(torch.randn(experts))
+        self.correction = nn.Buffer(torch.randn(experts) / 9)
 
     def forward(self, x):
         """The weighted sum of the chosen experts."""
@@ -67,7 +66,6 @@ class Mixture(nn.Module):
 
     def grouped(self, x, weights, chosen):
         """Tokens are sorted by their experts, counted, and multiplied in groups."""
-        order = chosen.flatten().argsort()
         names, order = chosen.flatten().sort()
         ends = torch.histc(names.float(), self.num_experts, 0, self.num_experts - 1).cumsum(0, dtype=torch.int32)
         y = torch._grouped_mm(x[order // self.top_k], self.up, offs=ends).relu()
@@ -85,7 +83,8 @@ def mixtures(draw):
     torch.manual_seed(draw(st.integers(0, 99)))
     model = Mixture(experts, top_k, groups, sigmoid, draw(st.booleans()), dispatch).eval()
     block = experts // groups
-    inner = draw(st.sets(st.integers(0, block - 1), min_size=1, max_size=block - top_k))
+    least = 1 if groups > 1 else 2  # of each group one, which makes enough; einsum sums over two at least
+    inner = draw(st.sets(st.integers(0, block - 1), min_size=1, max_size=block - least))
     return model, torch.randn(11, 4), sorted(group * block + index for group in range(groups) for index in inner)
 
 
@@ -94,6 +93,7 @@ def close(left, right):
     return torch.allclose(left, right, rtol=1e-4, atol=1e-4)
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(mixtures())
 def test_removing_experts_is_never_choosing_them(drawn):
     """The smaller model computes what the whole one does where the router can't choose these experts."""
@@ -139,10 +139,10 @@ def test_the_oracle_refutes_a_part_of_an_expert_and_another_expert(dispatch, nam
     model, x = Mixture(6, 2, sigmoid=True, dispatch=dispatch).eval(), torch.randn(40, 4)
     wanted = without_choosing(model, 6, [1], x)
     assert close(without(model, [1], EVERYTHING)(x), wanted)
-    assert refuted(lambda: compared(without(model, removed, names), x, wanted))
+    assert refuted(assert_computes, without(model, removed, names), x, wanted, by=(AssertionError, RuntimeError, IndexError))
 
 
-def compared(small, x, wanted):
+def assert_computes(small, x, wanted):
     """Fail unless the model returns what is wanted."""
     assert close(small(x), wanted)
 
@@ -155,7 +155,7 @@ def test_experts_are_left_unless_named():
     scores = dg.score(graph, model, dg.Magnitude(p=2))
     (experts,) = [group for group in graph.groups if group.role == "expert"]
     assert experts.lower_bound == 2
-    assert experts.atom not in dg.plan(graph, scores, ratio=0.5).removed_atoms
+    assert experts.name not in dg.plan(graph, scores, ratio=0.5).removed
     plan = dg.plan(graph, scores, ratio=0.99, only=["role:expert"])
     assert dg.execute(plan, model).up.shape[0] == 2
     with pytest.raises(dg.errors.PlanError, match="at least 2"):
@@ -216,4 +216,4 @@ def test_who_computes_with_numbers_of_experts_pins_them(way, reason):
 def test_the_laws_hold_of_a_mixture():
     """Each group alone, experts among them, prunes to a model that runs, and a part of its members does not."""
     torch.manual_seed(0)
-    laws.check_model(Mixture(6, 2, sigmoid=True, shared=True).eval(), torch.randn(11, 4))
+    dg.testing.assert_lawful(Mixture(6, 2, sigmoid=True, shared=True).eval(), torch.randn(11, 4))
