@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ class _OnRouting(DataDriven):
         if graph.groups and not members:
             raise PlanError(
                 "no module that holds experts in its own parameters was called with the numbers of the chosen experts and with "
-                "their weights, as tensors of one shape, [tokens, k]. Put the experts into such a module, or score by a function."
+                "their weights, two tensors of the shape [tokens, k]. Put them into such a module, or score by a function."
             )
 
         def vector(member: Member, indices: GroupIndices) -> torch.Tensor:
@@ -74,22 +74,21 @@ class _OnRouting(DataDriven):
     def routings(self, model: nn.Module, tensors: Tensors, axes: Iterable[Member]) -> dict[Member, _Routing]:
         """What came to the experts along each axis of which they are the indices; without those of other modules."""
         refuse_meta({name: tensors[name] for name, _ in axes})
-        routings: dict[Member, _Routing] = {}
+        seen: dict[Member, _Routing] = {}
         number = 0
         with untouched(model, self.training), torch.no_grad(), ExitStack() as hooks:
             for name, dim in sorted(axes):
                 module = model.get_submodule(name.rpartition(".")[0])
-                new = partial(_Routing.of, tensors[name].shape[dim], tensors[name].device)
-                watch = partial(_watched, get=lambda axis=(name, dim), new=new: routings.setdefault(axis, new()))
-                handle = module.register_forward_pre_hook(watch, with_kwargs=True)
+                routing = seen[name, dim] = _Routing.of(tensors[name].shape[dim], tensors[name].device)
+                handle = module.register_forward_pre_hook(partial(_watched, routing=routing), with_kwargs=True)
                 hooks.callback(handle.remove)
             for batch in self.read(self.batches):
                 self.forward(model, batch)
                 number += 1
         counted(number)
-        for axis in sorted(routings):
-            self.together([routings[axis].tokens, routings[axis].sums])
-        return routings
+        for routing in seen.values():
+            self.together([routing.tokens, routing.sums])
+        return {axis: routing for axis, routing in seen.items() if bool(routing.tokens.any())}
 
     def value(self, routing: _Routing) -> torch.Tensor:
         """The importance of each expert."""
@@ -106,7 +105,7 @@ def _held(graph: Graph, tensors: Tensors) -> dict[str, tuple[Member, ...]]:
     return held
 
 
-def _watched(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, get: Callable[[], _Routing]) -> None:
+def _watched(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, routing: _Routing) -> None:
     """See what a module of experts is called with, and run it for each of the chosen experts of a token alone."""
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
     given = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.ndim == 2]
@@ -122,7 +121,7 @@ def _watched(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         slot_args, slot_kwargs = pytree.tree_unflatten(alone, spec)
         added = module.forward(*slot_args, **slot_kwargs)
         norms = added.detach().float().reshape(len(leaves[chosen]), -1).norm(dim=1)
-        get().add(leaves[chosen][:, slot], norms)
+        routing.add(leaves[chosen][:, slot], norms)
 
 
 @frozen
