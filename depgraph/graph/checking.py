@@ -91,7 +91,7 @@ def _operations(graph: Graph) -> Iterator[str]:
             yield f"the traits of operation {name!r} name an operand that it does not have"
             continue
         own = {*operation.inputs, *operation.outputs}
-        places = [*(traits.mixes or ()), *((weight.read, weight.made) if weight is not None else ())]
+        places = [*(traits.mixes or ()), *traits.chooses, *((weight.read, weight.made) if weight is not None else ())]
         if weight is not None:
             places += [(operation.inputs[weight.operand], dim) for dim in (weight.inner, weight.outer)]
         if any(tensor not in own or not 0 <= dim < len(tensors[tensor].axes) for tensor, dim in places):

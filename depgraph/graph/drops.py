@@ -381,6 +381,7 @@ def _traits(traits: OperationTraits, name_of: Callable[[str], str]) -> Operation
     return evolve(
         traits,
         mixes=None if traits.mixes is None else tuple((name_of(name), dim) for name, dim in traits.mixes),
+        chooses=tuple((name_of(name), dim) for name, dim in traits.chooses),
         weight=None
         if weight is None
         else LayerWeight(
