@@ -58,7 +58,7 @@ Written by `tox run -e experts` from `docs/benchmarks/experts.json`, never by ha
 experts in each layer, with the implementation of experts that transformers takes by default. Experts 1 and 4 of each layer go
 (of experts in two groups the second one of each).
 
-- *oracle*: the largest difference of the logits between the smaller model and the whole one whose routers compare minus infinity
+- *oracle*: the largest difference of logits between the smaller model and the whole one whose routers compare minus infinity
   at the experts that go; *effect*: that between the smaller model and the whole one as it is.
 - *trace*: the smaller model's trace equals the plan's graph. *REAP*: `dg.criteria.REAP` scores the experts of every layer.
 - *loads*: `dg.hf.from_pretrained` loads the saved model, and every logit is equal; *stock*: transformers' own classes do.
