@@ -14,7 +14,17 @@ from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import UNIT, Atom, Reversed, Space, atoms, backwards, substitute
 from depgraph.graph.drops import Drop, renamed, without
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Balance, Cost, LowerBound, PinnedAtom, SizeAttribute, Tensor, UnreadAttribute, retyped
+from depgraph.graph.records import (
+    Balance,
+    Cost,
+    LowerBound,
+    PinnedAtom,
+    SizeAttribute,
+    SizeMultiple,
+    Tensor,
+    UnreadAttribute,
+    retyped,
+)
 
 
 def tensor_with(tensor: Tensor, axes: tuple[Space, ...]) -> Tensor:
@@ -58,6 +68,11 @@ def rebuilt(graph: Graph, change: Mapping[Atom, Space]) -> Graph:
         lower_bounds=tuple(
             LowerBound(atom, item.size, item.reason) for item in graph.lower_bounds if (atom := atom_of(item.atom))
         ),
+        multiples=tuple(
+            SizeMultiple(atom, item.of, item.reason)
+            for item in graph.multiples
+            if (atom := atom_of(item.atom)) and atom.size % item.of == 0
+        ),
     )
 
 
@@ -79,6 +94,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         if atom.id != number or is_backwards:
             change[atom] = backwards(Atom(number, atom.size)) if is_backwards else Atom(number, atom.size)
     nowhere = {pinned.atom for pinned in graph.pinned_atoms} | {bound.atom for bound in graph.lower_bounds}
+    nowhere |= {multiple.atom for multiple in graph.multiples}
     change.update(dict.fromkeys(nowhere - order.keys(), UNIT))
     result = rebuilt(evolve(graph, attributes=attributes), change)
     canonical: dict[int, Space] = {}
@@ -94,6 +110,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         pinned_atoms=tuple(sorted(result.pinned_atoms, key=lambda item: item.atom.id)),
         balances=tuple(sorted(balances, key=lambda balance: balance.atoms[0].id)),
         lower_bounds=tuple(sorted(result.lower_bounds, key=lambda item: item.atom.id)),
+        multiples=tuple(sorted(result.multiples, key=lambda item: item.atom.id)),
         unread=unread_in(graph.unread, lambda space: substitute(space, lambda atom: change.get(atom, atom)), {}),
     )
     return result, {number: atom.id for number, atom in enumerate(order)}

@@ -342,6 +342,7 @@ def without(graph: Graph, drops: Sequence[Drop]) -> Graph:
         pinned_atoms=tuple(item for item in graph.pinned_atoms if item.atom in present),
         balances=tuple(Balance(left, item.reason) for item, left in balances if len(left) > 1),
         lower_bounds=tuple(item for item in graph.lower_bounds if item.atom in present),
+        multiples=tuple(item for item in graph.multiples if item.atom in present),
         unread=tuple(item for item in graph.unread if rename(item.path) is not None),
     )
 

@@ -61,6 +61,7 @@ class Group:
             convolution; ``expert``, of which the data choose some by number, such as the experts of a mixture; ``block``, any
             other count of blocks of another group.
         lower_bound: how many indices stay at least: with fewer, forward would take another branch.
+        multiple: of what number a plan keeps a multiple: with others an operator's kernel refuses to run.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 2, 1)).eval()
@@ -76,6 +77,7 @@ class Group:
     members: tuple[tuple[str, int], ...]
     role: Role
     lower_bound: int = 1
+    multiple: int = 1
 
     @property
     def size(self) -> int:
@@ -84,11 +86,16 @@ class Group:
 
     def __str__(self) -> str:
         bound = f", at least {self.lower_bound} stay" if self.lower_bound > 1 else ""
+        bound += f", in multiples of {self.multiple}" if self.multiple > 1 else ""
         return f"{self.name} ({self.size} indices{bound}, {len(self.members)} axes)"
 
 
 def groups_of(
-    tensors: Iterable[Tensor], operations: Iterable[Operation], pinned: Mapping[Atom, str], bounds: Mapping[Atom, int]
+    tensors: Iterable[Tensor],
+    operations: Iterable[Operation],
+    pinned: Mapping[Atom, str],
+    bounds: Mapping[Atom, int],
+    multiples: Mapping[Atom, int],
 ) -> tuple[Group, ...]:
     """The atoms with indices that occur in a parameter and are not pinned, in the order of the parameters."""
     tensors = tuple(tensors)
@@ -106,7 +113,10 @@ def groups_of(
                 if tensor.kind == "parameter" and atom not in names:
                     names[atom] = f"{tensor.name}:{dim}" + (f"[{position}]" if len(axis_atoms) > 1 else "")
     roles = _roles(tensors, operations, names)
-    return tuple(Group(name, atom, tuple(members[atom]), roles[atom], bounds.get(atom, 1)) for atom, name in names.items())
+    return tuple(
+        Group(name, atom, tuple(members[atom]), roles[atom], bounds.get(atom, 1), multiples.get(atom, 1))
+        for atom, name in names.items()
+    )
 
 
 def reasons_of(space: Space, reasons: Mapping[Atom, str]) -> tuple[str, ...]:

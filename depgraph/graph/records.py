@@ -294,6 +294,15 @@ class LowerBound:
 
 
 @frozen
+class SizeMultiple:
+    """The number of which an atom's size is to stay a multiple, and why an operator asks for it."""
+
+    atom: Atom
+    of: int
+    reason: str
+
+
+@frozen
 class PinnedAtom:
     """An atom from which nothing may be removed."""
 

@@ -11,6 +11,7 @@ from depgraph.solving.statements import (
     Equal,
     Fresh,
     Larger,
+    Multiple,
     Pin,
     Rule,
     Statement,
@@ -175,10 +176,16 @@ def _letters(term: str, ndim: int) -> list[str]:
     return [*before, *(f"...{missing - k}" for k in range(missing if dots else 0)), *after]
 
 
+_ROW_BYTES = 16
+"""Of how many bytes rows of the operands of `_grouped_mm` are a multiple."""
+
+
 def _grouped_product(call: Call) -> Iterator[Statement]:
     a, b, out = call["self"], call["mat2"], call.out
     yield Equal(a[-1], b[-2])
     yield Equal(out[-1], b[-1])
+    for axis in (b[-2], b[-1]):
+        yield Multiple(axis, _ROW_BYTES // a.itemsize, f"{call.op} takes rows of a multiple of {_ROW_BYTES} bytes")
     for value in (a, b):
         if value.ndim == 3:
             reason = f"it counts the groups of {call.op}, to which the data sends its rows"

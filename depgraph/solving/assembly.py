@@ -19,12 +19,23 @@ from depgraph.graph.records import (
     OpType,
     PinnedAtom,
     SizeAttribute,
+    SizeMultiple,
     Tensor,
     TensorKind,
     retyped,
 )
 from depgraph.solving.choices import CHOICES, Choices, ChoiceStatement, Content
-from depgraph.solving.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, SizeFact, Unlike
+from depgraph.solving.demands import (
+    Below,
+    Demand,
+    Divisible,
+    EqualSizes,
+    Escape,
+    FollowingAttribute,
+    NamedSize,
+    SizeFact,
+    Unlike,
+)
 from depgraph.solving.expressions import Attribute, Expression, parts_of
 from depgraph.solving.recording import Declared, Recording
 from depgraph.solving.sized import origin, sized_in
@@ -36,6 +47,7 @@ from depgraph.solving.statements import (
     Call,
     Equal,
     Larger,
+    Multiple,
     Named,
     Pin,
     Plus,
@@ -87,6 +99,7 @@ class Solved:
         attributes: paths of integers with the spaces that they count.
         balances: atoms that lose equally many indices, with the reasons.
         lower_bounds: atoms with how many indices they keep at least, and the reasons.
+        multiples: atoms with the number that divides what they keep, and the reasons.
     """
 
     spaces: Mapping[Term, Space]
@@ -94,6 +107,7 @@ class Solved:
     attributes: tuple[tuple[str, Space], ...]
     balances: tuple[tuple[tuple[Atom, ...], str], ...]
     lower_bounds: tuple[tuple[Atom, int, str], ...]
+    multiples: tuple[tuple[Atom, int, str], ...]
 
 
 @frozen
@@ -183,7 +197,7 @@ def solved(statements: Stated) -> Solved:
     sizes = settle(solver, statements.demands, statements.parameter_axes, statements.copies)
     terms = [*statements.terms, *(term for _, term in sizes.attributes)]
     terms += [term for balanced, _ in sizes.balances for term in balanced]
-    terms += [term for term, _, _ in sizes.lower_bounds]
+    terms += [term for term, _, _ in (*sizes.lower_bounds, *sizes.divisors)]
     solution = solver.solution(terms)
     spaces = solution.spaces
     return Solved(
@@ -192,6 +206,7 @@ def solved(statements: Stated) -> Solved:
         attributes=tuple((path, spaces[term]) for path, term in sizes.attributes),
         balances=tuple((tuple(_atom(spaces[term]) for term in balanced), reason) for balanced, reason in sizes.balances),
         lower_bounds=tuple((_atom(spaces[term]), size, reason) for term, size, reason in sizes.lower_bounds),
+        multiples=tuple((_atom(spaces[term]), number, reason) for term, number, reason in sizes.divisors),
     )
 
 
@@ -217,13 +232,16 @@ def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[
         tuple(Balance(atoms, reason) for atoms, reason in solution.balances),
         recording.mode,
         tuple(LowerBound(atom, size, reason) for atom, size, reason in solution.lower_bounds),
+        multiples=tuple(SizeMultiple(atom, number, reason) for atom, number, reason in solution.multiples),
     )
     graph = renumber(graph)[0]
     return evolve(graph, unread=unread_attributes(recording, graph), sequences=recording.sequences)
 
 
-def _demand(statement: Named | Balanced | Larger, place: str) -> Demand:
+def _demand(statement: Named | Balanced | Larger | Multiple, place: str) -> Demand:
     """The demand on sizes that a statement makes."""
+    if isinstance(statement, Multiple):
+        return Divisible(statement.term, statement.of, f"{statement.reason} ({place})")
     if isinstance(statement, Named):
         return NamedSize(statement.term, statement.size, place)
     if isinstance(statement, Balanced):

@@ -253,6 +253,33 @@ class Larger:
 
 
 @frozen(slots=False)
+class Multiple:
+    """The operator takes sizes of a term that a number divides, or is slow with others. What a plan chooses keeps to it.
+
+    Attributes:
+        term: the term.
+        of: the number; a term that it does not divide now is free.
+        reason: a clause that says why.
+
+    >>> import torch, depgraph as dg
+    >>> def relu(call):
+    ...     yield Equal(call["input"][0], call.out[0])
+    ...     yield Equal(call["input"][1], call.out[1])
+    ...     yield Multiple(call.out[1], 4, "the kernel reads 4 channels at once")
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 12), torch.nn.ReLU(), torch.nn.Linear(12, 2))
+    >>> graph = dg.trace(model, torch.zeros(1, 4), rules=dg.RULES | {torch.nn.ReLU: dg.Rule(relu)})
+    >>> print(graph.groups[0])
+    0.weight:0 (12 indices, in multiples of 4, 3 axes)
+    >>> dg.execute(dg.plan(graph, {"0.weight:0": range(12)}, ratio=0.5), model)[0].out_features
+    8
+    """
+
+    term: Term
+    of: int
+    reason: str
+
+
+@frozen(slots=False)
 class Scale:
     """The call multiplies or divides by an integer argument that follows from a size, as a mean that is written by hand does.
 
@@ -395,7 +422,7 @@ class Moved:
     result: Value
 
 
-Statement: TypeAlias = Equal | Pin | Named | Balanced | Larger | Scale | Work | Chosen | Taken | Accumulated | Moved
+Statement: TypeAlias = Equal | Pin | Named | Balanced | Larger | Multiple | Scale | Work | Chosen | Taken | Accumulated | Moved
 
 
 @frozen(slots=False)
@@ -406,6 +433,7 @@ class Value:
         id: its number in the recording.
         shape: its sizes.
         boolean: whether it holds truth values.
+        itemsize: how many bytes each of its elements takes.
 
     >>> x = Value(0, shape=(5, 4))
     >>> x.ndim, x[-1], x.axes[0] == x[0]
@@ -415,6 +443,7 @@ class Value:
     id: int
     shape: tuple[int, ...]
     boolean: bool = False
+    itemsize: int = 4
 
     def __getitem__(self, dim: int) -> Axis:
         return self.axes[dim]

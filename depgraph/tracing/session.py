@@ -261,7 +261,7 @@ class Session:
         entry = self._values.get(id(tensor))
         if entry is not None and entry[1].shape == shape:
             return entry[1]
-        value = Value(self._value_count, shape, tensor.dtype in _TRUTH)
+        value = Value(self._value_count, shape, tensor.dtype in _TRUTH, tensor.dtype.itemsize)
         self._value_count += 1
         self._values[id(tensor)] = (tensor, value)
         return value
