@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import depgraph as dg
+from tests import zoo
 from tests.experts import without_choosing
 from tests.laws.refuting import refuted
+from tests.zoo.language import TRANSFORMERS, inputs
 
 
 class Mixture(nn.Module):
@@ -217,3 +219,102 @@ def test_the_laws_hold_of_a_mixture():
     """Each group alone, experts among them, prunes to a model that runs, and a part of its members does not."""
     torch.manual_seed(0)
     dg.testing.assert_lawful(Mixture(6, 2, sigmoid=True, shared=True).eval(), torch.randn(11, 4))
+
+
+@pytest.mark.parametrize(("dtype", "multiple"), [(torch.float32, 4), (torch.bfloat16, 8)])
+def test_plans_keep_the_multiples_that_a_kernel_asks_for(dtype, multiple):
+    """Rows of grouped products are a multiple of 16 bytes whatever the ratio; one that is not is refused by the kernel."""
+    torch.manual_seed(0)
+    model, x = Mixture(6, 2, dispatch="grouped", width=32).eval().to(dtype), torch.randn(11, 4, dtype=dtype)
+    model.up, model.down = (nn.Parameter(torch.randn(6, *shape, dtype=dtype)) for shape in ((32, 24), (24, 32)))
+    graph = dg.trace(model, x)
+    widths = [group for group in graph.groups if group.role == "channel"]
+    assert [group.multiple for group in widths] == [multiple] * len(widths)
+    scores = dg.score(graph, model, dg.Magnitude(p=2))
+    for ratio in (0.3, 0.5, 0.7):
+        plan = dg.plan(graph, scores, ratio=ratio)
+        small = dg.execute(plan, model)
+        assert small(x).shape == (11, 3) and dg.trace(small, x) == plan.apply(graph)
+    assert refuted(assert_runs, dg.execute(dg.cut(graph, "up", [0], dim=2), model), x, by=RuntimeError, says="16 bytes")
+
+
+def assert_runs(model, x):
+    """Fail unless the model takes the inputs."""
+    model(x)
+
+
+class Separate(Mixture):
+    """Experts in a module of their own that is called with numbers and weights, as those of transformers are."""
+
+    class Experts(nn.Module):
+        """Stacked weights."""
+
+        def __init__(self, count, width):
+            super().__init__()
+            self.up, self.down = nn.Parameter(torch.randn(count, width, 12)), nn.Parameter(torch.randn(count, 12, width))
+
+        def forward(self, x, numbers, weights):
+            """The weighted sum of the chosen experts."""
+            y = torch.einsum("ti,tkih->tkh", x, self.up[numbers]).relu()
+            return (torch.einsum("tkh,tkhi->tki", y, self.down[numbers]) * weights[..., None]).sum(1)
+
+    def __init__(self):
+        super().__init__(6, 2)
+        del self.up, self.down
+        self.experts = self.Experts(6, 8)
+
+    def indexed(self, x, weights, chosen):
+        """The module's result."""
+        return self.experts(x, chosen, weights)
+
+
+@given(st.integers(0, 99), st.integers(1, 3))
+@settings(max_examples=settings.default.max_examples // 4)
+def test_reap_is_the_mean_over_its_tokens_of_gate_times_norm(seed, batches):
+    """However tokens are batched, the score is what a loop over tokens and experts adds up; an expert without tokens has 0."""
+    torch.manual_seed(seed)
+    model, x = Separate().eval(), torch.randn(12, 4)
+    graph, group = dg.trace(model, x), "gate.weight:0"
+    h = model.inputs(x)
+    weights, chosen = model.routed(model.gate(h))
+    added = {expert: [] for expert in range(6)}
+    for token, (gates, numbers) in enumerate(zip(weights, chosen, strict=True)):
+        for gate, expert in zip(gates, numbers.tolist(), strict=True):
+            output = (h[token] @ model.experts.up[expert]).relu() @ model.experts.down[expert]
+            added[expert].append((gate * output.norm()).item())
+    means = [sum(norms) / max(len(norms), 1) for norms in added.values()]
+    parts = x.chunk(batches)
+    assert dg.score(graph, model, dg.criteria.REAP(parts, normaliser="none"))[group] == pytest.approx(means, rel=1e-4)
+    shares = [len(norms) / 24 for norms in added.values()]
+    assert dg.score(graph, model, dg.criteria.Frequency(parts, normaliser="none"))[group] == pytest.approx(shares)
+    lonely = [norms[:-1] or norms for norms in added.values()]  # a mean that forgets a token is another one
+    forgetful = [sum(norms) / max(len(norms), 1) for norms in lonely]
+    assert means == pytest.approx(means) and means != pytest.approx(forgetful, rel=1e-4)
+
+
+def test_reap_says_what_it_can_measure():
+    """Experts that share a module with their router are not seen, which is told."""
+    model, x = Mixture(6, 2).eval(), torch.randn(12, 4)
+    with pytest.raises(dg.errors.PlanError, match="two tensors of the shape"):
+        dg.score(dg.trace(model, x), model, dg.criteria.REAP([x]))
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "gpt_oss"])
+def test_experts_of_transformers(family):
+    """Without a registry of classes: experts go from router, stacks, biases and corrections, exactly."""
+    transformers = zoo.transformers()
+    model_class, config_class, options, kind = TRANSFORMERS[family]
+    counts = {"n_routed_experts": 6, "topk_group": 2} if family == "deepseek_v3" else {"num_local_experts": 6}
+    torch.manual_seed(0)
+    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**{**options, **counts})).eval()
+    given_inputs = {**inputs(kind), "use_cache": False}
+    graph = dg.trace(model, kwargs=given_inputs)
+    groups = [group for group in graph.groups if group.role == "expert" and group.lower_bound < group.size]
+    scores = {group.name: tuple(float(index != 1) for index in range(group.size)) for group in groups}
+    plan = dg.plan(graph, scores, ratio=1 / min(group.size for group in groups), only=[group.name for group in groups])
+    small = dg.execute(plan, model)
+    removed = [1, 4] if family == "deepseek_v3" else [1]
+    wanted = without_choosing(model, 6, removed, **given_inputs).logits
+    assert torch.allclose(small(**given_inputs).logits, wanted, atol=1e-6)
+    assert dg.trace(small, kwargs=given_inputs) == plan.apply(graph)
