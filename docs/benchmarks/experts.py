@@ -111,8 +111,9 @@ def compared(model: Any, graph: dg.Graph, plan: dg.Plan, given: dict[str, Any]) 
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         saved = dg.hf.save_pretrained(plan, small, Path(folder) / "model")
         loads = torch.equal(got, dg.hf.from_pretrained(saved.folder)(**given).logits)
+        stock = saved.stock and torch.equal(got, type(model).from_pretrained(saved.folder).eval()(**given).logits)
     trace = dg.trace(small, kwargs=given) == plan.apply(graph)
-    return {**record, "trace": trace, "loads": loads, "stock": saved.stock, "problem": next(iter(saved.problems), "")}
+    return {**record, "trace": trace, "loads": loads, "stock": stock, "problem": next(iter(saved.problems), "")}
 
 
 def page(records: dict[str, dict[str, Any]]) -> str:
