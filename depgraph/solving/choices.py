@@ -71,7 +71,7 @@ class Choices:
     def _computed_with(self, call: Call, statements: Sequence[ChoiceStatement]) -> Iterator[Pin]:
         """Pins of what is named by numbers with which the call does something that nothing states."""
         uses = Counter(value.id for value in call.inputs if value.id in self.contents)
-        uses.subtract(item.operand.id for item in statements if isinstance(item, (Taken, Accumulated)))
+        uses.subtract(item.operand.id for item in statements if isinstance(item, Taken) and item.meaning == "number")
         moves = [statement for statement in statements if isinstance(statement, Moved)]
         kept = {item.operand.id for item in moves if item.operand.boolean or not item.result.boolean}
         uses.subtract(kept)  # a truth value of a number says whether it is that of the first index
