@@ -255,7 +255,7 @@ def _extremes(name):
     return [
         whole(name),
         lambda d: call(f"{name}.other", *_pair(d)),
-        one_dim(f"{name}.dim", over=False),
+        one_dim(f"{name}.dim"),
         without_axes(f"{name}.dim", 0),
     ]
 
