@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from depgraph.execution.masking import mask as mask
     from depgraph.execution.masking import mask_ as mask_
     from depgraph.execution.repairs import Repair as Repair
+    from depgraph.execution.token_ids import new_ids as new_ids
     from depgraph.graph import ragged as ragged
     from depgraph.graph.explain import explain as explain
     from depgraph.graph.graph import Graph as Graph
@@ -107,6 +108,7 @@ __all__ = [
     "moments",
     "name_of",
     "names_of",
+    "new_ids",
     "optimizers",
     "parameter_map",
     "penalties",
@@ -151,6 +153,7 @@ _HOME_OF = {
     "mask_": "depgraph.execution.masking",
     "name_of": "depgraph.wrappers",
     "names_of": "depgraph.wrappers",
+    "new_ids": "depgraph.execution.token_ids",
     "parameter_map": "depgraph.execution.execute",
     "plan": "depgraph.choosing.choose",
     "prune_checkpoint": "depgraph.execution.checkpoints",

@@ -70,7 +70,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
         raise MismatchError(
             "a copy of the model does not hold what is to be edited:", problems, "Use execute_, which changes the model itself."
         )
-    for edit in plan.edits:
+    for edit in plan.writes:
         write(result, edit.path, edit.new)
     drop_elements(plan, result)
     for module in result.modules():
@@ -107,11 +107,11 @@ def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> d
         _move_hooks(old, new)
     new_of = {id(old): new for old, new in smaller.values()}
     parameters = {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}
-    before = _State(model, [*(edit.path for edit in plan.edits), *written_paths(plan)])
+    before = _State(model, [*(edit.path for edit in plan.writes), *written_paths(plan)])
     try:
         for module in model.modules():
             _replace_tensors(module, new_of)
-        for edit in plan.edits:
+        for edit in plan.writes:
             write(model, edit.path, edit.new)
         drop_elements(plan, model)
         return parameters  # type: ignore[return-value]

@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import atoms
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Balance, LayerWeight, ModuleSequence, Operation, OperationTraits, OpType, Tensor
+from depgraph.graph.records import Balance, LayerWeight, ModuleSequence, Operation, OperationTraits, OpType, Tensor, place_of
 
 Rename: TypeAlias = Callable[[str], str | None]
 """From a dotted name to another one; None for what is gone."""
@@ -343,6 +343,8 @@ def without(graph: Graph, drops: Sequence[Drop]) -> Graph:
         balances=tuple(Balance(left, item.reason) for item, left in balances if len(left) > 1),
         lower_bounds=tuple(item for item in graph.lower_bounds if item.atom in present),
         unread=tuple(item for item in graph.unread if rename(item.path) is not None),
+        free=tuple(item for item in graph.free if item.kind != "vocabulary" or rename(item.name) is not None),
+        indices=tuple(item for item in graph.indices if not item.path or rename(item.path) is not None),
     )
 
 
@@ -419,6 +421,8 @@ def renamed(graph: Graph, drops: Collection[Drop]) -> Graph:
         tensors=tuple(tensors),
         attributes=tuple(evolve(item, path=rename(item.path)) for item in graph.attributes),
         unread=tuple(evolve(item, path=rename(item.path)) for item in graph.unread),
+        free=tuple(evolve(item, name=rename(item.name)) if item.kind == "vocabulary" else item for item in graph.free),
+        indices=tuple(sorted((evolve(item, path=rename(item.path)) for item in graph.indices), key=place_of)),
         sequences=tuple(_left_in(graph.sequences, drops, new_name)),
     )
 

@@ -80,7 +80,7 @@ def original_config(plan: Plan, model: Any) -> Config:
     """The configuration that a pruned model was built from: a copy, without what the plan and `update_config_` wrote to it."""
     copies: dict[int, Any] = {}
     config = copy.deepcopy(model.config, copies)
-    for edit in plan.edits:
+    for edit in plan.writes:
         holder = holders(model, edit.path)[-1]
         own, last = copies.get(id(holder)), edit.path.rpartition(".")[2]
         if own is None or own is holder:
