@@ -76,11 +76,20 @@ def _item(holder: Any, step: str) -> Any:
     return holder[key_of(step, holder)] if isinstance(holder, dict) else getattr(holder, step)
 
 
-def original_config(plan: Plan, model: Any) -> Config:
-    """The configuration that a pruned model was built from: a copy, without what the plan and `update_config_` wrote to it."""
+def moved_ids(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Keys of the configuration that stand for ids of tokens, with the old and the new one."""
+    moves = ((edit.path.partition("."), edit) for edit in plan.moves)
+    return {key: (edit.old, edit.new) for (root, _, key), edit in moves if root == "config"}
+
+
+def original_config(plan: Plan, model: Any, moved: bool = False) -> Config:
+    """The configuration that a pruned model was built from: a copy, without what the plan and `update_config_` wrote to it.
+
+    With `moved` the ids of tokens that it holds are the new ones.
+    """
     copies: dict[int, Any] = {}
     config = copy.deepcopy(model.config, copies)
-    for edit in plan.writes:
+    for edit in plan.edits if moved else plan.writes:
         holder = holders(model, edit.path)[-1]
         own, last = copies.get(id(holder)), edit.path.rpartition(".")[2]
         if own is None or own is holder:

@@ -18,7 +18,7 @@ import torch
 from attrs import field, frozen
 
 from depgraph.hf.building import Config, Form, built, differences, form_of, keys_asked_for, unsaved_buffers
-from depgraph.hf.keys import numbers_in, original_config, with_values
+from depgraph.hf.keys import moved_ids, numbers_in, original_config, with_values
 from depgraph.plans.plan import Plan
 
 _MOST_TRIED = 6
@@ -55,12 +55,17 @@ def solution_of(plan: Plan, model: Any) -> Solution:
     """The values that a pruned model asks of its configuration."""
     with _quiet():
         original = original_config(plan, model)
-        search = _Search(type(model), original, model, plan)
+        search = _Search(type(model), original_config(plan, model, moved=True), model, plan)
         decided = search.decided(search.values())
         config = search.config(decided)
         problems = tuple(_problems(search, config, model))
     before = {key: search.numbers[key] for key in decided if key not in search.lacking}
-    return Solution(original, config, decided, before, tuple(key for key in decided if key in search.lacking), problems)
+    added = tuple(key for key in decided if key in search.lacking)
+    ids = moved_ids(plan)
+    decided, before = (
+        {**table, **{key: pair[place] for key, pair in ids.items()}} for table, place in ((decided, 1), (before, 0))
+    )
+    return Solution(original, config, decided, before, added, problems)
 
 
 class _Search:
