@@ -361,7 +361,8 @@ def vocabulary_sizes(
     if not interface.vocabularies:
         return (), ()
     counted = [spaces[item.axis] for item in interface.vocabularies]
-    counted += [spaces[value.axes[-1]] for _, value in recording.outputs if value.ndim]
+    last = {value.axes[-1] for _, value in recording.outputs if value.ndim}
+    counted += [spaces[item.axis] for item in interface.freed if item.kind == "output" and item.axis in last]
     attributes: list[SizeAttribute] = []
     balanced: dict[tuple[Atom, ...], str] = {}
     for item in recording.integers:
