@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -354,6 +355,47 @@ class Plan:
             raise PlanError.of(problems)
         edits = sorted((*self.edits, extra), key=lambda edit: edit.path)
         return evolve(self, edits=tuple(edits), added=tuple(sorted((*self.added, path))))
+
+    def edit_unread(self, *patterns: str) -> Plan:
+        """The plan with an edit of each attribute in `unread` that a dotted path or glob names, such as ``*.hidden_size``.
+
+        That an attribute is as large as an axis may be chance: so it is you who says which ones count it.
+
+        Raises:
+            PlanError: a pattern names no unread attribute, or one that may have to be of several sizes, for which `edit` takes
+                the right one. All problems are told at once.
+
+        >>> import torch, depgraph as dg
+        >>> class Block(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.width, self.inner, self.outer = 8, torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+        ...     def forward(self, x):
+        ...         return self.outer(self.inner(x))
+        >>> model = torch.nn.Sequential(Block())
+        >>> plan = dg.cut(dg.trace(model, torch.zeros(1, 4)), "0.inner.weight", [2, 6], dim=0)
+        >>> dg.execute(plan.edit_unread("*.width"), model)[0].width
+        6
+        """
+        named = {pattern: [item for item in self.unread if fnmatchcase(item.path, pattern)] for pattern in patterns}
+        paths = [item.path for item in self.unread]
+        problems = [
+            f"{shortened(repr(pattern))} names no unread attribute; there are {', '.join(map(repr, paths[:6])) or 'none'}."
+            for pattern, items in named.items()
+            if not items
+        ]
+        chosen = {item.path: item for items in named.values() for item in items}
+        problems += [
+            f"{shortened(repr(path))} may have to be one of {', '.join(map(str, item.sizes))}: say which by plan.edit."
+            for path, item in chosen.items()
+            if len(item.sizes) != 1
+        ]
+        if problems:
+            raise PlanError.of(problems)
+        plan = self
+        for path, item in chosen.items():
+            plan = plan.edit(path, item.sizes[0])
+        return plan
 
     def apply(self, graph: Graph) -> Graph:
         """The graph after the cut. The given graph does not change.
