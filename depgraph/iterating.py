@@ -131,6 +131,10 @@ def _steps(
         planned = _planned(graph, scores_before, target, options, done, last=number == len(targets))
         delta = remainder(graph, done, planned)
         mended = repair(delta, model) if repair is not None and delta.cuts else None
+        if mended is not None and mended.added:
+            raise PlanError(
+                "a repair that adds biases changes the model, and the next step would not know them: leave out add_bias=."
+            )
         model, current, done = execute(delta, model, repair=mended), planned.apply(graph), planned
         yield Step(number, target, planned, delta, current, model)
 

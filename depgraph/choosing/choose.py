@@ -11,13 +11,16 @@ from attrs import evolve
 from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met
 from depgraph.choosing.coupled import Coupling, Limits, couplings_of
-from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
+from depgraph.choosing.depth import Depth, drops_at
+from depgraph.choosing.isomorphism import signatures
 from depgraph.choosing.scopes import Scope, interleaved, positions_by_key, ranking, removal, scopes_of, units_up_to
 from depgraph.choosing.scores import Scores
 from depgraph.collector import without_collections
 from depgraph.errors import PlanError
+from depgraph.graph.drops import Drop, drop_problems, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
+from depgraph.graph.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
@@ -41,13 +44,14 @@ def plan(
     rounding: str = "up",
     ignore: Iterable[str] = (),
     only: Iterable[str] | None = None,
-    uniform: Iterable[str | tuple[str, ...]] = (),
+    uniform: str | Iterable[str | tuple[str, ...]] = (),
+    depth: Depth | None = None,
 ) -> Plan:
     """A plan that removes the least important indices of each group.
 
-    Either a `ratio` is given, or budgets: one or several of `params`, `macs` and `latency`. Groups that count blocks of
-    another group (the roles ``head``, ``kv_group``, ``conv_group`` and ``block``) are left unless `only` or a mapping
-    `ratio` names them.
+    Either a `ratio` is given, or budgets: one or several of `params`, `macs` and `latency`; or `depth` alone. Groups that
+    count blocks of another group (the roles ``head``, ``kv_group``, ``conv_group`` and ``block``) are left unless `only` or a
+    mapping `ratio` names them.
 
     Patterns, wherever a mapping or a list takes them: ``*`` for every group that a plain number would cut; a role such as
     ``role:head``; a group's name; a layer or parameter by dotted path or glob, for every group that reaches into it, or,
@@ -75,7 +79,10 @@ def plan(
             by its name makes it take part even if it is left otherwise.
         uniform: patterns whose groups keep equal sizes under any budget, such as ``layers.*.up_proj:out``: engines and
             configurations that know one width for all layers load such a model. The groups of one pattern, or of one tuple of
-            patterns, lose equally many indices, each its own.
+            patterns, lose equally many indices, each its own. ``isomorphic``: those with the same structure, role and size do.
+        depth: how many elements leave lists of modules, such as layers, before widths are chosen among what stays: the
+            fraction of each list whose path has scores, rounded down, or a mapping from paths to fractions or whole numbers.
+            Patterns then name what stays, and a budget's fraction is that of the whole model.
 
     Returns:
         The plan. For budgets its `targets` hold what was requested and realised: every budget is kept, and with one unit
@@ -103,11 +110,32 @@ def plan(
         raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use {_scores_call(scores)}.")
     keywords = {"params": params, "macs": macs, "latency": latency}
     requested = {name: value for name, value in keywords.items() if value is not None}
-    if (ratio is None) == (not requested):
+    if (ratio is not None and requested) or (depth is None and ratio is None and not requested):
         given = [*sorted(requested), "ratio"] if ratio is not None else "none"
         raise PlanError(f"expected either ratio= or budgets, which are params=, macs= and latency=, met {given}.")
     if (latency_model is None) != (latency is None):
         raise PlanError("latency= and latency_model= belong together: the budget, and the function that measures a graph.")
+    drops = drops_at(graph, scores, depth)
+    if ratio is None and not requested:
+        return plan_of(graph, {}, drops)
+    if drops:
+        requested = {name: _of_whole(graph, name, value, latency_model) for name, value in requested.items()}
+        chosen = plan(
+            left := _left(graph, drops),
+            {group.name: scores[name] for group in left.groups if (name := graph.group_of[group.atom].name) in scores},
+            ratio=ratio,
+            **requested,
+            latency_model=latency_model,
+            scope=scope,
+            max_ratio=max_ratio,
+            min_width=min_width,
+            round_to=round_to,
+            rounding=rounding,
+            ignore=ignore,
+            only=only,
+            uniform=uniform,
+        )
+        return evolve(plan_of(graph, {cut.atom: cut.removal for cut in chosen.cuts}, drops), targets=chosen.targets)
     limits = limits_of(graph, max_ratio, min_width, round_to, rounding)
     groups = chosen_groups(graph, ignore, only)
     alike = _uniform(graph, uniform)
@@ -136,8 +164,29 @@ def plan(
     return evolve(plan_of(graph, removal(couplings, order[:count])), targets=targets)
 
 
-def _uniform(graph: Graph, uniform: Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
+def _left(graph: Graph, drops: Sequence[Drop]) -> Graph:
+    """What stays when elements leave, under the names of the whole. Raises `PlanError` where they may not."""
+    if problems := [f"{problem}." for problem in drop_problems(graph, drops)]:
+        raise PlanError.of(problems)
+    return without(graph, drops)
+
+
+def _of_whole(graph: Graph, name: str, value: Number, latency_model: LatencyModel | None) -> Number:
+    """A budget as what is to remain: a fraction is one of the whole graph."""
+    if not is_number(value) or not 0 < value <= 1:
+        return value
+    if name == "latency":
+        assert latency_model is not None, "checked before"
+        return value * latency_model(graph)
+    return int(value * (graph.params if name == "params" else graph.macs))
+
+
+def _uniform(graph: Graph, uniform: str | Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
     """The sets of groups that are to keep equal sizes. Raises `PlanError` for sets that have different ones."""
+    if uniform == "isomorphic":
+        structures = signatures(graph)
+        alike = positions_by_key([(structures[group.atom], group.size) for group in graph.groups])
+        return tuple(tuple(graph.groups[position] for position in positions) for positions in alike)
     items = [uniform] if isinstance(uniform, str) or not isinstance(uniform, Iterable) else [*uniform]
     strange = [item for item in items if not isinstance(item, (str, tuple))]
     if strange:

@@ -6,6 +6,7 @@ What a criterion gives are `Importances`, a plain mapping; any mapping of the sa
 """
 
 from depgraph.criteria.activations import Activation, Wanda
+from depgraph.criteria.blocks import AngularDistance, BlockInfluence
 from depgraph.criteria.collecting import DataDriven
 from depgraph.criteria.gradients import OBDC, Hessian, Taylor
 from depgraph.criteria.reconstruction import Fluctuation, Reconstruction
@@ -17,7 +18,9 @@ __all__ = [
     "LAMP",
     "OBDC",
     "Activation",
+    "AngularDistance",
     "BNScale",
+    "BlockInfluence",
     "DataDriven",
     "Elementwise",
     "Fluctuation",

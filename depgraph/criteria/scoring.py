@@ -90,10 +90,14 @@ def _checked(graph: Graph, returned: Any) -> Importances:
         raise PlanError(f"expected the criterion to return group names with their numbers, met {type(returned).__name__}.")
     scores: Importances = {}
     problems = []
+    lists = {item.path: item for item in graph.sequences}
     for name, given in returned.items():
         group = graph.groups_by_name.get(name)
         values = given.tolist() if hasattr(given, "tolist") else given
-        problem = "it is no group of the graph" if group is None else _problem(graph, group, values)
+        if group is None and name in lists:
+            problem = _element_problem(len(lists[name].elements), values)
+        else:
+            problem = "it is no group of the graph" if group is None else _problem(graph, group, values)
         if problem:
             problems.append(f"{name!r}: {problem}")
         else:
@@ -116,6 +120,14 @@ def _problem(graph: Graph, group: Group, values: Any) -> str | None:
     if len(values) != base.size:
         return f"expected {base.size} rows, one per index of its base, met {len(values)}"
     return next((problem for row in values if (problem := _row_problem(group, row))), None)
+
+
+def _element_problem(length: int, values: Any) -> str | None:
+    """What is wrong with the numbers of a list's elements, if anything is."""
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != length:
+        return f"expected {length} numbers, one per element"
+    strange = [value for value in values if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value)]
+    return f"expected numbers, met {strange[0]!r}" if strange else None
 
 
 def _row_problem(group: Group, values: Sequence[Any]) -> str | None:

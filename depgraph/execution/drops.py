@@ -27,7 +27,8 @@ def drop_elements(plan: Plan, model: nn.Module) -> None:
 def written_paths(plan: Plan) -> Iterator[str]:
     """The attributes that change because elements go, under the names from before."""
     for drop in plan.drops:
-        yield from (*drop.sequence.counts, *drop.sequence.entries, *(path for path, _ in _places(plan, drop)))
+        yield from (*drop.sequence.counts, *(path for path, _ in drop.sequence.entries))
+        yield from (path for path, _ in _places(plan, drop))
 
 
 def _places(plan: Plan, drop: Drop) -> Iterator[tuple[str, int]]:
@@ -42,9 +43,7 @@ def _values_after(plan: Plan, model: nn.Module) -> Iterator[tuple[str, Any]]:
     for drop in plan.drops:
         left = list(drop.removed.complement(len(drop.sequence.elements)))
         yield from ((path, len(left)) for path in drop.sequence.counts)
-        for path in drop.sequence.entries:
-            entries = read(model, path)
-            yield path, [entries[place] for place in left]
+        yield from ((path, [texts[place] for place in left]) for path, texts in drop.sequence.entries)
         yield from ((path, left.index(place)) for path, place in _places(plan, drop))
 
 
@@ -63,12 +62,11 @@ def other_sequences(plan: Plan, model: nn.Module) -> Iterator[str]:
             met = _plain(model, path)
             if type(met) is not int or met != value:
                 yield f"attribute {shortened(repr(path))}: expected {value}, met {shortened(repr(met))}"
-        for path in sequence.entries:
+        for path, texts in sequence.entries:
             met = _plain(model, path)
-            if type(met) is not list or len(met) != len(sequence.elements):
-                expected = f"expected a list of {len(sequence.elements)} entries"
-                yield f"attribute {shortened(repr(path))}: {expected}, met {type(met).__name__}"
-        for path in (*sequence.counts, *sequence.entries):
+            if type(met) is not list or met != list(texts):
+                yield f"attribute {shortened(repr(path))}: expected {shortened(repr(list(texts)))}, met {shortened(repr(met))}"
+        for path in (*sequence.counts, *(path for path, _ in sequence.entries)):
             left = len(drop.left)
             if counted.setdefault(path, left) != left:
                 yield f"attribute {shortened(repr(path))} says how long several lists are: drop as many elements of each"

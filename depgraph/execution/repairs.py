@@ -68,6 +68,7 @@ class _Header:
     outputs: tuple[float, float]
     note: str
     originals: tuple[tuple[str, str], ...]
+    added: tuple[str, ...] = field(default=(), metadata=codec.LATE)
 
 
 @frozen(eq=False)
@@ -85,6 +86,7 @@ class Repair:
             alone, and repaired. Both 0 where moments were given instead of batches.
         note: what is to be said of the whole.
         originals: digest of what the original has in the place of each new value, by name: a checkpoint is compared with it.
+        added: names of biases among the values that the original does not have: `execute` adds them to its layers.
 
     >>> import depgraph as dg
     >>> _ = torch.manual_seed(0)
@@ -111,6 +113,7 @@ class Repair:
     outputs: tuple[float, float] = (0.0, 0.0)
     note: str = ""
     originals: Mapping[str, str] = field(factory=dict, converter=read_only, repr=False)
+    added: tuple[str, ...] = ()
 
     def problems(self, plan: Plan, model: nn.Module, sizes: Mapping[str, torch.Tensor]) -> Iterator[str]:
         """What speaks against writing it to this model, pruned by this plan, one sentence each.
@@ -121,6 +124,14 @@ class Repair:
             sizes: parameters and buffers as they are after the plan, of those that are in `values`.
         """
         yield from self._misfits(plan, {name: tuple(tensor.shape) for name, tensor in sizes.items()}, "the model")
+        for name in self.added:
+            owner = name.rpartition(".")[0]
+            registry = dict(model.named_modules()).get(owner, model)._parameters
+            weight = sizes.get(f"{owner}.weight" if owner else "weight")
+            if registry.get("bias", weight) is not None or weight is None or name not in self.values:
+                yield f"the model has no layer without a bias {shortened(repr(owner))}, to which the repair adds one"
+            elif tuple(self.values[name].shape) != weight.shape[:1]:
+                yield f"{name!r}: the repair has the shape {tuple(self.values[name].shape)}, the plan leaves {weight.shape[:1]}"
         if self.source != weights_digest(model):
             yield "the repair was made from other weights than the model has"
 
@@ -135,6 +146,8 @@ class Repair:
             original: gives a tensor as it is before the plan, by the model's name.
         """
         yield from self._misfits(plan, sizes, "the checkpoint")
+        for name in self.added:
+            yield f"{name!r}: the repair adds this bias, of which a model that reads the checkpoint knows nothing"
         for name in self.values:
             if name in sizes and self.originals.get(name) != tensor_digest(original(name)):
                 yield f"{name!r}: the repair was made from other weights than the checkpoint has"
@@ -143,6 +156,8 @@ class Repair:
         if self.plan != plan_digest(plan):
             yield "the repair was made for another plan"
         for name, values in self.values.items():
+            if name in self.added:
+                continue
             if name not in sizes:
                 yield f"{where} has no parameter or buffer {shortened(repr(name))}, of which the repair has new values"
             elif sizes[name] != tuple(values.shape):
@@ -154,7 +169,7 @@ class Repair:
         The file is written whole or not at all.
         """
         left, originals = tuple(self.left.items()), tuple(self.originals.items())
-        header = _Header(self.plan, self.source, self.layers, left, self.mode, self.outputs, self.note, originals)
+        header = _Header(self.plan, self.source, self.layers, left, self.mode, self.outputs, self.note, originals, self.added)
         tensor_files.save(path, "repair", header, self.values)
 
     @classmethod
@@ -166,13 +181,15 @@ class Repair:
         """
         header, values = tensor_files.load(path, "repair", _Header)
         left, originals = dict(header.left), dict(header.originals)
-        return cls(header.plan, header.source, values, header.layers, left, header.mode, header.outputs, header.note, originals)
+        told = header.layers, left, header.mode, header.outputs, header.note, originals, header.added
+        return cls(header.plan, header.source, values, *told)
 
     def __str__(self) -> str:
         solved = [layer for layer in self.layers if layer.held_out[0] or layer.fitted[0]]
         many = "layer" if len(solved) == 1 else "layers"
         lines = [f"<Repair: {len(self.values)} tensors, {len(solved)} {many} solved, {self.mode}>"]
         lines += [f"  {layer}" for layer in solved]
+        lines += [f"  {name}: added" for name in self.added]
         lines += [f"  {name}: left, for {reason}" for name, reason in self.left.items()]
         if any(self.outputs):
             lines.append(f"  outputs: {self.outputs[0]:.2%} -> {self.outputs[1]:.2%}")

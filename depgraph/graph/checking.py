@@ -191,13 +191,15 @@ def sequence_problems(sequences: Iterable[ModuleSequence]) -> Iterator[str]:
         path, numbers = shortened(repr(item.path)), tuple(map(str, range(len(item.elements))))
         yield from _repeated(f"in the list {path} the element", item.elements)
         dotted = [item.path] if item.path else []
-        dotted += [*item.counts, *item.positions, *item.entries]
+        dotted += [*item.counts, *item.positions, *(name for name, _ in item.entries)]
         if not all(is_step(step) for name in dotted for step in name.split(".")) or not all(map(is_step, item.elements)):
             yield f"the list {path} names something else than modules and plain attributes"
         if item.numbered and item.elements != numbers:
             yield f"the list {path} is called numbered, but its elements have other names"
         if not item.numbered and (item.positions or item.entries):
             yield f"the elements of the list {path} have names, and no places to follow"
+        if any(len(texts) != len(numbers) for _, texts in item.entries):
+            yield f"the list {path} has {len(numbers)} elements, and other lists that are to have as many entries"
         if any(not 0 <= place < len(numbers) for place, _ in item.fixed):
             yield f"the list {path} has the elements 0 to {len(numbers) - 1}, and fixes another one"
 

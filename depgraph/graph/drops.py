@@ -15,9 +15,20 @@ from typing import TypeAlias
 from attrs import evolve, frozen
 
 from depgraph.algebra.indices import IndexSet
-from depgraph.algebra.spaces import atoms
+from depgraph.algebra.spaces import Atom, Product, Reversed, Space, atoms
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Balance, LayerWeight, ModuleSequence, Operation, OperationTraits, OpType, Tensor, place_of
+from depgraph.graph.records import (
+    Balance,
+    LayerWeight,
+    ModuleSequence,
+    Operation,
+    OperationTraits,
+    OpType,
+    Tensor,
+    UnreadAttribute,
+    place_of,
+)
+from depgraph.messages import shortened
 
 Rename: TypeAlias = Callable[[str], str | None]
 """From a dotted name to another one; None for what is gone."""
@@ -266,7 +277,11 @@ def drop_problems(graph: Graph, drops: Iterable[Drop]) -> Iterator[str]:
     """Why elements may not leave their lists, one sentence each; for drops of lists that the graph has."""
     drops = tuple(drops)
     problems = [problem for drop in drops for problem in _element_problems(graph, drop)]
-    yield from problems or (_left_over(graph, drops) if drops else ())
+    problems = problems or ([*_left_over(graph, drops)] if drops else [])
+    yield from problems
+    if drops and not problems and _inseparable(without(graph, drops)) - _inseparable(graph):
+        names = ", ".join(f"{drop.sequence.prefix}{drop.sequence.elements[place]}" for drop in drops for place in drop.removed)
+        yield f"they alone tell parts of an axis apart, so keep one of each kind of {shortened(names)}"
 
 
 def _element_problems(graph: Graph, drop: Drop) -> Iterator[str]:
@@ -286,7 +301,10 @@ def _element_problems(graph: Graph, drop: Drop) -> Iterator[str]:
 
 
 def _left_over(graph: Graph, drops: Sequence[Drop]) -> Iterator[str]:
-    """What forward does for elements that go alone, outside of them: it would do it no more, or for another element."""
+    """What forward does for one element that goes, outside of it: it would do it no more, or for another element.
+
+    What it does for several of them, such as a mask for all layers of a kind, it goes on doing.
+    """
     rename = renaming(drops)
     readers: dict[str, list[str]] = {}
     for item in graph.operations:
@@ -294,14 +312,46 @@ def _left_over(graph: Graph, drops: Sequence[Drop]) -> Iterator[str]:
             readers.setdefault(name, []).append(item.name)
     left = without(graph, drops)
     read = {name for item in left.operations for name in item.inputs}
+    flows = [ElementFlow(graph, drop.sequence) for drop in drops]
+
+    def is_for_one(names: Iterable[str]) -> bool:
+        places = {(number, flow.position_of(name)) for name in names for number, flow in enumerate(flows)}
+        return len({place for place in places if place[1] is not None}) == 1
+
     for item in left.operations:
         unread = [name for name in item.outputs if name not in read]
-        if len(unread) == len(item.outputs) and any(name in readers for name in unread):
-            first = next(reader for name in unread for reader in readers.get(name, ()))
-            yield f"{_described(item)} is computed for elements that go alone: {first} reads it"
+        users = [reader for name in unread for reader in readers.get(name, ())]
+        if len(unread) == len(item.outputs) and is_for_one(users):
+            yield f"{_described(item)} is computed for it alone, outside of it: {users[0]} reads it"
     for tensor in graph.tensors:
-        if tensor.kind != "value" and tensor.name in readers and tensor.name not in read and rename(tensor.name) is not None:
-            yield f"{tensor.name} is used by elements that go alone: {readers[tensor.name][0]} reads it"
+        users = readers.get(tensor.name, []) if tensor.kind != "value" and tensor.name not in read else []
+        if users and rename(tensor.name) is not None and is_for_one(users):
+            yield f"{tensor.name} is used by it alone, outside of it: {users[0]} reads it"
+
+
+def _inseparable(graph: Graph) -> set[tuple[Atom, Atom]]:
+    """Pairs of atoms that stand side by side wherever one of them stands: without other statements they would be one."""
+    found = {space for tensor in graph.tensors for space in tensor.axes} | {item.space for item in graph.attributes}
+    found |= {space for operation in graph.operations for cost in operation.costs for space in cost.axes}
+    counts: dict[Atom, int] = {}
+    pairs: dict[tuple[Atom, Atom], int] = {}
+    for space in found:
+        _count_pairs(space, counts, pairs)
+    return {(one, other) for (one, other), count in pairs.items() if one != other and count == counts[one] == counts[other]}
+
+
+def _count_pairs(space: Space, counts: dict[Atom, int], pairs: dict[tuple[Atom, Atom], int]) -> None:
+    if isinstance(space, Atom):
+        counts[space] = counts.get(space, 0) + 1
+    elif isinstance(space, Reversed):
+        counts[space.atom] = counts.get(space.atom, 0) + 1
+    else:
+        children = space.factors if isinstance(space, Product) else space.parts
+        for child in children:
+            _count_pairs(child, counts, pairs)
+        for one, other in pairwise(children):
+            if isinstance(one, Atom) and isinstance(other, Atom):
+                pairs[one, other] = pairs.get((one, other), 0) + 1
 
 
 def without(graph: Graph, drops: Sequence[Drop]) -> Graph:
@@ -342,10 +392,18 @@ def without(graph: Graph, drops: Sequence[Drop]) -> Graph:
         pinned_atoms=tuple(item for item in graph.pinned_atoms if item.atom in present),
         balances=tuple(Balance(left, item.reason) for item, left in balances if len(left) > 1),
         lower_bounds=tuple(item for item in graph.lower_bounds if item.atom in present),
-        unread=tuple(item for item in graph.unread if rename(item.path) is not None),
+        unread=tuple(_unread_left(graph.unread, rename, present)),
         free=tuple(item for item in graph.free if item.kind != "vocabulary" or rename(item.name) is not None),
         indices=tuple(item for item in graph.indices if not item.path or rename(item.path) is not None),
     )
+
+
+def _unread_left(attributes: Iterable[UnreadAttribute], rename: Rename, present: set[Atom]) -> Iterator[UnreadAttribute]:
+    """What nothing has read, of what stays: an attribute of a configuration may count axes of elements that go, too."""
+    for item in attributes:
+        spaces = tuple(space for space in item.spaces if present.issuperset(atoms(space)))
+        if spaces and rename(item.path) is not None:
+            yield UnreadAttribute(item.path, spaces)
 
 
 def _in_order(operations: Sequence[Operation], stay: Mapping[str, Operation]) -> Iterator[Operation]:
@@ -435,13 +493,13 @@ def _left_in(sequences: Iterable[ModuleSequence], drops: Iterable[Drop], rename:
         drop = dropped.get(item.path)
         if path is None:
             continue
-        counts, entries = (
-            tuple(sorted(name for path in paths if (name := rename(path)) is not None)) for paths in (item.counts, item.entries)
-        )
+        counts = tuple(sorted(new for count in item.counts if (new := rename(count)) is not None))
+        entries = tuple(sorted((new, texts) for name, texts in item.entries if (new := rename(name)) is not None))
         moved = evolve(item, path=path, counts=counts, entries=entries)
         if drop is None:
             yield moved
         elif len(drop.left) > 1:
             places = {old: new for new, old in enumerate(drop.removed.complement(len(item.elements)))}
             fixed = tuple((places[place], why) for place, why in item.fixed if place in places)
-            yield evolve(moved, elements=tuple(drop.left.values()), fixed=fixed)
+            entries = tuple((name, tuple(texts[place] for place in places)) for name, texts in entries)
+            yield evolve(moved, elements=tuple(drop.left.values()), fixed=fixed, entries=entries)

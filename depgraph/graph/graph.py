@@ -30,7 +30,7 @@ from depgraph.graph.records import (
     TraceMode,
     UnreadAttribute,
 )
-from depgraph.graph.uses import offsets_of, uses_of
+from depgraph.graph.uses import offsets_of, returned_of, uses_of
 
 
 @frozen
@@ -167,6 +167,11 @@ class Graph:
     def offsets(self) -> frozenset[str]:
         """The parameters that are only ever added: biases."""
         return offsets_of(self.by_name, self.uses)
+
+    @cached_property
+    def returned(self) -> Mapping[str, tuple[str, ...]]:
+        """By a module's dotted path the values that are made inside of it and read outside: what it returns, call by call."""
+        return MappingProxyType(returned_of(self.operations))
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:

@@ -289,7 +289,7 @@ class ModuleSequence:
         numbered: whether they are named by their positions, so that those behind a gap move up.
         counts: paths of integers that say how many elements there are.
         positions: paths below each element of integers that say where it stands, such as ``self_attn.layer_idx``.
-        entries: paths of lists that have an entry for each element, such as ``config.layer_types``.
+        entries: paths of lists of texts that have one for each element, such as ``config.layer_types``, with what they hold.
         fixed: positions that may not become vacant, with the reason: forward reaches for an element by its number or name.
         problem: why none of its elements may leave; empty where nothing speaks against it.
 
@@ -304,7 +304,7 @@ class ModuleSequence:
     numbered: bool
     counts: tuple[str, ...] = ()
     positions: tuple[str, ...] = ()
-    entries: tuple[str, ...] = ()
+    entries: tuple[tuple[str, tuple[str, ...]], ...] = ()
     fixed: tuple[tuple[int, str], ...] = ()
     problem: str = ""
 
@@ -320,8 +320,10 @@ class ModuleSequence:
 
     def with_names(self, name: Callable[[str], str]) -> ModuleSequence:
         """The list with other paths."""
-        counts, entries = (tuple(sorted(map(name, paths))) for paths in (self.counts, self.entries))
-        return evolve(self, path=name(self.path) if self.path else "", counts=counts, entries=entries)
+        entries = tuple(sorted((name(path), texts) for path, texts in self.entries))
+        return evolve(
+            self, path=name(self.path) if self.path else "", counts=tuple(sorted(map(name, self.counts))), entries=entries
+        )
 
 
 @frozen

@@ -11,6 +11,7 @@ from attrs import evolve
 from torch import nn
 
 from depgraph.errors import PlanError
+from depgraph.moments.gathering import Gathered, readings
 from depgraph.moments.layers import Call, Layer, Layout
 from depgraph.moments.samples import Batch, Valid, batches_of, option_problems
 from depgraph.moments.sums import Moments, Sums, of_all_ranks
@@ -154,12 +155,12 @@ def collect(
         batches: an iterable of batches, as many as fit in memory.
         wanted: given the name of a weight, whether its layer counts; by default all do.
         holdout: the share of the samples, the last ones, that is kept apart to judge by; 0 for none.
-        forward: from (model, batch) to anything; by default the model is called with the batch: keywords from a mapping,
-            arguments from a tuple or list.
+        forward: from (model, batch) to anything; by default the model is called with the batch as `trace` does it:
+            arguments from a tuple or list, keywords from a mapping of names of its parameters.
         valid: from a batch to a mask of its places that count, such as ``lambda batch: batch["attention_mask"]``: others are
             left out of what layers read that have so many rows.
         rows_per_input: a convolution reads so many rows for each of its inputs, spread evenly over the places of all
-            samples, or all that there are.
+            samples, or all that there are; or all, where overlapping patches make that less work.
         dtype: in which rows are multiplied: ``torch.float32`` or ``torch.float64``.
         progress: show a progress bar; needs the package tqdm.
 
@@ -196,7 +197,7 @@ def collected(
 ) -> Moments:
     """The same, of batches that are taken apart already, and of a model whose weights have the digest `source`."""
     layers = dict(survey.layers)
-    sums: tuple[dict[str, Sums], dict[str, Sums]] = ({}, {})
+    found: dict[str, tuple[Gathered, Gathered]] = {}
     calls: Counter[Layout] = Counter()
     read: set[tuple[str, int]] = set()
 
@@ -208,11 +209,9 @@ def collected(
             key = layer.reads, calls[event.weight]
             if key not in read and (wanted is None or wanted(layer)):
                 read.add(key)
-                own = event.call.rows(event.x, batch.places(event.call, event.x))
-                for store, rows in zip(sums, batch.parts(own, dtype), strict=True):
-                    if rows.shape[1]:
-                        known = store.get(layer.reads)
-                        store[layer.reads] = Sums.of(rows) if known is None else known.plus(rows)
+                sides = found.setdefault(layer.reads, (Gathered(), Gathered()))
+                for side, reading in zip(sides, readings(batch, event.call, event.x, dtype), strict=True):
+                    side.add(reading)
         return event.run()
 
     with untouched(model, training=False), torch.no_grad():
@@ -224,6 +223,10 @@ def collected(
             watch.forget()
             calls.clear()
             read.clear()
-    sums = (of_all_ranks(sums[0]), of_all_ranks(sums[1]))
+    sums: tuple[dict[str, Sums], dict[str, Sums]] = ({}, {})
+    for name in list(found):
+        for store, side in zip(sums, found.pop(name), strict=True):
+            if side:
+                store[name] = side.sums()
     left = survey.left | problems_of(watch, layers.values(), tensors)
-    return Moments(source, tuple(layers.values()), *sums, left)
+    return Moments(source, tuple(layers.values()), of_all_ranks(sums[0]), of_all_ranks(sums[1]), left)

@@ -182,6 +182,11 @@ class Call:
         return y.permute(1, 0, *range(3, y.ndim), 2).reshape(self.groups, -1, y.shape[2])
 
 
+def places_left(sizes: Sequence[int], most: int | None) -> list[int]:
+    """How many places are left of each dimension where so many of each sample are enough."""
+    return [-(-size // step) for size, step in zip(sizes, _every(sizes, most), strict=True)]
+
+
 def _every(sizes: Sequence[int], most: int | None) -> list[int]:
     """Steps along some dimensions that leave about as many places as are wanted, and no fewer."""
     steps = [1] * len(sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch.utils import _pytree
 
 from depgraph.algebra.numbers import is_number
 from depgraph.errors import PlanError
-from depgraph.moments.layers import Call
+from depgraph.moments.layers import Call, places_left
+from depgraph.moments.patches import Pattern, pattern_of
 from depgraph.running import are_batches
 
 Valid = Callable[[Any], torch.Tensor]
@@ -47,6 +49,17 @@ class Batch:
             mask = self.valid.to(rows.device)
             fitted, held_out = fitted[:, mask[:border]], held_out[:, mask[border:]]
         return fitted.to(dtype), held_out.to(dtype)
+
+    def pattern(self, call: Call, x: torch.Tensor) -> Pattern | None:
+        """How a convolution's patches are summed up without making them; None where making them takes less."""
+        pattern = pattern_of(call, x)
+        if pattern is None or x.shape[0] % self.samples:
+            return None
+        rows = math.prod(places_left(pattern.places, self.places(call, x)))
+        positions = math.prod(call.kernel)
+        if self.valid is not None and len(self.valid) == x.shape[0] * math.prod(pattern.places):
+            return None
+        return pattern if pattern.work < rows * positions * (positions + 1) / 2 else None
 
     def border(self, count: int) -> int:
         """How many of so many rows belong to samples that are fitted to, where those of one sample lie together."""

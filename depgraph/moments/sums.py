@@ -17,6 +17,9 @@ from depgraph.running import gathered_from_ranks, together
 WIDEST_IN_DOUBLE = 4096
 """Up to so many inputs the sums are kept in double precision; beyond, a matrix of them would take gigabytes."""
 
+STRIPE = 256
+"""So many rows of a symmetric matrix are computed at a time."""
+
 
 @frozen(eq=False)
 class Sums:
@@ -39,15 +42,34 @@ class Sums:
     @classmethod
     def of(cls, rows: torch.Tensor) -> Sums:
         """The sums of some rows, ``[blocks, rows, inputs]``, multiplied in their own precision."""
-        wide = sum_dtype(rows)
-        total = rows.sum(1, dtype=wide)
-        return cls(rows.shape[1], total, (rows.mT @ rows).to(wide))
+        return cls.none(rows).with_half_of(rows).mirrored()
 
-    def plus(self, rows: torch.Tensor) -> Sums:
-        """These sums and those of more rows; where both are of one precision, in the memory of these."""
-        if rows.dtype != self.products.dtype:
-            return self + Sums.of(rows)
-        return Sums(self.count + rows.shape[1], self.total.add_(rows.sum(1)), self.products.baddbmm_(rows.mT, rows))
+    @classmethod
+    def none(cls, rows: torch.Tensor) -> Sums:
+        """The sums of no rows, to which such rows can be added."""
+        blocks, _, inputs = rows.shape
+        wide = sum_dtype(rows)
+        return cls(0, rows.new_zeros(blocks, inputs, dtype=wide), rows.new_zeros(blocks, inputs, inputs, dtype=wide))
+
+    def with_half_of(self, rows: torch.Tensor) -> Sums:
+        """These sums and those of more rows, in the memory of these; of the products only those above the diagonal."""
+        for start in range(0, self.inputs, STRIPE):
+            stripe = slice(start, start + STRIPE)
+            products, pair = self.products[:, stripe, start:], (rows[..., stripe].mT, rows[..., start:])
+            if rows.dtype == products.dtype:
+                products.baddbmm_(*pair)
+            else:
+                products.add_(torch.bmm(*pair))
+        return Sums(self.count + rows.shape[1], self.total.add_(rows.sum(1)), self.products)
+
+    def mirrored(self) -> Sums:
+        """These sums, with the products below the diagonal made those above it, in their memory."""
+        for start in range(0, self.inputs, STRIPE):
+            stripe = slice(start, start + STRIPE)
+            square = self.products[:, stripe, stripe]
+            square.copy_(square.triu() + square.triu(1).mT)
+            self.products[:, start + STRIPE :, stripe] = self.products[:, stripe, start + STRIPE :].mT
+        return self
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.count + other.count, self.total + other.total, self.products + other.products)

@@ -6,6 +6,7 @@ them, and the path of an edit may name plain attributes only.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -41,15 +42,8 @@ def check(plan: Plan) -> tuple[str, ...]:
         return problems
     structure = (_fingerprints, _cut_problems, _axis_problems, _size_problems)
     problems = tuple(problem for problems_of in structure for problem in problems_of(plan))
-    return (
-        *problems,
-        *edit_problems(plan.edits),
-        *_interface_problems(plan),
-        *_unread_problems(plan),
-        *_tie_problems(plan),
-        *_renaming_problems(plan),
-        *_drop_problems(plan),
-    )
+    others = (_interface_problems, _unread_problems, _tie_problems, _renaming_problems, _target_problems, _drop_problems)
+    return (*problems, *edit_problems(plan.edits), *(problem for problems_of in others for problem in problems_of(plan)))
 
 
 def is_well_typed(plan: Plan) -> bool:
@@ -132,10 +126,19 @@ def _is_sequence(item: Any) -> bool:
     """Whether this is a list of modules as `drop` names one: why its elements may not leave is no business of a plan."""
     if type(item) is not ModuleSequence or type(item.path) is not str or type(item.numbered) is not bool:
         return False
-    lists = (item.elements, item.counts, item.positions, item.entries)
+    lists = (item.elements, item.counts, item.positions)
     if not all(type(names) is tuple and all(type(name) is str for name in names) for names in lists):
         return False
+    if type(item.entries) is not tuple or not all(map(_is_entry, item.entries)):
+        return False
     return item.fixed == () and item.problem == ""
+
+
+def _is_entry(item: object) -> bool:
+    """Whether this is a path with the texts that stand there."""
+    if type(item) is not tuple or len(item) != 2 or type(item[0]) is not str or type(item[1]) is not tuple:
+        return False
+    return all(type(text) is str for text in item[1])
 
 
 def _is_atom(item: object) -> bool:
@@ -411,6 +414,13 @@ def _renaming_problems(plan: Plan) -> Iterator[str]:
             yield from _duplicates(f"a number or name {which} that is given twice is", [pair[side] for pair in renaming])
     if any(not 0 <= number <= LARGEST_SIZE for pair in plan.renumbered for number in pair):
         yield "a number of an atom is below 0, or larger than any"
+
+
+def _target_problems(plan: Plan) -> Iterator[str]:
+    """JSON has no other numbers than finite ones."""
+    for target in plan.targets:
+        if not all(math.isfinite(number) for number in (target.requested, target.realised) if type(number) is float):
+            yield f"the target {shortened(repr(target.name))} is no finite number"
 
 
 def _duplicates(sentence: str, items: Iterable[Hashable]) -> Iterator[str]:

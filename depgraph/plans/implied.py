@@ -7,10 +7,15 @@ from collections.abc import Iterator, Mapping
 from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import Removal
-from depgraph.algebra.spaces import Atom, Space, atoms
+from depgraph.algebra.spaces import UNIT, Atom, Space, atoms
 from depgraph.graph.canonical import gone_from, index_after
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import FreeAxis
+
+
+def smaller_atom(atom: Atom, count: int) -> Space:
+    """What is left of an atom that loses so many indices."""
+    return UNIT if atom.size - count == 1 else Atom(atom.id, atom.size - count)
 
 
 def shorter_axes(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[tuple[str, int, Space]]:

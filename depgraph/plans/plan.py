@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import evolve, field, frozen
 
@@ -16,7 +16,7 @@ from depgraph import codec
 from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_image
-from depgraph.algebra.spaces import UNIT, Atom, Space, atoms, substitute
+from depgraph.algebra.spaces import Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.drops import Drop, drop_problems, naming, renaming, without
@@ -24,7 +24,19 @@ from depgraph.graph.graph import Graph
 from depgraph.graph.records import FreeAxis, UnreadAttribute
 from depgraph.messages import shortened
 from depgraph.plans.checking import check, edit_problems
-from depgraph.plans.implied import balance_problems, free_axes, index_problems, moved_indices, shorter_axes, smaller_sizes
+from depgraph.plans.implied import (
+    balance_problems,
+    free_axes,
+    index_problems,
+    moved_indices,
+    shorter_axes,
+    smaller_atom,
+    smaller_sizes,
+)
+
+if TYPE_CHECKING:
+    from depgraph.execution.inversion import TensorDict, Tensors
+    from depgraph.plans.algebra import PlanDifference
 
 K = TypeVar("K", int, str)
 V = TypeVar("V")
@@ -284,7 +296,7 @@ class Plan:
         configuration may read such attributes; `edit` adds an edit of one.
         """
         edited = {edit.path for edit in self.edits}
-        smaller = {cut.atom: _smaller(cut.atom, cut.count) for cut in self.cuts}
+        smaller = {cut.atom: smaller_atom(cut.atom, cut.count) for cut in self.cuts}
         result = []
         for item in self.unread_attributes:
             sizes = {substitute(space, lambda atom: smaller.get(atom, atom)).size for space in item.spaces}
@@ -560,18 +572,123 @@ class Plan:
         stays = renaming(joint.values())
         return tuple(joint[path] for path in sorted(joint) if not path or stays(path) is not None)
 
+    def diff(self, other: Plan) -> PlanDifference:
+        """In what this plan and another one of the same graph differ: false where they are equal, and printed readably.
+
+        Raises:
+            MismatchError: the other plan was made for another graph.
+
+        >>> import torch, depgraph as dg
+        >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+        >>> print(dg.cut(graph, "0.weight", [2, 6], dim=0).diff(dg.cut(graph, "0.weight", [2, 3, 4], dim=0)))
+        <PlanDifference: 1 groups, 0 edits>
+          0.weight:0: only the first removes 6; only the second removes 3-4
+        """
+        from depgraph.plans.algebra import difference
+
+        return difference(self, other)
+
+    def restrict(self, graph: Graph, patterns: str | Iterable[str], *, ignore: str | Iterable[str] = ()) -> Plan:
+        """The plan that makes only the cuts of the groups that patterns name, with what follows from these cuts.
+
+        Of the edits that `edit` added those stay that give an attribute a size that it may have to have by these cuts; others
+        are to be added anew. Elements leave lists where ``*`` is among the patterns. So the rest of the plan is
+        ``plan.restrict(graph, "*", ignore=patterns)``, and `merge` makes the whole of the two again.
+
+        Args:
+            graph: the graph that the plan was made for.
+            patterns: which groups, as in `dg.plan(only=)`: names of groups, layers or parameters, globs, ``role:head``; ``*``
+                is every group.
+            ignore: groups to leave out of these, likewise.
+
+        Raises:
+            MismatchError: the plan was made for another graph.
+            PlanError: a part of balanced groups, which must lose equally many indices, or a group that loses other indices
+                for each index of another one, some of which the plan removes, without that one.
+            UnknownNameError: a pattern names nothing in the graph.
+
+        >>> import torch, depgraph as dg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 6), torch.nn.Linear(6, 2))
+        >>> graph = dg.trace(model, torch.zeros(1, 4))
+        >>> plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude()), ratio=0.5)
+        >>> dict(plan.restrict(graph, "3:in").removed) == {"2.weight:0": plan.removed["2.weight:0"]}
+        True
+        >>> parts = [plan.restrict(graph, "3:in"), plan.restrict(graph, "*", ignore="3:in")]
+        >>> dg.merge(graph, parts) == plan
+        True
+        """
+        from depgraph.plans.algebra import restricted
+
+        return restricted(graph, self, patterns, ignore)
+
+    def rebase(self, graph: Graph, onto: Plan) -> Plan:
+        """What is left to do of this plan when another plan of the same graph has been applied meanwhile, in its numbers.
+
+        Whichever of the two comes first, both together come to the same: ``onto.then(plan.rebase(graph, onto))`` is
+        ``plan.then(onto.rebase(graph, plan))``. What both remove goes once.
+
+        Args:
+            graph: the graph that both were made for.
+            onto: the plan that was applied.
+
+        Raises:
+            MismatchError: one of them was made for another graph.
+            PlanError: both together remove more than a group allows, or balanced groups lose unequally many indices.
+
+        >>> import torch, depgraph as dg
+        >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+        >>> plan, onto = (dg.cut(graph, "0.weight", indices, dim=0) for indices in ([2, 6], [0, 2]))
+        >>> dict(plan.rebase(graph, onto).removed)                  # what was 6 is 4 by now
+        {'0.weight:0': IndexSet('4')}
+        """
+        from depgraph.plans.algebra import rebased
+
+        return rebased(graph, self, onto)
+
+    def invert(self, small: Tensors, fill: float | Tensors = 0.0) -> TensorDict:
+        """Pruned tensors back in full-size ones, each number in the place from which it came; for growing back and comparing.
+
+        Executing the plan on the result gives the pruned tensors again. Tensors that the plan does not cut are handed on as
+        they are; none is written to. Names are those before the plan; of elements that left a list the tensors are those of
+        `fill`, if it has them.
+
+        Args:
+            small: what is left: the pruned module, or a mapping from names to tensors such as its state dict.
+            fill: what stands in the other places: a number, or the tensors from before the plan, by name or as a module.
+
+        Raises:
+            MismatchError: tensors that the plan cuts are missing, or have other sizes than it leaves; all are listed.
+            PlanError: arguments of another kind.
+
+        >>> import torch, depgraph as dg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+        >>> plan = dg.cut(dg.trace(model, torch.zeros(1, 2)), "0.weight", [1, 2], dim=0)
+        >>> plan.invert({"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2), "1.weight": torch.ones(1, 2)}, fill=7)["0.bias"]
+        tensor([1., 7., 7., 1.])
+        >>> small = dg.execute(plan, model)
+        >>> torch.equal(plan.invert(small, fill=model)["1.weight"], model[1].weight)
+        True
+        """
+        from depgraph.execution.inversion import inverted
+
+        return inverted(self, small, fill)
+
     def save(self, path: str | Path) -> None:
-        """Write the plan as versioned JSON; no code is stored."""
-        codec.write(path, "plan", self)
+        """Write the plan as JSON, in the form that docs/plan-format.md describes; whole or not at all, and without code."""
+        from depgraph.plans.plan_files import dumps
+
+        codec.write_text(path, dumps(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read what `save` wrote.
+        """Read what `save` wrote, now or with version 1 of the format.
 
         Raises:
             DocumentError: the file is damaged, edited, foreign or of another version.
         """
-        return codec.read(path, "plan", cls, lambda plan: plan.problems)
+        from depgraph.plans.plan_files import loads
+
+        return loads(codec.read_text(path, "plan"), str(path))
 
     def __str__(self) -> str:
         cuts = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
@@ -612,10 +729,6 @@ def _gone(space: Space, removed: Mapping[Atom, Removal]) -> IndexSet:
         if isinstance(rows := removed.get(atom), RaggedSet):
             gone = gone | ragged_image(space, atom, rows)
     return gone
-
-
-def _smaller(atom: Atom, count: int) -> Space:
-    return UNIT if atom.size - count == 1 else Atom(atom.id, atom.size - count)
 
 
 def _old(edit: Edit) -> int:

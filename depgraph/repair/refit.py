@@ -18,6 +18,7 @@ from depgraph.moments.collecting import Survey, collected, surveyed
 from depgraph.moments.samples import Valid, batches_of, option_problems
 from depgraph.moments.sums import Moments
 from depgraph.plans.plan import Plan
+from depgraph.repair.biases import with_zero_biases
 from depgraph.repair.guard import outputs_missed
 from depgraph.repair.independent import loses_inputs, repaired_independently
 from depgraph.repair.sequential import repaired_in_order
@@ -44,6 +45,7 @@ def refit(
     valid: Valid | None = None,
     rows_per_input: float = 20,
     batch_norm: bool = True,
+    add_bias: bool = False,
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
 ) -> Repair:
@@ -82,11 +84,14 @@ def refit(
         ridges: the λ that are tried, as shares of each input's own variance.
         holdout: the share of the samples, the last ones, to judge by.
         forward: from (model, batch) to anything, of which the tensors are compared; by default the model is called with the
-            batch: keywords from a mapping, arguments from a tuple or list.
+            batch as `trace` does it: arguments from a tuple or list, keywords from a mapping of names of its parameters.
         valid: from a batch to a mask of its places that count, such as ``lambda batch: batch["attention_mask"]``.
         rows_per_input: a convolution reads so many rows for each of its inputs, spread evenly over the places of all
-            samples, or all that there are.
+            samples, or all that there are; or all, where overlapping patches make that less work.
         batch_norm: whether running statistics are re-estimated (sequential only).
+        add_bias: whether linear layers and convolutions that lose inputs and have no bias get one: `Repair.added`. `execute`
+            registers it as ``bias`` of the layer's module, which a model that is built anew does not have: a state dict
+            of the result loads into a copy of it, and not into one that the plan alone has made.
         dtype: in which rows are multiplied: ``torch.float32`` or ``torch.float64``.
         progress: show a progress bar; needs the package tqdm.
 
@@ -112,14 +117,17 @@ def refit(
     0.056
     """
     moments_given = isinstance(batches, Moments)
-    problems = [*_problems(mode, ridges, moments_given)]
+    problems = [*_problems(mode, ridges, moments_given, add_bias)]
     problems += option_problems(
         () if moments_given else batches, holdout, rows_per_input, forward, valid, dtype, may_hold_none=False
     )
     if problems:
         raise PlanError.of(problems)
     model = checked(plan, model)
-    source = weights_digest(model)
+    source, digest = weights_digest(model), plan_digest(plan)
+    added: tuple[str, ...] = ()
+    if add_bias:
+        plan, model, added = with_zero_biases(plan, model)
     small = execute(plan, model).eval()
     tensors = named_tensors(model), named_tensors(small)
     with torch.no_grad():
@@ -127,7 +135,7 @@ def refit(
             check_moments(batches, source, tensors[0])
             writer = Writer(plan, *tensors, batches.layers, batches.left)
             rows, left = repaired_independently(writer, lambda: batches, ridges, progress)
-            return _repair(writer, source, rows, _without_layer(writer, batches.left) | left, "independent", (0.0, 0.0))
+            return _repair(writer, (digest, source), rows, _without_layer(writer, batches.left) | left, "independent")
         read = batches_of(batches, holdout, rows_per_input, valid)
         survey = surveyed(model, read[0], forward)
         writer = Writer(plan, *tensors, survey.layers.values(), survey.left)
@@ -139,18 +147,19 @@ def refit(
         else:
             rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)
         missed, now = outputs_missed(model, [execute(plan, model).eval(), small], read, forward)
-    return _repair(writer, source, rows, _without_layer(writer, survey.left) | left, chosen, (missed, now))
+    return _repair(writer, (digest, source), rows, _without_layer(writer, survey.left) | left, chosen, (missed, now), added)
 
 
 def _repair(
     writer: Writer,
-    source: str,
+    digests: tuple[str, str],
     rows: Sequence[LayerRepair],
     left: Mapping[str, str],
     mode: str,
-    outputs: tuple[float, float],
+    outputs: tuple[float, float] = (0.0, 0.0),
+    added: Sequence[str] = (),
 ) -> Repair:
-    """The repair, or one that changes nothing where the outputs miss more than by the plan alone."""
+    """The repair, given two digests, or one that changes nothing where the outputs miss more than by the plan alone."""
     (missed, now), values, note = outputs, writer.values(), ""
     if not now <= missed:
         note = (
@@ -158,16 +167,19 @@ def _repair(
             "plan alone. More samples may help, or mode='independent'."
         )
         values, now = {}, missed
-    originals = {name: tensor_digest(writer.before[name]) for name in values}
-    return Repair(plan_digest(writer.plan), source, values, tuple(rows), left, mode, (missed, now), note, originals)
+    new = tuple(name for name in added if name in values)
+    originals = {name: tensor_digest(writer.before[name]) for name in values if name not in new}
+    return Repair(*digests, values, tuple(rows), left, mode, (missed, now), note, originals, new)
 
 
-def _problems(mode: object, ridges: object, moments_given: bool) -> Iterator[str]:
+def _problems(mode: object, ridges: object, moments_given: bool, add_bias: bool) -> Iterator[str]:
     """What is wrong with the options of the repair itself, one sentence each."""
     if mode not in get_args(Mode):
         yield f"expected mode= to be one of {get_args(Mode)}, met {mode!r}."
     elif moments_given and mode == "sequential":
         yield "moments make an independent repair: leave out mode='sequential', or pass batches."
+    if moments_given and add_bias:
+        yield "moments know the layers as they are, without new biases: leave out add_bias=True, or pass batches."
     numbers = list(ridges) if isinstance(ridges, (list, tuple)) else []
     if not numbers or not all(is_number(ridge) and ridge >= 0 for ridge in numbers):
         yield f"expected ridges= as a list of numbers from 0 up, met {ridges!r}."

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from attrs import evolve, frozen
 
-from depgraph.moments.sums import Sums
+from depgraph.moments.gathering import Reading, Rows
+from depgraph.moments.sums import STRIPE, Sums, sum_dtype
 from depgraph.running import together
 
 AT_ONCE = 2**22
@@ -86,12 +87,14 @@ class Change:
         weight: ``[blocks, outputs, inputs]``, or None.
         bias: ``[blocks, outputs]``, or None.
         note: what had to be done to solve it.
+        missed: what is still missing of held-out rows; not a number as long as it is not judged.
     """
 
     name: str
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
     note: str = ""
+    missed: float = math.nan
 
 
 NOTHING = Change("as it was")
@@ -105,30 +108,55 @@ def residual_of(sums: Sums, weight: torch.Tensor, columns: torch.Tensor) -> Resi
         weight: the original weights of the outputs that stay, ``[blocks, outputs, inputs]``.
         columns: the inputs that stay, ``[blocks, inputs left]``.
     """
-    blocks = torch.arange(len(columns), device=columns.device)[:, None]
     numbers = sums.products.dtype
+    gone = _others(columns, weight.shape[2])
+    xx, gone_x, gone_gone = (_among(sums.products, *pair) for pair in ((columns, columns), (gone, columns), (gone, gone)))
     total, squares, y, r = 0.0, [], [], []
-    rx = sums.products.new_empty(*weight.shape[:2], columns.shape[1])
+    rx = xx.new_empty(*weight.shape[:2], columns.shape[1])
     for part in _parts(weight):
-        lost = weight[:, part].to(numbers, copy=True)
-        given = lost @ sums.products
-        total += float((given * lost).sum())
-        y.append((lost @ sums.total[..., None])[..., 0])
-        lost.scatter_(2, columns[:, None].expand(-1, lost.shape[1], -1), 0.0)
-        torch.matmul(lost, sums.products, out=given)
-        squares.append((given * lost).sum(2))
-        r.append((lost @ sums.total[..., None])[..., 0])
-        rx[:, part] = given.gather(2, columns[:, None].expand(-1, lost.shape[1], -1))
+        given, lost = (_columns(weight[:, part], side).to(numbers) for side in (columns, gone))
+        rx[:, part] = lost @ gone_x
+        squares.append(((lost @ gone_gone) * lost).sum(2))
+        total += float(((given @ xx).add_(rx[:, part], alpha=2) * given).sum())
+        r.append(_times(lost, sums.total.gather(1, gone)))
+        y.append(_times(given, sums.total.gather(1, columns)) + r[-1])
+    rr = torch.cat(squares, 1)
     return Residual(
         count=sums.count,
         x=sums.total.gather(1, columns),
-        xx=sums.products[blocks[..., None], columns[..., None], columns[:, None]],
+        xx=xx,
         r=torch.cat(r, 1),
         rx=rx,
-        rr=torch.cat(squares, 1),
+        rr=rr,
         y=torch.cat(y, 1),
-        yy=total,
+        yy=total + float(rr.sum()),
     )
+
+
+def _others(columns: torch.Tensor, inputs: int) -> torch.Tensor:
+    """The inputs that go, ``[blocks, inputs that go]``."""
+    goes = torch.ones(len(columns), inputs, dtype=torch.bool, device=columns.device).scatter_(1, columns, False)
+    return goes.nonzero()[:, 1].view(len(columns), inputs - columns.shape[1])
+
+
+def _among(products: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Some rows and columns of the matrix of each block."""
+    if len(products) == 1:
+        result = products.new_empty(1, rows.shape[1], columns.shape[1])
+        for start in range(0, rows.shape[1], STRIPE):  # all of these rows with all of their columns are hundreds of megabytes
+            some = products[0].index_select(0, rows[0, start : start + STRIPE])
+            torch.index_select(some, 1, columns[0], out=result[0, start : start + STRIPE])
+        return result
+    blocks = torch.arange(len(products), device=products.device)[:, None, None]
+    return products[blocks, rows[..., None], columns[:, None]]
+
+
+def _columns(weight: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return weight.gather(2, columns[:, None].expand(-1, weight.shape[1], -1))
+
+
+def _times(weight: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    return (weight @ total[..., None])[..., 0]
 
 
 def _parts(weight: torch.Tensor) -> Iterator[slice]:
@@ -138,49 +166,73 @@ def _parts(weight: torch.Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, outputs, size))
 
 
-def residual_between(x: torch.Tensor, missing: torch.Tensor, wanted: torch.Tensor) -> Residual:
-    """The same from rows: what the pruned layer reads, what it misses, and what the original gave; ``[blocks, rows, ...]``."""
-    sums = Sums.of(x)
-    wide = sums.products.dtype
-    return Residual(
-        count=sums.count,
-        x=sums.total,
-        xx=sums.products,
-        r=missing.sum(1, dtype=wide),
-        rx=(missing.mT @ x).to(wide),
-        rr=missing.square().sum(1, dtype=wide),
-        y=wanted.sum(1, dtype=wide),
-        yy=float(wanted.square().sum(dtype=wide)),
-    )
+@frozen(eq=False)
+class Missing:
+    """What the outputs of some rows miss, as sums; as in `Residual`, but for what depends on the inputs alone."""
+
+    r: torch.Tensor
+    rx: torch.Tensor
+    rr: torch.Tensor
+    y: torch.Tensor
+    yy: torch.Tensor
+
+    @classmethod
+    def of(cls, reading: Reading, given: torch.Tensor, wanted: torch.Tensor) -> Missing:
+        """From what the pruned layer reads and gives now, and what the original gave; as `outputs` says of each."""
+        missing = wanted - given
+        if isinstance(reading, Rows):
+            rx, dims = missing.mT @ reading.values, (1,)
+        else:
+            rx, dims = reading.products_with(missing), (0, *range(2, missing.ndim))
+        blocks = len(rx)
+        sums = [missing.sum(dims), missing.square().sum(dims), wanted.sum(dims), wanted.square().sum(dims)]
+        r, rr, y, yy = (item.view(blocks, -1).to(sum_dtype(rx)) for item in sums)
+        return cls(r, rx.to(r.dtype), rr, y, yy.sum())
+
+    def __add__(self, other: Missing) -> Missing:
+        return Missing(self.r + other.r, self.rx + other.rx, self.rr + other.rr, self.y + other.y, self.yy + other.yy)
+
+    def with_inputs(self, sums: Sums) -> Residual:
+        """All that a layer's solution needs, given the sums of the same rows' inputs."""
+        return Residual(sums.count, sums.total, sums.products, self.r, self.rx, self.rr, self.y, float(self.yy))
 
 
 def best(fit: Residual, held_out: Residual, ridges: Sequence[float], bias: bool) -> Change:
     """The change that misses least of rows that it was not fitted to.
 
     Candidates are none, the bias alone where there is one (FLAP, arXiv 2312.11983), and the weights for some ridges: from the
-    middle one up and down, as far as it gets better, for each costs a factorisation.
+    middle one up, or else down, as far as it gets better, for each costs a factorisation.
     """
+    unchanged = evolve(NOTHING, missed=held_out.error(NOTHING))
     if not fit.count:
-        return NOTHING
+        return unchanged
+    choice = unchanged
+    if bias:
+        choice = min(choice, _judged(Change("bias", bias=fit.r / fit.count), held_out), key=_missed)
     ordered = sorted(ridges)
     middle = len(ordered) // 2
-    choice, least = NOTHING, held_out.error(NOTHING)
-    if bias:
-        candidate = Change("bias", bias=fit.r / fit.count)
-        if (error := held_out.error(candidate)) < least:
-            choice, least = candidate, error
-    for direction in (ordered[middle:], ordered[:middle][::-1]):
-        before = math.inf
+    found = _judged(solved(fit, ordered[middle], bias), held_out)
+    first = found.missed
+    for direction in (ordered[middle + 1 :], ordered[:middle][::-1]):
+        before = first
         for ridge in direction:
-            candidate = solved(fit, ridge, bias)
-            error = held_out.error(candidate)
-            if error < least:
-                choice, least = candidate, error
+            candidate = _judged(solved(fit, ridge, bias), held_out)
+            is_better, before = candidate.missed < before, candidate.missed
+            found = min(found, candidate, key=_missed)
             del candidate  # its memory is the next one's
-            if not error < before:
+            if not is_better:
                 break
-            before = error
-    return choice
+        if found.missed < first:
+            break  # it got better in this direction, so it does not in the other one
+    return min(choice, found, key=_missed)
+
+
+def _judged(change: Change, held_out: Residual) -> Change:
+    return evolve(change, missed=held_out.error(change))
+
+
+def _missed(change: Change) -> float:
+    return change.missed
 
 
 def solved(fit: Residual, ridge: float, bias: bool) -> Change:

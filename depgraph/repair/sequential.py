@@ -13,13 +13,14 @@ from torch import nn
 from depgraph.execution.execute import copied
 from depgraph.execution.repairs import LayerRepair
 from depgraph.moments.collecting import Survey
+from depgraph.moments.gathering import Gathered, Images, Reading, readings
 from depgraph.moments.layers import Layer, Layout
 from depgraph.moments.samples import Batch
 from depgraph.moments.watching import LayerCall, NormCall, Watch
 from depgraph.plans.plan import Plan
 from depgraph.repair.kept import Kept, kept
 from depgraph.repair.lockstep import Task, in_step
-from depgraph.repair.ridge import Residual, best, residual_between
+from depgraph.repair.ridge import Missing, best
 from depgraph.repair.writing import Writer, row_of
 from depgraph.running import Forward, progress_bar, together, untouched
 from depgraph.weights import named_tensors
@@ -195,67 +196,97 @@ def _pairs(stops: Sequence[_Stop]) -> Pairs:
 
 def _solved(writer: Writer, work: _Work, pairs: Pairs, ridges: Sequence[float], dtype: torch.dtype) -> LayerRepair:
     started = time.perf_counter()
-    sums: list[Residual] = []
+    x = Gathered(), Gathered()
+    missing: list[Missing] = []
     for original, pruned in pairs:
-        parts = _residuals(work.part, original, pruned, dtype)
-        sums = [one + other for one, other in zip(sums, parts, strict=True)] if sums else parts
-    fit, held_out = (item.of_all_ranks() for item in sums)
+        new = pruned.call
+        assert isinstance(new, LayerCall)
+        read = readings(original.batch, new.call, new.x, dtype)
+        results = _results(work.part, read[0], original, pruned, dtype)
+        parts = [Missing.of(item, *pair) for item, pair in zip(read, results, strict=True)]
+        missing = [one + other for one, other in zip(missing, parts, strict=True)] if missing else parts
+        for side, item in zip(x, read, strict=True):
+            side.add(item)
+    sums = x[0].sums(), x[1].sums()
+    fit, held_out = (part.with_inputs(of).of_all_ranks() for part, of in zip(missing, sums, strict=True))
     choice = best(fit, held_out, ridges, writer.may_move_bias(work.layer))
     writer.add(choice, work.layer, work.part)
     return row_of(work.layer, choice, fit, held_out, started)
 
 
-def _residuals(part: Kept, original: _Stop, pruned: _Stop, dtype: torch.dtype) -> list[Residual]:
-    """What one batch's fitted rows and held-out rows say of a layer."""
+def _results(
+    part: Kept, read: Reading, original: _Stop, pruned: _Stop, dtype: torch.dtype
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What the pruned layer gives and what it should give, of the fitted samples and of those that are held out."""
     batch, old, new = original.batch, original.call, pruned.call
     assert isinstance(old, LayerCall) and isinstance(new, LayerCall)
+    if isinstance(read, Images):
+        height = original.result.shape[1] // old.call.groups
+        channels = (part.blocks[:, None] * height + part.rows).flatten()
+        whole = original.result.index_select(1, channels).to(dtype)
+        given, wanted = (_split(batch, tensor) for tensor in (pruned.result.to(dtype), whole))
+        return list(zip(given, wanted, strict=True))
     most = batch.places(new.call, new.x)
-    x = batch.parts(new.call.rows(new.x, most), dtype)
     given = batch.parts(new.call.outputs(pruned.result, most), dtype)
     everything = batch.parts(old.call.outputs(original.result, most), dtype)
-    residuals = []
-    for rows, result, whole in zip(x, given, everything, strict=True):
-        blocks = whole[part.blocks] if len(part.blocks) != len(whole) else whole
-        wanted = blocks.gather(2, part.rows[:, None].expand(-1, blocks.shape[1], -1))
-        residuals.append(residual_between(rows, wanted - result, wanted))
-    return residuals
+    return [(now, _kept_outputs(part, whole)) for now, whole in zip(given, everything, strict=True)]
+
+
+def _kept_outputs(part: Kept, rows: torch.Tensor) -> torch.Tensor:
+    if len(rows) == 1:
+        return rows.index_select(2, part.rows[0])
+    blocks = rows[part.blocks] if len(part.blocks) != len(rows) else rows
+    return blocks.gather(2, part.rows[:, None].expand(-1, blocks.shape[1], -1))
 
 
 def _statistics(writer: Writer, mean: str, variance: str, pairs: Pairs) -> LayerRepair:
     """Take the mean and the variance of what a batch normalisation reads now, where that helps on held-out samples."""
     started = time.perf_counter()
     channels = writer.kept_indices(mean)
-    parts = [(_split(old.batch, old.result[0]), _split(new.batch, new.call.x), new) for old, new in pairs]
-    columns = [x[0].movedim(1, -1).reshape(-1, x[0].shape[1]).double() for _, x, _ in parts]
-    count = columns[0].new_tensor(sum(len(rows) for rows in columns))
-    total = torch.stack([rows.sum(0) for rows in columns]).sum(0)
-    squares = torch.stack([rows.square().sum(0) for rows in columns]).sum(0)
-    together([count, total, squares])
-    average = total / count
-    present = writer.after[mean].detach().clone(), writer.after[variance].detach().clone()
-    estimated = average.to(present[0]), (squares / count - average.square()).clamp(min=0).to(present[1])
-
-    def missed(values: tuple[torch.Tensor, torch.Tensor], side: int) -> float:
-        sums = count.new_zeros(2)
-        for wanted, x, stop in parts:
-            assert isinstance(stop.call, NormCall)
-            target = wanted[side].index_select(1, channels)
-            given = stop.call.normalised(x[side], *values)
-            sums[0] += (given - target).square().sum(dtype=torch.float64)
-            sums[1] += target.square().sum(dtype=torch.float64)
-        together([sums])
-        return float(sums[0] / sums[1]) if sums[1] else 0.0
-
-    before, after = ((missed(values, 0), missed(values, 1)) for values in (present, estimated))
-    better = after[1] < before[1]
-    if better:
+    count, average, spread = _moments_of([_split(new.batch, new.call.x)[0] for _, new in pairs])
+    estimated = average.to(writer.after[mean]), spread.to(writer.after[variance])
+    sums = count.new_zeros(2, 3)
+    judged = 0
+    for old, new in pairs:
+        assert isinstance(new.call, NormCall)
+        wanted = old.result[0].index_select(1, channels)
+        misses = new.result[0] - wanted, new.call.normalised(new.call.x, *estimated).sub_(wanted)
+        sides = [_split(new.batch, tensor.square_()) for tensor in (*misses, wanted)]
+        sums += torch.stack([torch.stack([part.sum() for part in parts]) for parts in sides], 1).to(sums)
+        judged += sides[0][1][:, :1].numel()
+    together([sums])
+    fitted, held_out = ((side[:2] / side[2] if side[2] else side.new_zeros(2)).tolist() for side in sums)
+    if better := held_out[1] < held_out[0]:
         writer.replace(mean, estimated[0])
         writer.replace(variance, estimated[1])
-    choice, errors = ("statistics", (before, after)) if better else ("as it was", (before, before))
-    judged = sum(x[1][:, :1].numel() for _, x, _ in parts)
-    seconds = time.perf_counter() - started
-    fitted, held_out = ((errors[0][side], errors[1][side]) for side in (0, 1))
-    return LayerRepair(mean, choice, int(count), judged, 1, fitted, held_out, seconds)
+    errors = [(before, after if better else before) for before, after in (fitted, held_out)]
+    choice, seconds = "statistics" if better else "as it was", time.perf_counter() - started
+    return LayerRepair(mean, choice, int(count), judged, 1, errors[0], errors[1], seconds)
+
+
+def _moments_of(images: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """How many places there are in all, of all ranks, and the mean and the variance of each channel over them."""
+    count = images[0].new_zeros((), dtype=torch.float64)
+    total, squares = (images[0].new_zeros(images[0].shape[1], dtype=torch.float64) for _ in range(2))
+    for image in images:
+        if image.numel():
+            places = image[:, 0].numel()
+            mean, variance = (item.double() for item in _mean_and_variance(image))
+            count += places
+            total += places * mean
+            squares += places * (variance + mean.square())
+    together([count, total, squares])
+    average = total / count
+    return count, average, (squares / count - average.square()).clamp(min=0)
+
+
+def _mean_and_variance(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each channel, over samples and places; on a CPU as a batch normalisation does it, in a quarter of the time."""
+    if image.device.type == "cpu" and image.dtype in (torch.float32, torch.float64):
+        found: tuple[torch.Tensor, torch.Tensor] = torch.ops.aten.batch_norm_update_stats(image, None, None, 0.0)
+        return found
+    variance, mean = torch.var_mean(image, (0, *range(2, image.ndim)), correction=0)
+    return mean, variance
 
 
 def _split(batch: Batch, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

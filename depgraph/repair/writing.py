@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
@@ -92,7 +93,7 @@ def row_of(layer: Layer, choice: Change, fit: Residual, held_out: Residual, star
         held_out_rows=held_out.count,
         inputs=inputs,
         fitted=(fit.error(NOTHING), fit.error(choice)),
-        held_out=(held_out.error(NOTHING), held_out.error(choice)),
+        held_out=(held_out.error(NOTHING), held_out.error(choice) if math.isnan(choice.missed) else choice.missed),
         seconds=time.perf_counter() - started,
         note="; ".join(notes),
     )

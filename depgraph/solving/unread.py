@@ -38,10 +38,13 @@ def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribu
 
 
 def _read_sizes(recording: Recording) -> Iterator[Expression]:
-    """All sizes that forward gave to an operator, compared, or took a number from."""
+    """All sizes that forward gave to an operator, found equal, or took a number from.
+
+    One that it only compared as larger, or as another one, counts what it did before: nothing has followed it.
+    """
     for call in recording.calls:
         yield from sized_in(call.args.values())
-    for left, right, _ in (*recording.facts, *recording.differences, *recording.orders):
+    for left, right, _ in recording.facts:
         yield left
         yield right
     for sources, _ in recording.escapes:

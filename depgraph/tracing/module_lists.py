@@ -85,17 +85,14 @@ def _positions(values: list[dict[str, Any]]) -> Iterator[str]:
             yield path
 
 
-def _entries(values: list[dict[str, Any]], configs: Iterable[tuple[str, Any]]) -> Iterator[str]:
-    """Paths of lists in configurations whose entries the elements hold, each its own."""
-    found: dict[str, None] = {}
+def _entries(values: list[dict[str, Any]], configs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Lists of texts in configurations whose entries the elements hold, each its own, by their paths."""
     shared = set.intersection(*(set(held) for held in values))
     for path, config in configs:
         for name, content in vars(config).items():
-            if is_step(name) and type(content) is list and len(content) == len(values):
-                distinct = type(content[0]) is str or len(set(map(repr, content))) > 1
-                if distinct and any(content == [held[key] for held in values] for key in shared):
-                    found[f"{path}.{name}"] = None
-    yield from found
+            is_list = is_step(name) and type(content) is list and all(type(text) is str for text in content)
+            if is_list and any(content == [held[key] for held in values] for key in shared):
+                yield f"{path}.{name}", tuple(content)
 
 
 def _configs(model: nn.Module) -> Iterator[tuple[str, Any]]:

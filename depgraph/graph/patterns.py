@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from depgraph.algebra.spaces import Atom, atoms
 from depgraph.errors import PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
-from depgraph.graph.groups import INTERFACE, Group
+from depgraph.graph.groups import INTERFACE, Group, Role
 
 V = TypeVar("V")
 
 
 INNER = frozenset({"channel", "head_dim"})
 """Roles of the groups that take part by default."""
+
+
+ROLES = frozenset(get_args(Role))
+"""All roles; a graph need not have groups of each."""
 
 
 SIDES = ("in", "out")
@@ -39,7 +43,7 @@ def groups_at(graph: Graph, pattern: str, interface: bool = False) -> tuple[Grou
     if pattern.startswith("role:"):
         role = pattern.removeprefix("role:")
         groups = tuple(group for group in graph.groups if group.role == role)
-        if not groups:
+        if not groups and role not in ROLES:
             raise UnknownNameError("group or role", pattern, _all_names(graph))
         return groups
     if pattern in graph.groups_by_name:
