@@ -117,11 +117,20 @@ def _item(holder: Any, step: str) -> Any:
     return holder[key_of(step, holder)] if isinstance(holder, dict) else getattr(holder, step)
 
 
-def original_config(plan: Plan, model: Any) -> Config:
-    """The configuration that a pruned model was built from: a copy, without what the plan and `update_config_` wrote to it."""
+def moved_ids(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Keys of the configuration that stand for ids of tokens, with the old and the new one."""
+    moves = ((edit.path.partition("."), edit) for edit in plan.moves)
+    return {key: (edit.old, edit.new) for (root, _, key), edit in moves if root == "config"}
+
+
+def original_config(plan: Plan, model: Any, moved: bool = False) -> Config:
+    """The configuration that a pruned model was built from: a copy, without what the plan and `update_config_` wrote to it.
+
+    With `moved` the ids of tokens that it holds are the new ones.
+    """
     copies: dict[int, Any] = {}
     config = copy.deepcopy(model.config, copies)
-    for path, old in _before(plan):
+    for path, old in _before(plan, moved):
         holder = holders(model, path)[-1]
         own, last = copies.get(id(holder)), path.rpartition(".")[2]
         if own is None or own is holder:
@@ -139,9 +148,9 @@ def original_config(plan: Plan, model: Any) -> Config:
     return config
 
 
-def _before(plan: Plan) -> Iterator[tuple[str, Any]]:
+def _before(plan: Plan, moved: bool) -> Iterator[tuple[str, Any]]:
     """The attributes that a plan changes outside of the elements of lists, by their paths, with what they held."""
-    yield from ((plan.name_after(edit.path) or edit.path, edit.old) for edit in plan.edits)
+    yield from ((plan.name_after(edit.path) or edit.path, edit.old) for edit in (plan.edits if moved else plan.writes))
     for drop in plan.drops:
         yield from ((path, len(drop.sequence.elements)) for path in drop.sequence.counts)
         yield from ((path, list(texts)) for path, texts in drop.sequence.entries)

@@ -20,7 +20,7 @@ import torch
 from attrs import field, frozen
 
 from depgraph.hf.building import Config, Form, built, differences, form_of, keys_asked_for, unsaved_buffers
-from depgraph.hf.keys import PER_LAYER, Number, numbers_in, original_config, with_entries, with_values
+from depgraph.hf.keys import PER_LAYER, Number, moved_ids, numbers_in, original_config, with_entries, with_values
 from depgraph.plans.plan import Plan
 
 _MOST_TRIED = 6
@@ -60,7 +60,7 @@ def solution_of(plan: Plan, model: Any, *, by_layer: bool = True) -> Solution:
     """The values that a pruned model asks of its configuration; `by_layer`: if single layers may have their own."""
     with _quiet():
         original = original_config(plan, model)
-        search = _Search(type(model), original, model, plan)
+        search = _Search(type(model), original_config(plan, model, moved=True), model, plan)
         values = search.values()
         if by_layer and search.wrong(values) and search.layers_differ:
             layered = search.by_layer(values)
@@ -71,7 +71,10 @@ def solution_of(plan: Plan, model: Any, *, by_layer: bool = True) -> Solution:
     before = {key: search.numbers[key] for key in decided if key not in search.lacking}
     before.update((key, search.whole[key]) for key in search.depth)
     added = tuple(key for key in decided if key in search.lacking)
-    return Solution(original, config, {**search.depth, **decided}, before, added, problems)
+    ids = moved_ids(plan)
+    before.update((key, old) for key, (old, _) in ids.items())
+    new = {key: new for key, (_, new) in ids.items()}
+    return Solution(original, config, {**search.depth, **decided, **new}, before, added, problems)
 
 
 class _Search:
