@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -15,6 +18,7 @@ from depgraph.execution.execute import checked, execute
 from depgraph.execution.repairs import LayerRepair, Repair, plan_digest
 from depgraph.moments.checking import check_moments
 from depgraph.moments.collecting import Survey, collected, surveyed
+from depgraph.moments.offloading import offload_problems
 from depgraph.moments.samples import Valid, batches_of, option_problems
 from depgraph.moments.sums import Moments
 from depgraph.plans.plan import Plan
@@ -47,6 +51,7 @@ def refit(
     batch_norm: bool = True,
     add_bias: bool = False,
     dtype: torch.dtype = torch.float32,
+    offload: str | Path | None = None,
     progress: bool = False,
 ) -> Repair:
     """New values for the weights that a plan leaves, so that each layer gives what it gave before, as far as it can.
@@ -93,6 +98,8 @@ def refit(
             registers it as ``bias`` of the layer's module, which a model that is built anew does not have: a state dict
             of the result loads into a copy of it, and not into one that the plan alone has made.
         dtype: in which rows are multiplied: ``torch.float32`` or ``torch.float64``.
+        offload: a folder for the sums of the independent mode, so that memory needs room for those of one layer at a time; a
+            sequential repair holds no more anyway. What is written is deleted in the end. Needs the package safetensors.
         progress: show a progress bar; needs the package tqdm.
 
     Returns:
@@ -117,7 +124,7 @@ def refit(
     0.056
     """
     moments_given = isinstance(batches, Moments)
-    problems = [*_problems(mode, ridges, moments_given, add_bias)]
+    problems = [*_problems(mode, ridges, moments_given, add_bias, offload), *offload_problems(offload, must_be_new=False)]
     problems += option_problems(
         () if moments_given else batches, holdout, rows_per_input, forward, valid, dtype, may_hold_none=False
     )
@@ -142,8 +149,9 @@ def refit(
         chosen = _mode_for(survey) if mode == "auto" else mode
         if chosen == "independent":
             wanted = cache(partial(loses_inputs, writer))
-            moments = partial(collected, model, source, read, survey, wanted, forward, dtype, progress)
-            rows, left = repaired_independently(writer, moments, ridges, progress)
+            with _folder(offload) as folder:
+                moments = partial(collected, model, source, read, survey, wanted, forward, dtype, progress, folder)
+                rows, left = repaired_independently(writer, moments, ridges, progress)
         else:
             rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)
         missed, now = outputs_missed(model, [execute(plan, model).eval(), small], read, forward)
@@ -172,7 +180,18 @@ def _repair(
     return Repair(*digests, values, tuple(rows), left, mode, (missed, now), note, originals, new)
 
 
-def _problems(mode: object, ridges: object, moments_given: bool, add_bias: bool) -> Iterator[str]:
+@contextmanager
+def _folder(offload: str | Path | None) -> Iterator[Path | None]:
+    """A folder of this call's own in the given one, and nothing of it afterwards."""
+    if offload is None:
+        yield None
+        return
+    Path(offload).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=offload, prefix="moments-") as folder:
+        yield Path(folder)
+
+
+def _problems(mode: object, ridges: object, moments_given: bool, add_bias: bool, offload: object) -> Iterator[str]:
     """What is wrong with the options of the repair itself, one sentence each."""
     if mode not in get_args(Mode):
         yield f"expected mode= to be one of {get_args(Mode)}, met {mode!r}."
@@ -180,6 +199,8 @@ def _problems(mode: object, ridges: object, moments_given: bool, add_bias: bool)
         yield "moments make an independent repair: leave out mode='sequential', or pass batches."
     if moments_given and add_bias:
         yield "moments know the layers as they are, without new biases: leave out add_bias=True, or pass batches."
+    if moments_given and offload is not None:
+        yield "moments are where they were collected to: leave out offload=, and pass it to dg.moments.collect."
     numbers = list(ridges) if isinstance(ridges, (list, tuple)) else []
     if not numbers or not all(is_number(ridge) and ridge >= 0 for ridge in numbers):
         yield f"expected ridges= as a list of numbers from 0 up, met {ridges!r}."

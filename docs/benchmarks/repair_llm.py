@@ -21,6 +21,7 @@ import resource
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -302,27 +303,45 @@ def measure_audio(store: Store) -> None:
 
 
 def measure_memory(store: Store) -> None:
-    """A layer of the shape that a language model of 7 billion parameters has, in a process of its own."""
+    """A layer of the shape that a language model of 7 billion parameters has, and many layers; each in a process of its own."""
 
-    def measure() -> Row:
-        command = [sys.executable, __file__, "--solve-wide"]
+    def measure(subject: str, *offload: str) -> Row:
+        command = [sys.executable, __file__, "--solve", subject, *offload]
         found: Row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         return found
 
-    store.add("memory", {"inputs": 11008, "outputs": 4096}, measure)
+    store.add("memory", {"inputs": 11008, "outputs": 4096}, partial(measure, "wide"))
+    for offload in ([], ["--offload"]):
+        key = {"layers": LAYERS, "inputs": 2048, "offload": bool(offload)}
+        store.add("offload", key, partial(measure, "deep", *offload))
 
 
-def solve_wide() -> None:
-    """Repair one wide layer; print the peak of the resident memory above what it was before."""
+LAYERS = 16
+
+
+def wide() -> nn.Module:
+    """One layer of many inputs."""
+    return nn.Sequential(nn.Linear(64, 11008, bias=False), nn.ReLU(), nn.Linear(11008, 4096, bias=False))
+
+
+def deep() -> nn.Module:
+    """Many layers that lose inputs."""
+    blocks = [part for _ in range(LAYERS) for part in (nn.ReLU(), nn.Linear(2048, 2048, bias=False))]
+    return nn.Sequential(nn.Linear(64, 2048, bias=False), *blocks)
+
+
+def solve(make: Callable[[], nn.Module], offload: bool) -> None:
+    """Repair a model; print the peak of the resident memory above what it was before."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 11008, bias=False), nn.ReLU(), nn.Linear(11008, 4096, bias=False))
+    model = make()
     graph = dg.trace(model, torch.randn(1, 64))
     plan = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio=0.2)
     batches = list(torch.randn(4, 512, 64))
     unit = 1 if sys.platform == "darwin" else 1024
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     started = time.perf_counter()
-    repair = dg.refit(plan, model, batches, mode="independent")
+    with tempfile.TemporaryDirectory() as path:
+        repair = dg.refit(plan, model, batches, mode="independent", offload=path if offload else None)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     choice, errors = repair.layers[0].choice, repair.layers[0].held_out
@@ -335,11 +354,12 @@ def main() -> None:
     parser.add_argument("--only", choices=["language", "audio", "memory"])
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--moments", type=Path)
-    parser.add_argument("--solve-wide", action="store_true")
+    parser.add_argument("--solve", choices=["wide", "deep"])
+    parser.add_argument("--offload", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.solve_wide:
-        solve_wide()
+    if options.solve:
+        solve({"wide": wide, "deep": deep}[options.solve], options.offload)
         return
     store = Store(NUMBERS)
     if not options.page:

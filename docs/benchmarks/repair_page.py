@@ -58,6 +58,12 @@ solved in {seconds:.0f} s on one thread, with a peak of {gib:.2f} GiB of residen
 the model.
 """
 
+OFFLOAD = """
+{layers} layers of {inputs:,} inputs and as many outputs, each without a fifth of its inputs, second moments in float64: with
+those of all layers in memory a peak of {here:.2f} GiB above what the process had with the model, in {here_s:.0f} s; with
+`offload=` of {there:.2f} GiB, in {there_s:.0f} s. The values are the same, bit for bit. Two copies of the pruned model, for the
+comparison of outputs, are in both.
+"""
 
 COST = """
 ## What it costs
@@ -141,6 +147,11 @@ def _audio(content: Row) -> Iterator[str]:
 def _memory(content: Row) -> Iterator[str]:
     for row in content.get("memory", []):
         yield MEMORY.format(**row).rstrip()
+    sides = {row["offload"]: row for row in content.get("offload", [])}
+    if len(sides) == 2:
+        here, there = sides[False], sides[True]
+        sizes = {"here": here["gib"], "here_s": here["seconds"], "there": there["gib"], "there_s": there["seconds"]}
+        yield OFFLOAD.format(layers=here["layers"], inputs=here["inputs"], **sizes).rstrip()
 
 
 def _cost() -> Iterator[str]:
