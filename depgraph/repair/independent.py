@@ -22,7 +22,8 @@ Store: TypeAlias = dict[str, Sums] | SumsInFiles
 def loses_inputs(writer: Writer, layer: Layer) -> bool:
     """Whether the plan takes inputs from a layer, as far as it can be solved for."""
     name = layer.weight.name
-    part = kept(writer.plan, layer.weight, writer.before[name]) if name in writer.plan.kept else None
+    is_cut = name in writer.plan.kept and name in writer.after
+    part = kept(writer.plan, layer.weight, writer.before[name]) if is_cut else None
     return part is not None and part.cut
 
 
@@ -53,7 +54,7 @@ def _work(
     work, left = [], {}
     for layer in layers:
         name = layer.weight.name
-        if name not in writer.plan.kept:
+        if name not in writer.plan.kept or name not in writer.after:
             continue
         part = kept(writer.plan, layer.weight, writer.before[name])
         if part is not None and not part.cut:

