@@ -1,8 +1,8 @@
 """depgraph: exact structural pruning of PyTorch models as a pure, immutable graph library.
 
 The names of the main job are here; the others stand on shelves, by topic: `dg.criteria`, `dg.penalties`, `dg.schedules`,
-`dg.ragged`, `dg.latency`, `dg.optimizers`, `dg.choosing`, `dg.plans`, `dg.hf`, `dg.errors`, `dg.testing`. Names are loaded
-when they are asked for, so that graphs and plans can be read, and plans made, without loading torch.
+`dg.ragged`, `dg.latency`, `dg.engines`, `dg.optimizers`, `dg.choosing`, `dg.plans`, `dg.hf`, `dg.errors`, `dg.testing`. Names
+are loaded when they are asked for, so that graphs and plans can be read, and plans made, without loading torch.
 
 >>> import torch, depgraph as dg
 >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from depgraph import rules as rules
     from depgraph import testing as testing
     from depgraph.algebra.indices import IndexSet as IndexSet
+    from depgraph.choosing import engines as engines
     from depgraph.choosing import latency as latency
     from depgraph.choosing import schedules as schedules
     from depgraph.choosing.candidates import candidates as candidates
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from depgraph.execution.masking import mask as mask
     from depgraph.execution.masking import mask_ as mask_
     from depgraph.execution.repairs import Repair as Repair
+    from depgraph.execution.token_ids import new_ids as new_ids
+    from depgraph.execution.views import teacher_view as teacher_view
     from depgraph.graph import ragged as ragged
     from depgraph.graph.explain import explain as explain
     from depgraph.graph.graph import Graph as Graph
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from depgraph.graph.nodes import Node as Node
     from depgraph.graph.records import OpType as OpType
     from depgraph.iterating import iterate as iterate
+    from depgraph.plans.algebra import merge as merge
     from depgraph.plans.by_hand import cut as cut
     from depgraph.plans.by_hand import cut_each as cut_each
     from depgraph.plans.by_hand import drop as drop
@@ -95,6 +99,7 @@ __all__ = [
     "cut",
     "cut_each",
     "drop",
+    "engines",
     "errors",
     "execute",
     "execute_",
@@ -104,9 +109,11 @@ __all__ = [
     "latency",
     "mask",
     "mask_",
+    "merge",
     "moments",
     "name_of",
     "names_of",
+    "new_ids",
     "optimizers",
     "parameter_map",
     "penalties",
@@ -120,6 +127,7 @@ __all__ = [
     "rules",
     "schedules",
     "score",
+    "teacher_view",
     "testing",
     "trace",
 ]
@@ -149,14 +157,17 @@ _HOME_OF = {
     "iterate": "depgraph.iterating",
     "mask": "depgraph.execution.masking",
     "mask_": "depgraph.execution.masking",
+    "merge": "depgraph.plans.algebra",
     "name_of": "depgraph.wrappers",
     "names_of": "depgraph.wrappers",
+    "new_ids": "depgraph.execution.token_ids",
     "parameter_map": "depgraph.execution.execute",
     "plan": "depgraph.choosing.choose",
     "prune_checkpoint": "depgraph.execution.checkpoints",
     "reconstruction_error": "depgraph.repair.expected",
     "refit": "depgraph.repair.refit",
     "score": "depgraph.criteria.scoring",
+    "teacher_view": "depgraph.execution.views",
     "trace": "depgraph.tracing.trace",
 }
 """In which module each name is defined."""
@@ -165,6 +176,7 @@ _SHELVES = {
     "rules": "depgraph.rules",
     "choosing": "depgraph.choosing",
     "criteria": "depgraph.criteria",
+    "engines": "depgraph.choosing.engines",
     "errors": "depgraph.errors",
     "hf": "depgraph.hf",
     "moments": "depgraph.moments",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, get_origin
 
@@ -47,15 +49,16 @@ class _NoSpaceError(ValueError):
     """Data that is no space, told in our own words."""
 
 
-def _space_of(data: Any, kind: Any) -> Any:
+def _space_of_kind(data: Any, kind: Any) -> Any:
     """The space that data say, of the kind that a field has: an atom is a space, but most spaces are no atoms."""
-    space = _space_in(data)
+    space = space_of(data)
     if isinstance(kind, type) and not isinstance(space, kind):
         raise _NoSpaceError(f"expected one {kind.__name__.lower()}, got {shortened(repr(data))}")
     return space
 
 
-def _space_in(data: Any, depth: int = 1) -> Any:
+def space_of(data: Any, depth: int = 1) -> Any:
+    """The space that data of a document say. Raises `ValueError` for others."""
     if depth > DEEPEST:
         raise _NoSpaceError(f"a space that is nested more than {DEEPEST} deep")
     if type(data) is int and data == 1:
@@ -63,11 +66,11 @@ def _space_in(data: Any, depth: int = 1) -> Any:
     if isinstance(data, list) and len(data) == 2 and all(type(item) is int for item in data):
         return Atom(*data)
     if isinstance(data, dict) and data.keys() == {"reversed"}:
-        atom = _space_in(data["reversed"], depth=depth + 1)
+        atom = space_of(data["reversed"], depth=depth + 1)
         if isinstance(atom, Atom):
             return Reversed(atom)
     if isinstance(data, dict) and data.keys() == {"product"} and isinstance(data["product"], list):
-        factors = tuple(_space_in(factor, depth=depth + 1) for factor in data["product"])
+        factors = tuple(space_of(factor, depth=depth + 1) for factor in data["product"])
         size = 1
         for factor in factors:
             size *= max(abs(factor.size), 1)
@@ -75,7 +78,7 @@ def _space_in(data: Any, depth: int = 1) -> Any:
                 raise _NoSpaceError("a product of sizes beyond 64 bits")
         return Product(factors)
     if isinstance(data, dict) and data.keys() == {"sum"} and isinstance(data["sum"], list):
-        return Sum(tuple(_space_in(part, depth=depth + 1) for part in data["sum"]))
+        return Sum(tuple(space_of(part, depth=depth + 1) for part in data["sum"]))
     raise _NoSpaceError(f"not a space: {shortened(repr(data))}")
 
 
@@ -93,7 +96,7 @@ def _converter(detailed: bool) -> cattrs.Converter:
     converter.register_unstructure_hook(IndexSet, str)
     converter.register_structure_hook(IndexSet, lambda text, _: IndexSet.parse(_text(text)))
     converter.register_unstructure_hook_func(_is_space, _space_out)
-    converter.register_structure_hook_func(_is_space, _space_of)
+    converter.register_structure_hook_func(_is_space, _space_of_kind)
     for plain in (bool, int, str):
         converter.register_structure_hook(plain, _strict(plain))
     converter.register_structure_hook(float, _number)
@@ -158,10 +161,51 @@ _LISTED = 10
 
 
 def dumps(kind: str, value: Any) -> str:
-    """The JSON text of a graph or plan: format, version, content and the content's digest."""
-    content = _CONVERTER.unstructure(value)
-    document = {"format": f"depgraph.{kind}", "version": VERSION, "digest": _digest(content), "content": content}
-    return json.dumps(document, indent=1) + "\n"
+    """The JSON text of a graph or plan by its fields: format, version, content and the content's digest."""
+    return json.dumps(_document(kind, VERSION, _CONVERTER.unstructure(value)), indent=1) + "\n"
+
+
+def dumps_by_line(kind: str, version: int, value: Any) -> str:
+    """The JSON text of a value whose fields are texts and lists: each entry of a list has a line of its own.
+
+    >>> from attrs import frozen
+    >>> @frozen
+    ... class Sizes:
+    ...     of: str
+    ...     sizes: tuple[tuple[str, int], ...]
+    >>> print(dumps_by_line("sizes", 1, Sizes("a", (("b", 2), ("c", 3)))), end="")
+    {
+     "format": "depgraph.sizes",
+     "version": 1,
+     "digest": "439eb791b04b3e9f217ae5d03a379e5d540e5031a50e92598818d44e12dd1c56",
+     "content": {
+      "of": "a",
+      "sizes": [
+       ["b", 2],
+       ["c", 3]
+      ]
+     }
+    }
+    """
+    document = _document(kind, version, content_of(value))
+    fields = [f"  {json.dumps(name)}: {_by_line(part)}" for name, part in document.pop("content").items()]
+    head = [f" {json.dumps(name)}: {json.dumps(part)}" for name, part in document.items()]
+    return ",\n".join(("{\n" + head[0], *head[1:], ' "content": {\n' + ",\n".join(fields) + "\n }\n}")) + "\n"
+
+
+def _by_line(part: Any) -> str:
+    if not isinstance(part, list) or not part:
+        return json.dumps(part)
+    return "[\n" + ",\n".join(f"   {json.dumps(item)}" for item in part) + "\n  ]"
+
+
+def content_of(value: Any) -> Any:
+    """A value as the lists, objects, texts and numbers that stand for it in a document."""
+    return json.loads(json.dumps(_CONVERTER.unstructure(value)))
+
+
+def _document(kind: str, version: int, content: Any) -> dict[str, Any]:
+    return {"format": f"depgraph.{kind}", "version": version, "digest": _digest(content), "content": content}
 
 
 def loads(
@@ -175,51 +219,82 @@ def loads(
         DocumentError: not JSON, too long or too deeply nested, another format or version, or a content that does not match
             its digest or schema.
     """
-    try:
-        return _loads(text, kind, cls, source, check)
-    except RecursionError:
-        raise DocumentError(
-            f"{source} is nested too deeply to be a {kind}. Pass a file that a {kind}'s save() wrote."
-        ) from None
+    return structured(opened(text, kind, source, (VERSION,))[1], kind, cls, source, check)
 
 
-def _loads(text: str, kind: str, cls: type[T], source: str, check: Callable[[T], Sequence[str]] | None) -> T:
-    fix = f"Save the {kind} again with depgraph."
+def opened(text: str, kind: str, source: str, versions: Sequence[int]) -> tuple[int, Any]:
+    """Version and content of a document of one of these versions. Raises `DocumentError`, as `loads` does."""
+    with _not_too_deep(kind, source):
+        return _opened(text, kind, source, versions)
+
+
+def _opened(text: str, kind: str, source: str, versions: Sequence[int]) -> tuple[int, Any]:
     if len(text) > LONGEST:
-        raise DocumentError(f"{source} has more than {LONGEST:,} characters, which no {kind} has. {fix}")
+        raise DocumentError(f"{source} has more than {LONGEST:,} characters, which no {kind} has. {_fix(kind)}")
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise DocumentError(f"{source} is not complete JSON ({error}); it is truncated or not a {kind}. {fix}") from None
+        raise DocumentError(f"{source} is not complete JSON ({error}); it is truncated or not a {kind}. {_fix(kind)}") from None
     expected = f"depgraph.{kind}"
     if not isinstance(document, dict) or document.get("format") != expected:
         met = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise DocumentError(
             f"{source}: expected format {expected!r}, met {shortened(repr(met))}. Pass a file that a {kind}'s save() wrote."
         )
-    if document.get("version") != VERSION:
+    version = document.get("version")
+    if type(version) is not int or version not in versions:
+        known = f"version {versions[0]}" if len(versions) == 1 else f"versions {' and '.join(map(str, versions))}"
         raise DocumentError(
-            f"{source} has schema version {shortened(repr(document.get('version')))}, this depgraph reads version {VERSION}. "
+            f"{source} has schema version {shortened(repr(version))}, this depgraph reads {known}. "
             f"Read it with the depgraph that wrote it, or save the {kind} again."
         )
     content = document.get("content")
     if document.get("digest") != _digest(content):
-        raise DocumentError(f"{source} was edited or damaged: its content does not match its digest. {fix}")
+        raise DocumentError(f"{source} was edited or damaged: its content does not match its digest. {_fix(kind)}")
+    return version, content
+
+
+def structured(
+    content: Any, kind: str, cls: type[T], source: str = "the document", check: Callable[[T], Sequence[str]] | None = None
+) -> T:
+    """The value that a content stands for. Raises `DocumentError`, as `loads` does."""
+    with _not_too_deep(kind, source):
+        try:
+            value = _CONVERTER.structure(content, cls)
+        except RecursionError:
+            raise
+        except Exception as error:  # noqa: BLE001  told in full by the message
+            raise invalid(kind, source, _told_of(error, content, cls)) from None
+        problems = check(value) if check is not None else ()
+        if problems:
+            raise invalid(kind, source, problems)
+        return value
+
+
+def invalid(kind: str, source: str, problems: Sequence[str]) -> DocumentError:
+    """The error that tells what is wrong with a content."""
+    return DocumentError(f"{source} does not hold a valid {kind}: {_listed(problems)}. {_fix(kind)}")
+
+
+def _fix(kind: str) -> str:
+    return f"Save the {kind} again with depgraph."
+
+
+@contextmanager
+def _not_too_deep(kind: str, source: str) -> Iterator[None]:
     try:
-        value = _CONVERTER.structure(content, cls)
+        yield
     except RecursionError:
-        raise
-    except Exception as error:  # noqa: BLE001  told in full by the message
-        told = (
-            _details(content, cls)
-            if len(text) <= _DETAILS
-            else [f"{type(error).__name__}: {error} (the first of its problems)"]
-        )
-        raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(told)}. {fix}") from None
-    problems = check(value) if check is not None else ()
-    if problems:
-        raise DocumentError(f"{source} does not hold a valid {kind}: {_listed(problems)}. {fix}")
-    return value
+        raise DocumentError(
+            f"{source} is nested too deeply to be a {kind}. Pass a file that a {kind}'s save() wrote."
+        ) from None
+
+
+def _told_of(error: Exception, content: Any, cls: type) -> Sequence[str]:
+    """Every problem of a content, or, of a long one, the first."""
+    if len(json.dumps(content)) > _DETAILS:
+        return [f"{type(error).__name__}: {error} (the first of its problems)"]
+    return _details(content, cls)
 
 
 def _details(content: Any, cls: type) -> Sequence[str]:
@@ -244,7 +319,11 @@ def _listed(problems: Sequence[str]) -> str:
 
 def write(path: str | Path, kind: str, value: Any) -> None:
     """Write a document whole or not at all, as `write_whole` does."""
-    text = dumps(kind, value)
+    write_text(path, dumps(kind, value))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write the text of a document whole or not at all."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 
@@ -267,37 +346,61 @@ def write_whole(path: str | Path, write_to: Callable[[BinaryIO], object]) -> Non
 def write_whole_folder(path: str | Path, fill: Callable[[Path], object], *, replace: bool = False) -> None:
     """Fill a folder whole or not at all, likewise. It must not exist yet, or be empty, unless it is to be replaced.
 
-    What `fill` writes by `write_new` is on the disk when the folder takes its name. A folder that is replaced stands aside
-    for a moment, and stays there where the process is killed in between.
+    All that `fill` writes is on the disk when the folder takes its name. A folder that is replaced changes places with the new
+    one in one step, where the system can do that. Elsewhere it stands aside for a moment, and stays there where the process is
+    killed in between.
     """
     target, temporary = _beside(path)
     try:
         temporary.mkdir()
         fill(temporary)
-        if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
-            folder = os.open(temporary, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        for place in (*temporary.rglob("*"), temporary):
+            _sync(place)
         put_folder(temporary, target, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _sync(path: Path) -> None:
+    """Return when a file's content, or a folder's, is on the disk."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
+        return
+    number = os.open(path, os.O_RDONLY if hasattr(os, "O_DIRECTORY") else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def put_folder(temporary: Path, target: Path, replace: bool) -> None:
-    """Give a folder its name; one that it replaces is back where that fails."""
+    """Give a folder its name; one that it replaces is at the temporary place then, or gone, and back where that fails."""
     if not (replace and target.exists()):
         os.replace(temporary, target)
         return
+    if exchanged(temporary, target):
+        return
     old = temporary.with_suffix(".old")
-    target.rename(old)
     try:
+        target.rename(old)
         temporary.rename(target)
     except BaseException:
-        old.rename(target)
+        if old.exists() and not target.exists():
+            old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def exchanged(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; false where the system or the file system has no such step."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # another system than Linux, or an old library
+        return False
+    return bool(rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
+
+
+_HERE, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux."""
 
 
 def write_new(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
@@ -315,10 +418,14 @@ def _beside(path: str | Path) -> tuple[Path, Path]:
 
 
 def read(path: str | Path, kind: str, cls: type[T], check: Callable[[T], Sequence[str]] | None = None) -> T:
-    """Read a document from a file, as `loads` does; of a longer file no more is read than shows that it is too long."""
+    """Read a document from a file, as `loads` does."""
+    return loads(read_text(path, kind), kind, cls, str(path), check)
+
+
+def read_text(path: str | Path, kind: str) -> str:
+    """The text of a document; of a longer file no more is read than shows that it is too long."""
     try:
         with Path(path).open(encoding="utf-8") as file:
-            text = file.read(LONGEST + 1)
+            return file.read(LONGEST + 1)
     except UnicodeDecodeError:
         raise DocumentError(f"{path} is no text; pass a file that a {kind}'s save() wrote.") from None
-    return loads(text, kind, cls, str(path), check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -13,6 +14,7 @@ from torch import nn
 
 from depgraph.errors import PlanError
 from depgraph.process import FUSED_ATTENTION, same_draws
+from depgraph.wrappers import unwrap
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,11 +82,54 @@ def _put_back(target: dict[Any, Any], content: dict[Any, Any]) -> None:
         target.update(content)
 
 
-def run(model: nn.Module, batch: Any) -> Any:
-    """A forward on a batch: a mapping as keywords, a tuple or list as arguments, else as the one argument."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+def run(model: nn.Module, batch: Any, kwargs: Mapping[str, Any] | None = None) -> Any:
+    """A forward on a batch, as `arguments` reads it."""
+    args, keywords = arguments(model, batch, kwargs)
+    with mapping_explained(batch, args):
+        return model(*args, **keywords)
+
+
+def arguments(
+    model: nn.Module, batch: Any, kwargs: Mapping[str, Any] | None = None, method: str = "forward"
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, by the one rule for example inputs and batches.
+
+    A tuple or list holds positional arguments. A mapping that forward takes as keywords, such as a `BatchEncoding`, is passed
+    by keyword. Anything else is the one argument; a mapping that is meant as it stands inside a tuple.
+
+    >>> arguments(nn.Linear(4, 2), {"input": 1}), arguments(nn.Linear(4, 2), ({"input": 1},)), arguments(nn.Linear(4, 2), 1)
+    (((), {'input': 1}), (({'input': 1},), {}), ((1,), {}))
+    """
+    keywords = dict(kwargs or {})
+    if isinstance(batch, (tuple, list)):
+        return tuple(batch), keywords
+    if isinstance(batch, Mapping) and _takes(getattr(unwrap(model), method), batch, keywords):
+        return (), {**batch, **keywords}
+    return (batch,), keywords
+
+
+def _takes(function: Callable[..., Any], batch: Mapping[Any, Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the keys of a mapping are names of a function's parameters, and leave none out that it needs."""
+    try:
+        inspect.signature(function).bind(**batch, **kwargs)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def mapping_explained(batch: Any, args: tuple[Any, ...]) -> Iterator[None]:
+    """Note beside an error that a mapping was the one argument, for its keys are no names of parameters."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(batch, Mapping) and args:
+            keys = ", ".join(map(repr, batch))
+            error.add_note(
+                f"The inputs, a mapping of {keys}, were passed as the one argument: forward does not take all of these keys as "
+                "keywords, or needs others. Leave out what it does not take."
+            )
+        raise
 
 
 def are_batches(value: object) -> bool:

@@ -7,7 +7,7 @@ names of classes and attributes, so that no package needs to be there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -15,17 +15,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from depgraph.errors import UnsupportedError
-from depgraph.wrappers import unwrap
+from depgraph.wrappers import is_sharded, unwrap
 
 _MAX_NAMES = 3
 
 _SHARDED = "Prune the whole model before it is sharded, and shard the pruned one."
 _QUANTISED = "Prune the model in floating point, and quantise the pruned one."
+_DTENSOR = "DTensor spreads a parameter over ranks (fully_shard, tensor parallelism)"
 _FORMS = {
     "FullyShardedDataParallel keeps flat, sharded parameters": _SHARDED,
     "DeepSpeed ZeRO keeps parameters apart, on other ranks": _SHARDED,
-    "DTensor spreads a parameter over ranks (fully_shard, tensor parallelism)": (
-        f"{_SHARDED} Or gather it: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
+    _DTENSOR: (
+        "dg.trace and dg.execute_ take such a model; this does not. Do it with the whole model before it is sharded, or gather "
+        "the weights: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
     ),
     "accelerate has put hooks (_hf_hook) in place of forward, which move or offload weights": (
         "Take them off with accelerate.hooks.remove_hook_from_module(model, recurse=True) and load the weights, then dispatch "
@@ -44,10 +46,25 @@ _FORMS = {
 
 def supported(model: nn.Module) -> nn.Module:
     """The module inside of its wrappers. Raises `UnsupportedError` with every form that cannot be pruned, and where it is."""
+    return _refused(model, lambda tensor: False)
+
+
+def sliceable(model: nn.Module) -> nn.Module:
+    """The same, for a model of which tensors are only cut: quantised ones that are made of tensors may be there."""
+    return _refused(model, is_made_of_parts)
+
+
+def is_made_of_parts(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of torchao's, made of tensors with its numbers, scales and zero points."""
+    of_torchao = any(kind.__module__.partition(".")[0] == "torchao" for kind in type(tensor).__mro__)
+    return of_torchao and bool(is_traceable_wrapper_subclass(tensor)) and hasattr(tensor, "dequantize")
+
+
+def _refused(model: nn.Module, allowed: Callable[[torch.Tensor], bool]) -> nn.Module:
     inner = unwrap(model)
     places: dict[str, list[str]] = {}
     for path, module in inner.named_modules():
-        for name, form in _forms(module):
+        for name, form in _forms(module, allowed):
             places.setdefault(form, []).append(f"{path}.{name}".strip(".") or "the model itself")
     if places:
         raise UnsupportedError(
@@ -57,9 +74,14 @@ def supported(model: nn.Module) -> nn.Module:
     return inner
 
 
+def supported_in_shards(model: nn.Module) -> nn.Module:
+    """The same, where parameters may be spread over ranks."""
+    return _refused(model, is_sharded)
+
+
 def replaceable(model: nn.Module) -> nn.Module:
     """The same, for a model whose parameters are about to be replaced by other ones: none may be joined between ranks."""
-    inner = supported(model)
+    inner = _refused(model, lambda tensor: is_made_of_parts(tensor) or is_sharded(tensor))
     outer: nn.Module | None = model
     joined = [repr(path) for path, module in inner.named_modules() if isinstance(module, DistributedDataParallel)]
     while outer is not None and outer is not inner:
@@ -79,7 +101,7 @@ def replaceable(model: nn.Module) -> nn.Module:
     return inner
 
 
-def _forms(module: nn.Module) -> Iterator[tuple[str, str]]:
+def _forms(module: nn.Module, allowed: Callable[[torch.Tensor], bool]) -> Iterator[tuple[str, str]]:
     """Names inside of a module, or the empty one for itself, with the form that is met there."""
     if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
         yield "", "FullyShardedDataParallel keeps flat, sharded parameters"
@@ -92,7 +114,7 @@ def _forms(module: nn.Module) -> Iterator[tuple[str, str]]:
         if isinstance(content, torch.ScriptObject) and "Packed" in content._type().qualified_name():
             yield name, "torch.ao keeps quantised or packed weights"
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        form = None if tensor is None else _form_of(tensor)
+        form = None if tensor is None or allowed(tensor) else _form_of(tensor)
         if form is not None:
             yield f"{name} ({type(tensor).__name__})", form
 
@@ -104,7 +126,7 @@ def _form_of(tensor: torch.Tensor) -> str | None:
     if hasattr(tensor, "ds_id") and hasattr(tensor, "ds_status"):
         return "DeepSpeed ZeRO keeps parameters apart, on other ranks"
     if any(kind.__name__ == "DTensor" for kind in kinds):
-        return "DTensor spreads a parameter over ranks (fully_shard, tensor parallelism)"
+        return _DTENSOR
     for package in ("torchao", "bitsandbytes"):
         if any(kind.__module__.partition(".")[0] == package for kind in (*kinds, type(tensor.data))):
             return f"{package} keeps quantised weights"

@@ -20,6 +20,7 @@ import depgraph as dg
 from depgraph import codec
 from depgraph.errors import DepgraphError, DocumentError, MismatchError
 from depgraph.graph.checking import check as graph_problems
+from depgraph.plans import plan_files
 
 SECRET = 7
 LIMITS = {"max": 7}
@@ -90,8 +91,8 @@ def graph():
 
 
 @cache
-def seeds():
-    """Valid contents of plan documents: by ratio, down to one index, ragged, by hand, empty."""
+def made_plans():
+    """Plans: by ratio, down to one index, ragged, by hand, empty, edited."""
     model = victim()
     scores = dg.score(graph(), model, dg.criteria.Random(0))
     made = [dg.plan(graph(), scores, ratio=ratio) for ratio in (0.3, 0.5, 0.99)]
@@ -103,7 +104,19 @@ def seeds():
     made.append(made[0].edit("table.wide", 5).edit("last.out_features", 2, old=5))
     assert all(plan.unread for plan in made[:3]) and made[-1].added
     assert any(cut.base is not None for plan in made for cut in plan.cuts) and any(plan.renumbered for plan in made)
-    return [json.loads(codec.dumps("plan", plan))["content"] for plan in made]
+    return made
+
+
+@cache
+def seeds():
+    """Valid contents of plan documents."""
+    return [codec.content_of(plan_files.PlanContent.of(plan)) for plan in made_plans()]
+
+
+@cache
+def old_seeds():
+    """The same in version 1."""
+    return [codec.content_of(plan) for plan in made_plans()]
 
 
 @cache
@@ -192,6 +205,13 @@ INDICES = [
     "a",
     "1-",
     "0,2,4,6",
+    "bits:",
+    "bits:Ig==",
+    "bits:Iv8=",
+    "bits://///w==",
+    "bits:AAAA",
+    "bits:I g=",
+    "bits:" + "q" * 4000,
 ]
 SPACES = [
     1, 2, [0, 8], [1, 2], [0, -8], [0, 0], [0, 1], [-1, 8], [0, 2**48], [10**30, 8], [0], [0, 8, 8], [0, True], {"sum": []},
@@ -230,7 +250,7 @@ def documents(draw, contents):
 
 def _reword(draw, content):
     """Another plan: most of these are sound by themselves, and so come to the model and the graph."""
-    cuts, axes, edits = content["cuts"], content["axes"], content["edits"]
+    cuts, axes = content["cuts"], content["axes"]
     kinds = ["set", "set", "drop axis", "drop edit", "drop cut", "edit", "added", "size", "tensor", "dim", "result"]
     kind = draw(st.sampled_from(kinds))
     if kind == "set" and cuts:
@@ -243,16 +263,26 @@ def _reword(draw, content):
             cut["removed"] = str(dg.IndexSet.of(row * size + index for row, chosen in enumerate(sets) for index in chosen))
         else:
             cut["removed"] = str(dg.IndexSet.of(draw(indices)))
-    elif kind == "drop axis" and axes:
+    elif kind == "drop cut" and cuts:
+        del cuts[draw(st.integers(0, len(cuts) - 1))]
+    elif kind == "result":
+        content["result"] = draw(st.sampled_from(["a" * 64, content["base"]]))
+    elif any("dim" in axis for axis in axes):
+        _reword_old(draw, content, kind)
+    else:
+        _reword_new(draw, content, kind)
+
+
+def _reword_old(draw, content, kind):
+    """Axes and edits as version 1 has them."""
+    axes, edits = content["axes"], content["edits"]
+    if kind == "drop axis" and axes:
         del axes[draw(st.integers(0, len(axes) - 1))]
     elif kind == "drop edit" and edits:
         del edits[draw(st.integers(0, len(edits) - 1))]
-    elif kind == "drop cut" and cuts:
-        del cuts[draw(st.integers(0, len(cuts) - 1))]
     elif kind == "edit":
-        place = draw(st.sampled_from([PLAIN_SIZES, BAITS, dict.fromkeys(PATHS, 8)]))
-        path, old = draw(st.sampled_from(sorted(place.items())))
-        edits.append({"path": path, "old": old, "new": draw(st.integers(1, max(old - 1, 1)))})
+        path, old, new = draw(_edits())
+        edits.append({"path": path, "old": old, "new": new})
     elif kind == "added" and edits:
         content["added"] = [draw(st.sampled_from(edits))["path"]]
     elif kind == "size" and edits:
@@ -262,8 +292,35 @@ def _reword(draw, content):
         draw(st.sampled_from(axes))["tensor"] = draw(st.sampled_from([*victim().state_dict(), "nothing"]))
     elif kind == "dim" and axes:
         draw(st.sampled_from(axes))["dim"] = draw(st.integers(0, 2))
-    elif kind == "result":
-        content["result"] = draw(st.sampled_from(["a" * 64, content["base"]]))
+
+
+def _reword_new(draw, content, kind):
+    """Axes and edits as version 2 has them."""
+    axes, edits = content["axes"], content["edits"]
+    names = draw(st.sampled_from(axes))["of"] if axes else []
+    place = draw(st.integers(0, max(len(names) - 1, 0)))
+    if kind == "drop axis" and names:
+        del names[place]
+        content["axes"] = [line for line in axes if line["of"]]
+    elif kind == "drop edit" and edits:
+        del edits[draw(st.integers(0, len(edits) - 1))]
+    elif kind == "edit":
+        edits.append(draw(_edits()))
+    elif kind == "added" and edits:
+        content.setdefault("added", []).append(edits.pop(draw(st.integers(0, len(edits) - 1))))
+    elif kind == "size" and edits:
+        edit = draw(st.sampled_from(edits))
+        edit[2] = draw(st.integers(1, edit[1] - 1))
+    elif kind == "tensor" and names:
+        names[place] = f"{draw(st.sampled_from([*victim().state_dict(), 'nothing']))}:{names[place].rpartition(':')[2]}"
+    elif kind == "dim" and names:
+        names[place] = f"{names[place].rpartition(':')[0]}:{draw(st.integers(0, 2))}"
+
+
+@st.composite
+def _edits(draw):
+    path, old = draw(st.sampled_from(sorted(draw(st.sampled_from([PLAIN_SIZES, BAITS, dict.fromkeys(PATHS, 8)])).items())))
+    return [path, old, draw(st.integers(1, max(old - 1, 1)))]
 
 
 def _change(draw, content):
@@ -284,13 +341,14 @@ def _change(draw, content):
     elif kind == "insert" and isinstance(holder, list):
         holder.insert(key, draw(_values))
     elif kind == "insert":
-        holder[draw(st.sampled_from(["extra", "__class__", "base", "removed"]))] = draw(_values)
+        holder[draw(st.sampled_from(["extra", "__class__", "base", "removed", "drops", "added", "of"]))] = draw(_values)
     elif kind == "move":
         holder[key] = copy.deepcopy(_anywhere(draw, content))
     elif kind == "edit" and isinstance(content.get("edits"), list):
         old = draw(st.sampled_from([8, 8, 12, 20, 6, 3, 4, 2, 7, 1, 0]))
         new = draw(st.sampled_from([1, 2, 3, 5, old - 1, old, old + 1, 0, -old]))
-        content["edits"].append({"path": draw(st.sampled_from(PATHS)), "old": old, "new": new})
+        edit = {"path": draw(st.sampled_from(PATHS)), "old": old, "new": new}
+        content["edits"].append(edit if "unread_attributes" in content else list(edit.values()))
     elif kind == "alike":  # what stands in one place for another everywhere: sizes and atoms stay consistent
         _everywhere(content, value, draw(_values))
     else:
@@ -323,21 +381,29 @@ def _reorder(content):
     """Lists in the order that a plan has, where they can be sorted."""
     orders = {
         "cuts": lambda cut: cut["atom"][0],
-        "axes": lambda axis: (axis["tensor"], axis["dim"]),
-        "edits": lambda edit: edit["path"],
+        "axes": lambda axis: (axis["tensor"], axis["dim"]) if "dim" in axis else _order_of_line(axis),
+        "edits": lambda edit: edit["path"] if isinstance(edit, dict) else edit[0],
+        "added": lambda edit: edit if isinstance(edit, str) else edit[0],
         "unread_attributes": lambda attribute: attribute["path"],
+        "unread": lambda attribute: attribute["path"],
         "tied": lambda names: names,
     }
     for name, order in orders.items():
         try:
             content[name].sort(key=order)
-        except (KeyError, TypeError, IndexError, AttributeError):
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError):
             continue  # the document is too damaged to be sorted
 
 
-def text_of(kind, content):
+def _order_of_line(line):
+    """The names of a line in their order, and the line's own place."""
+    line["of"].sort(key=lambda name: (name.rpartition(":")[0], int(name.rpartition(":")[2])))
+    return plan_files.order_of(codec.space_of(line["space"]))
+
+
+def text_of(kind, content, version=1):
     """A document with a valid digest."""
-    document = {"format": f"depgraph.{kind}", "version": 1, "digest": codec._digest(content), "content": content}
+    document = {"format": f"depgraph.{kind}", "version": version, "digest": codec._digest(content), "content": content}
     return json.dumps(document)
 
 
@@ -356,11 +422,17 @@ class Tally:
         self.outcomes[where] += 1
 
 
-def judge_plan(content, tally):
+def judge_old_plan(content, tally):
+    """The law for a content of version 1."""
+    judge_plan(content, tally, version=1)
+
+
+def judge_plan(content, tally, version=plan_files.VERSION):
     """The law. A plan file is refused, at load or before anything is written, or takes indices and makes sizes smaller."""
-    start, process = time.perf_counter(), process_state()
+    start, process = time.process_time(), process_state()
     try:
-        plan = codec.loads(text_of("plan", content), "plan", dg.Plan, check=lambda plan: plan.problems)
+        plan = plan_files.loads(text_of("plan", content, version))
+        assert plan_files.loads(plan_files.dumps(plan)) == plan
         _judge_execution(plan, tally)
         _judge_applying(plan)
     except DocumentError as error:
@@ -372,7 +444,7 @@ def judge_plan(content, tally):
 
 def judge_graph(content, tally):
     """A graph file is refused, or what it holds is a graph: it saves as it was, and plans made on it obey the law of plans."""
-    start, process = time.perf_counter(), process_state()
+    start, process = time.process_time(), process_state()
     try:
         loaded = codec.loads(text_of("graph", content), "graph", dg.Graph, check=graph_problems)
         assert codec.loads(codec.dumps("graph", loaded), "graph", dg.Graph) == loaded and len(loaded.fingerprint) == 64
@@ -394,7 +466,7 @@ def judge_graph(content, tally):
 
 
 def _in_time(start, tally):
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert seconds < SECONDS, f"{seconds:.1f} seconds"
     tally.slowest = max(tally.slowest, seconds)
 
@@ -425,8 +497,13 @@ def _judge_execution(plan, tally):
     assert model_state(model) == before, "execute has changed the given model"
     assert_only_less(model, small)
     in_place = copy.deepcopy(model)
-    dg.execute_(plan, in_place)
+    optimizer = torch.optim.SGD(in_place.parameters())
+    dg.optimizers.carry_optimizer_(plan, in_place, optimizer, dg.execute_(plan, in_place))
     assert model_state(in_place) == model_state(small), "in place something else comes out"
+    held = {id(parameter) for parameter in in_place.parameters()}
+    assert {id(parameter) for parameter in optimizer.param_groups[0]["params"]} == held, "the optimizer trains something else"
+    for name, tensor in small.state_dict().items():
+        assert torch.equal(dg.teacher_view(plan, name, model.state_dict()[name]), tensor), "the teacher shows something else"
     dg.mask(plan, model)
     assert model_state(model) == before, "mask has changed the given model"
     _carried(plan, model)

@@ -208,7 +208,8 @@ def _documents(tmp_path):
     [
         (lambda text: text[: len(text) // 2], "not complete JSON"),
         (lambda text: text.replace('"removed": "1"', '"removed": "2"'), "edited or damaged"),
-        (lambda text: text.replace('"version": 1', '"version": 2'), "schema version 2, this depgraph reads version 1"),
+        (lambda text: text.replace('"version": 2', '"version": 3'), "schema version 3, this depgraph reads versions 1 and 2"),
+        (lambda text: text.replace('"version": 2', '"version": true'), "schema version True, this depgraph reads"),
         (lambda text: text.replace("depgraph.plan", "other.plan"), "expected format 'depgraph.plan', met 'other.plan'"),
         (lambda text: "[]", "expected format 'depgraph.plan', met 'list'"),
         (lambda text: "", "not complete JSON"),

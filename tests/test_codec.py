@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from depgraph import codec
 from depgraph.algebra.spaces import Atom
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import Tensor
+from depgraph.plans import plan_files
+from depgraph.plans.plan_files import PlanContent
 
 
 def graph(size):
@@ -109,12 +112,16 @@ def test_no_type_stands_for_another():
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
     graph = dg.trace(model, torch.randn(1, 2))
     plan, seen = dg.cut(graph, "0.weight", [1], dim=0), set()
-    for kind, value in (("graph", graph), ("plan", plan)):
-        for old, content in replaced(codec._CONVERTER.unstructure(value)):
+    whole = dg.cut(dg.trace(model, torch.randn(1, 2)), "0.weight", [1, 2], dim=0).edit("width", 2, old=3)
+    cases = [("graph", 1, graph), ("plan", 1, plan), *(("plan", 2, PlanContent.of(each)) for each in (plan, whole))]
+    for kind, version, value in cases:
+        for old, content in replaced(codec.content_of(value)):
             seen.add(type(old))
-            document = {"format": f"depgraph.{kind}", "version": 1, "digest": codec._digest(content), "content": content}
+            document = {"format": f"depgraph.{kind}", "version": version, "digest": codec._digest(content), "content": content}
             try:
-                met = codec.loads(json.dumps(document), kind, type(value))
+                met = (
+                    plan_files.loads(json.dumps(document)) if kind == "plan" else codec.loads(json.dumps(document), kind, Graph)
+                )
             except dg.errors.DocumentError as error:
                 assert "does not hold a valid" in str(error)
             else:
@@ -155,6 +162,7 @@ def test_a_folder_that_cannot_be_replaced_is_back(tmp_path, monkeypatch):
             raise OSError("no such luck")
         return rename(path, to)
 
+    monkeypatch.setattr(codec, "exchanged", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OSError, match="no such luck"):
         codec.write_whole_folder(target, lambda folder: (folder / "new.txt").write_text("new"), replace=True)
@@ -162,3 +170,40 @@ def test_a_folder_that_cannot_be_replaced_is_back(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", rename)
     codec.write_whole_folder(target, lambda folder: (folder / "new.txt").write_text("new"), replace=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "new.txt"]
+
+
+@pytest.mark.parametrize("step", [True, False])
+def test_a_folder_is_replaced_in_one_step_where_the_system_can(tmp_path, monkeypatch, step):
+    """Linux lets two folders change places, so that there is one at any moment; elsewhere two renames do. Nothing is left."""
+    target, names = tmp_path / "model", []
+    (target / "inner").mkdir(parents=True)
+    (target / "inner/notes.txt").write_text("mine")
+    if not step:
+        monkeypatch.setattr(codec, "exchanged", lambda one, other: False)
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, to: (names.append(path.name), rename(path, to))[1])
+    codec.write_whole_folder(target, lambda folder: (folder / "new.txt").write_text("new"), replace=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "new.txt"]
+    if step and sys.platform == "linux":
+        assert names == []
+    assert not codec.exchanged(tmp_path / "model", tmp_path / "absent")
+
+
+def test_all_files_of_a_folder_are_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    """Also those that another package writes, in folders inside."""
+    synced, places, replace, fsync = set(), [], os.replace, os.fsync
+
+    def replacing(one, other):
+        places.append({path: path.stat().st_ino in synced for path in (one, *Path(one).rglob("*"))})
+        replace(one, other)
+
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.add(os.fstat(number).st_ino), fsync(number)))
+    monkeypatch.setattr(os, "replace", replacing)
+
+    def fill(folder):
+        (folder / "inner").mkdir()
+        (folder / "inner/one.txt").write_text("1")
+        (folder / "two.txt").write_text("2")
+
+    codec.write_whole_folder(tmp_path / "model", fill)
+    assert len(places) == 1 and len(places[0]) == 4 and all(places[0].values())

@@ -155,6 +155,33 @@ def joined(first: Removals, second: Removals) -> dict[Atom, Removal]:
     return canonical(total)
 
 
+def united(first: Removals, second: Removals) -> dict[Atom, Removal]:
+    """What goes by one cut or the other, or by both; they count in the same indices.
+
+    Raises:
+        PlanError: the two cut one group ragged along different bases.
+
+    >>> group = Atom(0, 8)
+    >>> united({group: IndexSet.of([1, 2])}, {group: IndexSet.of([2, 5])})[group]
+    IndexSet('1-2,5')
+    """
+    total: dict[Atom, Removal] = {}
+    ragged: dict[Atom, tuple[Removal, Removal]] = {}
+    for atom in dict.fromkeys((*first, *second)):
+        one, other = first.get(atom, IndexSet()), second.get(atom, IndexSet())
+        if isinstance(one, RaggedSet) or isinstance(other, RaggedSet):
+            ragged[atom] = one, other
+        else:
+            total[atom] = one | other
+    for atom, (one, other) in ragged.items():
+        _check_bases(one, other)
+        base = _base(one, other)
+        assert base is not None, "one of the two is ragged"
+        pairs = zip(*(_as_ragged(part, base, _removed_rows(total.get(base))).sets for part in (one, other)), strict=True)
+        total[atom] = RaggedSet(base, tuple(mine | theirs for mine, theirs in pairs))
+    return canonical(total)
+
+
 def left_over(first: Removals, total: Removals) -> dict[Atom, Removal]:
     """The removals that complete `first` to `total`, counted in the indices that `first` leaves."""
     second: dict[Atom, Removal] = {}
@@ -192,6 +219,11 @@ def _base(*parts: Removal) -> Atom | None:
     return next((part.base for part in parts if isinstance(part, RaggedSet)), None)
 
 
+def _check_bases(one: Removal, other: Removal) -> None:
+    if isinstance(one, RaggedSet) and isinstance(other, RaggedSet) and one.base != other.base:
+        raise PlanError("the plans cut one group ragged along two others, which no one plan can state. Nothing was changed.")
+
+
 def _as_ragged(removal: Removal, base: Atom, removed_rows: IndexSet) -> RaggedSet:
     """A removal as a ragged one, of which the given rows go as a whole."""
     sets = removal.sets if isinstance(removal, RaggedSet) else (removal,) * base.size
@@ -203,8 +235,7 @@ def _joined_ragged(atom: Atom, first: Removals, second: Removals, total: Removal
     before, after = first.get(atom, IndexSet()), second.get(atom, IndexSet())
     if isinstance(before, RaggedSet):
         before = before.without(_removed_rows(total.get(before.base)))
-    if isinstance(before, RaggedSet) and isinstance(after, RaggedSet) and before.base != after.base:
-        raise PlanError("the plans cut one group ragged along two others, which no one plan can state. Nothing was changed.")
+    _check_bases(before, after)
     base = _base(before, after)
     if base is None:
         assert isinstance(before, IndexSet) and isinstance(after, IndexSet)

@@ -12,7 +12,7 @@ from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met
 from depgraph.choosing.coupled import Coupling, Limits, couplings_of
 from depgraph.choosing.depth import Depth, drops_at
-from depgraph.choosing.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
+from depgraph.choosing.isomorphism import signatures
 from depgraph.choosing.scopes import Scope, interleaved, positions_by_key, ranking, removal, scopes_of, units_up_to
 from depgraph.choosing.scores import Scores
 from depgraph.collector import without_collections
@@ -20,6 +20,7 @@ from depgraph.errors import PlanError
 from depgraph.graph.drops import Drop, drop_problems, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
+from depgraph.graph.patterns import chosen_groups, defaults, groups_at, refuse_pinned, values_by_group
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
@@ -43,7 +44,7 @@ def plan(
     rounding: str = "up",
     ignore: Iterable[str] = (),
     only: Iterable[str] | None = None,
-    uniform: Iterable[str | tuple[str, ...]] = (),
+    uniform: str | Iterable[str | tuple[str, ...]] = (),
     depth: Depth | None = None,
 ) -> Plan:
     """A plan that removes the least important indices of each group.
@@ -78,7 +79,7 @@ def plan(
             by its name makes it take part even if it is left otherwise.
         uniform: patterns whose groups keep equal sizes under any budget, such as ``layers.*.up_proj:out``: engines and
             configurations that know one width for all layers load such a model. The groups of one pattern, or of one tuple of
-            patterns, lose equally many indices, each its own.
+            patterns, lose equally many indices, each its own. ``isomorphic``: those with the same structure, role and size do.
         depth: how many elements leave lists of modules, such as layers, before widths are chosen among what stays: the
             fraction of each list whose path has scores, rounded down, or a mapping from paths to fractions or whole numbers.
             Patterns then name what stays, and a budget's fraction is that of the whole model.
@@ -180,8 +181,12 @@ def _of_whole(graph: Graph, name: str, value: Number, latency_model: LatencyMode
     return int(value * (graph.params if name == "params" else graph.macs))
 
 
-def _uniform(graph: Graph, uniform: Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
+def _uniform(graph: Graph, uniform: str | Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
     """The sets of groups that are to keep equal sizes. Raises `PlanError` for sets that have different ones."""
+    if uniform == "isomorphic":
+        structures = signatures(graph)
+        alike = positions_by_key([(structures[group.atom], group.size) for group in graph.groups])
+        return tuple(tuple(graph.groups[position] for position in positions) for positions in alike)
     items = [uniform] if isinstance(uniform, str) or not isinstance(uniform, Iterable) else [*uniform]
     strange = [item for item in items if not isinstance(item, (str, tuple))]
     if strange:

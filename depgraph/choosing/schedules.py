@@ -9,15 +9,13 @@ from typing import Any, TypeAlias
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.numbers import is_number, is_whole
-from depgraph.algebra.ragged_sets import RaggedSet, is_table, kept_by, left_over
-from depgraph.algebra.spaces import Atom
+from depgraph.algebra.ragged_sets import RaggedSet, is_table
 from depgraph.choosing.scores import Scores
-from depgraph.errors import MismatchError, PlanError
+from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.ragged import bases_of, why_uniform
-from depgraph.messages import shortened
-from depgraph.plans.making import plan_of
+from depgraph.plans.algebra import remainder
 from depgraph.plans.plan import Plan
 
 __all__ = ["lifted", "remainder", "schedule"]
@@ -159,68 +157,3 @@ def _lifted_row(group: Group, removed: IndexSet, values: Sequence[float]) -> tup
     for index, value in zip(remaining, values, strict=True):
         lifted_values[index] = float(value)
     return tuple(lifted_values)
-
-
-def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
-    """What is left to do: the plan for ``done.apply(graph)`` with ``done.then(remainder) == wanted``.
-
-    Args:
-        graph: the original graph.
-        done: a plan for it, which has been executed.
-        wanted: another plan for it, which removes all that `done` removes.
-
-    Raises:
-        MismatchError: the plans are not for this graph, or the first one removes what the second one keeps.
-
-    >>> import torch, depgraph as dg
-    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
-    >>> done, wanted = dg.cut(graph, "0.weight", [1], dim=0), dg.cut(graph, "0.weight", [1, 4, 7], dim=0)
-    >>> left = remainder(graph, done, wanted)
-    >>> dict(left.removed), done.then(left) == wanted
-    ({'0.weight:0': IndexSet('3,6')}, True)
-    """
-    first = {cut.atom: cut.removal for cut in done.cuts}
-    total = {cut.atom: cut.removal for cut in wanted.cuts}
-    problems = [
-        f"the {name} plan is for the graph {plan.base[:12]}, not for {graph.fingerprint[:12]}"
-        for name, plan in (("first", done), ("second", wanted))
-        if plan.base != graph.fingerprint
-    ]
-    problems += [
-        f"group {graph.group_of[atom].name} has lost {indices}, which the second plan keeps"
-        for atom, indices in kept_by(first, total).items()
-        if atom in graph.group_of
-    ]
-    ours, theirs = ({edit.path: edit for edit in plan.edits if edit.path in plan.added} for plan in (done, wanted))
-    problems += [
-        f"attribute {shortened(repr(path))} became {edit.new}, which the second plan keeps larger"
-        for path, edit in ours.items()
-        if path not in theirs or theirs[path].new > edit.new
-    ]
-    if problems:
-        raise MismatchError(
-            "the second plan does not go on from the first one:",
-            problems,
-            "Make both on one graph, the second one from lifted scores.",
-        )
-    after, names = done.apply(graph), {base: name for name, base in done.renamed}
-
-    def renumbered(atom: Atom) -> Atom:
-        name = graph.group_of[atom].name
-        return after.groups_by_name[names.get(name, name)].atom
-
-    by_id = {atom.id: atom for atom in graph.group_of}
-    plan = plan_of(
-        after,
-        {
-            renumbered(atom): RaggedSet(renumbered(by_id[removal.base.id]), removal.sets)
-            if isinstance(removal, RaggedSet)
-            else removal
-            for atom, removal in left_over(first, total).items()
-        },
-    )
-    for path, edit in theirs.items():
-        present = ours[path].new if path in ours else edit.old
-        if edit.new < present:
-            plan = plan.edit(path, edit.new, old=present)
-    return plan

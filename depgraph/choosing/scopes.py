@@ -12,9 +12,9 @@ from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import Atom
 from depgraph.choosing.coupled import Coupling
 from depgraph.choosing.isomorphism import signatures
-from depgraph.choosing.patterns import groups_at, listed
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
+from depgraph.graph.patterns import groups_at, listed
 
 Scope: TypeAlias = str | Iterable[str | tuple[str, ...]]
 """``group``, ``global``, ``isomorphic``, or patterns and tuples of patterns, each a set of groups that compete."""

@@ -130,8 +130,8 @@ class Activation(_OnActivations):
     Attributes:
         batches: an iterable of batches.
         statistic: ``absolute``, ``mean``, ``variance`` or ``norm``.
-        forward: from (model, batch) to anything; by default the model is called with the batch: keywords from a mapping,
-            arguments from a tuple or list.
+        forward: from (model, batch) to anything; by default the model is called with the batch as `trace` does it:
+            arguments from a tuple or list, keywords from a mapping of names of its parameters.
 
     >>> import depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1))

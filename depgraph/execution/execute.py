@@ -9,7 +9,7 @@ import copy
 import types
 from array import array
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,14 +21,18 @@ from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
 from depgraph.execution.drops import drop_elements, other_sequences, written_paths
+from depgraph.execution.fsdp import Regrouping, to_shards
+from depgraph.execution.quantised import quantised_slice, refuse_quantised
+from depgraph.execution.releasing import Releasing, ordered_as
 from depgraph.execution.repairs import Repair, checked_repair
+from depgraph.execution.shards import cut_shard, shard_of, shard_problems, told_by_all_ranks, whole
 from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Plan
 from depgraph.running import outside_inference_mode
-from depgraph.unsupported import replaceable, supported
+from depgraph.unsupported import is_made_of_parts, replaceable, sliceable, supported, supported_in_shards
 from depgraph.weights import named_tensors
-from depgraph.wrappers import unwrap
+from depgraph.wrappers import is_sharded, unwrap
 
 
 @without_collections()
@@ -62,7 +66,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
     >>> torch.equal(small[2].weight, model[2].weight[:, [0, 1, 3, 4, 5, 7]])
     True
     """
-    model = checked(plan, model)
+    model = checked(plan, model, sliceable if repair is None else supported)
     smaller = _prepared(plan, model, repair)
     result = copied(model, {id(old): new for old, new in smaller.values()})
     problems = [*other_in_copy(plan, model, result)]
@@ -70,7 +74,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
         raise MismatchError(
             "a copy of the model does not hold what is to be edited:", problems, "Use execute_, which changes the model itself."
         )
-    for edit in plan.edits:
+    for edit in plan.writes:
         write(result, edit.path, edit.new)
     _add_biases(result, repair)
     drop_elements(plan, result)
@@ -80,17 +84,36 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
     return result
 
 
-def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> dict[nn.Parameter, nn.Parameter]:
+def execute_(
+    plan: Plan, model: nn.Module, *, repair: Repair | None = None, release: bool = False
+) -> dict[nn.Parameter, nn.Parameter]:
     """Apply the plan in place, all or nothing; with a repair, its new values as well.
+
+    A model that `fully_shard`, tensor parallelism or both have spread over ranks is pruned where it is: every rank calls this
+    with the same plan, and they exchange what moves from one shard to another. No rank holds more than its shards, old and new,
+    and what it sends and receives of one parameter. The model trains on; make optimizers anew, or carry their state.
+
+    Every new tensor is made before the first write, while the old ones are there. With `release`, each replaced tensor is
+    emptied as soon as its successor is made, and what went of it is kept until the end, so that a failure still brings all of
+    it back: beside the model there is then never more than its largest tensor. One whose memory something else shares, such as
+    a view of it, keeps its values.
+
+    Args:
+        plan: what to remove.
+        model: the module that it was made for; compiled and data-parallel wrappers are looked through.
+        repair: what `refit` gave for this plan and this model: new values for what stays.
+        release: whether the replaced parameters lose their values, for whoever still holds them, and their memory.
 
     Returns:
         The map from each replaced parameter to the one that stands in its place, for optimizers and the like.
 
     Raises:
-        PlanError: the arguments are no plan and no module.
+        PlanError: the arguments are no plan and no module; or `release` is asked for together with a repair, or of parameters
+            that have gradients.
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
-        UnsupportedError: the model is sharded, offloaded or quantised; or wrapped in `DistributedDataParallel`, which would
-            not join the gradients of the new parameters: execute on the module inside, and wrap anew.
+        UnsupportedError: the model is offloaded or quantised; or `FullyShardedDataParallel` has flattened its parameters; or
+            it is wrapped in `DistributedDataParallel`, which would not join the gradients of the new parameters: execute on
+            the module inside, and wrap anew.
 
     >>> import depgraph as dg
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -103,23 +126,48 @@ def execute_(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> d
     (False, True)
     """
     model = checked(plan, model, replaceable)
-    smaller = _prepared(plan, model, repair)
-    for old, new in smaller.values():
-        _move_hooks(old, new)
-    new_of = {id(old): new for old, new in smaller.values()}
-    parameters = {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}
-    before = _State(model, [*(edit.path for edit in plan.edits), *written_paths(plan)])
+    if repair is not None:
+        supported_in_shards(model)
+    to_shards(model)
+    smaller = {} if release else _prepared(plan, model, repair)
+    tensors = _releasable(fitting(plan, model), repair) if release else {}
+    before, releasing = _State(model, [*(edit.path for edit in plan.writes), *written_paths(plan)]), Releasing()
+    records: Regrouping | None = None
     try:
+        smaller = _sliced(plan, tensors, releasing.taken) if release else smaller
+        new_of = {id(old): new for old, new in smaller.values()}
+        records = Regrouping(model, new_of)
+        for old, new in smaller.values():
+            _move_hooks(old, new)
+        records.write()
         for module in model.modules():
             _replace_tensors(module, new_of)
-        for edit in plan.edits:
+        for edit in plan.writes:
             write(model, edit.path, edit.new)
         _add_biases(model, repair)
         drop_elements(plan, model)
-        return parameters  # type: ignore[return-value]
+        return {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}  # type: ignore[misc]
     except BaseException:
-        before.restore()
+        try:
+            before.restore()
+            if records is not None:
+                records.restore()
+        finally:
+            releasing.undo()
         raise
+
+
+def _releasable(tensors: dict[str, torch.Tensor], repair: Repair | None) -> dict[str, torch.Tensor]:
+    """The tensors, if what they are can be brought back from what stays and what goes. Raises `PlanError` else."""
+    spread = [name for name, tensor in tensors.items() if is_sharded(tensor)]
+    if spread:
+        raise PlanError(f"release=True takes no weights that are spread over ranks, met {spread[0]!r}. Nothing was changed.")
+    graded = list({id(tensor): name for name, tensor in reversed(tensors.items()) if tensor.grad is not None}.values())
+    if repair is not None or graded:
+        met = "repair=" if repair is not None else f"gradients, of {graded[-1]!r} and {len(graded) - 1} others"
+        fix = "write the repair without release=" if repair is not None else "call zero_grad() first"
+        raise PlanError(f"release=True brings back values that were cut, and no others: met {met}; {fix}. Nothing was changed.")
+    return tensors
 
 
 def _add_biases(model: nn.Module, repair: Repair | None) -> None:
@@ -274,11 +322,15 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
         problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model), *other_sequences(plan, model)]
     if not problems:  # sizes are those of tensors that are there: only now are indices listed
         problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model)]
+    uneven = [] if problems else [*shard_problems(plan, tensors, model)]
+    problems = told_by_all_ranks(plan, tensors, problems or uneven)
     if problems:
         raise MismatchError(
             "the plan is damaged:" if plan.problems else "the plan does not fit this model:",
             problems,
-            "Execute it on the model that it was made for, before any other change.",
+            "Make the plan with round_to= for these groups, so that ranks can divide what stays; or prune the checkpoint."
+            if uneven
+            else "Execute it on the model that it was made for, before any other change.",
         )
     return {name: tensors[name] for name in plan.kept}
 
@@ -328,7 +380,11 @@ def _overlaps(model: nn.Module) -> list[tuple[str, str]]:
     """Names of parameters that are different objects over the same memory. Disjoint parts of one flat buffer do not count."""
     by_storage: dict[int, list[tuple[int, int, str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.layout is torch.strided and not parameter.is_meta and parameter.numel():
+        if (
+            parameter.layout is torch.strided
+            and not (parameter.is_meta or is_made_of_parts(parameter) or is_sharded(parameter))
+            and parameter.numel()
+        ):
             start = int(parameter.storage_offset())
             last = sum((int(size) - 1) * int(step) for size, step in zip(parameter.shape, parameter.stride(), strict=True))
             place = parameter.untyped_storage().data_ptr()
@@ -361,29 +417,50 @@ def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, 
     if repair is not None:
         tensors = named_tensors(model)
         after = {name: smaller[name][1] if name in smaller else tensor for name, tensor in tensors.items()}
-        for name, values in checked_repair(repair, lambda repair: repair.problems(plan, model, after)).values.items():
+        for name, values in checked_repair(repair, lambda repair: _repair_problems(repair, plan, model, after)).values.items():
             if name in repair.added:
                 continue
-            if name in smaller:
-                smaller[name][1].detach().copy_(values)
-            else:
-                data = torch.empty_like(tensors[name], requires_grad=False).copy_(values)
+            if name not in smaller:
+                data = torch.empty_like(tensors[name], requires_grad=False)
                 smaller[name] = (tensors[name], like(tensors[name], data, lambda gradient: gradient.clone()))
+            new = smaller[name][1].detach()
+            new.copy_(shard_of(values, new) if is_sharded(new) else values)  # type: ignore[arg-type]
     return smaller
 
 
-def _sliced(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _repair_problems(repair: Repair, plan: Plan, model: nn.Module, after: Mapping[str, torch.Tensor]) -> Iterable[str]:
+    """What speaks against a repair. Of weights that are spread over ranks, those that it replaces are gathered one by one."""
+    tensors = named_tensors(model)
+    if not any(map(is_sharded, tensors.values())):
+        return repair.problems(plan, model, after)
+    if repair.added:
+        return [f"it adds {', '.join(map(repr, repair.added))}: a model that is spread over ranks takes no new parameters"]
+    sizes = {name: tuple(tensor.shape) for name, tensor in after.items()}
+    return repair.problems_with_tensors(plan, sizes, lambda name: whole(tensors[name]))
+
+
+def _index_selected(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """What the positions select of each dimension."""
+    result = tensor.detach()
+    for dim, index in positions.items():
+        result = result.index_select(dim, index.to(result.device))
+    return ordered_as(tensor, result)
+
+
+@outside_inference_mode
+def _sliced(
+    plan: Plan, tensors: Mapping[str, torch.Tensor], take: Callable[..., torch.Tensor] = _index_selected
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     new_of: dict[int, torch.Tensor] = {}
     distinct = {id(indices): indices for dims in plan.kept.values() for indices in dims.values()}
     positions = {number: positions_of(indices) for number, indices in distinct.items()}
-    for name, dims in plan.kept.items():
+    kept = {name: {dim: positions[id(indices)] for dim, indices in dims.items()} for name, dims in plan.kept.items()}
+    refuse_quantised(tensors, kept)
+    for name in plan.kept:
         old = tensors[name]
         if id(old) not in new_of:
-            new_of[id(old)] = selected(old, {dim: positions[id(indices)] for dim, indices in dims.items()})
+            new_of[id(old)] = selected(old, kept[name], take)
     return {name: (tensors[name], new_of[id(tensors[name])]) for name in plan.kept}
-
-
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def positions_of(indices: IndexSet) -> torch.Tensor:
@@ -391,17 +468,15 @@ def positions_of(indices: IndexSet) -> torch.Tensor:
     return torch.frombuffer(array("q", indices), dtype=torch.long)
 
 
-def selected(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> torch.Tensor:
+def selected(
+    tensor: torch.Tensor, positions: Mapping[int, torch.Tensor], take: Callable[..., torch.Tensor] = _index_selected
+) -> torch.Tensor:
     """The tensor with what the positions select of each dimension, and its gradient cut alongside."""
 
     def select(source: torch.Tensor) -> torch.Tensor:
-        result = source.detach()
-        for dim, index in positions.items():
-            result = result.index_select(dim, index.to(result.device))
-        order = _CHANNELS_LAST.get(source.ndim)
-        if order is not None and source.is_contiguous(memory_format=order) and not source.is_contiguous():
-            result = result.contiguous(memory_format=order)
-        return result
+        if is_sharded(source):
+            return cut_shard(source, positions)  # type: ignore[arg-type]
+        return quantised_slice(source, positions) if is_made_of_parts(source) else take(source, positions)
 
     return like(tensor, select(tensor), select)
 
@@ -414,7 +489,8 @@ def like(old: torch.Tensor, data: torch.Tensor, select: Callable[[torch.Tensor],
             new = data.as_subclass(type(old)).requires_grad_(old.requires_grad)
     else:
         new = data.requires_grad_(old.requires_grad)
-    new.__dict__.update({key: value for key, value in old.__dict__.items() if key != "_is_param"})
+    own = vars(new) if is_made_of_parts(old) else ("_is_param",)  # numbers and scales lie in its attributes
+    new.__dict__.update({key: value for key, value in old.__dict__.items() if key not in own})
     for hooks in _HOOKS:
         if content := getattr(old, hooks, None):
             setattr(new, hooks, type(content)(content))  # its own: a hook that is added later belongs to one model alone

@@ -17,7 +17,17 @@ from attrs import evolve, frozen
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, atoms
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Balance, LayerWeight, ModuleSequence, Operation, OperationTraits, OpType, Tensor
+from depgraph.graph.records import (
+    Balance,
+    LayerWeight,
+    ModuleSequence,
+    Operation,
+    OperationTraits,
+    OpType,
+    Tensor,
+    UnreadAttribute,
+    place_of,
+)
 from depgraph.messages import shortened
 
 Rename: TypeAlias = Callable[[str], str | None]
@@ -382,8 +392,18 @@ def without(graph: Graph, drops: Sequence[Drop]) -> Graph:
         pinned_atoms=tuple(item for item in graph.pinned_atoms if item.atom in present),
         balances=tuple(Balance(left, item.reason) for item, left in balances if len(left) > 1),
         lower_bounds=tuple(item for item in graph.lower_bounds if item.atom in present),
-        unread=tuple(item for item in graph.unread if rename(item.path) is not None),
+        unread=tuple(_unread_left(graph.unread, rename, present)),
+        free=tuple(item for item in graph.free if item.kind != "vocabulary" or rename(item.name) is not None),
+        indices=tuple(item for item in graph.indices if not item.path or rename(item.path) is not None),
     )
+
+
+def _unread_left(attributes: Iterable[UnreadAttribute], rename: Rename, present: set[Atom]) -> Iterator[UnreadAttribute]:
+    """What nothing has read, of what stays: an attribute of a configuration may count axes of elements that go, too."""
+    for item in attributes:
+        spaces = tuple(space for space in item.spaces if present.issuperset(atoms(space)))
+        if spaces and rename(item.path) is not None:
+            yield UnreadAttribute(item.path, spaces)
 
 
 def _in_order(operations: Sequence[Operation], stay: Mapping[str, Operation]) -> Iterator[Operation]:
@@ -459,6 +479,8 @@ def renamed(graph: Graph, drops: Collection[Drop]) -> Graph:
         tensors=tuple(tensors),
         attributes=tuple(evolve(item, path=rename(item.path)) for item in graph.attributes),
         unread=tuple(evolve(item, path=rename(item.path)) for item in graph.unread),
+        free=tuple(evolve(item, name=rename(item.name)) if item.kind == "vocabulary" else item for item in graph.free),
+        indices=tuple(sorted((evolve(item, path=rename(item.path)) for item in graph.indices), key=place_of)),
         sequences=tuple(_left_in(graph.sequences, drops, new_name)),
     )
 

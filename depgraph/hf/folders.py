@@ -14,7 +14,7 @@ from depgraph import codec
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.execute import execute_
 from depgraph.hf.building import built, checked_model, library, unsaved_buffers
-from depgraph.hf.keys import RECORD, checked_values, set_values
+from depgraph.hf.keys import RECORD, Number, checked_values, set_values
 from depgraph.hf.solving import Solution, described, same_values, solution_of
 from depgraph.plans.plan import Plan
 from depgraph.weights import named_tensors
@@ -40,7 +40,7 @@ class Saved:
 
     folder: Path
     stock: bool
-    keys: dict[str, tuple[int | None, int | None]]
+    keys: dict[str, tuple[Number | None, Number | None]]
     problems: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -66,8 +66,10 @@ def save_pretrained(
     """Write a pruned model of transformers to a folder, from which it can be loaded.
 
     Where a configuration with other numbers gives the pruned model, the folder has this configuration, and transformers itself
-    loads it. Where none does, as when layers differ, it has the original one, and `dg.hf.from_pretrained` loads it. Which it
-    is, and why, is what is returned. The plan is in the folder, either way.
+    loads it. Where layers differ, this takes a class that reads the sizes in question from the configuration's
+    ``per_layer_config``, which few do. Where no configuration gives the model, the folder has the original one, and
+    `dg.hf.from_pretrained` loads it, whatever the class. Which it is, and why, is what is returned. The plan is in the folder,
+    either way.
 
     transformers computes buffers that no checkpoint holds, such as rotary frequencies, in their own precision. A model that was
     cast as a whole, as by ``.to(torch.bfloat16)``, has rounded ones, and differs from a stock model by as much;

@@ -12,22 +12,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import combinations, zip_longest
-from typing import Any
+from math import inf, nextafter
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import torch
 from attrs import field, frozen
 
 from depgraph.hf.building import Config, Form, built, differences, form_of, keys_asked_for, unsaved_buffers
-from depgraph.hf.keys import numbers_in, original_config, with_values
+from depgraph.hf.keys import PER_LAYER, Number, moved_ids, numbers_in, original_config, with_entries, with_values
 from depgraph.plans.plan import Plan
 
 _MOST_TRIED = 6
 """So many values are tried of each key in a round: sizes that follow a key ask for one, or the layers differ."""
 
+_DEPTH = "num_hidden_layers"
+"""The key by which transformers itself counts the layers that `per_layer_config` speaks of."""
+
 _MOST_PAIRS = 60
 """So many pairs of values are tried where no single one puts anything right."""
 
-Values = dict[str, int | None]
+Values: TypeAlias = dict[str, Number | None]
 
 
 @frozen
@@ -51,16 +56,25 @@ class Solution:
     problems: tuple[str, ...]
 
 
-def solution_of(plan: Plan, model: Any) -> Solution:
-    """The values that a pruned model asks of its configuration."""
+def solution_of(plan: Plan, model: Any, *, by_layer: bool = True) -> Solution:
+    """The values that a pruned model asks of its configuration; `by_layer`: if single layers may have their own."""
     with _quiet():
         original = original_config(plan, model)
-        search = _Search(type(model), original, model, plan)
-        decided = search.decided(search.values())
+        search = _Search(type(model), original_config(plan, model, moved=True), model, plan)
+        values = search.values()
+        if by_layer and search.wrong(values) and search.layers_differ:
+            layered = search.by_layer(values)
+            values = values if search.wrong(layered) else layered
+        decided = search.decided(values)
         config = search.config(decided)
         problems = tuple(_problems(search, config, model))
     before = {key: search.numbers[key] for key in decided if key not in search.lacking}
-    return Solution(original, config, decided, before, tuple(key for key in decided if key in search.lacking), problems)
+    before.update((key, search.whole[key]) for key in search.depth)
+    added = tuple(key for key in decided if key in search.lacking)
+    ids = moved_ids(plan)
+    before.update((key, old) for key, (old, _) in ids.items())
+    new = {key: new for key, (_, new) in ids.items()}
+    return Solution(original, config, {**search.depth, **decided, **new}, before, added, problems)
 
 
 class _Search:
@@ -69,13 +83,35 @@ class _Search:
     def __init__(self, model_class: type[Any], original: Config, model: Any, plan: Plan) -> None:
         self._model_class, self._kind = model_class, type(original)
         self._attention = original._attn_implementation
-        self.unread = [item.path for item in plan.unread]
+        self.unread = [plan.name_after(item.path) or item.path for item in plan.unread]
         self._dict: dict[str, Any] = original.to_dict()
         self.lacking = keys_asked_for(model_class, original) - self._dict.keys()
-        self.numbers = {**dict(numbers_in(self._dict)), **dict.fromkeys(sorted(self.lacking))}
         self.wanted = form_of(model, self.unread)
         self._saved = model.state_dict().keys()
-        self._known: dict[tuple[tuple[str, int | None], ...], Form | None] = {}
+        self._known: dict[tuple[tuple[str, Number | None], ...], Form | None] = {}
+        self.whole = dict(numbers_in(self._dict))
+        self.depth = self._shortened(plan)
+        self._dict = with_values(self._dict, self.depth)
+        self._known.clear()
+        self.numbers = {**dict(numbers_in(self._dict)), **dict.fromkeys(sorted(self.lacking))}
+
+    def _shortened(self, plan: Plan) -> Values:
+        """The keys that count the elements of lists from which some leave, with how many stay; entries of lists go at once."""
+        depth: Values = {}
+        for drop in plan.drops:
+            names = {path.rpartition(".")[2] for path in drop.sequence.counts}
+            before, left = len(drop.sequence.elements), len(drop.left)
+            for path, texts in drop.sequence.entries:
+                kept = [texts[place] for place in drop.removed.complement(before)]
+                self._dict = with_entries(self._dict, path.rpartition(".")[2], list(texts), kept)
+            prefix = f"{plan.name_after(drop.sequence.path)}." if drop.sequence.path else ""
+            keys = [key for key, number in self.whole.items() if number == before and key not in depth]
+            for key in sorted(keys, key=lambda key: key.rpartition(".")[2] not in names):
+                form = self.form({**depth, key: left})
+                if form is not None and _elements(form, prefix) == _elements(self.wanted, prefix):
+                    depth[key] = left
+                    break
+        return depth
 
     def config(self, values: Values) -> Config:
         """The configuration with other values."""
@@ -100,12 +136,52 @@ class _Search:
         again without a key that it has set, unless layers that were alike differ, for which there are no values.
         """
         values, wrong = self._descended(())
-        if wrong and not self._layers_differ():
+        if wrong and not self.layers_differ:
             for key in values:
                 other, left = self._descended((key,))
                 if left < wrong:
                     values, wrong = other, left
         return values
+
+    def wrong(self, values: Values) -> int:
+        """How much of a model with these values is not as in the pruned one."""
+        form = self.form(values)
+        return 1 if form is None else len(differences(self.wanted, form))
+
+    def by_layer(self, values: Values) -> Values:
+        """The values with those that single layers ask for besides, where the class reads such. No layer depends on others."""
+        for prefix in [*self._towers()]:
+            depth = int(self.numbers[f"{prefix}{_DEPTH}"] or 0)
+            names = [key.removeprefix(prefix) for key in self._active if key.startswith(prefix)]
+            names = [name for name in names if "." not in name and name != _DEPTH]
+            for layer in range(depth):
+                for name in names:
+                    everywhere = values.get(f"{prefix}{name}", self.numbers[f"{prefix}{name}"])
+                    self.numbers.setdefault(f"{prefix}{PER_LAYER}.{layer}.{name}", everywhere)
+            read = [
+                name
+                for name in names
+                if any(self._changed(f"{prefix}{PER_LAYER}.{layer}.{name}", values) for layer in {0, depth - 1})
+            ]
+            for layer in range(depth):
+                values = self._layer_descended([f"{prefix}{PER_LAYER}.{layer}.{name}" for name in read], values)
+        return values
+
+    def _layer_descended(self, paths: Sequence[str], values: Values) -> Values:
+        """The values to which steps at these keys lead that each put something right."""
+        wrong = self.wrong(values)
+        while True:
+            moves = [(path, value) for path in paths for value in self._candidates(path, values)]
+            left, better = self._best([{**values, path: value} for path, value in moves], wrong)
+            if left == wrong:
+                return values
+            wrong, values = left, better
+
+    def _towers(self) -> Iterator[str]:
+        """The prefixes of keys that speak of numbered layers: of the whole, of a decoder of text, and the like."""
+        for key, value in self.numbers.items():
+            if key.rpartition(".")[2] == _DEPTH and type(value) is int and PER_LAYER not in key:
+                yield key.removesuffix(_DEPTH)
 
     def _descended(self, without: Sequence[str]) -> tuple[Values, int]:
         """The values to which steps lead that each put something right, and how much is wrong with them."""
@@ -114,8 +190,8 @@ class _Search:
         if form is None:
             return values, 0
         wrong = len(differences(self.wanted, form))
-        alike = not self._layers_differ()
-        seen: dict[tuple[str, int], None] = {}
+        alike = not self.layers_differ
+        seen: dict[tuple[str, Number], None] = {}
         while wrong:
             keys = (key for key in self._active if key not in without)
             moves = [(key, value) for key in keys for value in self._candidates(key, values)]
@@ -133,7 +209,8 @@ class _Search:
     def _active(self) -> list[str]:
         return [key for key in self.numbers if self._changed(key)]
 
-    def _layers_differ(self) -> bool:
+    @cached_property
+    def layers_differ(self) -> bool:
         """Whether tensors of numbered layers that had equal shapes have them no more."""
         shapes: dict[tuple[str, Any], set[Any]] = {}
         form = self.form({}) or {}
@@ -150,18 +227,21 @@ class _Search:
                 wrong, best = left, values
         return wrong, best
 
-    def _changed(self, key: str) -> bool:
-        """Whether anything of a model follows a key."""
-        base = self.form({})
-        return any((form := self.form({key: value})) is not None and form != base for value in self._probes(self.numbers[key]))
+    def _changed(self, key: str, values: Mapping[str, Number | None] = MappingProxyType({})) -> bool:
+        """Whether anything of a model follows a key, beside other values; of a ratio, whether a size does."""
+        base, value = self.form({**values}) or {}, self.numbers[key]
+        forms = (self.form({**values, key: probe}) for probe in self._probes(value))
+        if type(value) is float:
+            return any(form is not None and any(form.get(path) != base.get(path) for path in self._saved) for form in forms)
+        return any(form is not None and form != base for form in forms)
 
-    def _probes(self, value: int | None) -> tuple[int, ...]:
+    def _probes(self, value: Number | None) -> tuple[Number, ...]:
         return (8, 64) if value is None else (2 * value, value + 1) if value else ()
 
-    def _candidates(self, key: str, values: Values) -> list[int]:
+    def _candidates(self, key: str, values: Values) -> list[Number]:
         """Values that would put a size right that follows the key, as if it followed in a straight line."""
         now, value = self.form(values), values.get(key, self.numbers[key])
-        found: dict[int, int] = {}
+        found: dict[Number, int] = {}
         for probe in self._probes(value):
             form = self.form({**values, key: probe})
             if form is None or now is None:
@@ -202,6 +282,11 @@ class _Search:
         )
 
 
+def _elements(form: Form, prefix: str) -> set[str]:
+    """The names of a list's elements that hold anything, by what its paths begin with."""
+    return {path.removeprefix(prefix).partition(".")[0] for path in form if path.startswith(prefix)}
+
+
 def _sizes(value: Any) -> tuple[int, ...]:
     """The whole numbers of a shape or attribute."""
     if type(value) is int:
@@ -209,12 +294,17 @@ def _sizes(value: Any) -> tuple[int, ...]:
     return value if isinstance(value, tuple) and all(type(item) is int for item in value) else ()
 
 
-def _solved(value: int, probe: int, old: int, new: int, goal: int) -> Iterator[int]:
+def _solved(value: Number, probe: Number, old: int, new: int, goal: int) -> Iterator[Number]:
     """The values at which a size is `goal`, if it goes from `old` to `new` as the value goes to `probe`.
 
-    It may follow in a straight line, or as a share does: the size of a head follows the number of heads.
+    It may follow in a straight line, or as a share does: the size of a head follows the number of heads. Of a ratio's product
+    classes take the whole part, which a ratio that is rounded down misses.
     """
     numerator, denominator = (goal - old) * (probe - value), new - old
+    if isinstance(value, float) or isinstance(probe, float):
+        ratio = value + numerator / denominator
+        yield from (ratio, nextafter(ratio, inf))
+        return
     if numerator % denominator == 0:
         yield value + numerator // denominator
     if goal and old * value == new * probe and old * value % goal == 0:
@@ -232,6 +322,11 @@ def _problems(search: _Search, config: Config, model: Any) -> Iterator[str]:
         return
     form = form_of(fresh, search.unread)
     buffers = unsaved_buffers(fresh)
+    if search.layers_differ and differences(search.wanted, form):
+        yield (
+            f"layers that were alike differ, and {type(model).__name__} does not read such sizes from {PER_LAYER!r}, so that "
+            "transformers itself cannot build it"
+        )
     for path in sorted(differences(search.wanted, form), key=buffers.__contains__):  # what a checkpoint holds comes first
         yield f"{path!r}: the pruned model has {search.wanted.get(path)}, the configuration gives {form.get(path)}"
     for name, buffer in unsaved_buffers(model).items():
@@ -265,6 +360,6 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def described(values: Mapping[str, int | None], before: Mapping[str, int | None]) -> str:
+def described(values: Mapping[str, Number | None], before: Mapping[str, Number | None]) -> str:
     """Keys with their old and new values, in words."""
     return ", ".join(f"{key} {before[key]} -> {value}" for key, value in values.items()) or "none"

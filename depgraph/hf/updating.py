@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from depgraph.hf.building import checked_model
-from depgraph.hf.keys import RECORD, recorded, set_values
+from depgraph.hf.keys import RECORD, Number, all_or_nothing, recorded, set_values
 from depgraph.hf.solving import solution_of
 from depgraph.plans.plan import Plan
 
 
-def update_config_(plan: Plan, model: Any) -> dict[str, tuple[int | None, int | None]]:
+def update_config_(plan: Plan, model: Any) -> dict[str, tuple[Number | None, Number | None]]:
     """Write the sizes of a pruned model to its configuration, as far as one number says what is true in all layers.
 
-    What stood there before is kept in the configuration's entry ``depgraph``, so that `save_pretrained` still finds it.
+    What stood there before is kept in the configuration's entry ``depgraph``, so that `save_pretrained` still finds it. A
+    failure leaves the configuration as it was.
 
     Args:
         plan: what was removed.
@@ -37,8 +38,9 @@ def update_config_(plan: Plan, model: Any) -> dict[str, tuple[int | None, int | 
     depgraph.errors.PlanError: expected a Plan and a model of transformers, met (Plan, Linear). Nothing was changed.
     """
     checked_model(plan, model)
-    solution = solution_of(plan, model)
+    solution = solution_of(plan, model, by_layer=False)
     old, added = recorded(model.config)
-    set_values(model.config, solution.values)
-    setattr(model.config, RECORD, {"before": {**solution.before, **old}, "added": sorted({*added, *solution.added})})
+    with all_or_nothing(model.config, [*solution.values, RECORD]):
+        set_values(model.config, solution.values)
+        setattr(model.config, RECORD, {"before": {**solution.before, **old}, "added": sorted({*added, *solution.added})})
     return {key: (solution.before.get(key), value) for key, value in solution.values.items()}

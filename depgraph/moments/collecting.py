@@ -160,8 +160,8 @@ def collect(
         batches: an iterable of batches, as many as fit in memory.
         wanted: given the name of a weight, whether its layer counts; by default all do.
         holdout: the share of the samples, the last ones, that is kept apart to judge by; 0 for none.
-        forward: from (model, batch) to anything; by default the model is called with the batch: keywords from a mapping,
-            arguments from a tuple or list.
+        forward: from (model, batch) to anything; by default the model is called with the batch as `trace` does it:
+            arguments from a tuple or list, keywords from a mapping of names of its parameters.
         valid: from a batch to a mask of its places that count, such as ``lambda batch: batch["attention_mask"]``: others are
             left out of what layers read that have so many rows.
         rows_per_input: a convolution reads so many rows for each of its inputs, spread evenly over the places of all

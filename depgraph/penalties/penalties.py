@@ -15,12 +15,12 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from depgraph.choosing.patterns import INNER
 from depgraph.criteria.gathering import GroupIndices, gathered
 from depgraph.criteria.sums import real
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
+from depgraph.graph.patterns import INNER
 from depgraph.graph.records import OpType
 from depgraph.unsupported import supported
 from depgraph.wrappers import unprefixed

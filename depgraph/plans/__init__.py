@@ -3,7 +3,20 @@
 No torch. A plan is enough to prune a checkpoint without the model.
 """
 
+from depgraph.plans.algebra import CutDifference, DropDifference, EditDifference, PlanDifference
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Cut, Edit, Plan, PrunedAxis, Target, Unread
 
-__all__ = ["Cut", "Edit", "Plan", "PrunedAxis", "Target", "Unread", "plan_of"]
+__all__ = [
+    "Cut",
+    "CutDifference",
+    "DropDifference",
+    "Edit",
+    "EditDifference",
+    "Plan",
+    "PlanDifference",
+    "PrunedAxis",
+    "Target",
+    "Unread",
+    "plan_of",
+]

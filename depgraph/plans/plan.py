@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import evolve, field, frozen
 
@@ -15,15 +16,27 @@ from depgraph import codec
 from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_image
-from depgraph.algebra.spaces import UNIT, Atom, Space, atoms, substitute
+from depgraph.algebra.spaces import Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.drops import Drop, drop_problems, naming, renaming, without
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import UnreadAttribute
+from depgraph.graph.records import FreeAxis, UnreadAttribute
 from depgraph.messages import shortened
 from depgraph.plans.checking import check, edit_problems
-from depgraph.plans.implied import balance_problems, shorter_axes, smaller_sizes
+from depgraph.plans.implied import (
+    balance_problems,
+    free_axes,
+    index_problems,
+    moved_indices,
+    shorter_axes,
+    smaller_atom,
+    smaller_sizes,
+)
+
+if TYPE_CHECKING:
+    from depgraph.execution.inversion import TensorDict, Tensors
+    from depgraph.plans.algebra import PlanDifference
 
 K = TypeVar("K", int, str)
 V = TypeVar("V")
@@ -171,6 +184,8 @@ class Plan:
         tied: names of one parameter each, of those that the plan cuts: a checkpoint may store it under any of them. Equality
             leaves them out.
         drops: the elements that leave lists of modules. All names are those of the base; `name_after` has the new ones.
+        free: axes of the model's inputs, outputs and vocabularies that become shorter: who calls the model must follow.
+        moves: edits of attributes that stand for an index of a vocabulary, such as ``padding_idx``: those before it go.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -200,6 +215,8 @@ class Plan:
     unread_attributes: tuple[UnreadAttribute, ...] = field(default=(), eq=False, metadata=codec.LATE)
     tied: tuple[tuple[str, ...], ...] = field(default=(), eq=False, metadata=codec.LATE)
     drops: tuple[Drop, ...] = field(default=(), metadata=codec.LATE)
+    free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
+    moves: tuple[Edit, ...] = field(default=(), metadata=codec.LATE)
 
     @classmethod
     def empty(cls, graph: Graph) -> Plan:
@@ -214,16 +231,45 @@ class Plan:
     @cached_property
     def kept(self) -> Mapping[str, Mapping[int, IndexSet]]:
         """Parameter or buffer name to dimension to the original indices that stay."""
-        plain = {cut.atom: cut.removed for cut in self.cuts if cut.base is None}
-        ragged = {cut.atom: cut.removal for cut in self.cuts if cut.base is not None}
-        kept_of: dict[Space, IndexSet] = {}
-        for space in {axis.space for axis in self.axes}:
-            removed = image(space, plain)
-            for atom in atoms(space):
-                if isinstance(rows := ragged.get(atom), RaggedSet):
-                    removed = removed | ragged_image(space, atom, rows)
-            kept_of[space] = removed.complement(space.size)
+        removed: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts}
+        kept_of = {space: _gone(space, removed).complement(space.size) for space in {axis.space for axis in self.axes}}
         return self._by_axis(lambda space: kept_of[space])
+
+    @cached_property
+    def kept_inputs(self) -> Mapping[str, Mapping[int, IndexSet]]:
+        """Input to dimension to the original indices that stay: what is passed to the pruned model must be cut to them.
+
+        >>> import torch, depgraph as dg
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 2, 3))
+        >>> graph = dg.trace(model, torch.zeros(1, 3, 8, 8), free=["input:1"])
+        >>> plan = dg.cut(graph, "input[0]", [2], dim=1)
+        >>> dict(plan.kept_inputs["input[0]"])
+        {1: IndexSet('0-1')}
+        """
+        return self._kept_of("input")
+
+    @cached_property
+    def kept_outputs(self) -> Mapping[str, Mapping[int, IndexSet]]:
+        """Output to dimension to the original indices that stay, such as the classes that a pruned classifier has left."""
+        return self._kept_of("output")
+
+    @cached_property
+    def kept_ids(self) -> Mapping[str, IndexSet]:
+        """Table of a vocabulary to the original ids that stay: the place of an id among them is its new one."""
+        return MappingProxyType({name: dims[dim] for name, dims in self._kept_of("vocabulary").items() for dim in dims})
+
+    def _kept_of(self, kind: str) -> Mapping[str, Mapping[int, IndexSet]]:
+        removed: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts}
+        table: dict[str, dict[int, IndexSet]] = {}
+        for item in self.free:
+            if item.kind == kind:
+                table.setdefault(item.name, {})[item.dim] = _gone(item.space, removed).complement(item.space.size)
+        return MappingProxyType({name: MappingProxyType(dims) for name, dims in table.items()})
+
+    @property
+    def writes(self) -> tuple[Edit, ...]:
+        """Every integer that the plan writes to a model: sizes, and indices that move."""
+        return (*self.edits, *self.moves)
 
     @cached_property
     def sizes(self) -> Mapping[str, Mapping[int, int]]:
@@ -250,7 +296,7 @@ class Plan:
         configuration may read such attributes; `edit` adds an edit of one.
         """
         edited = {edit.path for edit in self.edits}
-        smaller = {cut.atom: _smaller(cut.atom, cut.count) for cut in self.cuts}
+        smaller = {cut.atom: smaller_atom(cut.atom, cut.count) for cut in self.cuts}
         result = []
         for item in self.unread_attributes:
             sizes = {substitute(space, lambda atom: smaller.get(atom, atom)).size for space in item.spaces}
@@ -322,6 +368,47 @@ class Plan:
         edits = sorted((*self.edits, extra), key=lambda edit: edit.path)
         return evolve(self, edits=tuple(edits), added=tuple(sorted((*self.added, path))))
 
+    def edit_unread(self, *patterns: str) -> Plan:
+        """The plan with an edit of each attribute in `unread` that a dotted path or glob names, such as ``*.hidden_size``.
+
+        That an attribute is as large as an axis may be chance: so it is you who says which ones count it.
+
+        Raises:
+            PlanError: a pattern names no unread attribute, or one that may have to be of several sizes, for which `edit` takes
+                the right one. All problems are told at once.
+
+        >>> import torch, depgraph as dg
+        >>> class Block(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.width, self.inner, self.outer = 8, torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+        ...     def forward(self, x):
+        ...         return self.outer(self.inner(x))
+        >>> model = torch.nn.Sequential(Block())
+        >>> plan = dg.cut(dg.trace(model, torch.zeros(1, 4)), "0.inner.weight", [2, 6], dim=0)
+        >>> dg.execute(plan.edit_unread("*.width"), model)[0].width
+        6
+        """
+        named = {pattern: [item for item in self.unread if fnmatchcase(item.path, pattern)] for pattern in patterns}
+        paths = [item.path for item in self.unread]
+        problems = [
+            f"{shortened(repr(pattern))} names no unread attribute; there are {', '.join(map(repr, paths[:6])) or 'none'}."
+            for pattern, items in named.items()
+            if not items
+        ]
+        chosen = {item.path: item for items in named.values() for item in items}
+        problems += [
+            f"{shortened(repr(path))} may have to be one of {', '.join(map(str, item.sizes))}: say which by plan.edit."
+            for path, item in chosen.items()
+            if len(item.sizes) != 1
+        ]
+        if problems:
+            raise PlanError.of(problems)
+        plan = self
+        for path, item in chosen.items():
+            plan = plan.edit(path, item.sizes[0])
+        return plan
+
     def apply(self, graph: Graph) -> Graph:
         """The graph after the cut. The given graph does not change.
 
@@ -369,6 +456,11 @@ class Plan:
         implied = {(edit.path, edit.old, edit.new) for edit in self.edits if edit.path not in added}
         if implied != set(smaller_sizes(graph, removed)):
             yield "its edits are not those that its cuts ask for"
+        yield from index_problems(graph, removed)
+        if self.free != free_axes(graph, removed):
+            yield "its axes of inputs, outputs and vocabularies are not those that its cuts reach"
+        if {(edit.path, edit.old, edit.new) for edit in self.moves} != set(moved_indices(graph, removed)):
+            yield "its moves of indices are not those that its cuts ask for"
         for attribute in graph.attributes if added else ():
             if attribute.path in added:
                 yield f"the edit of {shortened(repr(attribute.path))} was added, but forward reads this attribute as a size"
@@ -391,7 +483,7 @@ class Plan:
             )
         other = self._with_own_names(other)
         drops = self._joined_drops(other.drops)
-        now, then = ({edit.path: value(edit) for edit in plan.edits} for plan, value in ((self, _new), (other, _old)))
+        now, then = ({edit.path: value(edit) for edit in plan.writes} for plan, value in ((self, _new), (other, _old)))
         problems = [
             f"the first plan sets {shortened(repr(path))} to {now[path]}, the second one expects {then[path]}"
             for path in sorted(now.keys() & then.keys())
@@ -425,8 +517,9 @@ class Plan:
             second[atom] = RaggedSet(in_base(removal.base), removal.sets) if isinstance(removal, RaggedSet) else removal
         cuts = cuts_of(joined(first, second), groups)
         single = [cut for cut in other.cuts if cut.atom.size - cut.count == 1]  # an axis of size 1 has no atom
+        free = {(item.name, item.dim, item.kind): evolve(item, space=substitute(item.space, in_base)) for item in other.free}
+        free.update({(item.name, item.dim, item.kind): item for item in self.free})
         before = {edit.path: edit.old for edit in (*other.edits, *self.edits)}
-        after = {edit.path: edit.new for edit in (*self.edits, *other.edits) if stays(edit.path) is not None}
         unread = {item.path: item for item in self.unread_attributes}
         for item in other.unread_attributes:
             spaces = tuple(substitute(space, in_base) for space in item.spaces)
@@ -438,14 +531,16 @@ class Plan:
             result=other.result,
             cuts=cuts,
             axes=ordered_axes(axes.values()),
-            edits=tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path]),
+            edits=_joined_edits(self.edits, other.edits, stays),
             renumbered=_composed(self.renumbered, other.renumbered, {cut.atom.id for cut in single}, other.drops, complete),
             renamed=_composed(self.renamed, other.renamed, {cut.group for cut in single}, other.drops, complete),
             targets=other.targets if other.cuts or other.drops else self.targets,
-            added=tuple(sorted(path for path in {*self.added, *other.added} if path in after)),
+            added=tuple(sorted(path for path in {*self.added, *other.added} if stays(path) is not None)),
             unread_attributes=tuple(unread[path] for path in sorted(unread) if stays(path) is not None),
             tied=tuple(sorted(_ties_left({*self.tied, *other.tied}, stays))),
             drops=drops,
+            free=tuple(free[key] for key in sorted(free)),
+            moves=_joined_edits(self.moves, other.moves, stays),
         )
 
     def _with_own_names(self, other: Plan) -> Plan:
@@ -458,6 +553,8 @@ class Plan:
             axes=tuple(evolve(axis, tensor=name(axis.tensor)) for axis in other.axes),
             edits=tuple(evolve(edit, path=name(edit.path)) for edit in other.edits),
             added=tuple(map(name, other.added)),
+            free=tuple(evolve(item, name=name(item.name)) if item.kind == "vocabulary" else item for item in other.free),
+            moves=tuple(evolve(edit, path=name(edit.path)) for edit in other.moves),
             unread_attributes=tuple(evolve(item, path=name(item.path)) for item in other.unread_attributes),
             tied=tuple(tuple(map(name, names)) for names in other.tied),
             drops=tuple(evolve(drop, sequence=drop.sequence.with_names(name)) for drop in other.drops),
@@ -475,18 +572,123 @@ class Plan:
         stays = renaming(joint.values())
         return tuple(joint[path] for path in sorted(joint) if not path or stays(path) is not None)
 
+    def diff(self, other: Plan) -> PlanDifference:
+        """In what this plan and another one of the same graph differ: false where they are equal, and printed readably.
+
+        Raises:
+            MismatchError: the other plan was made for another graph.
+
+        >>> import torch, depgraph as dg
+        >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+        >>> print(dg.cut(graph, "0.weight", [2, 6], dim=0).diff(dg.cut(graph, "0.weight", [2, 3, 4], dim=0)))
+        <PlanDifference: 1 groups, 0 edits>
+          0.weight:0: only the first removes 6; only the second removes 3-4
+        """
+        from depgraph.plans.algebra import difference
+
+        return difference(self, other)
+
+    def restrict(self, graph: Graph, patterns: str | Iterable[str], *, ignore: str | Iterable[str] = ()) -> Plan:
+        """The plan that makes only the cuts of the groups that patterns name, with what follows from these cuts.
+
+        Of the edits that `edit` added those stay that give an attribute a size that it may have to have by these cuts; others
+        are to be added anew. Elements leave lists where ``*`` is among the patterns. So the rest of the plan is
+        ``plan.restrict(graph, "*", ignore=patterns)``, and `merge` makes the whole of the two again.
+
+        Args:
+            graph: the graph that the plan was made for.
+            patterns: which groups, as in `dg.plan(only=)`: names of groups, layers or parameters, globs, ``role:head``; ``*``
+                is every group.
+            ignore: groups to leave out of these, likewise.
+
+        Raises:
+            MismatchError: the plan was made for another graph.
+            PlanError: a part of balanced groups, which must lose equally many indices, or a group that loses other indices
+                for each index of another one, some of which the plan removes, without that one.
+            UnknownNameError: a pattern names nothing in the graph.
+
+        >>> import torch, depgraph as dg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 6), torch.nn.Linear(6, 2))
+        >>> graph = dg.trace(model, torch.zeros(1, 4))
+        >>> plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude()), ratio=0.5)
+        >>> dict(plan.restrict(graph, "3:in").removed) == {"2.weight:0": plan.removed["2.weight:0"]}
+        True
+        >>> parts = [plan.restrict(graph, "3:in"), plan.restrict(graph, "*", ignore="3:in")]
+        >>> dg.merge(graph, parts) == plan
+        True
+        """
+        from depgraph.plans.algebra import restricted
+
+        return restricted(graph, self, patterns, ignore)
+
+    def rebase(self, graph: Graph, onto: Plan) -> Plan:
+        """What is left to do of this plan when another plan of the same graph has been applied meanwhile, in its numbers.
+
+        Whichever of the two comes first, both together come to the same: ``onto.then(plan.rebase(graph, onto))`` is
+        ``plan.then(onto.rebase(graph, plan))``. What both remove goes once.
+
+        Args:
+            graph: the graph that both were made for.
+            onto: the plan that was applied.
+
+        Raises:
+            MismatchError: one of them was made for another graph.
+            PlanError: both together remove more than a group allows, or balanced groups lose unequally many indices.
+
+        >>> import torch, depgraph as dg
+        >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+        >>> plan, onto = (dg.cut(graph, "0.weight", indices, dim=0) for indices in ([2, 6], [0, 2]))
+        >>> dict(plan.rebase(graph, onto).removed)                  # what was 6 is 4 by now
+        {'0.weight:0': IndexSet('4')}
+        """
+        from depgraph.plans.algebra import rebased
+
+        return rebased(graph, self, onto)
+
+    def invert(self, small: Tensors, fill: float | Tensors = 0.0) -> TensorDict:
+        """Pruned tensors back in full-size ones, each number in the place from which it came; for growing back and comparing.
+
+        Executing the plan on the result gives the pruned tensors again. Tensors that the plan does not cut are handed on as
+        they are; none is written to. Names are those before the plan; of elements that left a list the tensors are those of
+        `fill`, if it has them.
+
+        Args:
+            small: what is left: the pruned module, or a mapping from names to tensors such as its state dict.
+            fill: what stands in the other places: a number, or the tensors from before the plan, by name or as a module.
+
+        Raises:
+            MismatchError: tensors that the plan cuts are missing, or have other sizes than it leaves; all are listed.
+            PlanError: arguments of another kind.
+
+        >>> import torch, depgraph as dg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 1))
+        >>> plan = dg.cut(dg.trace(model, torch.zeros(1, 2)), "0.weight", [1, 2], dim=0)
+        >>> plan.invert({"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2), "1.weight": torch.ones(1, 2)}, fill=7)["0.bias"]
+        tensor([1., 7., 7., 1.])
+        >>> small = dg.execute(plan, model)
+        >>> torch.equal(plan.invert(small, fill=model)["1.weight"], model[1].weight)
+        True
+        """
+        from depgraph.execution.inversion import inverted
+
+        return inverted(self, small, fill)
+
     def save(self, path: str | Path) -> None:
-        """Write the plan as versioned JSON; no code is stored."""
-        codec.write(path, "plan", self)
+        """Write the plan as JSON, in the form that docs/plan-format.md describes; whole or not at all, and without code."""
+        from depgraph.plans.plan_files import dumps
+
+        codec.write_text(path, dumps(self))
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read what `save` wrote.
+        """Read what `save` wrote, now or with version 1 of the format.
 
         Raises:
             DocumentError: the file is damaged, edited, foreign or of another version.
         """
-        return codec.read(path, "plan", cls, lambda plan: plan.problems)
+        from depgraph.plans.plan_files import loads
+
+        return loads(codec.read_text(path, "plan"), str(path))
 
     def __str__(self) -> str:
         cuts = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
@@ -503,6 +705,14 @@ def _ties_left(ties: Iterable[tuple[str, ...]], stays: Callable[[str], str | Non
             yield left
 
 
+def _joined_edits(first: Iterable[Edit], second: Iterable[Edit], stays: Callable[[str], str | None]) -> tuple[Edit, ...]:
+    """What two sets of edits come to, one after the other."""
+    first, second = tuple(first), tuple(second)
+    before = {edit.path: edit.old for edit in (*second, *first)}
+    after = {edit.path: edit.new for edit in (*first, *second) if stays(edit.path) is not None}
+    return tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path])
+
+
 def cuts_of(removals: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tuple[Cut, ...]:
     """Removals as cuts of named groups, in the order of the atoms."""
     cuts = []
@@ -512,8 +722,13 @@ def cuts_of(removals: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tup
     return tuple(sorted(cuts, key=lambda cut: cut.atom.id))
 
 
-def _smaller(atom: Atom, count: int) -> Space:
-    return UNIT if atom.size - count == 1 else Atom(atom.id, atom.size - count)
+def _gone(space: Space, removed: Mapping[Atom, Removal]) -> IndexSet:
+    """The flat indices of a space that go."""
+    gone = image(space, {atom: removal for atom, removal in removed.items() if isinstance(removal, IndexSet)})
+    for atom in atoms(space):
+        if isinstance(rows := removed.get(atom), RaggedSet):
+            gone = gone | ragged_image(space, atom, rows)
+    return gone
 
 
 def _old(edit: Edit) -> int:

@@ -94,7 +94,7 @@ def refit(
         ridges: the λ that are tried, as shares of each input's own variance.
         holdout: the share of the samples, the last ones, to judge by.
         forward: from (model, batch) to anything, of which the tensors are compared; by default the model is called with the
-            batch: keywords from a mapping, arguments from a tuple or list.
+            batch as `trace` does it: arguments from a tuple or list, keywords from a mapping of names of its parameters.
         valid: from a batch to a mask of its places that count, such as ``lambda batch: batch["attention_mask"]``.
         rows_per_input: a convolution reads so many rows for each of its inputs, spread evenly over the places of all
             samples, or all that there are; or all, where overlapping patches make that less work.

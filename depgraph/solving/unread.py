@@ -13,6 +13,7 @@ from depgraph.algebra.spaces import Product, Reversed, Space, Sum, atoms, produc
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import UnreadAttribute
 from depgraph.solving.expressions import Attribute, Expression, parts_of
+from depgraph.solving.interface import names_an_index
 from depgraph.solving.recording import IntegerAttribute, Recording
 from depgraph.solving.sized import sized_in
 
@@ -26,7 +27,7 @@ def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribu
     read.update(path for path, _, _ in recording.layer_attributes)
     read.update(attribute.path for attribute in graph.attributes)
     read.update(path for sequence in recording.sequences for path in sequence.followed)
-    integers = {item.path: item for item in recording.integers if item.path not in read}
+    integers = {item.path: item for item in recording.integers if item.path not in read and not names_an_index(item.path)}
     nearest = _nearest(recording, graph, list(integers.values()))
     result = []
     for path, item in sorted(integers.items()):
@@ -37,10 +38,13 @@ def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribu
 
 
 def _read_sizes(recording: Recording) -> Iterator[Expression]:
-    """All sizes that forward gave to an operator, compared, or took a number from."""
+    """All sizes that forward gave to an operator, found equal, or took a number from.
+
+    One that it only compared as larger, or as another one, counts what it did before: nothing has followed it.
+    """
     for call in recording.calls:
         yield from sized_in(call.args.values())
-    for left, right, _ in (*recording.facts, *recording.differences, *recording.orders):
+    for left, right, _ in recording.facts:
         yield left
         yield right
     for sources, _ in recording.escapes:

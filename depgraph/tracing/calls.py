@@ -14,7 +14,7 @@ class Call:
     """A further call that the pruned model must support, such as one in training, or with a cache.
 
     Attributes:
-        args: a tensor, a tuple or list of positional arguments, or a dict that is passed as the one argument.
+        args: a tensor, a tuple or list of positional arguments, or a mapping, as for `trace`.
         kwargs: keyword arguments.
         training: whether the model is in training mode; None: as it is.
         autocast: the type to which torch casts by itself on the model's device, such as ``torch.bfloat16``; None: it does not.

@@ -130,10 +130,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args = with_provenance(bound, session.written, session) | memory
         if session.assigning and name == "aten.view":
             args = {**args, "size": None}  # an assignment strips leading axes of size 1 by itself
-        if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1 and session.running.leaf:
+        if name.startswith("aten.conv") and int(bound.get("groups") or 1) > 1:
             transposed = "transpose" in name
             channels = (outputs[0] if transposed else bound["input"])[1 - bound["weight"].ndim]
-            session.grouped("out_channels" if transposed else "in_channels", channels)
+            session.grouped("out_channels" if transposed else "in_channels", channels, bound["weight"], args["groups"])
         session.called(name, args, outputs)
 
 

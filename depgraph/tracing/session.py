@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 import types
@@ -17,9 +18,9 @@ from attrs import frozen
 from torch.utils import _pytree as pytree
 
 from depgraph.graph.records import ModuleSequence, TensorKind, TraceMode
-from depgraph.solving.expressions import Attribute, AxisSize, Expression, Literal
+from depgraph.solving.expressions import Attribute, AxisSize, Expression, Literal, parts_of
 from depgraph.solving.recording import Declared, IntegerAttribute, Recording
-from depgraph.solving.sized import plain_int
+from depgraph.solving.sized import origin, plain_int
 from depgraph.solving.statements import Axis, Call, Term, Value
 from depgraph.tracing.module_lists import Reach, as_used, reach
 
@@ -94,6 +95,25 @@ class Running:
     leaf: bool
 
 
+@frozen
+class _GroupedConvolution:
+    """A call of a grouped convolution.
+
+    Attributes:
+        name: the attribute of the layer that counts the channels.
+        channels: the axis of all blocks.
+        weight: the weight it was called with.
+        groups: where the number of groups came from.
+        layer: the module that called it, if it has no submodules.
+    """
+
+    name: str
+    channels: Axis
+    weight: Value
+    groups: Expression
+    layer: str | None
+
+
 class Session:
     """What one trace gathers, behind verbs: only the session writes its fields.
 
@@ -111,7 +131,7 @@ class Session:
         self._inputs: list[tuple[str, Value]] = []
         self._constants: list[tuple[Value, str]] = []
         self._attributes: list[tuple[str, Term, bool]] = []
-        self._grouped_channels: dict[str, tuple[str, Axis]] = {}
+        self._grouped: list[_GroupedConvolution] = []
         self._convolutions: set[str] = set()
         self._integers: list[IntegerAttribute] = []
         self._containers: set[str] = set()
@@ -236,9 +256,10 @@ class Session:
         frozen_args = types.MappingProxyType(args)
         self._calls.append(Call(op, frozen_args, outputs, label.path, label.kind, label.leaf, where(), whole=whole))
 
-    def grouped(self, name: str, channels: Axis) -> None:
-        """The channels of a grouped convolution in the running module, which an attribute of this name counts."""
-        self._grouped_channels.setdefault(self.module, (name, channels))
+    def grouped(self, name: str, channels: Axis, weight: Value, groups: int) -> None:
+        """The channels of a grouped convolution, which an attribute of this name counts in the layer whose weight this is."""
+        layer = self.module if self.running.leaf else None
+        self._grouped.append(_GroupedConvolution(name, channels, weight, origin(groups, self), layer))
 
     def read(self, tensor: torch.Tensor) -> None:
         """Forward read the data of a tensor, if the trace knows it."""
@@ -325,6 +346,43 @@ class Session:
                 reason = f"it leaves forward by another way than the model's output, where anybody may read it ({place})"
                 self._constants.append((value, reason))
 
+    def _grouped_attributes(self) -> dict[str, Axis]:
+        """The attributes of grouped convolutions that count all blocks, with the channels; of each layer's first call.
+
+        A layer's own forward takes its `groups` as a size, which is followed. Where another module convolves with a layer's
+        weight by itself, as a kernel of a state space does, its depthwise `groups` count the channels, too.
+        """
+        attributes: dict[str, Axis] = {}
+        for call in self._grouped:
+            layer = call.layer if call.layer in self._convolutions else self._layer_of(call.weight)
+            if layer is None:
+                continue
+            attributes.setdefault(f"{layer}.{call.name}", call.channels)
+            groups = Attribute(f"{layer}.groups", call.channels.size)
+            depthwise = call.weight.shape[1] == 1 and call.weight.shape[0] == call.channels.size
+            if call.layer is None and depthwise and groups not in parts_of(call.groups):
+                attributes.setdefault(groups.path, call.channels)
+        return attributes
+
+    def _layer_of(self, weight: Value) -> str | None:
+        """The convolution whose weight this is, viewed in another shape perhaps."""
+        layers = {
+            declared.value.id: name.removesuffix(".weight")
+            for declared in self._declared
+            for name in (declared.name, *declared.aliases)
+            if name.endswith(".weight") and name.removesuffix(".weight") in self._convolutions
+        }
+        made_of = {
+            call.outputs[0].id: call.inputs[0]
+            for call in self._calls
+            if len(call.outputs) == len(call.inputs) == 1
+            and call.outputs[0].id != call.inputs[0].id
+            and math.prod(call.outputs[0].shape) == math.prod(call.inputs[0].shape)
+        }
+        while weight.id not in layers and weight.id in made_of:
+            weight = made_of[weight.id]
+        return layers.get(weight.id)
+
     def recording(self, outputs: list[tuple[str, torch.Tensor]]) -> Recording:
         """Everything gathered, with the outputs that forward returned. The session ends here, and releases the tensors."""
         named = tuple((name, self.value(tensor, shape_of(tensor))) for name, tensor in outputs)
@@ -340,11 +398,7 @@ class Session:
             constants=tuple(self._constants),
             layer_attributes=(
                 *self._attributes,
-                *(
-                    (f"{path}.{name}", axis, False)
-                    for path, (name, axis) in self._grouped_channels.items()
-                    if path in self._convolutions
-                ),
+                *((path, axis, False) for path, axis in self._grouped_attributes().items()),
             ),
             escapes=tuple(self._escapes.items()),
             facts=tuple((left, right, where) for (left, right), where in self._facts.items()),

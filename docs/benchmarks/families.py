@@ -5,13 +5,15 @@ families merges its records with those that docs/benchmarks/families.json holds 
 
     python docs/benchmarks/families.py                  everything
     python docs/benchmarks/families.py --only llama     one family
-    python docs/benchmarks/families.py --page           docs/families.md anew from docs/benchmarks/families.json
+    python docs/benchmarks/families.py --kills 60       kills while folders are written: docs/benchmarks/folders.json
+    python docs/benchmarks/families.py --page           docs/families.md anew from what was measured
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -28,6 +30,7 @@ import depgraph as dg  # noqa: E402
 from tests.zoo import transformers  # noqa: E402
 from tests.zoo.language import small_transformers  # noqa: E402
 
+FAULTS = ROOT / "docs/benchmarks/folders.json"
 RECORDS, PAGE = ROOT / "docs/benchmarks/families.json", ROOT / "docs/families.md"
 FAMILIES = (
     "llama", "llama_gqa", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt2", "opt", "gpt_neox", "falcon", "bloom", "bert",
@@ -55,6 +58,17 @@ every output is equal, bit for bit.
 - *not uniform*: a half of every second group of channels goes, a quarter of the others, so that layers differ;
   `dg.hf.from_pretrained` loads it.
 """
+
+FAULTY = """
+## Faults
+
+A BERT in several files is saved while one write fails, each in turn: a folder is made or named, a file opened, half of a file
+of weights written, a file synced. What was there is there, and nothing beside it. Then the process is killed (SIGKILL) at
+random times after it has begun to write: the folder is as it was before, or new and whole, and a run after the last kill
+completes.
+
+| form | writes that failed | killed | of these while it wrote | as before | new | too late |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def plans(graph: dg.Graph, scores: dict[str, Any]) -> dict[str, dg.Plan]:
@@ -153,7 +167,17 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         + f"); `dg.hf.from_pretrained` loads {ours} whose layers differ. transformers {' and '.join(versions)}.\n"
     )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{INTRODUCTION}\n{summary}\n{table}\n"
+    return f"{INTRODUCTION}\n{summary}\n{table}\n{_faults()}"
+
+
+def _faults() -> str:
+    """The section of what happens where a save fails or is killed; empty before it was measured."""
+    if not FAULTS.exists():
+        return ""
+    columns = ("failed writes", "killed", "while it wrote", "the old one", "the new one", "too late")
+    forms: dict[str, dict[str, int]] = json.loads(FAULTS.read_text())
+    rows = "\n".join(f"| {form} | {' | '.join(str(counts[name]) for name in columns)} |" for form, counts in forms.items())
+    return f"{FAULTY}\n{rows}\n"
 
 
 def _stock(record: dict[str, Any] | None) -> str:
@@ -183,11 +207,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--page", action="store_true")
+    parser.add_argument("--kills", type=int, default=0, help="kills of each form, instead of families")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers().logging.disable_progress_bar()
     records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
-    for family in () if arguments.page else arguments.only or FAMILIES:
+    if arguments.kills:
+        run = [sys.executable, "-m", "tests.hf.killing", str(arguments.kills), "0"]
+        FAULTS.write_text(subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    for family in () if arguments.page or arguments.kills else arguments.only or FAMILIES:
         records[family] = examined(family)
         print(family, {name: records[family].get(name, {}).get("stock") for name in UNIFORM}, flush=True)
         RECORDS.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")

@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 PROGRAMS_CHUNK = 200
 """The same for programs."""
 DATA, PAGE = ROOT / "docs/benchmarks/fuzz.json", ROOT / "docs/fuzz.md"
+PLAN, OLD_PLAN, GRAPH = "plan", "plan of version 1", "graph"
 CHUNK = 2000
 """So many documents come from one seed: what Hypothesis remembers of a run grows with it."""
 
@@ -102,8 +103,10 @@ def run(kind: str, count: int, first: int, minutes: float) -> dict[str, Any]:
 
     from tests import hostile
 
-    judge: Callable[[Any, Any], None] = hostile.judge_plan if kind == "plan" else hostile.judge_graph
-    contents, tally = hostile.seeds() if kind == "plan" else hostile.graph_seeds(), hostile.Tally()
+    judges = {PLAN: hostile.judge_plan, OLD_PLAN: hostile.judge_old_plan, GRAPH: hostile.judge_graph}
+    seeds = {PLAN: hostile.seeds, OLD_PLAN: hostile.old_seeds, GRAPH: hostile.graph_seeds}
+    judge: Callable[[Any, Any], None] = judges[kind]
+    contents, tally = seeds[kind](), hostile.Tally()
     start, judged = time.perf_counter(), 0
 
     def one(content: Any) -> None:
@@ -132,24 +135,25 @@ def run(kind: str, count: int, first: int, minutes: float) -> dict[str, Any]:
 
 def page(data: dict[str, Any]) -> str:
     """The whole page."""
-    rows = ["| | plans | graphs |", "|---|--:|--:|"]
+    kinds = (PLAN, OLD_PLAN, GRAPH)
+    rows = ["| | plans | plans of version 1 | graphs |", "|---|--:|--:|--:|"]
     names = ("refused at load", "refused by execution", "executed", "loaded", "groups refused by a plan")
     titles = {"loaded": "graph loaded", "groups refused by a plan": "groups refused"}
-    both = [data[kind] for kind in ("plan", "graph")]
-    rows.append("| documents | " + " | ".join(f"{item['documents']:,}" for item in both) + " |")
+    columns = [data[kind] for kind in kinds]
+    rows.append("| documents | " + " | ".join(f"{item['documents']:,}" for item in columns) + " |")
     for name in names:
-        counts = [item["outcomes"].get(name) for item in both]
+        counts = [item["outcomes"].get(name) for item in columns]
         rows.append(
             f"| {titles.get(name, name)} | " + " | ".join("" if count is None else f"{count:,}" for count in counts) + " |"
         )
-    rows.append("| longest message, characters | " + " | ".join(f"{item['longest message']:,}" for item in both) + " |")
-    rows.append("| slowest document, seconds | " + " | ".join(f"{item['slowest']}" for item in both) + " |")
+    rows.append("| longest message, characters | " + " | ".join(f"{item['longest message']:,}" for item in columns) + " |")
+    rows.append("| slowest document, seconds | " + " | ".join(f"{item['slowest']}" for item in columns) + " |")
     note = (
         "A document that breaks the law ends the run without a page. *Groups refused*: of a loaded graph's first three\n"
         "groups, those of which no plan can take an index."
     )
-    seeds = ", ".join(f"{kind}s: seeds {data[kind]['seeds'][0]} to {data[kind]['seeds'][1]}" for kind in ("plan", "graph"))
-    files = f"{INTRODUCTION}\n" + "\n".join(rows) + f"\n\n{note} {seeds[0].upper()}{seeds[1:]}, {CHUNK:,} documents each.\n"
+    seeds = ", ".join(f"{kind}: seeds {data[kind]['seeds'][0]} to {data[kind]['seeds'][1]}" for kind in kinds)
+    files = f"{INTRODUCTION}\n" + "\n".join(rows) + f"\n\n{note}\n{seeds[0].upper()}{seeds[1:]}; {CHUNK:,} documents each.\n"
     return f"{files}\n{programs_part(data['programs'])}" if "programs" in data else files
 
 
@@ -174,19 +178,21 @@ def main() -> None:
     """Run, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plans", type=int, default=100_000, help="documents of plans; 0 keeps what the data say of them")
+    parser.add_argument("--old-plans", type=int, default=100_000, help="of plans in version 1 of their format, likewise")
     parser.add_argument("--graphs", type=int, default=100_000, help="documents of graphs, likewise")
     parser.add_argument("--programs", type=int, default=2_000, help="random programs, likewise")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--minutes", type=float, default=600, help="no seed is begun after so many, for each kind")
     options = parser.parse_args()
-    for kind, count in (("plan", options.plans), ("graph", options.graphs), ("programs", options.programs)):
+    counts = {PLAN: options.plans, OLD_PLAN: options.old_plans, GRAPH: options.graphs, "programs": options.programs}
+    for kind, count in counts.items():
         if count:
             parts = (options.seed, options.minutes)
             found = run_programs(count, *parts) if kind == "programs" else run(kind, count, *parts)
             data = json.loads(DATA.read_text()) if DATA.exists() else {}
             DATA.write_text(json.dumps({**data, kind: found}, indent=1, sort_keys=True) + "\n")
     data = json.loads(DATA.read_text())
-    if data.keys() >= {"plan", "graph"}:
+    if data.keys() >= {PLAN, OLD_PLAN, GRAPH}:
         PAGE.write_text(page(data))
 
 

@@ -95,3 +95,17 @@ def test_a_llama_keeps_one_width_for_all_layers():
 def test_what_is_no_pattern_is_told(wrong):
     with pytest.raises(dg.errors.PlanError, match=r"expected uniform= as a list of patterns, .* met (5|None)"):
         dg.plan(GRAPH, dict.fromkeys(INNER, range(8)), ratio=0.5, uniform=wrong)
+
+
+@given(SCORES, st.sampled_from([{"macs": 0.6}, {"params": 0.5}, {"ratio": 0.4}]))
+def test_groups_of_one_structure_are_uniform(scores, target):
+    """Without patterns: those that have the same size, so that nothing is asked for what can't be equal."""
+    equal_sizes(GRAPH, INNER, dg.plan(GRAPH, scores, scope="global", uniform="isomorphic", **target))
+
+
+def test_groups_of_one_structure_and_different_sizes_stay_apart():
+    graph = dg.trace(Stack([8, 8, 6]), torch.zeros(1, 4))
+    scores = {group.name: [number * 10.0 + index for index in range(group.size)] for number, group in enumerate(graph.groups)}
+    plan = dg.plan(graph, scores, macs=0.6, scope="global", uniform="isomorphic")
+    equal_sizes(graph, [group.name for group in graph.groups[:2]], plan)
+    refuted(equal_sizes, graph, [group.name for group in graph.groups], plan)

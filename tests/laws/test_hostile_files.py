@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from depgraph.execution import attributes
-from depgraph.plans import checking
+from depgraph.plans import checking, plan_files
 from depgraph.plans import plan as plans
 from tests import hostile
 
@@ -48,9 +48,18 @@ def first_violation(judge, contents):
     return violations[0] if violations else None
 
 
-def test_a_plan_file_slices_and_counts_or_is_refused():
+JUDGES = {
+    "plan": (hostile.judge_plan, hostile.seeds),
+    "plan of version 1": (hostile.judge_old_plan, hostile.old_seeds),
+    "graph": (hostile.judge_graph, hostile.graph_seeds),
+}
+
+
+@pytest.mark.parametrize("kind, count", [("plan", 8), ("plan of version 1", 4)])
+def test_a_plan_file_slices_and_counts_or_is_refused(kind, count):
     """Neither the given model nor the process changes; many documents come to each of the three ends."""
-    tally = examples(hostile.judge_plan, hostile.seeds(), 10 * settings.default.max_examples)
+    judge, contents = JUDGES[kind]
+    tally = examples(judge, contents(), count * settings.default.max_examples)
     assert set(tally.outcomes) == {"refused at load", "refused by execution", "executed"}
     assert all(count > tally.outcomes.total() / 50 for count in tally.outcomes.values()), tally
 
@@ -61,18 +70,19 @@ def test_a_graph_file_holds_a_graph_or_is_refused():
     assert tally.outcomes["refused at load"] > 0 < tally.outcomes["loaded"], tally
 
 
-@pytest.mark.parametrize("kind", ["plan", "graph"])
+@pytest.mark.parametrize("kind", JUDGES)
 def test_what_is_sound_is_taken(kind):
     """The documents that the others are drawn from."""
-    tally = hostile.Tally()
-    for content in hostile.seeds() if kind == "plan" else hostile.graph_seeds():
-        (hostile.judge_plan if kind == "plan" else hostile.judge_graph)(content, tally)
+    tally, (judge, contents) = hostile.Tally(), JUDGES[kind]
+    for content in contents():
+        judge(content, tally)
     assert tally.outcomes["refused at load"] == tally.outcomes["refused by execution"] == 0
 
 
 def test_without_the_check_a_violation_is_found(monkeypatch):
     """The negative control: a plan of which nothing is asked makes negative sizes, or fails in another way than it promises."""
     monkeypatch.setattr(plans, "check", lambda plan: ())
+    monkeypatch.setattr(plan_files, "check", lambda plan: ())
     assert first_violation(hostile.judge_plan, hostile.seeds()) is not None
 
 

@@ -311,3 +311,96 @@ def test_files_from_before_are_read():
         assert old == value and not getattr(old, names[0])
         assert json.loads(codec.dumps(kind, old))["content"] == content
     assert "added" not in json.loads(codec.dumps("plan", PLAN))["content"]
+
+
+def test_all_that_a_glob_names():
+    """One call edits what patterns name; what may be of several sizes, or is not there, is told."""
+    model, graph = fusing()
+    plan = half(graph, model)
+    assert [item.path for item in plan.unread] == ["1.groups", "1.in_chs"]
+    assert plan.edit_unread("*.in_chs", "*.groups") == plan.edit_unread("1.in_chs", "1.*") == edited(plan)
+    assert plan.edit_unread("*.in_chs") == plan.edit("1.in_chs", 4)
+    assert plan.edit_unread() == plan
+    with pytest.raises(dg.errors.PlanError, match=r"'\*.width' names no unread attribute; there are '1.groups', '1.in_chs'"):
+        plan.edit_unread("*.width")
+    several = attrs.evolve(plan, unread_attributes=(UnreadAttribute("1.in_chs", (plan.cuts[0].atom, Atom(90, 8))),))
+    with pytest.raises(dg.errors.PlanError, match=r"'1.in_chs' may have to be one of 4, 8: say which by plan.edit"):
+        several.edit_unread("1.in_chs")
+
+
+class Kernel(nn.Module):
+    """Convolves with the weight of a layer that it never calls, as state space models do, and reads its groups or not."""
+
+    def __init__(self, reads=False, transposed=False):
+        super().__init__()
+        self.reads, self.inner = reads, nn.Conv1d(3, 8, 1)
+        self.layer = (nn.ConvTranspose1d if transposed else nn.Conv1d)(8, 8, 3, groups=8)
+        self.outer = nn.Conv1d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.inner(x)
+        weight = self.layer.weight.squeeze(1) if not self.reads else self.layer.weight[:, 0]
+        convolve = nn.functional.conv_transpose1d if isinstance(self.layer, nn.ConvTranspose1d) else nn.functional.conv1d
+        groups = self.layer.groups if self.reads else x.shape[1]
+        return self.outer(convolve(x, weight.unsqueeze(1), self.layer.bias, groups=groups))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_depthwise_layer_whose_weight_others_use_stays_one(reads, transposed):
+    """Its channels and groups follow, so that the layer itself runs on what it was made for: a state space's convolution."""
+    torch.manual_seed(0)
+    model, x = Kernel(reads, transposed), torch.randn(1, 3, 9)
+    graph = dg.trace(model, x)
+    plan = half(graph, model)
+    small = dg.execute(plan, model)
+    assert (small.layer.in_channels, small.layer.out_channels, small.layer.groups) == (4, 4, 4)
+    assert torch.equal(small.outer(small.layer(small.inner(x))), small(x))
+    assert plan.unread == () and dg.trace(small, x) == plan.apply(graph)
+
+
+def test_a_depthwise_layer_of_two_multiples_is_left():
+    """Where a layer makes two channels of each, its groups are no count of its results, and nothing says of what."""
+
+    class Doubling(Kernel):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.outer = nn.Conv1d(8, 16, 3, groups=8), nn.Conv1d(16, 2, 1)
+
+    model, x = Doubling(), torch.randn(1, 3, 9)
+    graph = dg.trace(model, x)
+    small = dg.execute(half(graph, model), model)
+    assert small(x).shape == (1, 2, 7) and small.layer.in_channels == small.inner.out_channels
+
+
+class Repeating(nn.Module):
+    """Compares how often keys are repeated with one, and repeats them in a step alone, as attention over groups does."""
+
+    def __init__(self):
+        super().__init__()
+        self.repeats = 4
+        self.queries, self.keys, self.out = nn.Linear(3, 2 * 4 * 5), nn.Linear(3, 2 * 5), nn.Linear(2 * 4 * 5, 3)
+
+    def forward(self, x, step=False):
+        q, k = self.queries(x).unflatten(-1, (2, -1, 5)), self.keys(x).unflatten(-1, (2, 1, 5))
+        if self.repeats > 1 and step:
+            k = k.expand(-1, -1, self.repeats, -1)
+        return self.out((q * k).flatten(-3))
+
+
+def test_what_forward_only_compares_is_listed():
+    """The comparison comes out as before whatever goes, so nothing has followed the number: other calls need the edit."""
+    torch.manual_seed(0)
+    model, x = Repeating(), torch.randn(6, 3)
+    graph = dg.trace(model, x)
+    group = next(group for group in graph.groups if group.size == 4)
+    plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude()), ratio={group.name: 0.5})
+    assert Unread("repeats", 4, (2,)) in plan.unread
+    with pytest.raises(RuntimeError):
+        dg.execute(plan, model)(x, step=True)
+    small = dg.execute(plan.edit("repeats", 2), model)
+    assert torch.equal(small(x, step=True), small(x))
+    followed = dg.trace(model, x, also=[dg.Call((x, True))])
+    group = next(group for group in followed.groups if group.size == 4)
+    plan = dg.plan(followed, dg.score(followed, model, dg.Magnitude()), ratio={group.name: 0.5})
+    assert plan.unread == () and dg.execute(plan, model).repeats == 2

@@ -2,13 +2,17 @@
 
 import dataclasses
 import functools
+from collections import OrderedDict, UserDict
+from types import MappingProxyType
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import depgraph as dg
-from depgraph import testing
+from depgraph import running, testing
 from tests.zoo import vision
 
 X = torch.randn(3, 4)
@@ -59,6 +63,104 @@ def test_inputs_of_every_form():
     assert members(Tuple(), X) == members(Tuple(), (X,)) == members(Tuple(), [X, 0.5]) == expected
     assert members(Dict(), {"x": X, "more": [torch.zeros(2), "text"]}) == expected
     assert members(Keywords(), kwargs={"x": X, "flag": None}) == expected
+
+
+class Named(Pair):
+    """Takes two tensors by name, one of them needed."""
+
+    def forward(self, x, more=None):
+        y = self.both(x)
+        return y if more is None else y + more
+
+
+class OneMapping(Pair):
+    """Takes one mapping, whose name is none of its keys; and one whose name is."""
+
+    def forward(self, batch):
+        return self.both(batch["x"]) + batch.get("batch", 0)
+
+
+MAPPINGS = (dict, OrderedDict, UserDict, MappingProxyType)
+
+
+@pytest.mark.parametrize("kind", MAPPINGS)
+def test_a_mapping_of_parameters_is_passed_by_keyword(kind):
+    """The graph, and what a batch gives, are those of keywords, whatever the mapping's class."""
+    content = {"x": X, "more": torch.ones(2)}
+    model, mapping = Named(), kind(content)
+    assert (
+        dg.trace(model, mapping)
+        == dg.trace(model, kwargs=content)
+        == dg.trace(model, kind({"x": X}), {"more": content["more"]})
+    )
+    assert torch.equal(running.run(model, mapping), model(**content))
+    assert dict(mapping) == content
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_another_mapping_is_the_one_argument(kind):
+    """It is where its keys are no parameters, or leave one out; inside a tuple it always is."""
+    model = OneMapping()
+    other, own = kind({"x": X}), ({"x": X, "batch": torch.ones(2)},)
+    assert dg.trace(model, other) == dg.trace(model, (other,)) and torch.equal(running.run(model, other), model(other))
+    assert dg.trace(model, own).groups == dg.trace(model, other).groups
+    assert torch.equal(running.run(model, own), model(*own))
+    assert running.arguments(Named(), {"more": X}) == (({"more": X},), {})
+
+
+@given(st.sets(st.sampled_from("abcd")), st.sets(st.sampled_from("abcd")), st.sets(st.sampled_from("abcde")))
+def test_by_keyword_if_and_only_if_the_call_would_work(needed, optional, keys):
+    """The rule against Python's own: keywords where a function of these parameters could be called with them."""
+    names = [*sorted(needed), *(f"{name}=None" for name in sorted(optional - needed))]
+    scope = {}
+    exec(f"def forward(self, {', '.join(names)}): return None", scope)
+    model = type("Model", (nn.Module,), {"forward": scope["forward"]})()
+    batch = dict.fromkeys(sorted(keys))
+    try:
+        model(**batch)
+    except TypeError:
+        assert running.arguments(model, batch) == ((batch,), {})
+    else:
+        assert running.arguments(model, batch) == ((), batch)
+
+
+def test_a_key_that_forward_does_not_take_is_told():
+    """A misspelt key makes the mapping the one argument: the error says so, and others are left alone."""
+    for call in (dg.trace, running.run):
+        with pytest.raises(TypeError) as caught:
+            call(Named(), {"x": X, "mroe": X})
+        assert any("'x', 'mroe'" in note and "one argument" in note for note in caught.value.__notes__)
+    with pytest.raises(TypeError) as other:
+        dg.trace(Named(), (X, X, X))
+    assert not hasattr(other.value, "__notes__")
+
+
+def test_the_rule_holds_wherever_batches_are_taken():
+    """Criteria, moments, repair and laws read a mapping as keywords, and a tuple around a mapping as one argument."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 4)
+    for model, batch, same in ((Named(), UserDict(x=x), x), (OneMapping(), ({"x": x},), {"x": x})):
+        graph = dg.trace(model, batch)
+        plan = dg.cut(graph, "a.weight", [1, 2], dim=0)
+        one, two = (dg.score(graph, model, dg.criteria.Activation([each])) for each in (batch, same))
+        assert {name: list(scores) for name, scores in one.items()} == {name: list(scores) for name, scores in two.items()}
+        one, two = (dg.execute(plan, model, repair=dg.refit(plan, model, [each])) for each in (batch, same))
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+        testing.assert_lawful(model, batch)
+
+
+@pytest.mark.needs("transformers")
+def test_what_a_tokenizer_returns_is_traced():
+    """A `BatchEncoding` and its lists of tensors, for a method as well."""
+    from transformers import BatchEncoding
+
+    from tests.zoo.language import seeded
+
+    model = seeded("llama_gqa")
+    content = {"input_ids": torch.arange(8)[None], "attention_mask": torch.ones(1, 8, dtype=torch.long)}
+    encoding = BatchEncoding(content)
+    graph = dg.trace(model, encoding, also=[dg.Call(encoding, training=True)])
+    assert graph == dg.trace(model, kwargs=content, also=[dg.Call(kwargs=content, training=True)])
 
 
 @pytest.mark.parametrize(
