@@ -12,8 +12,9 @@ import depgraph as dg
 from depgraph import testing
 from depgraph.repair import independent, refit, ridge
 from depgraph.testing import plans
-from tests.laws import test_drops, test_models
+from tests.laws import test_drops
 from tests.laws.refuting import refuted
+from tests.laws.test_models import X, pruned
 from tests.repair.networks import ConvNet, Gated, settled
 
 pytestmark = pytest.mark.models
@@ -29,18 +30,13 @@ def repaired(plan, model, batches, **options):
 
 
 @st.composite
-def pruned(draw):
+def cases(draw):
     """A network, its graph, a plan that takes widths, elements of a list or both, and the shape of a sample."""
     if draw(st.booleans()):
-        return *draw(test_models.pruned()), test_models.X.shape[1:]
+        return *draw(pruned()), X.shape[1:]
     model, graph, drop = draw(test_drops.dropped())
     cut = draw(plans(drop.apply(graph)))
     return model, graph, drop.then(cut), test_drops.X.shape[1:]
-
-
-def without_drops():
-    """The same without elements that leave. Their blocks may give constants, of which nothing tells one weight from another."""
-    return test_models.pruned().map(lambda case: (*case, test_models.X.shape[1:]))
 
 
 def same_outputs(one, other, x):
@@ -91,7 +87,7 @@ def test_a_plan_without_its_repair_is_refuted():
     refuted(same_outputs, model, dg.execute(plan, model), x, says="the repaired network is not the original")
 
 
-@given(pruned(), st.sampled_from(["sequential", "independent"]))
+@given(cases(), st.sampled_from(["sequential", "independent"]))
 @settings(deadline=None)
 def test_only_values_change(case, mode):
     """Shapes, the square and costs are those of the plan; the model stays as it was; no layer misses more when held out."""
@@ -126,7 +122,7 @@ def test_a_choice_by_fitted_rows_is_refuted(monkeypatch):
     refuted(never_worse, dg.refit(plan, model, batches, holdout=0.5), says="misses more of what was held out")
 
 
-@given(pruned(), st.sampled_from(["sequential", "independent"]))
+@given(cases(), st.sampled_from(["sequential", "independent"]))
 @settings(deadline=None)
 def test_with_an_endless_penalty_weights_are_those_of_the_plan(case, mode):
     """λ → ∞: only biases and running statistics may move."""
@@ -140,14 +136,14 @@ def test_with_an_endless_penalty_weights_are_those_of_the_plan(case, mode):
             assert torch.allclose(parameter, sliced[name], rtol=1e-5), name
 
 
-@given(without_drops(), st.sampled_from(["sequential", "independent"]), st.sets(st.integers(1, 8), max_size=3))
+@given(pruned(), st.sampled_from(["sequential", "independent"]), st.sets(st.integers(1, 8), max_size=3))
 @settings(deadline=None)
 def test_any_split_of_the_batches_gives_the_same_repair(case, mode, borders):
     """In double precision. The rows of a recurrent layer go by time, and are parted by it."""
-    model, _, plan, shape = case
+    model, _, plan = case
     assume(not any(isinstance(module, nn.RNNBase) for module in model.modules()))
     model = model.double().eval()
-    x = torch.randn(9, *shape, dtype=torch.float64)
+    x = torch.randn(9, *X.shape[1:], dtype=torch.float64)
     parts = list(torch.tensor_split(x, sorted(borders)))
     options = {"mode": mode, "dtype": torch.float64, "holdout": 0.3}
     one, two = (dg.refit(plan, model, batches, **options) for batches in ([x], parts))
@@ -223,7 +219,7 @@ def test_a_failure_anywhere_leaves_the_model_as_it_was(mode):
         assert testing.snapshot(model) == before, stop
 
 
-@given(pruned())
+@given(cases())
 @settings(deadline=None)
 def test_a_repair_in_place_is_that_of_a_copy(case):
     """`execute_` writes what `execute` writes; a repair of other weights is refused, and nothing is changed."""
