@@ -1,4 +1,4 @@
-"""Pages that need a package are left out where it is not installed; `tox run -e docs` and `tox run -e tests` have all of them."""
+"""Pages that need a package are left out where it is not installed; `tox run -e docs` and `-e tests` have all of them."""
 
 from importlib.util import find_spec
 
