@@ -9,7 +9,7 @@ from attrs import frozen
 
 from depgraph.algebra.index_maps import Leaf, leaves
 from depgraph.algebra.spaces import Atom, Space, atoms
-from depgraph.graph.records import Operation, OpType, Tensor
+from depgraph.graph.records import FreeAxis, Operation, OpType, Tensor
 
 
 @frozen
@@ -45,7 +45,11 @@ class Coverage:
         )
 
 
-Role: TypeAlias = Literal["channel", "head_dim", "head", "kv_group", "conv_group", "block"]
+Role: TypeAlias = Literal["channel", "head_dim", "head", "kv_group", "conv_group", "block", "input", "output", "vocabulary"]
+
+
+INTERFACE = frozenset({"input", "output", "vocabulary"})
+"""Roles of what those who call the model have to know: such groups lose indices only where a plan names them."""
 
 
 @frozen
@@ -58,7 +62,8 @@ class Group:
         members: the parameter and buffer axes in which it occurs, as (tensor, dim).
         role: read off the structure. ``channel``; ``head_dim``, the width of attention heads; ``head``, which counts them;
             ``kv_group``, which counts the query heads of one key-value head; ``conv_group``, the blocks of a grouped
-            convolution; ``block``, any other count of blocks of another group.
+            convolution; ``block``, any other count of blocks of another group. ``input``, ``output`` and ``vocabulary`` are of
+            axes that `free=` of `trace` has set free.
         lower_bound: how many indices stay at least: with fewer, forward would take another branch.
 
     >>> import torch, depgraph as dg
@@ -87,7 +92,11 @@ class Group:
 
 
 def groups_of(
-    tensors: Iterable[Tensor], operations: Iterable[Operation], pinned: Mapping[Atom, str], bounds: Mapping[Atom, int]
+    tensors: Iterable[Tensor],
+    operations: Iterable[Operation],
+    pinned: Mapping[Atom, str],
+    bounds: Mapping[Atom, int],
+    free: Iterable[FreeAxis] = (),
 ) -> tuple[Group, ...]:
     """The atoms with indices that occur in a parameter and are not pinned, in the order of the parameters."""
     tensors = tuple(tensors)
@@ -104,8 +113,16 @@ def groups_of(
                 members.setdefault(atom, []).append((tensor.name, dim))
                 if tensor.kind == "parameter" and atom not in names:
                     names[atom] = f"{tensor.name}:{dim}" + (f"[{position}]" if len(axis_atoms) > 1 else "")
-    roles = _roles(tensors, operations, names)
+    roles = {**_roles(tensors, operations, names), **_interface_roles(free)}
     return tuple(Group(name, atom, tuple(members[atom]), roles[atom], bounds.get(atom, 1)) for atom, name in names.items())
+
+
+def _interface_roles(free: Iterable[FreeAxis]) -> dict[Atom, Role]:
+    """The roles of atoms in axes of the interface. A vocabulary is one in the outputs, too, and an input that is returned."""
+    roles: dict[Atom, Role] = {}
+    for kind in ("output", "input", "vocabulary"):
+        roles.update({atom: kind for item in free if item.kind == kind for atom in atoms(item.space)})
+    return roles
 
 
 def reasons_of(space: Space, reasons: Mapping[Atom, str]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from attrs import evolve, field, frozen
 
@@ -24,6 +24,16 @@ from depgraph.graph.records import (
 )
 from depgraph.solving.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, SizeFact, Unlike
 from depgraph.solving.expressions import Attribute, Expression, parts_of
+from depgraph.solving.interface import (
+    NOTHING_FREE,
+    FreeInterface,
+    always_inside,
+    free_axes_of,
+    implied_outputs,
+    interface_of,
+    named_indices,
+    vocabulary_sizes,
+)
 from depgraph.solving.recording import Declared, Recording
 from depgraph.solving.sized import origin, sized_in
 from depgraph.solving.sizes import settle
@@ -103,20 +113,28 @@ class _Draft:
 
 def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
     """The graph of a recording under an operator table. Pure: equal recordings give equal graphs."""
-    statements = stated(recording, rules)
-    return named(recording, rules, statements.work, solved(statements))
+    interface = interface_of(recording, rules)
+    if interface.vocabularies:
+        spaces = solved(stated(recording, rules, boundary=False, interface=interface)).spaces
+        interface = evolve(interface, freed=(*interface.freed, *implied_outputs(interface, recording, spaces)))
+    statements = stated(recording, rules, interface=interface)
+    return named(recording, rules, statements.work, solved(statements), interface)
 
 
-def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = True) -> Stated:
+def stated(
+    recording: Recording, rules: Mapping[str, Rule], boundary: bool = True, interface: FreeInterface = NOTHING_FREE
+) -> Stated:
     """The first stage: what the rules say of each call, and the tracer of sizes.
 
     Without `boundary` the axes of the outputs are free as well, and their spaces are shown even where no call made them.
+    Of the `interface`, nothing is pinned for being there.
     """
     equations: list[tuple[Equal | Pin, str]] = []
     demands: list[Demand] = []
     work: list[tuple[Work, ...]] = []
+    free = interface.axes
     for name, value in recording.inputs:
-        equations.extend(_pins(value, f"it is a dimension of the model's {name}"))
+        equations.extend(_pins(value, f"it is a dimension of the model's {name}", free))
     costed = recording.begins[0] if recording.begins else len(recording.calls)
     for position, call in enumerate(recording.calls):
         place = _place(call)
@@ -126,7 +144,8 @@ def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = Tru
             if isinstance(statement, Equal):
                 equations.append((statement, place))
             elif isinstance(statement, Pin):
-                equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
+                if statement.term not in free or rules[call.op].type != "EMBEDDING":
+                    equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
             elif isinstance(statement, Work):
                 call_work.append(statement)
             elif not isinstance(statement, Scale):
@@ -134,17 +153,18 @@ def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = Tru
         work.append(tuple(call_work) if position < costed else ())
         demands.extend(_unnamed(call, statements, place))
     for name, value in recording.outputs if boundary else ():
-        equations.extend(_pins(value, f"it is a dimension of the model's {name}"))
+        equations.extend(_pins(value, f"it is a dimension of the model's {name}", free))
+    equations.extend(interface.equations)
     for value, reason in recording.constants:
         equations.extend(_pins(value, reason))
     used = {value.id for call in recording.calls for value in (*call.inputs, *call.outputs)}
     for declared in recording.declared:
         if declared.value.id not in used:
             equations.extend(_pins(declared.value, f"{declared.name} is not used in forward"))
-    demands.extend(_recorded_demands(recording))
+    demands.extend(_recorded_demands(recording, interface))
     values = [declared.value for declared in recording.declared] + [value for _, value in recording.inputs]
     values += [value for call in recording.calls for value in call.outputs]
-    values += [value for _, value in recording.outputs if not boundary]
+    values += [value for _, value in recording.outputs if not boundary or free]
     terms: list[Term] = [axis for value in values for axis in value.axes]
     terms += [axis for items in work for item in items for axis in item.axes]
     parameters = [declared.value for declared in recording.declared if declared.kind == "parameter"]
@@ -173,7 +193,13 @@ def solved(statements: Stated) -> Solved:
     )
 
 
-def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[Work, ...]], solution: Solved) -> Graph:
+def named(
+    recording: Recording,
+    rules: Mapping[str, Rule],
+    work: Sequence[tuple[Work, ...]],
+    solution: Solved,
+    interface: FreeInterface = NOTHING_FREE,
+) -> Graph:
     """The third stage: operations and tensors with their names and spaces, as a graph; `work` is that of each call."""
     spaces = solution.spaces
     drafts = _drafts(recording, rules, work)
@@ -187,14 +213,19 @@ def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[
     for draft in drafts:
         costs = tuple(Cost(tuple([spaces[axis] for axis in item.axes]), item.scale) for item in draft.work)
         operations.append(retyped(draft.operation.costing(costs), by_name))
+    attributes = tuple(SizeAttribute(path, space) for path, space in solution.attributes)
+    fixed = {*solution.pins, *(atom for balanced, _ in solution.balances for atom in balanced)}
+    sizes, balances = vocabulary_sizes(interface, recording, spaces, dict(solution.attributes), fixed)
     graph = Graph(
         tuple(operations),
         tuple(tensors),
-        tuple(SizeAttribute(path, space) for path, space in solution.attributes),
+        (*attributes, *sizes),
         tuple(PinnedAtom(atom, reason) for atom, reason in solution.pins.items()),
-        tuple(Balance(atoms, reason) for atoms, reason in solution.balances),
+        (*(Balance(balanced, reason) for balanced, reason in solution.balances), *balances),
         recording.mode,
         tuple(LowerBound(atom, size, reason) for atom, size, reason in solution.lower_bounds),
+        free=free_axes_of(interface, spaces, {space for tensor in tensors for space in tensor.axes}),
+        indices=named_indices(interface, spaces, solution.pins),
     )
     graph = renumber(graph)[0]
     return evolve(graph, unread=unread_attributes(recording, graph), sequences=recording.sequences)
@@ -228,14 +259,15 @@ def _unnamed(call: Call, statements: Iterable[Statement], place: str) -> Iterato
             yield Escape((expression,), f"{call.op} is given a number that follows from its size ({place})")
 
 
-def _recorded_demands(recording: Recording) -> Iterator[Demand]:
+def _recorded_demands(recording: Recording, interface: FreeInterface) -> Iterator[Demand]:
     """What forward itself demands of sizes: its comparisons, its modules' attributes, the numbers that it computes."""
     for left, right, where in recording.facts:
         yield SizeFact(left, right, where)
     for left, right, where in recording.differences:
         yield Unlike(left, right, _compared(left, right, where))
     for left, right, where in recording.orders:
-        yield Below(left, right, _compared(left, right, where))
+        if not always_inside(interface, left, right):
+            yield Below(left, right, _compared(left, right, where))
     for path, term, outside in recording.layer_attributes:
         yield FollowingAttribute(Attribute(path), term, outside)
     for sources, where in recording.escapes:
@@ -297,10 +329,10 @@ def _place(call: Call) -> str:
     return f"{call.op} in {call.module or 'the model'} at {call.where}"
 
 
-def _pins(value: Value, reason: str) -> Iterator[tuple[Pin, str]]:
-    """Nothing may be removed from the axes of a value."""
+def _pins(value: Value, reason: str, free: Container[Axis] = ()) -> Iterator[tuple[Pin, str]]:
+    """Nothing may be removed from the axes of a value, but from those that are free."""
     for axis in value.axes:
-        if axis.size != 1:
+        if axis.size != 1 and axis not in free:
             yield Pin(axis, reason), reason
 
 

@@ -13,6 +13,7 @@ from depgraph.algebra.spaces import Product, Reversed, Space, Sum, atoms, produc
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import UnreadAttribute
 from depgraph.solving.expressions import Attribute, Expression, parts_of
+from depgraph.solving.interface import names_an_index
 from depgraph.solving.recording import IntegerAttribute, Recording
 from depgraph.solving.sized import sized_in
 
@@ -26,7 +27,7 @@ def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribu
     read.update(path for path, _, _ in recording.layer_attributes)
     read.update(attribute.path for attribute in graph.attributes)
     read.update(path for sequence in recording.sequences for path in sequence.followed)
-    integers = {item.path: item for item in recording.integers if item.path not in read}
+    integers = {item.path: item for item in recording.integers if item.path not in read and not names_an_index(item.path)}
     nearest = _nearest(recording, graph, list(integers.values()))
     result = []
     for path, item in sorted(integers.items()):
