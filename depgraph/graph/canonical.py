@@ -22,6 +22,7 @@ from depgraph.graph.records import (
     NamedIndex,
     PinnedAtom,
     SizeAttribute,
+    SizeMultiple,
     Tensor,
     UnreadAttribute,
     retyped,
@@ -72,6 +73,11 @@ def rebuilt(graph: Graph, change: Mapping[Atom, Space]) -> Graph:
         lower_bounds=tuple(
             LowerBound(atom, item.size, item.reason) for item in graph.lower_bounds if (atom := atom_of(item.atom))
         ),
+        multiples=tuple(
+            SizeMultiple(atom, item.of, item.reason)
+            for item in graph.multiples
+            if (atom := atom_of(item.atom)) and atom.size % item.of == 0
+        ),
         free=tuple(evolve(item, space=substituted(item.space)) for item in graph.free),
         indices=tuple(evolve(item, space=substituted(item.space)) for item in graph.indices),
     )
@@ -95,6 +101,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         if atom.id != number or is_backwards:
             change[atom] = backwards(Atom(number, atom.size)) if is_backwards else Atom(number, atom.size)
     nowhere = {pinned.atom for pinned in graph.pinned_atoms} | {bound.atom for bound in graph.lower_bounds}
+    nowhere |= {multiple.atom for multiple in graph.multiples}
     change.update(dict.fromkeys(nowhere - order.keys(), UNIT))
     result = rebuilt(evolve(graph, attributes=attributes), change)
     canonical: dict[int, Space] = {}
@@ -110,6 +117,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         pinned_atoms=tuple(sorted(result.pinned_atoms, key=lambda item: item.atom.id)),
         balances=tuple(sorted(balances, key=lambda balance: balance.atoms[0].id)),
         lower_bounds=tuple(sorted(result.lower_bounds, key=lambda item: item.atom.id)),
+        multiples=tuple(sorted(result.multiples, key=lambda item: item.atom.id)),
         unread=unread_in(graph.unread, lambda space: substitute(space, lambda atom: change.get(atom, atom)), {}),
     )
     return result, {number: atom.id for number, atom in enumerate(order)}

@@ -36,6 +36,7 @@ def _spaces(graph: Graph) -> list[Space]:
         *(pinned.atom for pinned in graph.pinned_atoms),
         *(atom for balance in graph.balances for atom in balance.atoms),
         *(bound.atom for bound in graph.lower_bounds),
+        *(multiple.atom for multiple in graph.multiples),
         *(space for attribute in graph.unread for space in attribute.spaces),
         *(item.space for item in graph.free),
         *(item.space for item in graph.indices),
@@ -93,7 +94,7 @@ def _operations(graph: Graph) -> Iterator[str]:
             yield f"the traits of operation {name!r} name an operand that it does not have"
             continue
         own = {*operation.inputs, *operation.outputs}
-        places = [*(traits.mixes or ()), *((weight.read, weight.made) if weight is not None else ())]
+        places = [*(traits.mixes or ()), *traits.chooses, *((weight.read, weight.made) if weight is not None else ())]
         if weight is not None:
             places += [(operation.inputs[weight.operand], dim) for dim in (weight.inner, weight.outer)]
         if any(tensor not in own or not 0 <= dim < len(tensors[tensor].axes) for tensor, dim in places):
@@ -143,6 +144,7 @@ def _limits(graph: Graph) -> Iterator[str]:
         "pinned atoms": [pinned.atom.id for pinned in graph.pinned_atoms],
         "balances": [balance.atoms[0].id for balance in graph.balances if balance.atoms],
         "lower bounds": [bound.atom.id for bound in graph.lower_bounds],
+        "multiples": [item.atom.id for item in graph.multiples],
     }
     for what, numbers in lists.items():
         if any(later <= earlier for earlier, later in pairwise(numbers)):
@@ -162,6 +164,11 @@ def _limits(graph: Graph) -> Iterator[str]:
             yield f"a lower bound is from 2 to the size of its group, met {bound.size} of {bound.atom}"
         if bound.atom not in graph.group_of:
             yield f"the bounded atom {bound.atom} is no group"
+    for item in graph.multiples:
+        if item.of < 2 or item.atom.size % item.of:
+            yield f"a number from 2 on divides the size of its group, met {item.of} of {item.atom}"
+        if item.atom not in graph.group_of:
+            yield f"the atom {item.atom}, of which something is a multiple, is no group"
 
 
 def _interface(graph: Graph) -> Iterator[str]:

@@ -26,6 +26,7 @@ from depgraph.graph.records import (
     OpType,
     PinnedAtom,
     SizeAttribute,
+    SizeMultiple,
     Tensor,
     TraceMode,
     UnreadAttribute,
@@ -73,6 +74,7 @@ class Graph:
     balances: tuple[Balance, ...] = ()
     mode: TraceMode = "fake"
     lower_bounds: tuple[LowerBound, ...] = field(default=(), eq=False, metadata=codec.LATE)
+    multiples: tuple[SizeMultiple, ...] = field(default=(), eq=False, metadata=codec.LATE)
     unread: tuple[UnreadAttribute, ...] = field(default=(), eq=False, metadata=codec.LATE)
     sequences: tuple[ModuleSequence, ...] = field(default=(), eq=False, metadata=codec.LATE)
     free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
@@ -130,7 +132,8 @@ class Graph:
     def groups(self) -> tuple[Group, ...]:
         """Everything that can be pruned, in the order of the parameters."""
         bounds = {item.atom: item.size for item in self.lower_bounds}
-        return groups_of(self.tensors, self.operations, self.reasons, bounds, self.free)
+        multiples = {item.atom: item.of for item in self.multiples}
+        return groups_of(self.tensors, self.operations, self.reasons, bounds, multiples, self.free)
 
     @cached_property
     def group_of(self) -> Mapping[Atom, Group]:
@@ -254,6 +257,10 @@ class Graph:
     def why_kept(self, atom: Atom) -> str:
         """Why more than one index of a group must stay."""
         return next((item.reason for item in self.lower_bounds if item.atom == atom), "the last index is never removed")
+
+    def why_multiple(self, atom: Atom) -> str:
+        """Why what stays of a group is a multiple of a number."""
+        return next((item.reason for item in self.multiples if item.atom == atom), "any number of indices will do")
 
     def save(self, path: str | Path) -> None:
         """Write the graph as versioned JSON."""

@@ -157,12 +157,14 @@ class OperationTraits:
         draws: whether it draws numbers, in evaluation too.
         offsets: positions of the inputs that are only added.
         weight: which input is the weight of a layer.
+        chooses: dimensions of which the data choose indices, and whose numbers something reads.
     """
 
     mixes: tuple[AxisPlace, ...] | None = None
     draws: bool = False
     offsets: tuple[int, ...] = ()
     weight: LayerWeight | None = None
+    chooses: tuple[AxisPlace, ...] = field(default=(), metadata=codec.LATE)
 
 
 @frozen
@@ -340,6 +342,15 @@ class LowerBound:
 
     atom: Atom
     size: int
+    reason: str
+
+
+@frozen
+class SizeMultiple:
+    """The number of which an atom's size is to stay a multiple, and why an operator asks for it."""
+
+    atom: Atom
+    of: int
     reason: str
 
 

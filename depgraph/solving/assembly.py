@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from attrs import evolve, field, frozen
 
@@ -18,11 +19,23 @@ from depgraph.graph.records import (
     OpType,
     PinnedAtom,
     SizeAttribute,
+    SizeMultiple,
     Tensor,
     TensorKind,
     retyped,
 )
-from depgraph.solving.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, SizeFact, Unlike
+from depgraph.solving.choices import CHOICES, Choices, ChoiceStatement, Content
+from depgraph.solving.demands import (
+    Below,
+    Demand,
+    Divisible,
+    EqualSizes,
+    Escape,
+    FollowingAttribute,
+    NamedSize,
+    SizeFact,
+    Unlike,
+)
 from depgraph.solving.expressions import Attribute, Expression, parts_of
 from depgraph.solving.interface import (
     NOTHING_FREE,
@@ -44,6 +57,7 @@ from depgraph.solving.statements import (
     Call,
     Equal,
     Larger,
+    Multiple,
     Named,
     Pin,
     Plus,
@@ -73,6 +87,7 @@ class Stated:
         terms: the terms whose spaces the graph shows, in reading order.
         parameter_axes: the axes of the parameters.
         copies: axes that forward makes of equal parts.
+        contents: what tensors say of indices that the data choose, by the numbers of their values.
     """
 
     equations: tuple[tuple[Equal | Pin, str], ...]
@@ -81,6 +96,7 @@ class Stated:
     terms: tuple[Term, ...]
     parameter_axes: tuple[Axis, ...]
     copies: tuple[Axis, ...]
+    contents: Mapping[int, Content]
 
 
 @frozen(eq=False)
@@ -93,6 +109,7 @@ class Solved:
         attributes: paths of integers with the spaces that they count.
         balances: atoms that lose equally many indices, with the reasons.
         lower_bounds: atoms with how many indices they keep at least, and the reasons.
+        multiples: atoms with the number that divides what they keep, and the reasons.
     """
 
     spaces: Mapping[Term, Space]
@@ -100,6 +117,7 @@ class Solved:
     attributes: tuple[tuple[str, Space], ...]
     balances: tuple[tuple[tuple[Atom, ...], str], ...]
     lower_bounds: tuple[tuple[Atom, int, str], ...]
+    multiples: tuple[tuple[Atom, int, str], ...]
 
 
 @frozen
@@ -122,13 +140,18 @@ def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
 
 
 def stated(
-    recording: Recording, rules: Mapping[str, Rule], boundary: bool = True, interface: FreeInterface = NOTHING_FREE
+    recording: Recording,
+    rules: Mapping[str, Rule],
+    boundary: bool = True,
+    contents: Mapping[int, Content] = MappingProxyType({}),
+    interface: FreeInterface = NOTHING_FREE,
 ) -> Stated:
     """The first stage: what the rules say of each call, and the tracer of sizes.
 
     Without `boundary` the axes of the outputs are free as well, and their spaces are shown even where no call made them.
-    Of the `interface`, nothing is pinned for being there.
+    Of the `interface`, nothing is pinned for being there. `contents` are what operands are said to hold.
     """
+    choices = Choices(contents)
     equations: list[tuple[Equal | Pin, str]] = []
     demands: list[Demand] = []
     work: list[tuple[Work, ...]] = []
@@ -139,24 +162,34 @@ def stated(
     for position, call in enumerate(recording.calls):
         place = _place(call)
         call_work: list[Work] = []
+        call_equations: list[tuple[Equal | Pin, str]] = []
+        choice_statements: list[ChoiceStatement] = []
         statements = _statements(call, rules)
         for statement in statements:
             if isinstance(statement, Equal):
-                equations.append((statement, place))
+                call_equations.append((statement, place))
             elif isinstance(statement, Pin):
                 if statement.term not in free or rules[call.op].type != "EMBEDDING":
-                    equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
+                    call_equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
             elif isinstance(statement, Work):
                 call_work.append(statement)
+            elif isinstance(statement, CHOICES):
+                choice_statements.append(statement)
             elif not isinstance(statement, Scale):
                 demands.append(_demand(statement, place))
+        for following in choices.follow(call, choice_statements):
+            explained = Pin(following.term, f"{following.reason} ({place})") if isinstance(following, Pin) else following
+            equations.append((explained, place))
+        equations.extend(call_equations)
         work.append(tuple(call_work) if position < costed else ())
         demands.extend(_unnamed(call, statements, place))
     for name, value in recording.outputs if boundary else ():
         equations.extend(_pins(value, f"it is a dimension of the model's {name}", free))
+        equations.extend((pin, pin.reason) for pin in choices.left(value, f"they are the model's {name}"))
     equations.extend(interface.equations)
     for value, reason in recording.constants:
         equations.extend(_pins(value, reason))
+        equations.extend((pin, pin.reason) for pin in choices.left(value, reason))
     used = {value.id for call in recording.calls for value in (*call.inputs, *call.outputs)}
     for declared in recording.declared:
         if declared.value.id not in used:
@@ -167,10 +200,11 @@ def stated(
     values += [value for _, value in recording.outputs if not boundary or free]
     terms: list[Term] = [axis for value in values for axis in value.axes]
     terms += [axis for items in work for item in items for axis in item.axes]
+    terms += [] if boundary else [content.term for content in choices.contents.values()]
     parameters = [declared.value for declared in recording.declared if declared.kind == "parameter"]
     parameter_axes = tuple(axis for value in parameters for axis in value.axes)
     copies = [axis for call in recording.calls if _repeats(call, rules) for value in call.outputs for axis in value.axes]
-    return Stated(tuple(equations), tuple(demands), tuple(work), tuple(terms), parameter_axes, tuple(copies))
+    return Stated(tuple(equations), tuple(demands), tuple(work), tuple(terms), parameter_axes, tuple(copies), choices.contents)
 
 
 def solved(statements: Stated) -> Solved:
@@ -181,7 +215,7 @@ def solved(statements: Stated) -> Solved:
     sizes = settle(solver, statements.demands, statements.parameter_axes, statements.copies)
     terms = [*statements.terms, *(term for _, term in sizes.attributes)]
     terms += [term for balanced, _ in sizes.balances for term in balanced]
-    terms += [term for term, _, _ in sizes.lower_bounds]
+    terms += [term for term, _, _ in (*sizes.lower_bounds, *sizes.divisors)]
     solution = solver.solution(terms)
     spaces = solution.spaces
     return Solved(
@@ -190,6 +224,7 @@ def solved(statements: Stated) -> Solved:
         attributes=tuple((path, spaces[term]) for path, term in sizes.attributes),
         balances=tuple((tuple(_atom(spaces[term]) for term in balanced), reason) for balanced, reason in sizes.balances),
         lower_bounds=tuple((_atom(spaces[term]), size, reason) for term, size, reason in sizes.lower_bounds),
+        multiples=tuple((_atom(spaces[term]), number, reason) for term, number, reason in sizes.divisors),
     )
 
 
@@ -224,6 +259,7 @@ def named(
         (*(Balance(balanced, reason) for balanced, reason in solution.balances), *balances),
         recording.mode,
         tuple(LowerBound(atom, size, reason) for atom, size, reason in solution.lower_bounds),
+        multiples=tuple(SizeMultiple(atom, number, reason) for atom, number, reason in solution.multiples),
         free=free_axes_of(interface, spaces, {space for tensor in tensors for space in tensor.axes}),
         indices=named_indices(interface, spaces, solution.pins),
     )
@@ -231,8 +267,10 @@ def named(
     return evolve(graph, unread=unread_attributes(recording, graph), sequences=recording.sequences)
 
 
-def _demand(statement: Named | Balanced | Larger, place: str) -> Demand:
+def _demand(statement: Named | Balanced | Larger | Multiple, place: str) -> Demand:
     """The demand on sizes that a statement makes."""
+    if isinstance(statement, Multiple):
+        return Divisible(statement.term, statement.of, f"{statement.reason} ({place})")
     if isinstance(statement, Named):
         return NamedSize(statement.term, statement.size, place)
     if isinstance(statement, Balanced):

@@ -18,7 +18,9 @@ from depgraph.solving.recording import IntegerAttribute, Recording
 from depgraph.solving.sized import sized_in
 
 _MAX_DEPTH = 2
-"""An integer counts axes of its module's layers, and of theirs where they are blocks such as a convolution with its norm."""
+"""An integer counts axes of its module's layers, and of theirs where they are blocks such as a convolution with its norm.
+
+The number of experts is an exception: a model holds it for the loss that balances them."""
 
 
 def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribute, ...]:
@@ -32,9 +34,16 @@ def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribu
     result = []
     for path, item in sorted(integers.items()):
         depth, spaces = nearest.get((item.module, item.value), (0, {}))
-        if spaces and (item.in_config or depth <= _MAX_DEPTH):
+        if not item.in_config and depth > _MAX_DEPTH:
+            spaces = {space: None for space in spaces if _counts_experts(space, graph)}
+        if spaces:
             result.append(UnreadAttribute(path, tuple(spaces)))
     return tuple(result)
+
+
+def _counts_experts(space: Space, graph: Graph) -> bool:
+    """Whether all groups of a space are experts, whose number models hold far above their layers."""
+    return all(graph.group_of[atom].role == "expert" for atom in atoms(space) if atom in graph.group_of)
 
 
 def _read_sizes(recording: Recording) -> Iterator[Expression]:
