@@ -3,7 +3,7 @@
 import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -55,9 +55,25 @@ def test_names_without_a_text_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.needs("sphinx")
 def test_a_name_without_a_text_ends_the_build(monkeypatch):
-    """So does a name that the finished index does not have."""
+    """Before any page is written."""
     from sphinx.errors import ExtensionError
 
     monkeypatch.setattr(site, "undocumented", lambda pages: ["criteria.Silent"])
+    monkeypatch.setattr(site, "REFERENCE", None)
     with pytest.raises(ExtensionError, match=r"public names without a docstring: criteria\.Silent"):
         site.write_reference(None)
+
+
+@pytest.mark.needs("sphinx")
+def test_a_name_that_the_reference_lacks_ends_the_build():
+    """The finished index is asked for all public names; with all of them it is content."""
+    from sphinx.errors import ExtensionError
+
+    names = {site.indexed(page, module, name) for page, module in site.shelves().items() for name in site.names_of(module)}
+
+    def index_of(known):
+        return SimpleNamespace(domains=SimpleNamespace(python_domain=SimpleNamespace(objects=known)))
+
+    site.check_reference(None, index_of(names))
+    with pytest.raises(ExtensionError, match=r"leaves out: depgraph\.criteria\.LAMP$"):
+        site.check_reference(None, index_of(names - {"depgraph.criteria.LAMP"}))
