@@ -61,7 +61,7 @@ def refit(
     so that from what it reads in the pruned network, x̃, it gives what the original layer gave, restricted to the outputs
     that stay:
 
-        W' = W_P + C_rx̃ (C_x̃x̃ + λ diag C_x̃x̃)⁻¹,   b' = b + μ_r − (W' − W_P) μ_x̃,   r = y − W_P x̃ − b
+        `W' = W_P + C_rx̃ (C_x̃x̃ + λ diag C_x̃x̃)⁻¹,   b' = b + μ_r − (W' − W_P) μ_x̃,   r = y − W_P x̃ − b`
 
     with W_P the weights that the plan leaves, C second moments (centred where the layer has a bias) and μ means. λ → ∞ is
     the plan alone. The last samples are held out: of no change, the bias alone, and each λ, a layer takes what misses least
@@ -72,7 +72,7 @@ def refit(
     - ``sequential``: x̃ is what the repaired layers before it give. Both networks run once, side by side, all batches at a
       time. Best where rows are many, as in convolutions. Running statistics of batch normalisations are re-estimated where
       that helps.
-    - ``independent``: x̃ is the part of the original's own x that stays, so that W' = W C_:P C_PP⁻¹ for λ = 0: one forward,
+    - ``independent``: x̃ is the part of the original's own x that stays, so that `W' = W C_:P C_PP⁻¹` for λ = 0: one forward,
       and none of the pruned network. The choice for deep residual networks with few rows. Layers that lose no input stay as
       they are.
 
