@@ -9,7 +9,6 @@ import click
 
 if TYPE_CHECKING:
     from depgraph.graph.graph import Graph
-    from depgraph.plans.plan import Plan
 
 _CODES = """\b
 Exit codes:
@@ -32,8 +31,9 @@ class Examples(click.Command):
     """A command whose help ends with examples, and which ends as `ending` says."""
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
-        text = "\n".join(f"  {line}" for line in examples.splitlines())
-        super().__init__(*args, epilog=f"\b\nExamples:\n{text}" if text else None, **kwargs)
+        lines = "".join(f"\n  {line}" for line in examples.splitlines())
+        kwargs["epilog"] = f"\b\nExamples:{lines}"
+        super().__init__(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; its failures have the codes of `depgraph --help`."""
@@ -43,7 +43,23 @@ class Examples(click.Command):
 
 
 class Commands(click.Group):
-    """The commands in the order of the work."""
+    """The commands in the order of the work; wrong usage is told in one line."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line."""
+        from depgraph.cli.ending import fail, one_line
+
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            code = 2
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx is not None else "depgraph"
+            fail(2, f"{one_line(Exception(error.format_message()))} See `{where} --help`.")
+        except click.Abort:
+            fail(1, "aborted")
+        raise SystemExit(code if isinstance(code, int) else 0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Their names."""
@@ -144,12 +160,13 @@ def diff(first: str, second: str, as_json: bool) -> None:
     from depgraph.graph.tables import printable
 
     difference = load_plan(first).diff(load_plan(second))
-    removed = [
-        {"name": name, "first": str(item.first), "second": str(item.second)}
-        for name, item in [*((cut.group, cut) for cut in difference.cuts), *((drop.path, drop) for drop in difference.drops)]
-    ]
-    edits = [{"path": edit.path, "first": edit.first, "second": edit.second} for edit in difference.edits]
-    data = {"equal": not difference, "removed": removed, "edits": edits, "fields": list(difference.fields)}
+    data = {
+        "equal": not difference,
+        "cuts": [{"group": cut.group, "first": str(cut.first), "second": str(cut.second)} for cut in difference.cuts],
+        "drops": [{"path": drop.path, "first": str(drop.first), "second": str(drop.second)} for drop in difference.drops],
+        "edits": [{"path": edit.path, "first": edit.first, "second": edit.second} for edit in difference.edits],
+        "fields": list(difference.fields),
+    }
     _tell(data, "\n".join(map(printable, str(difference).splitlines())) if difference else "no difference", as_json)
     if difference:
         raise SystemExit(FOUND)
@@ -194,7 +211,8 @@ def check(file: str, graph_file: str | None, as_json: bool, **against: Any) -> N
 
 
 @command(
-    "depgraph apply plan.json model.safetensors small.safetensors\ndepgraph apply plan.json model/ small/ --max-shard-size 5GB\n"
+    "depgraph apply plan.json model.safetensors small.safetensors\n"
+    "depgraph apply plan.json model/ small/ --max-shard-size 5GB\n"
     "depgraph apply plan.json last.pt small.pt --strip-prefix model."
 )
 @click.argument("plan_file", metavar="PLAN")
@@ -217,7 +235,7 @@ def apply(
 ) -> None:
     """Prune a checkpoint without its model: SOURCE in, TARGET out, whole or not at all.
 
-    Safetensors, torch.save (read with weights_only=True) and folders of shards. A file TARGET is replaced; a folder must be new.
+    Safetensors, what torch.save wrote (read with weights_only=True), folders of shards. A folder must be new.
     """
     from depgraph.cli.files import load_plan, size_of
     from depgraph.execution.checkpoints import prune_checkpoint
@@ -359,7 +377,7 @@ def _tell(data: dict[str, Any], text: str, as_json: bool) -> None:
     click.echo(json.dumps(data, indent=1) if as_json else text)
 
 
-def _traced(named: Any, source: str, mode: str = "auto") -> Graph:
+def _traced(named: Any, source: str, mode: Any = "auto") -> Graph:
     """The graph of a model; its warnings go to stderr, one line each."""
     import warnings
 

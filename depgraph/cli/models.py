@@ -6,7 +6,6 @@ the installed transformers.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -190,11 +189,3 @@ def criterion_of(name: str) -> Any:
         "random": lambda: criteria.Random(seed=0),
     }
     return makers[name]()
-
-
-CRITERIA = ("magnitude", "l1", "bnscale", "lamp", "fpgm", "random")
-
-
-def scores_text(scores: Mapping[str, Sequence[float]]) -> str:
-    """Scores as JSON, such as `depgraph plan --scores` reads."""
-    return json.dumps({name: list(map(float, values)) for name, values in scores.items()})

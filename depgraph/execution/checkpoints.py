@@ -128,9 +128,7 @@ def prune_checkpoint(
             bar.close()
 
 
-def check_checkpoint(
-    plan: Plan, source: str | os.PathLike[str], *, rename: Rename | None = None, strict: bool = True
-) -> None:
+def check_checkpoint(plan: Plan, source: str | os.PathLike[str], *, rename: Rename | None = None, strict: bool = True) -> None:
     """Everything that `prune_checkpoint` checks of a source, without writing anything.
 
     Args:

@@ -104,7 +104,9 @@ class PlanLines(Shown):
     def to_dict(self) -> dict[str, Any]:
         """What the plan says, with indices as text."""
         plan = self.plan
-        cuts = [{"group": cut.group, "size": cut.atom.size, "count": cut.count, "removed": str(cut.removed)} for cut in plan.cuts]
+        cuts = [
+            {"group": cut.group, "size": cut.atom.size, "count": cut.count, "removed": str(cut.removed)} for cut in plan.cuts
+        ]
         return {
             "base": plan.base,
             "result": plan.result,
