@@ -45,12 +45,12 @@ class Examples(click.Command):
 class Commands(click.Group):
     """The commands in the order of the work; wrong usage is told in one line."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line."""
         from depgraph.cli.ending import fail, one_line
 
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code: Any = super().main(*args, **{**extra, "standalone_mode": False})
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             code = 2
@@ -253,7 +253,7 @@ def apply(
     )
     before, after = size_of(source), size_of(target)
     data = {"source": source, "target": target, "bytes_before": before, "bytes_after": after}
-    _tell(data, f"{target}: {after:,} bytes, of {before:,} in {source}", as_json)
+    _tell(data, f"{target}: {after / before:.0%} of the bytes of {source}", as_json)
 
 
 @command(

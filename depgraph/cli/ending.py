@@ -42,21 +42,29 @@ USER_CODE = 8
 """Exit code where the user's own module cannot be imported, or raises."""
 
 
+_SHOWN = 3
+"""So many problems stand in the line; `depgraph check` tells all of them."""
+
+
 class UserCodeError(Exception):
     """What the user's module, factory or forward has raised."""
 
 
 def one_line(error: BaseException) -> str:
-    """A message as one line: its problems one after another.
+    """A message as one line: its first problems one after another.
 
     >>> one_line(ValueError("two problems:\\n  - this\\n  - that\\nFix them."))
-    'two problems: this; that; Fix them.'
+    'two problems: this; that. Fix them.'
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = ""
-    for line in lines:
-        told += line.removeprefix("- ") if not told else f"{' ' if told.endswith(':') else '; '}{line.removeprefix('- ')}"
-    return printable(told or type(error).__name__)
+    problems = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    listed = "; ".join([*problems[:_SHOWN], *more])
+    if not problems:
+        return printable(" ".join(lines) or type(error).__name__)
+    first = next(place for place, line in enumerate(lines) if line.startswith("- "))
+    others = [line for line in lines[first:] if not line.startswith("- ")]
+    return printable(" ".join([*lines[:first], f"{listed.rstrip('.')}.", *others]))
 
 
 def fail(code: int, message: str) -> NoReturn:

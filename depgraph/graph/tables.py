@@ -123,7 +123,7 @@ def _markdown(section: Section) -> str:
 
 
 def _for_markdown(text: str) -> str:
-    text = escape(printable(text), quote=False)
+    text = printable(text).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{character}" if character in r"\`*_{}[]#|~" else character for character in text)
 
 
