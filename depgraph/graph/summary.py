@@ -164,12 +164,12 @@ class GraphSummary(Shown):
         limits: what couples groups, or bounds them, in a sentence each.
 
     >>> import torch, depgraph as dg
-    >>> model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU()) for _ in range(3)))
+    >>> model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU()) for _ in range(4)))
     >>> summary = dg.trace(model, torch.zeros(1, 8)).summary()
-    >>> [(module.path, module.count, module.params) for module in summary.modules]
-    [('0-1', 2, 144), ('0-1.0', 2, 144), ('0-1.1', 2, 0), ('2', 1, 72), ('2.0', 1, 72), ('2.1', 1, 0)]
+    >>> [(module.path, module.count, module.params) for module in summary.modules if module.level == 0]
+    [('0', 1, 72), ('1-2', 2, 144), ('3', 1, 72)]
     >>> [(group.name, group.size, group.count) for group in summary.groups]
-    [('0-1.0.weight:0', 8, 2)]
+    [('0-2.0.weight:0', 8, 3)]
     """
 
     operations: int

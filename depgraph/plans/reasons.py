@@ -26,9 +26,8 @@ def why(graph: Graph, what: str | Plan) -> str:
     2.weight: parameter of shape (2, 8)
       dim 0 (size 2): pinned: it is a dimension of the model's output
       dim 1 (size 8): group 0.weight:0 (8 indices, 3 axes) of role channel
-    >>> print(dg.why(graph, "0.in_features"))
-    attribute 0.in_features (4) counts 0.weight dim 1
-      a1:4 is pinned: it is a dimension of the model's input[0]
+    >>> print(dg.why(graph, "2.in_features").splitlines()[0])
+    attribute 2.in_features (8) counts 0.weight dim 0, 0.bias dim 0, 2.weight dim 1
     >>> plan = dg.cut(graph, "0.weight", [1], dim=0)
     >>> print(dg.why(graph, plan))
     the plan fits this graph
