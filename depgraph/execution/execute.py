@@ -74,7 +74,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
         raise MismatchError(
             "a copy of the model does not hold what is to be edited:", problems, "Use execute_, which changes the model itself."
         )
-    for edit in plan.edits:
+    for edit in plan.writes:
         write(result, edit.path, edit.new)
     _add_biases(result, repair)
     drop_elements(plan, result)
@@ -131,7 +131,7 @@ def execute_(
     to_shards(model)
     smaller = {} if release else _prepared(plan, model, repair)
     tensors = _releasable(fitting(plan, model), repair) if release else {}
-    before, releasing = _State(model, [*(edit.path for edit in plan.edits), *written_paths(plan)]), Releasing()
+    before, releasing = _State(model, [*(edit.path for edit in plan.writes), *written_paths(plan)]), Releasing()
     records: Regrouping | None = None
     try:
         smaller = _sliced(plan, tensors, releasing.taken) if release else smaller
@@ -142,7 +142,7 @@ def execute_(
         records.write()
         for module in model.modules():
             _replace_tensors(module, new_of)
-        for edit in plan.edits:
+        for edit in plan.writes:
             write(model, edit.path, edit.new)
         _add_biases(model, repair)
         drop_elements(plan, model)

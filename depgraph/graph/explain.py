@@ -149,6 +149,8 @@ def _group_lines(graph: Graph, group: Group, bases: Mapping[Atom, Atom], indent:
     atom = group.atom
     yield f"{indent}group {group.name}: {group.size} indices, role {group.role}; removed together from"
     yield from (f"{indent}  {tensor} dim {d}" for tensor, d in group.members)
+    if group.multiple > 1:
+        yield f"{indent}a plan keeps a multiple of {group.multiple} indices: {graph.why_multiple(atom)}"
     if group.lower_bound > 1:
         yield f"{indent}it must keep at least {group.lower_bound} indices: {graph.why_kept(atom)}"
     forward = [

@@ -124,6 +124,7 @@ class GroupSummary:
         axes: how many axes of parameters and buffers it reaches.
         count: how many groups it stands for.
         lower_bound: how many indices stay at least.
+        multiple: what stays is a multiple of this.
     """
 
     name: str
@@ -132,6 +133,7 @@ class GroupSummary:
     axes: int
     count: int
     lower_bound: int
+    multiple: int
 
 
 @frozen
@@ -161,7 +163,7 @@ class GraphSummary(Shown):
         modules: the tree of modules, each before what it holds.
         groups: what can be pruned.
         pinned: what can't be, by reason.
-        limits: what couples groups, or bounds them, in a sentence each.
+        limits: what couples groups or bounds their sizes, in a sentence each.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU()) for _ in range(4)))
@@ -188,14 +190,22 @@ class GraphSummary(Shown):
         yield Section(f"{self.operations:,} operations, {self.params:,} parameters ({share}), {self.macs:,} MACs")
         yield Section("", _module_table(self.modules))
         groups = [
-            (item.name, item.role, f"{item.size:,}", _bounded(item.lower_bound), str(item.axes), times(item.count))
+            (
+                item.name,
+                item.role,
+                f"{item.size:,}",
+                _bounded(item.lower_bound),
+                _bounded(item.multiple),
+                str(item.axes),
+                times(item.count),
+            )
             for item in self.groups
         ]
         if groups:
-            headings = ("group", "role", "size", "at least", "axes", "groups")
-            yield Section("", without_empty(Table(headings, tuple(groups), frozenset({2, 3, 4, 5}))))
+            headings = ("group", "role", "size", "at least", "multiple of", "axes", "groups")
+            yield Section("", without_empty(Table(headings, tuple(groups), frozenset(range(2, 7)))))
         if self.limits:
-            yield Section("limits", lines=listed(self.limits, "in graph.balances and graph.lower_bounds"))
+            yield Section("limits", lines=listed(self.limits, "in graph.balances, graph.lower_bounds and graph.multiples"))
         if self.pinned:
             yield Section("pinned", lines=listed([_pinned_line(item) for item in self.pinned], "in graph.pinned"))
 
@@ -360,11 +370,11 @@ def _rows(branch: _Branch, level: int, path: str, depth: int | None) -> Iterator
 
 
 def _groups(graph: Graph) -> tuple[GroupSummary, ...]:
-    keys = {item.name: (item.role, item.size, len(item.members), item.lower_bound) for item in graph.groups}
+    keys = {item.name: (item.role, item.size, len(item.members), item.lower_bound, item.multiple) for item in graph.groups}
     return tuple(
-        GroupSummary(item.name, role, size, axes, item.count, bound)
+        GroupSummary(item.name, role, size, axes, item.count, bound, multiple)
         for item in folded(keys.items())
-        for role, size, axes, bound in [keys[item.first]]
+        for role, size, axes, bound, multiple in [keys[item.first]]
     )
 
 
@@ -383,7 +393,7 @@ def _pinned(graph: Graph) -> tuple[PinnedSummary, ...]:
 
 
 def _limits(graph: Graph) -> Iterator[str]:
-    """A sentence for each balance and each lower bound."""
+    """A sentence for each balance, each lower bound and each multiple."""
     sentences = []
     for balance in graph.balances:
         names = ", ".join(graph.group_of[atom].name for atom in balance.atoms)
@@ -391,6 +401,9 @@ def _limits(graph: Graph) -> Iterator[str]:
     for bound in graph.lower_bounds:
         if bound.atom in graph.group_of:
             sentences.append(f"{graph.group_of[bound.atom].name} keeps at least {bound.size} indices: {bound.reason}")
+    for item in graph.multiples:
+        if item.atom in graph.group_of:
+            sentences.append(f"{graph.group_of[item.atom].name} keeps a multiple of {item.size} indices: {item.reason}")
     yield from dict.fromkeys(sentences)
 
 

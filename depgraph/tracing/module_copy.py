@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from depgraph.graph.paths import MAPPINGS, SEQUENCES, is_config, is_step, step_of
 from depgraph.graph.records import TensorKind
 from depgraph.solving.expressions import Attribute
+from depgraph.solving.interface import names_an_index
 from depgraph.solving.recording import Declared, IntegerAttribute
 from depgraph.solving.sized import Sized
 from depgraph.solving.statements import Value
@@ -114,6 +115,8 @@ def instrumented_copies(
                 and (size_names is None or name in size_names or name in counted_terms or not isinstance(content, (int, tuple)))
             ):
                 state[name] = attributes.copy_of(content, prefix + name if is_step(name) else None)
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and type(module.padding_idx) is int:
+            state["padding_idx"] = attributes.copy_of(module.padding_idx, f"{prefix}padding_idx")
         for name, term in counted_terms.items():
             session.followed(prefix + name, term, outside=size_names is not None and name not in size_names)
         state["_apply"] = partial(_apply_to_copy, clone)
@@ -157,7 +160,7 @@ class _AttributeCopies:
         Where no path can name the content, its tensors have stand-ins as well, but its integers are plain ones.
         """
         if type(content) is int:
-            if path is None or content <= 1:
+            if path is None or (content <= 1 and not (content >= 0 and names_an_index(path))):
                 return content
             self.session.holds(IntegerAttribute(path, content, self.module, self.config_depth > 0))
             return Sized(content, Attribute(path, content), self.session)

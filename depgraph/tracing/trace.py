@@ -63,6 +63,7 @@ def trace(
     rules: Mapping[RuleKey, Rule] | Mapping[str, Rule] = RULES,
     mode: Mode = "auto",
     also: Sequence[Call] = (),
+    free: Sequence[str] = (),
 ) -> Graph:
     """The dependency graph of a model.
 
@@ -86,14 +87,19 @@ def trace(
         mode: ``fake``, ``real``, or ``auto``: fake, and real where forward needs data.
         also: further calls that the pruned model must support: in training, with a mask or a cache, by another method. What
             each of them says of the parameters holds; costs are those of the first call.
+        free: axes of the model's interface that may lose indices, which are pinned else: ``"input:1"``, ``"output:-1"``,
+            ``"output.logits:-1"``, a name and a dimension; ``input`` and ``output`` alone stand for the only one.
+            ``"transformer.wte.weight:0"`` is a vocabulary, by the table that ids of an input look up; ``"vocabulary"`` are all.
+            Where outputs range over a free vocabulary, they follow. `Plan.kept_inputs`, `Plan.kept_outputs` and
+            `Plan.kept_ids` say what is left.
 
     Returns:
         The graph: nodes, groups, pinned axes with their reasons, parameter and MAC counts.
 
     Raises:
         RuleError: `rules` has a key that names no operator and is no such class, or a value that is no `Rule`.
-        TraceError: the model is scripted or not initialised, the inputs lie on another device, or forward needs
-            data that there is none of.
+        TraceError: the model is scripted or not initialised, the inputs lie on another device, forward needs
+            data that there is none of, or `free` names no axis of the interface.
         UnsupportedError: the model is offloaded or quantised, or `FullyShardedDataParallel` has flattened its parameters.
         Exception: whatever the model's own forward raises comes through as it is.
 
@@ -110,9 +116,19 @@ def trace(
     table = rule_table(rules)
     with without_collections():
         recording = record(model, example_inputs, kwargs, rules=table, mode=mode, also=also)
+        recording = attrs.evolve(recording, free=_texts(free))
         graph = assemble(recording, table.by_name)
     _warn_of_unreached(recording, model)
     return graph
+
+
+def _texts(free: object) -> tuple[str, ...]:
+    """What `free=` lists. Raises `TraceError` for anything else than texts; one alone stands for a list of it."""
+    entries: Any = (free,) if isinstance(free, str) or not isinstance(free, (list, tuple)) else free
+    strange = [entry for entry in entries if not isinstance(entry, str)]
+    if strange:
+        raise TraceError(f"expected free= as a list of texts such as 'output:-1', met {strange[0]!r} in it.")
+    return tuple(entries)
 
 
 def record(
