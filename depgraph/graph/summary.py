@@ -403,7 +403,7 @@ def _limits(graph: Graph) -> Iterator[str]:
             sentences.append(f"{graph.group_of[bound.atom].name} keeps at least {bound.size} indices: {bound.reason}")
     for item in graph.multiples:
         if item.atom in graph.group_of:
-            sentences.append(f"{graph.group_of[item.atom].name} keeps a multiple of {item.size} indices: {item.reason}")
+            sentences.append(f"{graph.group_of[item.atom].name} keeps a multiple of {item.of} indices: {item.reason}")
     yield from dict.fromkeys(sentences)
 
 
