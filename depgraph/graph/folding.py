@@ -39,10 +39,19 @@ def folded(names: Iterable[tuple[str, Hashable]]) -> list[Folded]:
     ['a.0-11']
     """
     items: list[_Item] = [(tuple(name.split(".")), key, Folded(name, name, 1)) for name, key in names]
-    most = max((sum(part.isdecimal() for part in parts) for parts, _, _ in items), default=0)
+    most = max((sum(map(is_position, parts)) for parts, _, _ in items), default=0)
     for place in range(most):  # from the last number of a name to the first
         items = _folded_at(items, place)
     return [item for _, _, item in items]
+
+
+def is_position(name: str) -> bool:
+    """Whether a name is a number, written in the one way in which lists of modules write it.
+
+    >>> [name for name in ("0", "12", "07", "a1", "1-2", "") if is_position(name)]
+    ['0', '12']
+    """
+    return name.isascii() and name.isdecimal() and len(name) < 19 and (name == "0" or name[0] != "0")
 
 
 def _folded_at(items: Sequence[_Item], place: int) -> list[_Item]:
@@ -50,8 +59,8 @@ def _folded_at(items: Sequence[_Item], place: int) -> list[_Item]:
     alike: dict[Hashable, list[tuple[int, int, int]]] = {}
     result: dict[int, _Item] = {}
     for position, (parts, key, item) in enumerate(items):
-        numbers = [k for k, part in enumerate(parts) if part[:1].isdecimal() and part.replace("-", "").isdecimal()]
-        if len(numbers) <= place or not parts[numbers[-1 - place]].isdecimal():
+        numbers = [k for k, part in enumerate(parts) if all(map(is_position, part.split("-")))]
+        if len(numbers) <= place or not is_position(parts[numbers[-1 - place]]):
             result[position] = items[position]
             continue
         at = numbers[-1 - place]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from depgraph.graph.graph import Graph
 
 _NO_MODULE = frozenset({OpType.INPUT, OpType.OUTPUT, OpType.PARAMETER})
+_DEEPEST = 64
 _NUMBER = re.compile(r"(_\d+)+$")
 
 
@@ -68,9 +69,9 @@ def modules_of(graph: Graph) -> Mapping[str, Module]:
         if tensor.kind == "value":
             continue
         for name in (tensor.name, *tensor.aliases):
-            path, _, local = name.rpartition(".")
+            path = _limited(name.rpartition(".")[0])
             draft = _draft(drafts, path)
-            draft.tensors[local] = tensor
+            draft.tensors[name.removeprefix(path).removeprefix(".")] = tensor
             if tensor.kind == "parameter" and name == tensor.name:
                 draft.params += tensor.numel
     for path, value in _returned(graph, own):
@@ -94,13 +95,18 @@ def prefixes(path: str) -> Iterator[str]:
 def owners_of(graph: Graph) -> dict[str, str]:
     """Name of each operation that ran in a module to the path of that module."""
     holders = {
-        name.rpartition(".")[0] for tensor in graph.tensors if tensor.kind != "value" for name in (tensor.name, *tensor.aliases)
+        _limited(name.rpartition(".")[0])
+        for tensor in graph.tensors
+        if tensor.kind != "value"
+        for name in (tensor.name, *tensor.aliases)
     }
-    holders.update(f"{item.prefix}{element}" for item in graph.sequences for element in item.elements)
+    holders.update(_limited(f"{item.prefix}{element}") for item in graph.sequences for element in item.elements)
     known = {start for path in holders for start in prefixes(path)}
     classes = {operation.name: operation.module_class for operation in graph.operations}
     return {
-        operation.name: _owner(operation, known, classes) for operation in graph.operations if operation.type not in _NO_MODULE
+        operation.name: _limited(_owner(operation, known, classes))
+        for operation in graph.operations
+        if operation.type not in _NO_MODULE
     }
 
 
@@ -116,6 +122,11 @@ def _owner(operation: Operation, known: Container[str], classes: Mapping[str, st
         return base if classes.get(base) == operation.module_class else name
     within = classes.get(around) == operation.module_class or _letters(operation.module_class) != _letters(short)
     return around if within else base
+
+
+def _limited(path: str) -> str:
+    """The first levels of a path: no model has more, and a small file must not make a large tree."""
+    return path if path.count(".") < _DEEPEST else ".".join(path.split(".", _DEEPEST)[:_DEEPEST])
 
 
 def _letters(name: str) -> str:

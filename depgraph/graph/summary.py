@@ -12,7 +12,7 @@ from attrs import define, evolve, field, frozen
 from depgraph.algebra.numbers import is_whole
 from depgraph.algebra.spaces import Space, atoms
 from depgraph.errors import PlanError
-from depgraph.graph.folding import folded
+from depgraph.graph.folding import folded, is_position
 from depgraph.graph.groups import Role, reasons_of
 from depgraph.graph.modules import Module, modules_of
 from depgraph.graph.tables import Section, Shown, Table, listed
@@ -343,7 +343,7 @@ def _joined(branches: list[_Branch]) -> list[_Branch]:
 
     def run(item: tuple[int, _Branch]) -> Hashable:
         place, branch = item
-        return (branch.like, int(branch.name) - place) if branch.name.isdecimal() else (branch.name, None)
+        return (branch.like, int(branch.name) - place) if is_position(branch.name) else (branch.name, None)
 
     joined: list[_Branch] = []
     for _, group in groupby(numbered, key=run):

@@ -209,6 +209,20 @@ def test_long_lists_end_with_where_the_rest_is():
     assert len(lines) == MOST_LINES + 1 and lines[-1].endswith("more, in plan.cuts")
 
 
+def test_a_path_without_end_makes_no_tree_without_end():
+    """A name of a million levels, as a file may have it, is shown as a tree of some, and quickly."""
+    graph = dg.trace(nn.Linear(4, 2), torch.zeros(1, 4))
+    deep = "a." * 10**6 + "weight"
+    tensors = [attrs.evolve(tensor, name=deep) if tensor.name == "weight" else tensor for tensor in graph.tensors]
+    operations = [
+        attrs.evolve(item, inputs=tuple(deep if name == "weight" else name for name in item.inputs))
+        for item in graph.operations
+    ]
+    summary = attrs.evolve(graph, tensors=tuple(tensors), operations=tuple(operations)).summary()
+    assert_adds_up(summary, {"params": graph.params, "macs": graph.macs})
+    assert len(summary.modules) < 70
+
+
 class Tags(HTMLParser):
     """All tags of a document."""
 
