@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import SupportsFloat
 
 from depgraph.algebra.indices import IndexSet
 
@@ -57,14 +58,14 @@ def heat_strip(scores: Sequence[float]) -> tuple[str, float, float]:
     return "".join(strip), low, high
 
 
-def numbers(scores: Iterable[object]) -> list[float]:
+def numbers(scores: Iterable[SupportsFloat]) -> list[float]:
     """Scores as plain numbers, whatever holds them: tuples, ranges, tensors or arrays.
 
     >>> numbers(range(3))
     [0.0, 1.0, 2.0]
     """
-    listed = getattr(scores, "tolist", None)
-    return [float(score) for score in (listed() if callable(listed) else scores)]
+    plain = scores.tolist() if hasattr(scores, "tolist") else scores
+    return [float(score) for score in plain]
 
 
 def _edge(cell: int, size: int, cells: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 from attrs import define, field, frozen
 
@@ -68,11 +68,12 @@ class Table:
 
 
 def report_data(
-    graph: Graph, plans: Sequence[Plan], scores: Mapping[str, Iterable[object]] | None, found: engines.Report | None
+    graph: Graph, plans: Sequence[Plan], scores: Mapping[str, Iterable[SupportsFloat]] | None, found: engines.Report | None
 ) -> Encoded:
     """Everything that the page shows.
 
-    The tree, the spaces of axes, the groups and the nodes refer to each other by their places; `after` has one value for each plan.
+    Its parts refer to each other by their places: the tree, the spaces of axes, the groups and the nodes. Where sizes after
+    the plans stand, there is one for each plan.
     """
     outcomes = [Outcome.of(graph, plan) for plan in plans]
     places = {group.atom: place for place, group in enumerate(graph.groups)}
@@ -110,12 +111,15 @@ def _cards(graph: Graph, outcomes: Sequence[Outcome]) -> list[Encoded]:
     targets = [{item.name: item for item in outcome.plan.targets} for outcome in outcomes]
     names = dict.fromkeys(("params", "macs", *(name for named in targets for name in named)))
     before = {"params": graph.params, "macs": graph.macs}
+    measured: dict[str, list[float | None]] = {
+        "params": [outcome.result.params for outcome in outcomes],
+        "macs": [outcome.result.macs for outcome in outcomes],
+    }
     cards = []
     for name in names:
-        measured = {"params": [item.result.params for item in outcomes], "macs": [item.result.macs for item in outcomes]}
-        after = measured.get(name) or [named[name].realised if name in named else None for named in targets]
+        realised = [named[name].realised if name in named else None for named in targets]
         asked = [named[name].requested if name in named else None for named in targets]
-        cards.append({"name": name, "before": before.get(name), "after": after, "asked": asked})
+        cards.append({"name": name, "before": before.get(name), "after": measured.get(name, realised), "asked": asked})
     return cards
 
 
@@ -135,7 +139,7 @@ def _group_row(
     spaces: Table,
     places: Mapping[Atom, int],
     outcomes: Sequence[Outcome],
-    scores: Mapping[str, Iterable[object]] | None,
+    scores: Mapping[str, Iterable[SupportsFloat]] | None,
 ) -> Encoded:
     """What the page says of one group; its members are found by its space."""
     row: Encoded = {"name": group.name, "role": group.role, "space": spaces.place(group.atom)}
@@ -191,8 +195,8 @@ def _edges(graph: Graph, groups: Mapping[Atom, int], sides: Table, sets: Table) 
     place_of = {node.name: place for place, node in enumerate(graph.nodes)}
     forced: dict[tuple[int, int], dict[tuple[int, int], None]] = {}
     for node in graph.nodes:
-        for source in node.inputs:
-            forced.setdefault((place_of[node.name], place_of[source]), {})
+        for name in node.inputs:
+            forced.setdefault((place_of[node.name], place_of[name]), {})
     for node in graph.nodes:
         for item in node.dependencies:
             pair = forced.get((place_of[item.target], place_of[item.source]))
@@ -235,7 +239,12 @@ def _pinned(graph: Graph) -> list[Encoded]:
     sizes = {pattern: sum(_numel(graph, name) for name in axes) for pattern, axes in alike.items()}
     order = sorted(alike, key=lambda pattern: (-sizes[pattern], pattern))
     return [
-        {"reason": firsts[pattern], "free": way_out(pattern), "count": len(alike[pattern]), "axes": folded_names(alike[pattern])}
+        {
+            "reason": firsts[pattern],
+            "free": way_out(pattern),
+            "count": len(alike[pattern]),
+            "axes": folded_names(alike[pattern]),
+        }
         for pattern in order
     ]
 

@@ -5,23 +5,28 @@ from __future__ import annotations
 import re
 
 _WAYS = (
-    (r"is a dimension of the model's input", "The inputs come from outside: prune them by giving the model other inputs."),
+    (r"is a dimension of the model's input", "Nothing here: inputs come from outside. Trace the model on narrower inputs."),
     (r"is a dimension of the model's", "Trace a model that ends earlier, such as the backbone without its head."),
-    (r"indexed by the data \(a vocabulary\)", "Make the vocabulary smaller together with the tokenizer; no index is spare."),
-    (r"is not used in forward", "Call what uses it, too: dg.trace(..., also=[...]); or leave it, it costs no time."),
-    (r"there is no rule for", "Give the operator a rule: dg.trace(..., rules=...), or one for the module or function."),
-    (r"the rule for .* (says nothing|does not fit|equates)", "The rule does not cover this call: give one of your own."),
-    (r"kernel (axis|positions)|counts the kernel", "Kernel positions are not indices: choose another kernel size before training."),
-    (r"gates of a recurrent cell|layers and directions", "A recurrent layer needs them all: its hidden size is the group."),
-    (r"named by|named in|names it|names its size|named as", "Write the number as a size in forward: x.shape[i] or an attribute."),
-    (r"compared with|is compared|comparison", "Let forward compare sizes in a way that sizes decide, or not at all."),
-    (r"takes a fixed position|writes to a fixed position|cuts it at a position|cuts it into unequal|leaves a remainder",
-     "Compute the position from sizes: x.shape[i] // 2 instead of a number."),
-    (r"positions|remainder", "Positions carry a meaning of their own here; nothing would free them but another operator."),
-    (r"falls into single indices|do not nest", "Both sides read the axis in blocks that do not fit: use blocks that divide each other."),
+    (r"a vocabulary", "Nothing here: the data name its indices. A smaller vocabulary comes with another tokenizer."),
+    (r"is not used in forward", "Record the call that uses it: dg.trace(..., also=[...]). Unused, it costs no time."),
+    (r"there is no rule for", "Give the operator a rule: dg.trace(..., rules=dg.RULES | {...}), or one for its module."),
+    (r"the rule for ", "The rule does not cover this call: give one of your own by dg.trace(..., rules=...)."),
+    (
+        r"kernel axis|counts the kernel",
+        "Nothing here: kernel positions are no channels. Choose another kernel size before training.",
+    ),
+    (r"recurrent (cell|network)", "Nothing here: a recurrent layer needs them all. Its hidden size is what is pruned."),
+    (
+        r"fixed position|at a position|unequal parts|leaves a remainder",
+        "Compute the position from sizes: x.shape[i] // 2, no number.",
+    ),
+    (r"single indices|do not nest", "Read the axis in blocks that divide each other, on both sides."),
     (r"no parameter holds it", "Nothing to gain: no parameter has this axis."),
-    (r"size", "Let forward take the number from x.shape or from an attribute of the layer, so that it is followed."),
-)  # fmt: skip
+    (
+        r"named by|names it|size|compared",
+        "Take the number from x.shape or from an attribute of the layer, so that it is followed.",
+    ),
+)
 """A part of a reason, and what one does about it; the first that fits counts."""
 
 

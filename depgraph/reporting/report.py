@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from attrs import frozen
 
@@ -46,7 +46,7 @@ def report(
     graph: Graph,
     plan: Plan | None = None,
     other: Plan | None = None,
-    scores: Mapping[str, Iterable[object]] | None = None,
+    scores: Mapping[str, Iterable[SupportsFloat]] | None = None,
     *,
     engine: str | engines.Report | None = None,
     title: str = "depgraph",
@@ -96,7 +96,7 @@ def _problems(graph: object, plan: object, other: object) -> Iterable[str]:
         yield "expected a plan beside the other one: dg.report(graph, plan, other)."
 
 
-def _check_scores(graph: Graph, scores: Mapping[str, Iterable[object]] | None) -> None:
+def _check_scores(graph: Graph, scores: Mapping[str, Iterable[SupportsFloat]] | None) -> None:
     problems = []
     for name, values in (scores or {}).items():
         if name not in graph.groups_by_name:

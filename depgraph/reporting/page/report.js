@@ -187,9 +187,9 @@
       const [, size, after, , groups, reasons] = data.spaces[place];
       if (size === 1 && !groups.length) continue;
       const state = groups.length ? "" : reasons.length ? ", pinned" : "";
-      const classes = ["axis", groups.some((group) => lit.has(group)) ? "lit" : "", picked === offset + dim ? "chosen" : ""];
+      const classes = ["axis", groups.length ? "" : "narrow", groups.some((group) => lit.has(group)) ? "lit" : "", picked === offset + dim ? "chosen" : ""];
       axes.append(el("button", {
-        type: "button", class: classes.join(" ").trim(), "data-key": `${full}:${dim}`, "aria-pressed": String(picked === offset + dim),
+        type: "button", class: classes.join(" ").trim(), "data-key": `${full}:${dim}`, title: `${full} dim ${dim}`, "aria-pressed": String(picked === offset + dim),
         onclick: () => choose(offset + dim),
       }, el("span", { class: "label" }, `dim ${dim}: ${changed(size, after)}${state}`), ...strips(place)));
     }
@@ -319,7 +319,7 @@
     const parts = [el("h2", {}, `${full} dim ${dim}`), el("dl", {},
       el("dt", {}, "size"), el("dd", {}, changed(size, after, plain)),
       el("dt", {}, "ranges over"), el("dd", {}, el("code", {}, text)))];
-    parts.push(...strips(data.axes[axis], "tall"));
+    if (!groups.length || data.groups[groups[0]].space !== data.axes[axis]) parts.push(...strips(data.axes[axis], "tall"));
     for (const reason of reasons) {
       const [why, way] = data.reasons[reason];
       parts.push(el("dl", { class: "why" }, el("dt", {}, "pinned"), el("dd", {}, why), el("dt", {}, "to free it"), el("dd", {}, way)));
