@@ -72,7 +72,7 @@ def report(
     >>> scores = dg.score(graph, model, dg.Magnitude(p=2))
     >>> page = dg.report(graph, dg.plan(graph, scores, macs=0.5), scores=scores)
     >>> page.data["cards"][1]
-    {'name': 'macs', 'before': 48, 'after': [24], 'asked': [24]}
+    {'name': 'macs', 'before': 48, 'after': [24], 'asked': [24.0]}
     >>> len(page.html) < 200_000, "http:" in page.html or "https:" in page.html
     (True, False)
     """
