@@ -196,7 +196,8 @@
     row.append(axes);
     return row;
   }
-  function rows(tree, path, offset, depth, into) {
+  // `place` is the path by the first of equal modules: what is open or chosen is so for all of them
+  function rows(tree, path, place, offset, depth, into) {
     for (const [name, , shape] of tree.tensors || []) {
       const full = join(path, name);
       if (shape.length && (!filter || full.toLowerCase().includes(filter))) into.push(tensorRow(full, depth));
@@ -205,14 +206,14 @@
     for (const child of tree.children || []) {
       const members = child.members || [child.name];
       const all = members.map((name) => join(path, name));
-      const key = all[0], own = span(child);
+      const key = join(place, members[0]), own = span(child);
       let k = Math.min(chosen.get(key) || 0, members.length - 1);
       if (filter && !matches(child, all[k])) k = all.findIndex((each) => matches(child, each));
       if (k >= 0) {
         const name = members.length > 1 ? `${members[0]} – ${members[members.length - 1]}` : child.name;
         const [row, isOpen] = moduleRow(child, all[k], key, depth, all, [offset, offset + own * members.length], name);
         into.push(row);
-        if (isOpen) rows(child, all[k], offset + own * k, depth + 1, into);
+        if (isOpen) rows(child, all[k], key, offset + own * k, depth + 1, into);
       }
       offset += own * members.length;
     }
@@ -220,7 +221,7 @@
   }
   function draw() {
     const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.key : null;
-    byId("tree").replaceChildren(...rows(data.tree, "", 0, 0, []));
+    byId("tree").replaceChildren(...rows(data.tree, "", "", 0, 0, []));
     if (focused) {
       const again = [...byId("tree").querySelectorAll("[data-key]")].find((element) => element.dataset.key === focused);
       if (again) again.focus();
@@ -238,14 +239,12 @@
   }
   function reveal(full) {
     const steps = tensorOf.get(full).path.split(".").filter(Boolean);
-    let tree = data.tree, shown = "";
+    let tree = data.tree, key = "";
     for (const step of steps) {
-      const child = (tree.children || []).find((each) => (each.members || [each.name]).includes(step));
-      const key = join(shown, (child.members || [child.name])[0]);
+      tree = (tree.children || []).find((each) => (each.members || [each.name]).includes(step));
+      key = join(key, (tree.members || [tree.name])[0]);
       open.add(key);
-      if (child.members) chosen.set(key, child.members.indexOf(step));
-      shown = join(shown, step);
-      tree = child;
+      if (tree.members) chosen.set(key, tree.members.indexOf(step));
     }
   }
 
