@@ -298,9 +298,7 @@ def _difference(plans: Sequence[Plan]) -> Encoded | None:
     if len(plans) < 2:
         return None
     one, other = plans
-    difference = one.diff(other)
-    rows = [[item.group, len(item.first), len(item.second)] for item in difference.cuts]
-    return {"text": str(difference).splitlines()[0].strip("<>"), "rows": rows}
+    return {"rows": [[item.group, len(item.first), len(item.second)] for item in one.diff(other).cuts]}
 
 
 def _shared(one: str, other: str) -> int:

@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const PLANS = data.plans;
   const LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-  const ROWS_AT_START = 70, LINES = 60, NEIGHBOURS = 36;
+  const ROWS_AT_START = 70, ROWS_OPEN = 25, LINES = 60, NEIGHBOURS = 36;
   const byId = (id) => document.getElementById(id);
 
   // ---- small helpers
@@ -350,7 +350,7 @@
       const target = nodes[same[0].target];
       return [`${same[0].sides[0]} of `, link(folded(same.map((edge) => nodes[edge.source].name)), () => chooseNode(same[0].source)),
         ` → ${same[0].sides[1]} of `, link(folded(same.map((edge) => nodes[edge.target].name)), () => chooseNode(same[0].target)),
-        el("span", { class: "soft" }, ` ${target.operator}`, target.where ? ` at ${target.where}` : "")];
+        el("span", { class: "soft" }, ` by ${target.operator}`, target.where ? ` at ${target.where}` : "")];
     }));
     return parts;
   }
@@ -445,29 +445,19 @@
       el("p", {}, `before: ${plain(before)}`), ...lines);
   }
   function table(heads, lines) {
-    return el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
+    return el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((head, k) =>
+      el("th", { scope: "col", class: lines.length && typeof lines[0][k] === "number" ? "number" : null }, head)))),
       el("tbody", {}, ...lines.map((cells) => el("tr", {}, ...cells.map((cell) =>
         el("td", { class: typeof cell === "number" ? "number" : null }, ...(Array.isArray(cell) ? cell : [typeof cell === "number" ? plain(cell) : cell])))))));
   }
   function section(id, title, ...content) {
-    byId("sections").append(el("details", { id, open: true }, el("summary", {}, title), ...content));
-    byId("nav").append(el("a", { href: `#${id}` }, title));
+    const details = el("details", { id }, el("summary", {}, title), ...content);
+    details.open = details.querySelectorAll("tbody tr").length <= ROWS_OPEN;
+    byId("sections").append(details);
+    byId("nav").append(el("a", { href: `#${id}`, onclick: () => { details.open = true; } }, title));
   }
   const planName = (plan) => (PLANS > 1 ? ` of plan ${plan + 1}` : "");
   function sections() {
-    if (data.difference)
-      section("difference", "Where the plans differ", el("p", {}, data.difference.text), table(["group", "only plan 1 removes", "only plan 2 removes"],
-        data.difference.rows.map(([name, one, other]) => {
-          const place = data.groups.findIndex((group) => group.name === name);
-          return [place < 0 ? name : [link(name, () => goTo(axesOfGroup[place][0]))], one, other];
-        })));
-    data.drops.forEach((drops, plan) => {
-      if (drops.length) section(`drops-${plan}`, `Dropped elements of lists${planName(plan)}`, table(["list", "go", "of", "renamed"], drops.map((drop) =>
-        [drop.path || "the model", drop.removed.join(", "), drop.count, drop.left.map(([old, now]) => `${old} → ${now}`).join(", ")])));
-    });
-    if (data.engine)
-      section("engine", `Engine: ${data.engine.name}, ${data.engine.count} findings`, data.engine.rows.length
-        ? table(["layer", "what", "size", "needs", "then", "why", "source"], data.engine.rows) : el("p", {}, "Nothing found."));
     section("pinned", "Pinned axes", el("p", {}, `${plain(data.coverage[0])} of ${plain(data.coverage[1])} parameters (${percent(...data.coverage)}) lie in groups.`),
       data.pinned.length ? table(["reason", "what would free them", "axes", ""], data.pinned.map((item) =>
         [item.reason, item.free, [listed(item.axes, (name) => [name])], item.count])) : el("p", {}, "None."));
@@ -479,6 +469,19 @@
       if (unread.length) section(`unread-${plan}`, `Attributes that forward does not read${planName(plan)}`, table(["attribute", "now", "perhaps"],
         unread.map(([path, value, sizes]) => [path, value, sizes.join(" or ")])));
     });
+    data.drops.forEach((drops, plan) => {
+      if (drops.length) section(`drops-${plan}`, `Dropped elements of lists${planName(plan)}`, table(["list", "go", "of", "renamed"], drops.map((drop) =>
+        [drop.path || "the model", drop.removed.join(", "), drop.count, drop.left.map(([old, now]) => `${old} → ${now}`).join(", ")])));
+    });
+    if (data.engine)
+      section("engine", `Engine: ${data.engine.name}, ${data.engine.count} findings`, data.engine.rows.length
+        ? table(["layer", "what", "size", "needs", "then", "why", "source"], data.engine.rows) : el("p", {}, "Nothing found."));
+    if (data.difference)
+      section("difference", "Where the plans differ", el("p", {}, data.difference.rows.length ? `${data.difference.rows.length} groups lose other indices.` : "They remove the same indices."), table(["group", "only plan 1 removes", "only plan 2 removes"],
+        data.difference.rows.map(([name, one, other]) => {
+          const place = data.groups.findIndex((group) => group.name === name);
+          return [place < 0 ? name : [link(name, () => goTo(axesOfGroup[place][0]))], one, other];
+        })));
   }
   function legend() {
     const entry = (text, background, extra = "") => {
@@ -546,5 +549,6 @@
   panel();
   follow();
   addEventListener("hashchange", follow);
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => { each.open = true; }));
   document.documentElement.dataset.ready = "true";
 })();
