@@ -142,7 +142,7 @@ def nothing_cut_off(page: Page) -> None:
     """No part of the page is wider than the window, and no text is cut off or lies on another."""
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
     cut = page.evaluate(
-        """() => [...document.querySelectorAll("button, td, dd, h1, h2, .card, .row")]
+        """() => [...document.querySelectorAll("button, td, dd, h1, h2, .card, .row, .label, .what")]
             .filter((each) => each.scrollWidth > each.clientWidth + 1 && each.clientWidth).map((each) => each.textContent)"""
     )
     assert not cut, f"cut off: {cut[:5]}"

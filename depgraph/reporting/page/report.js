@@ -374,7 +374,7 @@
     }
     return near;
   }
-  const trimmed = (text, most) => (text.length > most ? `${text.slice(0, 6)}…${text.slice(-(most - 7))}` : text);
+  const trimmed = (text, most) => (text.length > most ? `…${text.slice(1 - most)}` : text);
   function svg(tag, options, ...children) {
     const element = document.createElementNS(byId("blank").namespaceURI, tag);
     for (const [key, value] of Object.entries(options)) element.setAttribute(key, value);
