@@ -187,7 +187,7 @@ def _nodes(graph: Graph, groups: Mapping[Atom, int], outcomes: Sequence[Outcome]
         )  # fmt: skip
     return {
         "names": names, "columns": columns, "operators": operators.values, "classes": classes.values, "where": places.values,
-        "edges": _edges(graph, groups, sides, sets), "sides": sides.values, "sets": sets.values, "macs": _macs(graph, outcomes),
+        "edges": _edges(graph, groups, sides, sets), "sides": sides.values, "sets": [list(groups) for groups in sets.values], "macs": _macs(graph, outcomes),
     }  # fmt: skip
 
 

@@ -187,6 +187,7 @@ def click_paths(browser: Browser, path: Path) -> None:
     page.locator("#filter").fill("layer4.2.conv3")
     assert tree.locator(".axis").evaluate_all("all => all.every(each => each.dataset.key.startsWith('layer4.2.conv3'))")
     page.keyboard.press("Escape")
+    page.get_by_role("link", name="Where the plans differ").click()  # opens the section, which is long
     page.locator("#difference .link").first.click()
     expect(page.locator("button.axis.chosen")).to_be_visible()
     for link in page.locator("#nav a").all():
@@ -269,7 +270,9 @@ def pictures(browser: Browser, path: Path, name: str, axis: str, node: str) -> N
 
 def save(png: bytes, name: str) -> None:
     """A picture in few bytes: 64 colours."""
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(FIGURES / f"{name}.png", optimize=True)
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
+        FIGURES / f"{name}.png", optimize=True
+    )
 
 
 def grey(browser: Browser, path: Path) -> dict[str, dict[str, int]]:
@@ -289,7 +292,10 @@ def grey(browser: Browser, path: Path) -> dict[str, dict[str, int]]:
 def table(data: dict[str, Any]) -> str:
     """The table of the page."""
     rows = ["| report | bytes | seconds to make | to open | of these busy |", "| --- | ---: | ---: | ---: | ---: |"]
-    rows += [f"| {name} | {item['bytes']:,} | {item['make']} | {item['open']} | {item['busy']} |" for name, item in data["reports"].items()]
+    rows += [
+        f"| {name} | {item['bytes']:,} | {item['make']} | {item['open']} | {item['busy']} |"
+        for name, item in data["reports"].items()
+    ]
     shades = "; ".join(f"{scheme}: {item['stays']} and {item['goes']}" for scheme, item in data["grey"].items())
     return "\n".join(rows) + f"\n\nChromium {data['chromium']}. What stays and what goes in grey, of 255: {shades}.\n"
 

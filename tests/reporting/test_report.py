@@ -1,5 +1,6 @@
 """Reports: the page's data say what graph and plans say, and the page holds them as text, asks nothing of anywhere, and is the
-same each time. What a browser makes of it is under test by `tox run -e browser`."""
+same each time. What a browser makes of it is under test by `tox run -e browser`.
+"""
 
 import base64
 import hashlib
@@ -109,7 +110,7 @@ def agrees(data, graph, plan):
     assert [sum(row[k] for row in data["nodes"]["macs"]) for k in (1, 2)] == [graph.macs, result.macs]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.data())
 def test_the_data_are_those_of_graph_and_plan(data):
     """Whatever the network and the plan, unfolding the data gives the graph's axes, nodes and edges, and the plan's sizes."""
