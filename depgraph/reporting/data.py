@@ -186,9 +186,16 @@ def _nodes(graph: Graph, groups: Mapping[Atom, int], outcomes: Sequence[Outcome]
              places.place(operation.where)]
         )  # fmt: skip
     return {
-        "names": names, "columns": columns, "operators": operators.values, "classes": classes.values, "where": places.values,
-        "edges": _edges(graph, groups, sides, sets), "sides": sides.values, "sets": [list(groups) for groups in sets.values], "macs": _macs(graph, outcomes),
-    }  # fmt: skip
+        "names": names,
+        "columns": columns,
+        "operators": operators.values,
+        "classes": classes.values,
+        "where": places.values,
+        "edges": _edges(graph, groups, sides, sets),
+        "sides": sides.values,
+        "sets": [list(together) for together in sets.values],
+        "macs": _macs(graph, outcomes),
+    }
 
 
 def _edges(graph: Graph, groups: Mapping[Atom, int], sides: Table, sets: Table) -> list[int]:

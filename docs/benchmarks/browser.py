@@ -206,7 +206,7 @@ def click_paths(browser: Browser, path: Path) -> None:
 
 
 def keys_alone(browser: Browser, path: Path) -> None:
-    """The tree without a mouse: arrows move, open and close, Enter chooses, / filters, Escape clears; an address brings it back."""
+    """The tree without a mouse: arrows move, open and close, Enter chooses, / filters, Escape clears; an address leads back."""
     page = opened(browser, path)
     page.locator("#tree .toggle").first.focus()
     page.keyboard.press("ArrowLeft")  # closes

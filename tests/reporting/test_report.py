@@ -1,5 +1,6 @@
-"""Reports: the page's data say what graph and plans say, and the page holds them as text, asks nothing of anywhere, and is the
-same each time. What a browser makes of it is under test by `tox run -e browser`.
+"""Reports: the page's data say what graph and plans say, and the page holds them as text and asks nothing of anywhere.
+
+What a browser makes of it is under test by `tox run -e browser`.
 """
 
 import base64
