@@ -145,6 +145,8 @@ def _group_row(
     row: Encoded = {"name": group.name, "role": group.role, "space": spaces.place(group.atom)}
     if group.lower_bound > 1:
         row["bound"], row["why"] = group.lower_bound, graph.why_kept(group.atom)
+    if group.multiple > 1:
+        row["multiple"] = [group.multiple, graph.why_multiple(group.atom)]
     removed = [_removed(outcome.cuts.get(group.atom), graph) for outcome in outcomes]
     if any(removed):
         row["removed"] = removed
@@ -263,7 +265,7 @@ def _numel(graph: Graph, axis: str) -> int:
 def _edits(plan: Plan) -> list[list[Any]]:
     """Edits by their sizes; those that differ in the numbers of layers alone together."""
     alike: dict[tuple[int, int, bool], list[str]] = {}
-    for edit in plan.edits:
+    for edit in plan.writes:
         alike.setdefault((edit.old, edit.new, edit.path in plan.added), []).append(edit.path)
     rows = [[name, old, new, added] for (old, new, added), paths in alike.items() for name in folded_names(paths)]
     return sorted(rows)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import re
 
 _WAYS = (
-    (r"is a dimension of the model's input", "Nothing here: inputs come from outside. Trace the model on narrower inputs."),
-    (r"is a dimension of the model's", "Trace a model that ends earlier, such as the backbone without its head."),
-    (r"a vocabulary", "Nothing here: the data name its indices. A smaller vocabulary comes with another tokenizer."),
+    (
+        r"is a dimension of the model's input",
+        "Free it by dg.trace(..., free=[...]): whoever calls the model then passes what is kept.",
+    ),
+    (
+        r"is a dimension of the model's",
+        "Free it by dg.trace(..., free=[...]), or trace a model that ends earlier, without its head.",
+    ),
+    (r"a vocabulary", 'Free it by dg.trace(..., free=["vocabulary"]), and give the tokenizer the ids that are kept.'),
     (r"is not used in forward", "Record the call that uses it: dg.trace(..., also=[...]). Unused, it costs no time."),
     (r"there is no rule for", "Give the operator a rule: dg.trace(..., rules=dg.RULES | {...}), or one for its module."),
     (r"the rule for ", "The rule does not cover this call: give one of your own by dg.trace(..., rules=...)."),
@@ -33,8 +39,8 @@ _WAYS = (
 def way_out(reason: str) -> str:
     """What would free an axis that is pinned for this reason.
 
-    >>> way_out("it is a dimension of the model's output['logits']")
-    'Trace a model that ends earlier, such as the backbone without its head.'
+    >>> way_out("it is a kernel axis of aten.conv2d")
+    'Nothing here: kernel positions are no channels. Choose another kernel size before training.'
     """
     for part, way in _WAYS:
         if re.search(part, reason):

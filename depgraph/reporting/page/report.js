@@ -332,6 +332,7 @@
     const [, size, after] = data.spaces[group.space];
     const facts = [["role", group.role], ["indices", changed(size, after, plain)]];
     if (group.bound) facts.push(["at least", `${group.bound} stay: ${group.why}`]);
+    if (group.multiple) facts.push(["a multiple of", `${group.multiple[0]} stays: ${group.multiple[1]}`]);
     (group.removed || []).forEach((text, plan) => { if (text) facts.push([PLANS > 1 ? `plan ${plan + 1} removes` : "removes", text]); });
     if (group.heat) facts.push(["scores", `${group.heat[1]} (lightest) to ${group.heat[2]} (strongest)`]);
     for (const [reason, others] of group.balanced || [])
