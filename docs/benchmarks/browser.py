@@ -291,7 +291,7 @@ def grey(browser: Browser, path: Path) -> dict[str, dict[str, int]]:
 
 def table(data: dict[str, Any]) -> str:
     """The table of the page."""
-    rows = ["| report | bytes | seconds to make | to open | of these busy |", "| --- | ---: | ---: | ---: | ---: |"]
+    rows = ["| report | bytes | seconds to make | to open, best of 5 | of these busy |", "| --- | ---: | ---: | ---: | ---: |"]
     rows += [
         f"| {name} | {item['bytes']:,} | {item['make']} | {item['open']} | {item['busy']} |"
         for name, item in data["reports"].items()
