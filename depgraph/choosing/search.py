@@ -3,7 +3,10 @@
 One option is chosen for each curve. Costs are polynomials in the sizes of groups: a term with the sizes of one curve's groups
 is a cost of its options; a term with several is one of combinations of their options, which get variables of their own whose
 sums over all but one curve are that curve's choice (the local polytope of graphical models). So the program is exact, not
-linearised. Terms are never negative: the fewest options are feasible or none are.
+linearised. Terms are never negative: the smallest sizes are within the budgets or none are.
+
+Where the items that are multiplied with each other have few combinations, as heads and their dims of one layer, each of these
+sets is one class of a knapsack, which `knapsack` solves much faster.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from depgraph.choosing.budgets import Number, check_budget, terms_of
 from depgraph.choosing.choose import limits_of, uniform_sets
 from depgraph.choosing.costs import Terms
 from depgraph.choosing.coupled import Limits
+from depgraph.choosing.knapsack import Option, best_choices
 from depgraph.choosing.memory import Memory
 from depgraph.choosing.tables import Curve, Table
 from depgraph.collector import without_collections
@@ -154,10 +158,10 @@ def pareto(
         for budget in asked
     ]
     _refuse_unreachable(items, costs, requested)
-    program = Program(items, costs)
+    solver = Knapsack.of(items, costs) or Program(items, costs)
     found = []
     for budget in requested:
-        for choice in program.best(budget, top_k):
+        for choice in solver.best(budget, top_k):
             targets = tuple(Target(name, limit, costs[name].at(choice)) for name, limit in budget.items())
             loss = table.whole + sum(item.losses[option] for item, option in zip(items, choice, strict=True))
             counts = {
@@ -280,12 +284,16 @@ class Costs:
 
     def at(self, choice: Choice) -> Number:
         """The cost of a choice."""
-        total = self.constant
-        for scope, values in self.tables.items():
+        return self.constant + self.part(self.tables, dict(enumerate(choice)))
+
+    def part(self, scopes: Iterable[tuple[int, ...]], chosen: Mapping[int, int]) -> Number:
+        """What the terms of some scopes cost, given the options of their items."""
+        total: Number = 0
+        for scope in scopes:
             place = 0
             for each in scope:
-                place = place * self._lengths[each] + choice[each]
-            total += values[place]
+                place = place * self._lengths[each] + chosen[each]
+            total += self.tables[scope][place]
         return total
 
 
@@ -332,6 +340,82 @@ def _refuse_unreachable(items: Sequence[Item], costs: Mapping[str, Costs], reque
     ]
     if problems:
         raise PlanError.of(problems)
+
+
+@frozen
+class Knapsack:
+    """Classes whose costs and losses add up: sets of items that are multiplied with each other, with all of their combinations."""
+
+    items: tuple[Item, ...]
+    costs: Mapping[str, Costs]
+    classes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, items: tuple[Item, ...], costs: Mapping[str, Costs]) -> Knapsack | None:
+        """The classes; None where one would have too many options."""
+        partition: Partition[int] = Partition()
+        for scope in {scope for cost in costs.values() for scope in cost.tables}:
+            for each in scope[1:]:
+                partition.join(scope[0], each)
+        classes: dict[int, list[int]] = {}
+        for position in range(len(items)):
+            classes.setdefault(partition.representative(position), []).append(position)
+        if any(prod(len(items[each].counts) for each in members) > _MOST_OPTIONS for members in classes.values()):
+            return None
+        return cls(items, costs, tuple(map(tuple, classes.values())))
+
+    def best(self, budget: Mapping[str, Number], count: int) -> list[Choice]:
+        """The choices with the smallest losses, at most so many."""
+        options = [[*product(*(range(len(self.items[each].counts)) for each in members))] for members in self.classes]
+        costs = [self.costs[name] for name in budget]
+        limits = [limit - cost.constant for limit, cost in zip(budget.values(), costs, strict=True)]
+        parts = [self._parts(cost) for cost in costs]
+        classes = []
+        for number, (members, combinations) in enumerate(zip(self.classes, options, strict=True)):
+            rows = []
+            for combination in combinations:
+                chosen = dict(zip(members, combination, strict=True))
+                loss = sum(self.items[each].losses[option] for each, option in chosen.items())
+                rows.append(Option(loss, tuple(cost.part(scopes[number], chosen) for cost, scopes in zip(costs, parts, strict=True))))
+            classes.append(rows)
+        found = best_choices(classes, limits, _prices(classes, limits), count)
+        return [self._choice(options, positions) for positions in found]
+
+    def _parts(self, cost: Costs) -> list[list[tuple[int, ...]]]:
+        """The scopes of a cost, by class."""
+        class_of = {each: number for number, members in enumerate(self.classes) for each in members}
+        parts: list[list[tuple[int, ...]]] = [[] for _ in self.classes]
+        for scope in cost.tables:
+            parts[class_of[scope[0]]].append(scope)
+        return parts
+
+    def _choice(self, options: Sequence[Sequence[tuple[int, ...]]], positions: Sequence[int]) -> Choice:
+        chosen: dict[int, int] = {}
+        for members, combinations, position in zip(self.classes, options, positions, strict=True):
+            chosen.update(zip(members, combinations[position], strict=True))
+        return tuple(chosen[each] for each in range(len(self.items)))
+
+
+_MOST_OPTIONS = 2_000
+
+
+def _prices(classes: Sequence[Sequence[Option]], limits: Sequence[Number]) -> list[float]:
+    """What a unit of each cost is worth in the linear relaxation: how much the loss falls for one more."""
+    optimize, sparse = _scipy()
+    options = [option for rows in classes for option in rows]
+    owners = [number for number, rows in enumerate(classes) for _ in rows]
+    scales = [1 / max(limit, 1) for limit in limits]
+    found = optimize.linprog(
+        [option.loss for option in options],
+        A_ub=[[option.costs[k] * scale for option in options] for k, scale in enumerate(scales)],
+        b_ub=[limit * scale for limit, scale in zip(limits, scales, strict=True)],
+        A_eq=sparse.csr_array(([1.0] * len(options), (owners, range(len(options)))), shape=(len(classes), len(options))),
+        b_eq=[1.0] * len(classes),
+        bounds=(0, 1),
+    )
+    if found.status:
+        return [0.0] * len(limits)
+    return [max(0.0, -value) * scale for value, scale in zip(found.ineqlin.marginals.tolist(), scales, strict=True)]
 
 
 class Program:
