@@ -2,7 +2,7 @@
 
 Run it with ``tox run -e pareto``. The model is on the meta device and has no weights; scores and losses are random numbers:
 losses that rise with what is removed, ever faster, at sixteen widths of each layer's feed-forward and at each number of
-key-value heads. What is found is checked against the budget, and its loss is compared with that of equal ratios.
+key-value heads. What is found is checked against the budget.
 """
 
 from __future__ import annotations
@@ -71,20 +71,21 @@ def random_table(graph: dg.Graph, seed: int) -> Table:
 def measured(name: str, graph: dg.Graph, table: Table, budgets: list[dict[str, float]], **options: Any) -> dict[str, Any]:
     """Seconds of twenty budgets, and of the plan of the first of them."""
     memory = dg.Memory(2, 8192, batch=16) if any("memory" in budget for budget in budgets) else None
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     found = dg.pareto(graph, table, budgets, memory_model=memory, **options)
-    seconds = time.perf_counter() - start
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
     start = time.perf_counter()
     plan = found[0].plan
     planned = time.perf_counter() - start
     assert all(target.realised <= target.requested for each in found for target in each.targets)
-    assert all(plan.problems == () for _ in (0,))
+    assert plan.result == plan.apply(graph).fingerprint
     row = {
         "case": name,
         "curves": len(table.curves),
         "budgets": len(budgets),
         "found": len(found),
         "seconds": round(seconds, 2),
+        "CPU seconds": round(busy, 2),
         "seconds of one plan": round(planned, 2),
     }
     print(row, flush=True)
