@@ -45,7 +45,12 @@ def loss_of(subject: Subject, seed: int) -> Callable[[nn.Module], float]:
     subject.samples *= 4
     batch, loss = subject.calibration(seed + 50)
     subject.samples //= 4
-    return lambda model: float(loss(model, batch).mean())
+
+    @torch.no_grad()
+    def evaluate(model: nn.Module) -> float:
+        return float(loss(model, batch).mean())
+
+    return evaluate
 
 
 def measure(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
