@@ -33,8 +33,8 @@ def sensitivity(
 ) -> Table:
     """The loss of a model with each group cut at each ratio, while all others stay whole: a table for `dg.pareto`.
 
-    Each cut is a mask (`dg.mask_`) that is taken off again, bit for bit; also where `evaluate` raises. What `mask_` says of groups along which something
-    is averaged or normalised holds here: of these the mask is not what the pruned model computes.
+    Each cut is a mask (`dg.mask_`) that is taken off again, bit for bit, also where `evaluate` raises. Of groups along which
+    something is averaged or normalised, a mask is not what the pruned model computes: see `dg.mask`.
 
     Args:
         graph: the trace of this model.
@@ -43,11 +43,11 @@ def sensitivity(
             model is in.
         ratios: the fractions of each group to remove, in (0, 1); rounded down as by `dg.plan`.
         scores: in which order indices go: what `dg.score` returned, or a criterion.
-        path: a JSON file that is written after each evaluation. If it exists already, as after an interruption, what it knows is
-            not evaluated again.
+        path: a JSON file that is written after each evaluation. If it exists already, as after an interruption, what it knows
+            is not evaluated again.
         progress: show a progress bar; needs the package tqdm.
-        options: `max_ratio`, `min_width`, `round_to`, `ignore`, `only` and `uniform`, as for `dg.plan`. Groups that lose equally
-            many, because of a balance or of `uniform`, are cut together and have one curve.
+        options: `max_ratio`, `min_width`, `round_to`, `ignore`, `only` and `uniform`, as for `dg.plan`. Groups that lose
+            equally many, because of a balance or of `uniform`, are cut together and have one curve.
 
     Raises:
         PlanError: what `dg.choosing.tabulate` raises.

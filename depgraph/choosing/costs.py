@@ -11,7 +11,6 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
 from depgraph.graph.graph import Graph
 
-
 Terms: TypeAlias = Mapping[tuple[Space, ...], int | float]
 """A polynomial: products of the sizes of axes, with their coefficients."""
 

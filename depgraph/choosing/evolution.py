@@ -64,8 +64,8 @@ def evolve(
     Args:
         graph: the graph that the plans are for.
         start: one or several plans for it.
-        mutate: gives another plan for the graph, or None, in which case the child is left out. It draws from the `random.Random`
-            that it is given.
+        mutate: gives another plan for the graph, or None, in which case the child is left out. It draws from the
+            `random.Random` that it is given.
         fitness: higher is better; minus infinity for a plan that is not to go on, such as one over its budget.
         population: how many plans go on.
         children: how many are made in each generation.

@@ -54,8 +54,6 @@ def _met(graph: Graph, operation: Operation, experts: int, chosen: dict[str, Ope
         return 0
     routers = [chosen[name] for name in operation.inputs if name in chosen]
     sizes = [
-        graph.tensor(router.outputs[0]).shape[-1]
-        for router in routers
-        if graph.tensor(router.inputs[0]).shape[-1] == experts
+        graph.tensor(router.outputs[0]).shape[-1] for router in routers if graph.tensor(router.inputs[0]).shape[-1] == experts
     ]
     return max(sizes, default=0)

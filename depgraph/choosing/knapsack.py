@@ -2,22 +2,21 @@
 
 With a price on each cost, from the linear relaxation, every option has a reduced loss, its loss and what its costs are worth.
 The sum of the smallest ones of all classes, less what the limits are worth, is a lower bound of any choice within the limits;
-and a choice is worse than it by at least the sum of what its options' reduced losses exceed the smallest by. So the choices that
-are within a gap of the bound are few, and are enumerated class by class. The gap is doubled until enough of them are found.
+a choice is worse than it by at least the sum of what its options' reduced losses exceed the smallest by. So the choices within
+a gap of the bound are few, and are enumerated class by class. The gap is doubled until enough of them are found.
 (Kellerer, Pferschy, Pisinger, "Knapsack Problems", 2004, chapter 11; the states of dynamic programming by lists.)
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
+from operator import itemgetter, le
 from typing import TypeAlias
 
 from attrs import frozen
 
 Number: TypeAlias = int | float
-Prices: TypeAlias = Callable[[], Sequence[float]]
 
 
 @frozen
@@ -94,7 +93,7 @@ def _within(
             for position, value, option in alive:
                 if total + value <= gap:
                     summed = tuple([a + b for a, b in zip(costs, option.costs, strict=True)])
-                    if all([a <= b for a, b in zip(summed, room, strict=True)]):
+                    if all(map(le, summed, room)):
                         made.append((total + value, summed, loss + option.loss, (k, position, before)))
         states = _undominated(made, count)
     return states

@@ -62,8 +62,8 @@ class Memory:
     Attributes:
         weights: bytes of one element of a parameter: 4, 2, 1, 0.5 for weights of four bits; or by globs of parameter names. A
             tied parameter counts once, by its first name. Buffers do not count.
-        cache_tokens: the length of the cache in tokens, of each sequence; or by globs of the names of attention operations, such
-            as ``{"*": 8192, "model.layers.0.*": 512}`` for a sliding window. 0, as for encoders: no cache.
+        cache_tokens: the length of the cache in tokens, of each sequence; or by globs of the names of attention operations,
+            such as ``{"*": 8192, "model.layers.0.*": 512}`` for a sliding window. 0, as for encoders: no cache.
         batch: how many sequences are served at once.
         cache: bytes of one element of cache and states.
         states: globs of parameters; each sequence keeps as many further elements as they have: of Mamba's first form
@@ -128,8 +128,8 @@ class Memory:
             for name, axes in _cached(graph, operation) if tokens else ():
                 if axes is None:
                     problems.append(
-                        f"{operation.name!r} reads {name!r}, {graph.tensor(name).shape}, whose tokens or sequences can't be told "
-                        f"from other axes; give it the length 0 by cache_tokens={{..., {operation.name!r}: 0}}."
+                        f"{operation.name!r} reads {name!r}, {graph.tensor(name).shape}, whose tokens or sequences can't be "
+                        f"told from other axes; give it the length 0 by cache_tokens={{..., {operation.name!r}: 0}}."
                     )
                 elif name not in counted:
                     counted.add(name)
@@ -212,7 +212,7 @@ def _before_repeating(graph: Graph, name: str, producer: Mapping[str, Operation]
     while current in producer:
         before = producer[current]
         values = [each for each in before.inputs if graph.tensor(each).kind == "value"]
-        if before.type not in _MOVES and not (before.type is OpType.ELEMENTWISE and before.op in _CASTS) or len(values) != 1:
+        if (before.type not in _MOVES and not (before.type is OpType.ELEMENTWISE and before.op in _CASTS)) or len(values) != 1:
             break
         current = values[0]
         if graph.tensor(current).numel < graph.tensor(smallest).numel:

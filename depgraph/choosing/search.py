@@ -112,23 +112,26 @@ def pareto(
     """For each budget the allocation over all groups whose losses add up to least. Needs scipy; runs no model.
 
     The counts are those of the table, so that what is measured is what is chosen. The result is exact, up to 1e-9 of the
-    largest loss: no choice of these counts within the budget has a smaller sum. Whether losses of single groups add up to that of all is the user's
-    to check: `Allocation.loss` is what the table predicts.
+    largest loss: no choice of these counts within the budget has a smaller sum. Whether losses of single groups add up to that of
+    all is the user's to check: `Allocation.loss` is what the table predicts. Where the widths of many layers are multiplied with
+    each other, as along the stream of a network of convolutions, a proof may take long; fewer ratios in the table help.
 
     Args:
         graph: the graph that the table is of.
         table: from `dg.sensitivity`, or from `dg.choosing.tabulate`.
-        budgets: one or several mappings from `params`, `active_params`, `macs` and `memory` to what is to remain at most, as for
-            `dg.plan`, such as ``[{"macs": 0.75}, {"macs": 0.5, "memory": 2**30}]``.
+        budgets: one or several mappings from `params`, `active_params`, `macs` and `memory` to what is to remain at most, as
+            for `dg.plan`, such as ``[{"macs": 0.75}, {"macs": 0.5, "memory": 2**30}]``.
         memory_model: what `memory` counts.
         top_k: how many allocations each budget gets, the best first, all of them distinct: which one is best may change when
             they are trained on. Fewer where there are no more.
-        max_ratio, min_width, round_to: as for `dg.plan`: counts of the table that they forbid are not chosen.
+        max_ratio: as for `dg.plan`; counts of the table that it forbids are not chosen.
+        min_width: likewise.
+        round_to: likewise.
         uniform: as for `dg.plan`: groups that are to lose equally many indices. Their losses are added up at each count that
             all their curves have.
 
     Returns:
-        The allocations in the order of the budgets. `Allocation.plan` is the plan.
+        The allocations, in the order of the budgets. `Allocation.plan` is the plan.
 
     Raises:
         PlanError: budgets that are none or out of reach, an incomplete table, scipy is not installed, or the sizes of so many
@@ -195,9 +198,7 @@ def _check(graph: Graph, table: Table, budgets: Sequence[Budgets], top_k: int, m
         raise PlanError("memory_model= says what a memory budget counts, and none of the budgets has one.")
 
 
-def _items(
-    graph: Graph, table: Table, limits: Limits, uniform: str | Iterable[str | tuple[str, ...]]
-) -> tuple[Item, ...]:
+def _items(graph: Graph, table: Table, limits: Limits, uniform: str | Iterable[str | tuple[str, ...]]) -> tuple[Item, ...]:
     """What is chosen, with the counts that the limits allow."""
     curve_of = {name: number for number, curve in enumerate(table.curves) for name in curve.groups}
     partition: Partition[int] = Partition()
@@ -268,8 +269,8 @@ class Costs:
         constant = sum(scale for _, scale in by_items.pop((), ()))
         if sum(prod(lengths[each] for each in scope) for scope in by_items) > _MOST:
             raise PlanError(
-                f"more than {_MOST:,} combinations of widths are multiplied with each other; ask for fewer ratios in the table, "
-                "or for uniform= ones."
+                f"more than {_MOST:,} combinations of widths are multiplied with each other; ask for fewer ratios in the "
+                "table, or for uniform= ones."
             )
         tables = {}
         for scope, monomials in by_items.items():
@@ -344,7 +345,7 @@ def _refuse_unreachable(items: Sequence[Item], costs: Mapping[str, Costs], reque
 
 @frozen
 class Knapsack:
-    """Classes whose costs and losses add up: sets of items that are multiplied with each other, with all of their combinations."""
+    """Classes whose costs and losses add up: sets of items that are multiplied with each other, in all combinations."""
 
     items: tuple[Item, ...]
     costs: Mapping[str, Costs]
@@ -376,7 +377,9 @@ class Knapsack:
             for combination in combinations:
                 chosen = dict(zip(members, combination, strict=True))
                 loss = sum(self.items[each].losses[option] for each, option in chosen.items())
-                rows.append(Option(loss, tuple(cost.part(scopes[number], chosen) for cost, scopes in zip(costs, parts, strict=True))))
+                rows.append(
+                    Option(loss, tuple(cost.part(scopes[number], chosen) for cost, scopes in zip(costs, parts, strict=True)))
+                )
             classes.append(rows)
         found = best_choices(classes, limits, _prices(classes, limits), count)
         return [self._choice(options, positions) for positions in found]
@@ -438,7 +441,7 @@ class Program:
         self._losses += [0.0] * (self._count - len(self._losses))
 
     def best(self, budget: Mapping[str, Number], count: int) -> list[Choice]:
-        """The choices with the smallest losses, at most so many. Each is checked with whole numbers, for the solver has none."""
+        """The choices with the smallest losses, at most so many. Each is checked exactly, for the solver is not."""
         found: list[Choice] = []
         refused: list[Choice] = []
         while len(found) < count:
@@ -451,8 +454,7 @@ class Program:
 
     def _one_each(self) -> list[tuple[dict[int, float], float]]:
         return [
-            (dict.fromkeys(range(start, stop), 1.0), 1.0)
-            for start, stop in zip(self._starts, self._starts[1:], strict=False)
+            (dict.fromkeys(range(start, stop), 1.0), 1.0) for start, stop in zip(self._starts, self._starts[1:], strict=False)
         ]
 
     def _margins(self) -> list[tuple[dict[int, float], float]]:
@@ -478,7 +480,7 @@ class Program:
     def _solved(self, budget: Mapping[str, Number], excluded: Sequence[Choice]) -> Choice | None:
         """The best choice but for those that are excluded; None where there is none."""
         optimize, sparse = _scipy()
-        rows = [(*equal, True) for equal in self._equal]
+        rows: list[tuple[dict[int, float], float, bool]] = [(*equal, True) for equal in self._equal]
         rows += [(*self._cost_row(name, limit), False) for name, limit in budget.items()]
         for choice in excluded:
             chosen = {start + option: 1.0 for start, option in zip(self._starts, choice, strict=False)}

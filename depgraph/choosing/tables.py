@@ -34,7 +34,7 @@ class Order:
 
     Attributes:
         group: its name.
-        base: the number of the atom whose indices are the rows, where each loses its own; None where one order holds everywhere.
+        base: the number of the atom whose indices are the rows, where each loses its own; None where one order holds.
         rows: for each row the indices, the least important first.
     """
 
@@ -93,7 +93,9 @@ class Table:
 
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
-    >>> table = tabulate(graph, {"0.weight:0": range(8)}, [0.25, 0.5], lambda plan: len(plan.removed.get("0.weight:0", ())) ** 2)
+    >>> def squared(plan):
+    ...     return len(plan.removed.get("0.weight:0", ())) ** 2
+    >>> table = tabulate(graph, {"0.weight:0": range(8)}, [0.25, 0.5], squared)
     >>> table.curves[0].counts, table.curves[0].losses, table.whole
     ((2, 4), (4, 16), 0)
     """
@@ -234,8 +236,13 @@ def tabulate(
             ``lambda plan: dg.reconstruction_error(plan, moments, model).total``. It is called with the empty plan, too.
         path: a file that is written after each call. Where it exists, what it knows is not asked again.
         shown: what shows the progress: it is given the work and iterates over it.
-        max_ratio, min_width, round_to, ignore, only, uniform: as for `dg.plan`. Groups that lose equally many, because of a
-            balance or of `uniform`, are cut together and have one curve.
+        max_ratio: as for `dg.plan`.
+        min_width: as for `dg.plan`.
+        round_to: as for `dg.plan`.
+        ignore: as for `dg.plan`.
+        only: as for `dg.plan`.
+        uniform: as for `dg.plan`. Groups that lose equally many, because of a balance or of `uniform`, are cut together and have
+            one curve.
 
     Raises:
         PlanError: ratios out of range, scores that do not fit, a loss that is no number, nothing to cut, or a file whose table

@@ -106,7 +106,13 @@ def main() -> None:
     rows = [measured(name, graph, table, budgets) for name, budgets in SIDES.items()]
     rows.append(measured("macs, five plans each", graph, table, SIDES["macs"], top_k=5))
     versions = {"Python": platform.python_version(), **{name: version(name) for name in ("torch", "scipy", "transformers")}}
-    found = {"layers": options.layers, "params": graph.params, "seconds of the trace": traced, "rows": rows, "versions": versions}
+    found = {
+        "layers": options.layers,
+        "params": graph.params,
+        "seconds of the trace": traced,
+        "rows": rows,
+        "versions": versions,
+    }
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

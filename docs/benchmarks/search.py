@@ -41,7 +41,7 @@ METHODS = ("uniform", "global", "isomorphic", "pareto")
 
 
 def loss_of(subject: Subject, seed: int) -> Callable[[nn.Module], float]:
-    """What the table is measured by: the mean loss on a calibration set, of the size that criteria read, four times as large."""
+    """What the table is measured by: the mean loss on a calibration set four times as large as that of criteria."""
     subject.samples *= 4
     batch, loss = subject.calibration(seed + 50)
     subject.samples //= 4
@@ -92,10 +92,10 @@ HEAD = """\
 
 Whether an allocation by `dg.sensitivity` and `dg.pareto` keeps more than equal ratios for all groups (`uniform`, which is
 `scope="group"`), than a global ranking, and than isomorphic scopes. Written by `tox run -e search`; the numbers are in
-[search.json](benchmarks/search.json). The networks are those of [quality.md](quality.md). All methods take the same Taylor scores
-of the same groups, and the same budget of MACs; a table has few widths of each group, so `pareto` often has a little less than
-the budget. A table is measured on a calibration set that is not judged. *Better* and *worse* are meant of means that differ by
-more than the seeds' spread, as in quality.md. Nothing is trained on but where it says so.
+[search.json](benchmarks/search.json). The networks are those of [quality.md](quality.md). All methods take the same Taylor
+scores of the same groups, and the same budget of MACs; a table has few widths of each group, so `pareto` often has a little less
+than the budget. A table is measured on a calibration set that is not judged. *Better* and *worse* are meant of means that
+differ by more than the seeds' spread, as in quality.md. Nothing is trained on but where it says so.
 """
 
 
@@ -117,12 +117,17 @@ def page(found: dict[str, Any], speed: dict[str, Any] | None) -> str:
                 lines.append(f"| {budget} | {seed} | {best['whole']:.3f} | {best['predicted']:.3f} | {measured} |")
         lines.append("")
     if speed:
-        lines += ["## Time", "", SPEED.format(**speed), "", "| budgets of | curves | budgets | allocations | seconds | CPU seconds |"]
+        lines += [
+            "## Time",
+            "",
+            SPEED.format(**speed),
+            "",
+            "| budgets of | curves | budgets | allocations | seconds | CPU seconds |",
+        ]
         lines.append("|---" * 6 + "|")
         for row in speed["rows"]:
-            lines.append(
-                f"| {row['case']} | {row['curves']} | {row['budgets']} | {row['found']} | {row['seconds']} | {row['CPU seconds']} |"
-            )
+            columns = ("case", "curves", "budgets", "found", "seconds", "CPU seconds")
+            lines.append("| " + " | ".join(str(row[column]) for column in columns) + " |")
         lines.append("")
     told = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     return "\n".join([*lines, f"Measured with {told}, one thread.", ""])

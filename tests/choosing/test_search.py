@@ -13,6 +13,7 @@ from depgraph.choosing import search
 from depgraph.choosing.budgets import terms_of
 from depgraph.choosing.costs import CostPolynomial
 from depgraph.choosing.tables import Curve, Order, Table
+from depgraph.graph.ragged import bases_of
 from tests.laws.test_search import ATTENTION, BLOCKS, MEMORY
 from tests.zoo import transformers
 
@@ -187,11 +188,8 @@ def test_limits_and_uniform_groups_of_an_allocation():
 
 def test_ragged_scores_make_ragged_plans():
     """Where each head loses its own dims, so it does in the plan of an allocation, and from the file."""
-    name = next(name for name in dg.ragged.ragged_groups(ATTENTION))
-    group = ATTENTION.groups_by_name[name if isinstance(name, str) else name.name]
-    base = dg.graph.ragged.bases_of(ATTENTION)[group.atom] if hasattr(dg, "graph") else None
-    rows = base.size if base is not None else 2
-    scores = {group.name: [list(range(group.size))] + [list(range(group.size))[::-1]] * (rows - 1)}
+    group, base = next((ATTENTION.group_of[atom], base) for atom, base in bases_of(ATTENTION).items() if atom.size > 1)
+    scores = {group.name: [[*range(group.size)], *([[*range(group.size)][::-1]] * (base.size - 1))]}
     table = dg.choosing.tabulate(ATTENTION, scores, [0.5], lambda plan: float(len(plan.cuts)), only=[group.name])
     (best,) = dg.pareto(ATTENTION, table, {"params": 0.99})
     assert best.plan.cuts == dg.plan(ATTENTION, scores, ratio=0.5, only=[group.name]).cuts
@@ -301,9 +299,14 @@ def test_evolution_is_deterministic_and_asks_once():
 )
 def test_wrong_evolutions(wrong, says):
     """Each error says what was expected."""
-    told = {"graph": BLOCKS, "start": dg.plan(BLOCKS, SCORES, ratio=0.5), "mutate": swapped, "fitness": lambda plan: 0.0} | wrong
+    told = {
+        "graph": BLOCKS,
+        "start": dg.plan(BLOCKS, SCORES, ratio=0.5),
+        "mutate": swapped,
+        "fitness": lambda plan: 0.0,
+    } | wrong
     with pytest.raises(dg.DepgraphError, match=says):
-        list(islice(dg.evolve(**told), 2))
+        list(islice(dg.evolve(**right | wrong), 2))
 
 
 def test_mutations_that_find_nothing_are_left_out():

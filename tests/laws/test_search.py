@@ -18,7 +18,9 @@ from depgraph.choosing.tables import Curve, Order, Table
 from tests.laws.refuting import refuted
 
 WIDTHS = (3, 4, 5)
-CHAIN = dg.trace(nn.Sequential(*(nn.Linear(*sizes) for sizes in zip((2, *WIDTHS), (*WIDTHS, 2), strict=True))), torch.zeros(1, 2))
+CHAIN = dg.trace(
+    nn.Sequential(*(nn.Linear(*sizes) for sizes in zip((2, *WIDTHS), (*WIDTHS, 2), strict=True))), torch.zeros(1, 2)
+)
 
 
 class Blocks(nn.Module):
