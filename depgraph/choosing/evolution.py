@@ -20,7 +20,18 @@ Mutate: TypeAlias = Callable[[Plan, random.Random], Plan | None]
 
 @frozen
 class Evaluated:
-    """A plan with its fitness."""
+    """A plan with its fitness.
+
+    Attributes:
+        plan: the plan.
+        fitness: what the function gave for it.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> first = next(dg.evolve(graph, dg.cut(graph, "0.weight", [2, 6], dim=0), lambda plan, draw: None, lambda plan: 1.5))
+    >>> isinstance(first.population[0], Evaluated), first.population[0].fitness
+    (True, 1.5)
+    """
 
     plan: Plan
     fitness: float
@@ -34,6 +45,12 @@ class Generation:
         number: 0 for that of the start.
         population: the plans that go on, the fittest first.
         evaluations: how often the fitness was asked for by now.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> first = next(dg.evolve(graph, dg.cut(graph, "0.weight", [2, 6], dim=0), lambda plan, draw: None, lambda plan: 1.5))
+    >>> isinstance(first, Generation), first.number, first.evaluations, dict(first.best.removed)
+    (True, 0, 1, {'0.weight:0': IndexSet('2,6')})
     """
 
     number: int

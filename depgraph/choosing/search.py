@@ -112,9 +112,9 @@ def pareto(
     """For each budget the allocation over all groups whose losses add up to least. Needs scipy; runs no model.
 
     The counts are those of the table, so that what is measured is what is chosen. The result is exact, up to 1e-9 of the
-    largest loss: no choice of these counts within the budget has a smaller sum. Whether losses of single groups add up to that of
-    all is the user's to check: `Allocation.loss` is what the table predicts. Where the widths of many layers are multiplied with
-    each other, as along the stream of a network of convolutions, a proof may take long; fewer ratios in the table help.
+    largest loss: no choice of these counts within the budget has a smaller sum. Whether losses of single groups add up to
+    that of all is the user's to check: `Allocation.loss` is what the table predicts. Where the widths of many layers are
+    multiplied with each other, as along the stream of a network of convolutions, a proof may take long; fewer ratios in the table help.
 
     Args:
         graph: the graph that the table is of.
@@ -459,7 +459,7 @@ class Program:
 
     def _margins(self) -> list[tuple[dict[int, float], float]]:
         """The combinations with an option add up to that option's variable."""
-        rows = []
+        rows: list[tuple[dict[int, float], float]] = []
         for scope, first in self._combined.items():
             sums: dict[tuple[int, int], dict[int, float]] = {}
             for place, options in enumerate(product(*(range(len(self._items[each].counts)) for each in scope))):

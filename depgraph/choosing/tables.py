@@ -36,6 +36,9 @@ class Order:
         group: its name.
         base: the number of the atom whose indices are the rows, where each loses its own; None where one order holds.
         rows: for each row the indices, the least important first.
+
+    >>> Order("0.weight:0", None, ((2, 0, 1),)).rows[0][:2]
+    (2, 0)
     """
 
     group: str
@@ -96,6 +99,8 @@ class Table:
     >>> def squared(plan):
     ...     return len(plan.removed.get("0.weight:0", ())) ** 2
     >>> table = tabulate(graph, {"0.weight:0": range(8)}, [0.25, 0.5], squared)
+    >>> isinstance(table, Table), table.is_complete
+    (True, True)
     >>> table.curves[0].counts, table.curves[0].losses, table.whole
     ((2, 4), (4, 16), 0)
     """
@@ -241,8 +246,8 @@ def tabulate(
         round_to: as for `dg.plan`.
         ignore: as for `dg.plan`.
         only: as for `dg.plan`.
-        uniform: as for `dg.plan`. Groups that lose equally many, because of a balance or of `uniform`, are cut together and have
-            one curve.
+        uniform: as for `dg.plan`. Groups that lose equally many, because of a balance or of `uniform`, are cut together and
+            have one curve.
 
     Raises:
         PlanError: ratios out of range, scores that do not fit, a loss that is no number, nothing to cut, or a file whose table

@@ -93,8 +93,8 @@ HEAD = """\
 Whether an allocation by `dg.sensitivity` and `dg.pareto` keeps more than equal ratios for all groups (`uniform`, which is
 `scope="group"`), than a global ranking, and than isomorphic scopes. Written by `tox run -e search`; the numbers are in
 [search.json](benchmarks/search.json). The networks are those of [quality.md](quality.md). All methods take the same Taylor
-scores of the same groups, and the same budget of MACs; a table has few widths of each group, so `pareto` often has a little less
-than the budget. A table is measured on a calibration set that is not judged. *Better* and *worse* are meant of means that
+scores of the same groups, and the same budget of MACs; a table has few widths of each group, so `pareto` often has a little
+less than the budget. A table is measured on a calibration set that is not judged. *Better* and *worse* are meant of means that
 differ by more than the seeds' spread, as in quality.md. Nothing is trained on but where it says so.
 """
 

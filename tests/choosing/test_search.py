@@ -299,14 +299,14 @@ def test_evolution_is_deterministic_and_asks_once():
 )
 def test_wrong_evolutions(wrong, says):
     """Each error says what was expected."""
-    told = {
+    right = {
         "graph": BLOCKS,
         "start": dg.plan(BLOCKS, SCORES, ratio=0.5),
         "mutate": swapped,
         "fitness": lambda plan: 0.0,
-    } | wrong
+    }
     with pytest.raises(dg.DepgraphError, match=says):
-        list(islice(dg.evolve(**right | wrong), 2))
+        list(islice(dg.evolve(**(right | wrong)), 2))
 
 
 def test_mutations_that_find_nothing_are_left_out():
