@@ -114,7 +114,8 @@ def pareto(
     The counts are those of the table, so that what is measured is what is chosen. The result is exact, up to 1e-9 of the
     largest loss: no choice of these counts within the budget has a smaller sum. Whether losses of single groups add up to
     that of all is the user's to check: `Allocation.loss` is what the table predicts. Where the widths of many layers are
-    multiplied with each other, as along the stream of a network of convolutions, a proof may take long; fewer ratios in the table help.
+    multiplied with each other, as along the stream of a network of convolutions, a proof may take long; fewer ratios in the
+    table help.
 
     Args:
         graph: the graph that the table is of.
