@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from depgraph.execution.masking import mask as mask
     from depgraph.execution.masking import mask_ as mask_
     from depgraph.execution.repairs import Repair as Repair
+    from depgraph.execution.token_ids import new_ids as new_ids
     from depgraph.execution.views import teacher_view as teacher_view
     from depgraph.graph import ragged as ragged
     from depgraph.graph.explain import explain as explain
@@ -118,6 +119,7 @@ __all__ = [
     "moments",
     "name_of",
     "names_of",
+    "new_ids",
     "optimizers",
     "parameter_map",
     "pareto",
@@ -168,6 +170,7 @@ _HOME_OF = {
     "merge": "depgraph.plans.algebra",
     "name_of": "depgraph.wrappers",
     "names_of": "depgraph.wrappers",
+    "new_ids": "depgraph.execution.token_ids",
     "parameter_map": "depgraph.execution.execute",
     "pareto": "depgraph.choosing.search",
     "plan": "depgraph.choosing.choose",

@@ -15,17 +15,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from depgraph.errors import UnsupportedError
-from depgraph.wrappers import unwrap
+from depgraph.wrappers import is_sharded, unwrap
 
 _MAX_NAMES = 3
 
 _SHARDED = "Prune the whole model before it is sharded, and shard the pruned one."
 _QUANTISED = "Prune the model in floating point, and quantise the pruned one."
+_DTENSOR = "DTensor spreads a parameter over ranks (fully_shard, tensor parallelism)"
 _FORMS = {
     "FullyShardedDataParallel keeps flat, sharded parameters": _SHARDED,
     "DeepSpeed ZeRO keeps parameters apart, on other ranks": _SHARDED,
-    "DTensor spreads a parameter over ranks (fully_shard, tensor parallelism)": (
-        f"{_SHARDED} Or gather it: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
+    _DTENSOR: (
+        "dg.trace and dg.execute_ take such a model; this does not. Do it with the whole model before it is sharded, or gather "
+        "the weights: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
     ),
     "accelerate has put hooks (_hf_hook) in place of forward, which move or offload weights": (
         "Take them off with accelerate.hooks.remove_hook_from_module(model, recurse=True) and load the weights, then dispatch "
@@ -72,9 +74,14 @@ def _refused(model: nn.Module, allowed: Callable[[torch.Tensor], bool]) -> nn.Mo
     return inner
 
 
+def supported_in_shards(model: nn.Module) -> nn.Module:
+    """The same, where parameters may be spread over ranks."""
+    return _refused(model, is_sharded)
+
+
 def replaceable(model: nn.Module) -> nn.Module:
     """The same, for a model whose parameters are about to be replaced by other ones: none may be joined between ranks."""
-    inner = sliceable(model)
+    inner = _refused(model, lambda tensor: is_made_of_parts(tensor) or is_sharded(tensor))
     outer: nn.Module | None = model
     joined = [repr(path) for path, module in inner.named_modules() if isinstance(module, DistributedDataParallel)]
     while outer is not None and outer is not inner:
@@ -119,7 +126,7 @@ def _form_of(tensor: torch.Tensor) -> str | None:
     if hasattr(tensor, "ds_id") and hasattr(tensor, "ds_status"):
         return "DeepSpeed ZeRO keeps parameters apart, on other ranks"
     if any(kind.__name__ == "DTensor" for kind in kinds):
-        return "DTensor spreads a parameter over ranks (fully_shard, tensor parallelism)"
+        return _DTENSOR
     for package in ("torchao", "bitsandbytes"):
         if any(kind.__module__.partition(".")[0] == package for kind in (*kinds, type(tensor.data))):
             return f"{package} keeps quantised weights"

@@ -35,6 +35,23 @@ def unprefixed(name: str, known: Container[str]) -> str | None:
     return name
 
 
+def is_sharded(tensor: object) -> bool:
+    """Whether a tensor is spread over ranks: a `DTensor`, told by the name of its class, so that nothing is imported for it."""
+    return any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__)
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module: under `fully_shard`, which puts a class of its own before it, the one that it had."""
+    kinds = type(module).__mro__
+    sharding = [place for place, kind in enumerate(kinds) if kind.__name__ == "FSDPModule"]
+    return kinds[sharding[0] + 1] if sharding else type(module)
+
+
+def divides(hook: object) -> bool:
+    """Whether a hook is one of `fully_shard` or of tensor parallelism, which gather and divide what modules compute with."""
+    return str(getattr(hook, "__module__", "")).startswith(("torch.distributed.fsdp.", "torch.distributed.tensor."))
+
+
 def unprefixed_below(name: str, paths: Collection[str]) -> str | None:
     """The same for a name that lies below one of some paths, each with its last dot.
 

@@ -16,7 +16,7 @@ from depgraph.choosing.coupled import coupled_groups
 from depgraph.choosing.scores import Scores, fitting, mean_of
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
-from depgraph.graph.groups import Group
+from depgraph.graph.groups import INTERFACE, Group
 from depgraph.plans.indices import index_set
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
@@ -93,7 +93,8 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
         graph: the traced model.
         scores: group name to one importance per index.
         plan: a plan for this graph: each of its groups, with the groups balanced with it, is one candidate. Without a plan
-            every group offers all its indices down to its lower bound, `step` at a time and the lowest first.
+            every group offers all its indices down to its lower bound, `step` at a time and the lowest first; those of the
+            model's interface offer none.
         step: how many indices of a group each candidate without a plan takes.
 
     Yields:
@@ -119,7 +120,8 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
     if not is_whole(step, least=1):
         raise PlanError(f"expected step= as a whole number of indices from 1 up, met {step!r}.")
     if plan is None:
-        cuts = [cut for coupling in coupled_groups(graph) for cut in _lowest_first(coupling, scores, step)]
+        inner = [coupling for coupling in coupled_groups(graph) if INTERFACE.isdisjoint(group.role for group in coupling)]
+        cuts = [cut for coupling in inner for cut in _lowest_first(coupling, scores, step)]
     elif plan.base == graph.fingerprint:
         cuts = [cut for coupling in coupled_groups(graph) if (cut := _planned(coupling, plan))]
     else:

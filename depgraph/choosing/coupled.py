@@ -115,7 +115,7 @@ def _coupling(groups: tuple[Group, ...], rankings: tuple[Ranking, ...], limits: 
 
 def _steps(groups: Sequence[Group], rankings: Sequence[Ranking], limits: Limits) -> tuple[int, ...]:
     max_removable = min(_max_removable(group, ranking, limits) for group, ranking in zip(groups, rankings, strict=True))
-    multiple = math.lcm(*(limits.multiples.get(group.name, 1) for group in groups))
+    multiple = math.lcm(*(math.lcm(group.multiple, limits.multiples.get(group.name, 1)) for group in groups))
     remainders = {group.size % multiple for group in groups}
     first = min(remainders) or multiple
     return tuple(range(first, max_removable + 1, multiple)) if len(remainders) == 1 else ()

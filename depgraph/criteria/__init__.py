@@ -8,6 +8,7 @@ What a criterion gives are `Importances`, a plain mapping; any mapping of the sa
 from depgraph.criteria.activations import Activation, Wanda
 from depgraph.criteria.blocks import AngularDistance, BlockInfluence
 from depgraph.criteria.collecting import DataDriven
+from depgraph.criteria.experts import REAP, Frequency
 from depgraph.criteria.gradients import OBDC, Hessian, Taylor
 from depgraph.criteria.reconstruction import Fluctuation, Reconstruction
 from depgraph.criteria.reductions import Importances, MemberScores
@@ -17,6 +18,7 @@ __all__ = [
     "FPGM",
     "LAMP",
     "OBDC",
+    "REAP",
     "Activation",
     "AngularDistance",
     "BNScale",
@@ -24,6 +26,7 @@ __all__ = [
     "DataDriven",
     "Elementwise",
     "Fluctuation",
+    "Frequency",
     "Hessian",
     "Importances",
     "Magnitude",

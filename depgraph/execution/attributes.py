@@ -56,7 +56,7 @@ def write(model: nn.Module, path: str, value: Any) -> None:
 def other_attributes(plan: Plan, model: nn.Module) -> Iterator[str]:
     """The edits of a plan that do not meet what they expect, one sentence each."""
     known_holders: dict[str, Any] = {}
-    for edit in plan.edits:
+    for edit in plan.writes:
         try:
             value = _child(_holder(model, edit.path, known_holders), edit.path.rpartition(".")[2])
         except LookupError:
@@ -71,7 +71,7 @@ def other_in_copy(plan: Plan, model: nn.Module, copied: nn.Module) -> Iterator[s
     """The edits of a plan that a copy would not hold for itself: classes can say how they are copied."""
     yield from other_attributes(plan, copied)
     model_holders, copy_holders = dict[str, Any](), dict[str, Any]()
-    for edit in plan.edits:
+    for edit in plan.writes:
         holder = _holder(model, edit.path, model_holders)
         if not isinstance(holder, tuple) and holder is _holder(copied, edit.path, copy_holders):
             yield f"attribute {shortened(repr(edit.path))}: the copy shares it with the model"

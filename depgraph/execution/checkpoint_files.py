@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import torch
 from attrs import Factory, field, frozen
@@ -69,6 +69,37 @@ class Entry:
         shape = tuple(len(kept[dim]) if dim in kept else size for dim, size in enumerate(self.shape))
         smaller = Entry(shape, 0, self.kind)
         return smaller if not self.count else Entry(shape, smaller.count * self.size // self.count, self.kind)
+
+
+class CheckpointFile(Protocol):
+    """What pieces come from: what it says of its tensors, and these as they are."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """How the names of such files end."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What it says beside its tensors."""
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """What it says of each tensor."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Everything that it holds, in its order."""
+
+    @property
+    def together(self) -> Sequence[Sequence[str]]:
+        """Names that stay in one file."""
+
+    def original(self, name: str) -> Any:
+        """A tensor as it is."""
 
 
 @frozen(eq=False)
@@ -242,9 +273,6 @@ class TorchFile:
             return selected(value, {dim: positions_of(indices) for dim, indices in piece.kept.items()})
         alone = _place(value) is None or value.untyped_storage().nbytes() == value.numel() * value.element_size()
         return value if alone else value.clone()  # a storage is written whole, whatever part of it a tensor needs
-
-
-CheckpointFile: TypeAlias = SafetensorsFile | TorchFile
 
 
 def write_pieces(file: BinaryIO, pieces: Sequence[Piece], tick: Tick) -> None:

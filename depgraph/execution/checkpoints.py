@@ -19,6 +19,13 @@ from attrs import evolve, frozen
 from depgraph import codec
 from depgraph.errors import DocumentError, MismatchError, PlanError
 from depgraph.execution.checkpoint_files import CheckpointFile, Piece, SafetensorsFile, Tick, TorchFile, write_pieces
+from depgraph.execution.distributed_folders import (
+    METADATA,
+    DistributedFolder,
+    on_all_ranks,
+    with_optimizer_states,
+    write_folder,
+)
 from depgraph.execution.execute import other_sizes
 from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.messages import shortened
@@ -49,10 +56,13 @@ def prune_checkpoint(
 ) -> None:
     """Write the checkpoint that the pruned model would have, without the model. Bit for bit what `execute` gives.
 
-    A source is a file of safetensors, a state dict that `torch.save` wrote (read with ``weights_only=True``), or a folder with
-    shards of either and their index; the target has the same form. Tensors that the plan does not name are copied, metadata
-    are kept. Of safetensors a few megabytes are in memory at a time, and rows that go are not read; of `torch.save`
-    what one file of the target holds.
+    A source is a file of safetensors, a state dict that `torch.save` wrote (read with ``weights_only=True``), a folder with
+    shards of either and their index, or a folder of `torch.distributed.checkpoint`; the target has the same form.
+    Tensors that the plan does not name are copied, metadata are kept. Of safetensors a few megabytes are in memory at a
+    time, and rows that go are not read; of `torch.save` what one file of the target holds.
+
+    A folder of `torch.distributed.checkpoint` is pruned chunk by chunk, with the states of optimizers in it. Where ranks are
+    initialised, all of them call this together, and each writes its own files.
 
     The target appears whole or not at all: it is written under a temporary name beside it, which ends in ``.part`` and which a
     killed process leaves behind. A file is replaced; a folder must not exist, or be empty. Of a folder only the tensors
@@ -92,14 +102,24 @@ def prune_checkpoint(
     True
     """
     most = _checked_arguments(plan, repair, rename, max_shard_size)
-    checkpoint = _opened(Path(source))
-    pieces = _pieces(plan, checkpoint, repair, rename, strict)
+    distributed = (Path(source) / METADATA).exists()
+
+    def checked() -> tuple[_Checkpoint, list[Piece]]:
+        checkpoint = _opened(Path(source))
+        pieces = _pieces(plan, checkpoint, repair, rename, strict)
+        _check_target(Path(target), checkpoint.is_folder or most is not None, checkpoint.files[0].suffixes)
+        if distributed and most is not None:
+            raise PlanError("max_shard_size= is for files of safetensors and torch.save. Nothing was changed.")
+        return checkpoint, pieces
+
+    checkpoint, pieces = on_all_ranks(checked) if distributed else checked()
     into_folder = checkpoint.is_folder or most is not None
-    _check_target(Path(target), into_folder, checkpoint.files[0].suffixes)
     bar = progress_bar(total=len(pieces), desc="prune_checkpoint", unit="tensor") if progress else None
     tick: Tick = bar.update if bar is not None else bool
     try:
-        if into_folder:
+        if isinstance(checkpoint.files[0], DistributedFolder):
+            write_folder(Path(target), checkpoint.files[0], pieces, tick)
+        elif into_folder:
             codec.write_whole_folder(Path(target), lambda folder: _fill(folder, checkpoint, pieces, most, tick))
         else:
             codec.write_whole(Path(target), lambda file: write_pieces(file, pieces, tick))
@@ -168,6 +188,8 @@ def _opened(path: Path) -> _Checkpoint:
     """The checkpoint that is a file, an index or a folder."""
     if path.name.endswith(_INDEX):
         return _of_index(path)
+    if (path / METADATA).exists():
+        return _Checkpoint((DistributedFolder(path),), True, path.stem)
     if not path.is_dir():
         return _Checkpoint((_file(path),), False, path.stem)
     for kind in (SafetensorsFile, TorchFile):
@@ -230,7 +252,7 @@ def _pieces(plan: Plan, checkpoint: _Checkpoint, repair: Repair | None, rename: 
     whole = [Piece(name, file) for file in checkpoint.files for name in file.names]
     known = {*plan.sizes, *(repair.values if repair is not None else ())} if is_well_typed(plan) else set()
     listed = [f"{drop.sequence.prefix}{element}." for drop in plan.drops for element in drop.sequence.elements]
-    named = [(rename(piece.name) if rename else _model_name(piece.name, known, listed), piece) for piece in whole]
+    named = [(rename(piece.name) if rename else _model_name(piece, known, listed), piece) for piece in whole]
     by_name = dict(named)
     problems, missing = [*plan.problems], list[str]()
     if not problems or is_well_typed(plan):
@@ -246,13 +268,18 @@ def _pieces(plan: Plan, checkpoint: _Checkpoint, repair: Repair | None, rename: 
         headline = "the plan is damaged:" if plan.problems else "the plan does not fit this checkpoint:"
         raise MismatchError(headline, problems, _fix(missing, list(by_name)))
     pruned = {name: evolve(piece, kept=plan.kept.get(name, {})) for name, piece in named}
+    if isinstance(checkpoint.files[0], DistributedFolder):
+        pruned, problems = with_optimizer_states(pruned, plan)
+        if problems:
+            raise MismatchError("the plan does not fit this checkpoint:", problems, _fix([], []))
     whole_pieces = pruned if repair is None else _repaired(plan, checkpoint, pruned, repair)
     return [evolve(piece, target=_target_name(plan, name, piece)) for name, piece in whole_pieces.items() if _stays(plan, name)]
 
 
-def _model_name(name: str, known: Container[str], listed: Collection[str]) -> str:
+def _model_name(piece: Piece, known: Container[str], listed: Collection[str]) -> str:
     """The model's name of a tensor that the plan cuts, or that lies in an element of a list; any other one's as it is."""
-    return unprefixed(name, known) or unprefixed_below(name, listed) or name
+    keys = piece.file.keys(piece.name) if isinstance(piece.file, DistributedFolder) else (piece.name,)
+    return next((name for key in keys if (name := unprefixed(key, known) or unprefixed_below(key, listed))), piece.name)
 
 
 def _stays(plan: Plan, name: str) -> bool:

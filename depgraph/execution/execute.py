@@ -9,7 +9,7 @@ import copy
 import types
 from array import array
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,16 +21,18 @@ from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
 from depgraph.execution.drops import drop_elements, other_sequences, written_paths
+from depgraph.execution.fsdp import Regrouping, to_shards
 from depgraph.execution.quantised import quantised_slice, refuse_quantised
 from depgraph.execution.releasing import Releasing, ordered_as
 from depgraph.execution.repairs import Repair, checked_repair
+from depgraph.execution.shards import cut_shard, shard_of, shard_problems, told_by_all_ranks, whole
 from depgraph.messages import number_text, shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Plan
 from depgraph.running import outside_inference_mode
-from depgraph.unsupported import is_made_of_parts, replaceable, sliceable, supported
+from depgraph.unsupported import is_made_of_parts, replaceable, sliceable, supported, supported_in_shards
 from depgraph.weights import named_tensors
-from depgraph.wrappers import unwrap
+from depgraph.wrappers import is_sharded, unwrap
 
 
 @without_collections()
@@ -72,7 +74,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
         raise MismatchError(
             "a copy of the model does not hold what is to be edited:", problems, "Use execute_, which changes the model itself."
         )
-    for edit in plan.edits:
+    for edit in plan.writes:
         write(result, edit.path, edit.new)
     _add_biases(result, repair)
     drop_elements(plan, result)
@@ -86,6 +88,10 @@ def execute_(
     plan: Plan, model: nn.Module, *, repair: Repair | None = None, release: bool = False
 ) -> dict[nn.Parameter, nn.Parameter]:
     """Apply the plan in place, all or nothing; with a repair, its new values as well.
+
+    A model that `fully_shard`, tensor parallelism or both have spread over ranks is pruned where it is: every rank calls this
+    with the same plan, and they exchange what moves from one shard to another. No rank holds more than its shards, old and new,
+    and what it sends and receives of one parameter. The model trains on; make optimizers anew, or carry their state.
 
     Every new tensor is made before the first write, while the old ones are there. With `release`, each replaced tensor is
     emptied as soon as its successor is made, and what went of it is kept until the end, so that a failure still brings all of
@@ -105,8 +111,9 @@ def execute_(
         PlanError: the arguments are no plan and no module; or `release` is asked for together with a repair, or of parameters
             that have gradients.
         MismatchError: the model's shapes or attributes are not those that the plan expects; nothing was changed.
-        UnsupportedError: the model is sharded, offloaded or quantised; or wrapped in `DistributedDataParallel`, which would
-            not join the gradients of the new parameters: execute on the module inside, and wrap anew.
+        UnsupportedError: the model is offloaded or quantised; or `FullyShardedDataParallel` has flattened its parameters; or
+            it is wrapped in `DistributedDataParallel`, which would not join the gradients of the new parameters: execute on
+            the module inside, and wrap anew.
 
     >>> import depgraph as dg
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -120,18 +127,22 @@ def execute_(
     """
     model = checked(plan, model, replaceable)
     if repair is not None:
-        supported(model)
+        supported_in_shards(model)
+    to_shards(model)
     smaller = {} if release else _prepared(plan, model, repair)
     tensors = _releasable(fitting(plan, model), repair) if release else {}
-    before, releasing = _State(model, [*(edit.path for edit in plan.edits), *written_paths(plan)]), Releasing()
+    before, releasing = _State(model, [*(edit.path for edit in plan.writes), *written_paths(plan)]), Releasing()
+    records: Regrouping | None = None
     try:
         smaller = _sliced(plan, tensors, releasing.taken) if release else smaller
+        new_of = {id(old): new for old, new in smaller.values()}
+        records = Regrouping(model, new_of)
         for old, new in smaller.values():
             _move_hooks(old, new)
-        new_of = {id(old): new for old, new in smaller.values()}
+        records.write()
         for module in model.modules():
             _replace_tensors(module, new_of)
-        for edit in plan.edits:
+        for edit in plan.writes:
             write(model, edit.path, edit.new)
         _add_biases(model, repair)
         drop_elements(plan, model)
@@ -139,6 +150,8 @@ def execute_(
     except BaseException:
         try:
             before.restore()
+            if records is not None:
+                records.restore()
         finally:
             releasing.undo()
         raise
@@ -146,6 +159,9 @@ def execute_(
 
 def _releasable(tensors: dict[str, torch.Tensor], repair: Repair | None) -> dict[str, torch.Tensor]:
     """The tensors, if what they are can be brought back from what stays and what goes. Raises `PlanError` else."""
+    spread = [name for name, tensor in tensors.items() if is_sharded(tensor)]
+    if spread:
+        raise PlanError(f"release=True takes no weights that are spread over ranks, met {spread[0]!r}. Nothing was changed.")
     graded = list({id(tensor): name for name, tensor in reversed(tensors.items()) if tensor.grad is not None}.values())
     if repair is not None or graded:
         met = "repair=" if repair is not None else f"gradients, of {graded[-1]!r} and {len(graded) - 1} others"
@@ -306,11 +322,15 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
         problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model), *other_sequences(plan, model)]
     if not problems:  # sizes are those of tensors that are there: only now are indices listed
         problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model)]
+    uneven = [] if problems else [*shard_problems(plan, tensors, model)]
+    problems = told_by_all_ranks(plan, tensors, problems or uneven)
     if problems:
         raise MismatchError(
             "the plan is damaged:" if plan.problems else "the plan does not fit this model:",
             problems,
-            "Execute it on the model that it was made for, before any other change.",
+            "Make the plan with round_to= for these groups, so that ranks can divide what stays; or prune the checkpoint."
+            if uneven
+            else "Execute it on the model that it was made for, before any other change.",
         )
     return {name: tensors[name] for name in plan.kept}
 
@@ -360,7 +380,11 @@ def _overlaps(model: nn.Module) -> list[tuple[str, str]]:
     """Names of parameters that are different objects over the same memory. Disjoint parts of one flat buffer do not count."""
     by_storage: dict[int, list[tuple[int, int, str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.layout is torch.strided and not (parameter.is_meta or is_made_of_parts(parameter)) and parameter.numel():
+        if (
+            parameter.layout is torch.strided
+            and not (parameter.is_meta or is_made_of_parts(parameter) or is_sharded(parameter))
+            and parameter.numel()
+        ):
             start = int(parameter.storage_offset())
             last = sum((int(size) - 1) * int(step) for size, step in zip(parameter.shape, parameter.stride(), strict=True))
             place = parameter.untyped_storage().data_ptr()
@@ -393,15 +417,26 @@ def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, 
     if repair is not None:
         tensors = named_tensors(model)
         after = {name: smaller[name][1] if name in smaller else tensor for name, tensor in tensors.items()}
-        for name, values in checked_repair(repair, lambda repair: repair.problems(plan, model, after)).values.items():
+        for name, values in checked_repair(repair, lambda repair: _repair_problems(repair, plan, model, after)).values.items():
             if name in repair.added:
                 continue
-            if name in smaller:
-                smaller[name][1].detach().copy_(values)
-            else:
-                data = torch.empty_like(tensors[name], requires_grad=False).copy_(values)
+            if name not in smaller:
+                data = torch.empty_like(tensors[name], requires_grad=False)
                 smaller[name] = (tensors[name], like(tensors[name], data, lambda gradient: gradient.clone()))
+            new = smaller[name][1].detach()
+            new.copy_(shard_of(values, new) if is_sharded(new) else values)  # type: ignore[arg-type]
     return smaller
+
+
+def _repair_problems(repair: Repair, plan: Plan, model: nn.Module, after: Mapping[str, torch.Tensor]) -> Iterable[str]:
+    """What speaks against a repair. Of weights that are spread over ranks, those that it replaces are gathered one by one."""
+    tensors = named_tensors(model)
+    if not any(map(is_sharded, tensors.values())):
+        return repair.problems(plan, model, after)
+    if repair.added:
+        return [f"it adds {', '.join(map(repr, repair.added))}: a model that is spread over ranks takes no new parameters"]
+    sizes = {name: tuple(tensor.shape) for name, tensor in after.items()}
+    return repair.problems_with_tensors(plan, sizes, lambda name: whole(tensors[name]))
 
 
 def _index_selected(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> torch.Tensor:
@@ -439,6 +474,8 @@ def selected(
     """The tensor with what the positions select of each dimension, and its gradient cut alongside."""
 
     def select(source: torch.Tensor) -> torch.Tensor:
+        if is_sharded(source):
+            return cut_shard(source, positions)  # type: ignore[arg-type]
         return quantised_slice(source, positions) if is_made_of_parts(source) else take(source, positions)
 
     return like(tensor, select(tensor), select)

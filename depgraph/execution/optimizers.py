@@ -19,6 +19,7 @@ from depgraph.execution.execute import checked, fitting, other_sizes, positions_
 from depgraph.messages import shortened
 from depgraph.plans.plan import Plan
 from depgraph.running import outside_inference_mode
+from depgraph.unsupported import supported_in_shards
 
 __all__ = ["StateEntry", "carry_optimizer_", "carry_state"]
 
@@ -114,7 +115,7 @@ def carry_state(
     >>> dg.optimizers.carry_state(plan, model, optimizer, follow=rows)["state"][0]["rows"]
     tensor([1., 3., 4.])
     """
-    model = checked(plan, model)
+    model = checked(plan, model, supported_in_shards)
     fitting(plan, model)
     names, gone = _names_of(plan, model), _gone(plan, model)
     state = optimizer.state_dict()
@@ -181,7 +182,7 @@ def carry_optimizer_(
     >>> optimizer.state[model[0].weight]["exp_avg"].shape, optimizer.param_groups[0]["params"][0] is model[0].weight
     (torch.Size([3, 3]), True)
     """
-    model = checked(plan, model)
+    model = checked(plan, model, supported_in_shards)
     problems = [*plan.problems] or [*_foreign(plan, model, optimizer, parameter_map)]
     if not problems:
         names = _names_of(plan, model, plan.name_before)

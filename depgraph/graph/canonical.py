@@ -9,12 +9,24 @@ from types import MappingProxyType
 from attrs import evolve
 
 from depgraph.algebra.canonical_terms import sum_of_products
-from depgraph.algebra.index_maps import leaves
+from depgraph.algebra.index_maps import image, leaves
+from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import UNIT, Atom, Reversed, Space, atoms, backwards, substitute
 from depgraph.graph.drops import Drop, renamed, without
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import Balance, Cost, LowerBound, PinnedAtom, SizeAttribute, Tensor, UnreadAttribute, retyped
+from depgraph.graph.records import (
+    Balance,
+    Cost,
+    LowerBound,
+    NamedIndex,
+    PinnedAtom,
+    SizeAttribute,
+    SizeMultiple,
+    Tensor,
+    UnreadAttribute,
+    retyped,
+)
 
 
 def tensor_with(tensor: Tensor, axes: tuple[Space, ...]) -> Tensor:
@@ -38,6 +50,9 @@ def rebuilt(graph: Graph, change: Mapping[Atom, Space]) -> Graph:
     }
     new = {key: changed[space] for key, space in objects.items()}
 
+    def substituted(space: Space) -> Space:
+        return substitute(space, lambda atom: change.get(atom, atom))
+
     def atom_of(atom: Atom) -> Atom | None:
         space = change.get(atom, atom)
         return space if isinstance(space, Atom) else space.atom if isinstance(space, Reversed) else None
@@ -58,6 +73,13 @@ def rebuilt(graph: Graph, change: Mapping[Atom, Space]) -> Graph:
         lower_bounds=tuple(
             LowerBound(atom, item.size, item.reason) for item in graph.lower_bounds if (atom := atom_of(item.atom))
         ),
+        multiples=tuple(
+            SizeMultiple(atom, item.of, item.reason)
+            for item in graph.multiples
+            if (atom := atom_of(item.atom)) and atom.size % item.of == 0
+        ),
+        free=tuple(evolve(item, space=substituted(item.space)) for item in graph.free),
+        indices=tuple(evolve(item, space=substituted(item.space)) for item in graph.indices),
     )
 
 
@@ -79,6 +101,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         if atom.id != number or is_backwards:
             change[atom] = backwards(Atom(number, atom.size)) if is_backwards else Atom(number, atom.size)
     nowhere = {pinned.atom for pinned in graph.pinned_atoms} | {bound.atom for bound in graph.lower_bounds}
+    nowhere |= {multiple.atom for multiple in graph.multiples}
     change.update(dict.fromkeys(nowhere - order.keys(), UNIT))
     result = rebuilt(evolve(graph, attributes=attributes), change)
     canonical: dict[int, Space] = {}
@@ -94,6 +117,7 @@ def renumber(graph: Graph) -> tuple[Graph, dict[int, int]]:
         pinned_atoms=tuple(sorted(result.pinned_atoms, key=lambda item: item.atom.id)),
         balances=tuple(sorted(balances, key=lambda balance: balance.atoms[0].id)),
         lower_bounds=tuple(sorted(result.lower_bounds, key=lambda item: item.atom.id)),
+        multiples=tuple(sorted(result.multiples, key=lambda item: item.atom.id)),
         unread=unread_in(graph.unread, lambda space: substitute(space, lambda atom: change.get(atom, atom)), {}),
     )
     return result, {number: atom.id for number, atom in enumerate(order)}
@@ -137,6 +161,24 @@ def unread_in(
     return tuple(result)
 
 
+def _moved(graph: Graph, removed: Mapping[Atom, Removal], change: Mapping[Atom, Space]) -> Iterator[NamedIndex]:
+    """The integers that stand for single indices, where these stand when others before them have gone."""
+    for item in graph.indices:
+        space = substitute(item.space, lambda atom: change.get(atom, atom))
+        yield evolve(item, index=index_after(item, removed), space=space)
+
+
+def index_after(item: NamedIndex, removed: Mapping[Atom, Removal]) -> int:
+    """Where a named index stands when others have gone."""
+    return item.index - len(gone_from(item.space, removed) & IndexSet.range(0, item.index))
+
+
+def gone_from(space: Space, removed: Mapping[Atom, Removal]) -> IndexSet:
+    """The flat indices of a vocabulary that go."""
+    plain = {atom: removed[atom] for atom in atoms(space) if isinstance(removed.get(atom), IndexSet)}
+    return image(space, plain)  # type: ignore[arg-type]  # a vocabulary has no rows: it loses the same everywhere
+
+
 def shrunk(graph: Graph, removed: Mapping[Atom, Removal]) -> Graph:
     """The graph without the given indices. Nothing is checked; `plan_of` does."""
     return shrunk_and_numbered(graph, removed)[0]
@@ -155,7 +197,7 @@ def shrunk_and_numbered(
     graph = without(graph, drops)
     sizes = {atom: atom.size - len(indices) for atom, indices in removed.items() if indices}
     change: dict[Atom, Space] = {atom: UNIT if size == 1 else Atom(atom.id, size) for atom, size in sizes.items()}
-    result = rebuilt(graph, change)
+    result = evolve(rebuilt(graph, change), indices=tuple(_moved(graph, removed, change)))
     by_name = {tensor.name: tensor for tensor in result.tensors}
     result = evolve(
         result,

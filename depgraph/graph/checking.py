@@ -24,7 +24,7 @@ def check(graph: Graph) -> tuple[str, ...]:
     if problems:  # the other checks rely on valid sizes and names
         return problems
     lists = sequence_problems(graph.sequences)
-    return (*_reading_order(graph), *_operations(graph), *_attributes(graph), *_limits(graph), *lists)
+    return (*_reading_order(graph), *_operations(graph), *_attributes(graph), *_limits(graph), *_interface(graph), *lists)
 
 
 def _spaces(graph: Graph) -> list[Space]:
@@ -36,7 +36,10 @@ def _spaces(graph: Graph) -> list[Space]:
         *(pinned.atom for pinned in graph.pinned_atoms),
         *(atom for balance in graph.balances for atom in balance.atoms),
         *(bound.atom for bound in graph.lower_bounds),
+        *(multiple.atom for multiple in graph.multiples),
         *(space for attribute in graph.unread for space in attribute.spaces),
+        *(item.space for item in graph.free),
+        *(item.space for item in graph.indices),
     ]
 
 
@@ -91,7 +94,7 @@ def _operations(graph: Graph) -> Iterator[str]:
             yield f"the traits of operation {name!r} name an operand that it does not have"
             continue
         own = {*operation.inputs, *operation.outputs}
-        places = [*(traits.mixes or ()), *((weight.read, weight.made) if weight is not None else ())]
+        places = [*(traits.mixes or ()), *traits.chooses, *((weight.read, weight.made) if weight is not None else ())]
         if weight is not None:
             places += [(operation.inputs[weight.operand], dim) for dim in (weight.inner, weight.outer)]
         if any(tensor not in own or not 0 <= dim < len(tensors[tensor].axes) for tensor, dim in places):
@@ -141,6 +144,7 @@ def _limits(graph: Graph) -> Iterator[str]:
         "pinned atoms": [pinned.atom.id for pinned in graph.pinned_atoms],
         "balances": [balance.atoms[0].id for balance in graph.balances if balance.atoms],
         "lower bounds": [bound.atom.id for bound in graph.lower_bounds],
+        "multiples": [item.atom.id for item in graph.multiples],
     }
     for what, numbers in lists.items():
         if any(later <= earlier for earlier, later in pairwise(numbers)):
@@ -160,6 +164,30 @@ def _limits(graph: Graph) -> Iterator[str]:
             yield f"a lower bound is from 2 to the size of its group, met {bound.size} of {bound.atom}"
         if bound.atom not in graph.group_of:
             yield f"the bounded atom {bound.atom} is no group"
+    for item in graph.multiples:
+        if item.of < 2 or item.atom.size % item.of:
+            yield f"a number from 2 on divides the size of its group, met {item.of} of {item.atom}"
+        if item.atom not in graph.group_of:
+            yield f"the atom {item.atom}, of which something is a multiple, is no group"
+
+
+def _interface(graph: Graph) -> Iterator[str]:
+    """Free axes are axes of the graph, and named indices lie in a free vocabulary."""
+    yield from _repeated("the free axis", [(item.name, item.dim, item.space) for item in graph.free])
+    known = {space for tensor in graph.tensors for space in tensor.axes}
+    for item in graph.free:
+        stored = item.kind == "vocabulary"
+        axes = graph.by_name[item.name].axes if stored and item.name in graph.by_name else ()
+        if item.space not in known or item.dim < 0 or (stored and (item.dim >= len(axes) or axes[item.dim] != item.space)):
+            yield f"the free axis {item.dim} of {shortened(repr(item.name))} is none of the graph"
+    vocabularies = {item.space for item in graph.free if item.kind == "vocabulary"}
+    yield from _repeated("the named index", [(item.path, item.index, item.space) for item in graph.indices])
+    for named in graph.indices:
+        path = shortened(repr(named.path))
+        if named.space not in vocabularies or not 0 <= named.index < named.space.size:
+            yield f"the named index {path} lies in no free vocabulary"
+        if named.path and not all(map(is_step, named.path.split("."))):
+            yield f"an index's path names plain data of modules and configurations, met {path}"
 
 
 def sequence_problems(sequences: Iterable[ModuleSequence]) -> Iterator[str]:

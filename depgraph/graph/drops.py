@@ -26,6 +26,7 @@ from depgraph.graph.records import (
     OpType,
     Tensor,
     UnreadAttribute,
+    place_of,
 )
 from depgraph.messages import shortened
 
@@ -391,7 +392,10 @@ def without(graph: Graph, drops: Sequence[Drop]) -> Graph:
         pinned_atoms=tuple(item for item in graph.pinned_atoms if item.atom in present),
         balances=tuple(Balance(left, item.reason) for item, left in balances if len(left) > 1),
         lower_bounds=tuple(item for item in graph.lower_bounds if item.atom in present),
+        multiples=tuple(item for item in graph.multiples if item.atom in present),
         unread=tuple(_unread_left(graph.unread, rename, present)),
+        free=tuple(item for item in graph.free if item.kind != "vocabulary" or rename(item.name) is not None),
+        indices=tuple(item for item in graph.indices if not item.path or rename(item.path) is not None),
     )
 
 
@@ -438,6 +442,7 @@ def _traits(traits: OperationTraits, name_of: Callable[[str], str]) -> Operation
     return evolve(
         traits,
         mixes=None if traits.mixes is None else tuple((name_of(name), dim) for name, dim in traits.mixes),
+        chooses=tuple((name_of(name), dim) for name, dim in traits.chooses),
         weight=None
         if weight is None
         else LayerWeight(
@@ -476,6 +481,8 @@ def renamed(graph: Graph, drops: Collection[Drop]) -> Graph:
         tensors=tuple(tensors),
         attributes=tuple(evolve(item, path=rename(item.path)) for item in graph.attributes),
         unread=tuple(evolve(item, path=rename(item.path)) for item in graph.unread),
+        free=tuple(evolve(item, name=rename(item.name)) if item.kind == "vocabulary" else item for item in graph.free),
+        indices=tuple(sorted((evolve(item, path=rename(item.path)) for item in graph.indices), key=place_of)),
         sequences=tuple(_left_in(graph.sequences, drops, new_name)),
     )
 

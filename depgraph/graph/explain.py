@@ -47,6 +47,8 @@ def explain(graph: Graph, name: str, dim: int) -> str:
             continue
         lines.append(f"  group {group.name}: {group.size} indices, role {group.role}; removed together from")
         lines.extend(f"    {tensor} dim {d}" for tensor, d in group.members)
+        if group.multiple > 1:
+            lines.append(f"  a plan keeps a multiple of {group.multiple} indices: {graph.why_multiple(atom)}")
         if group.lower_bound > 1:
             lines.append(f"  it must keep at least {group.lower_bound} indices: {graph.why_kept(atom)}")
         forward = [

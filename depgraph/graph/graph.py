@@ -18,11 +18,15 @@ from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_o
 from depgraph.graph.nodes import Dependency, Node, nodes_of
 from depgraph.graph.records import (
     Balance,
+    FreeAxis,
     LowerBound,
     ModuleSequence,
+    NamedIndex,
     Operation,
+    OpType,
     PinnedAtom,
     SizeAttribute,
+    SizeMultiple,
     Tensor,
     TraceMode,
     UnreadAttribute,
@@ -45,6 +49,8 @@ class Graph:
         unread: integer attributes that forward did not read and that may count something prunable, such as the ``in_channels``
             that only a method for deployment reads. No plan edits them by itself; equality leaves them out.
         sequences: lists of several modules, from which elements may leave (`depgraph.drop`); equality leaves them out.
+        free: axes of inputs, outputs and vocabularies that may lose indices, as `free=` of `trace` asked for.
+        indices: integers that stand for single indices of a free vocabulary, such as the id of padding.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -68,8 +74,11 @@ class Graph:
     balances: tuple[Balance, ...] = ()
     mode: TraceMode = "fake"
     lower_bounds: tuple[LowerBound, ...] = field(default=(), eq=False, metadata=codec.LATE)
+    multiples: tuple[SizeMultiple, ...] = field(default=(), eq=False, metadata=codec.LATE)
     unread: tuple[UnreadAttribute, ...] = field(default=(), eq=False, metadata=codec.LATE)
     sequences: tuple[ModuleSequence, ...] = field(default=(), eq=False, metadata=codec.LATE)
+    free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
+    indices: tuple[NamedIndex, ...] = field(default=(), metadata=codec.LATE)
 
     @cached_property
     def params(self) -> int:
@@ -104,6 +113,9 @@ class Graph:
             parts.append(repr((attribute.path, text(attribute.space))))
         parts.append(repr([text(pinned.atom) for pinned in self.pinned_atoms]))
         parts.append(repr([tuple(map(text, balance.atoms)) for balance in self.balances]))
+        if self.free:
+            parts.append(repr([(item.name, item.dim, item.kind, str(item.space)) for item in self.free]))
+            parts.append(repr([(item.path, item.index, str(item.space)) for item in self.indices]))
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     @cached_property
@@ -119,7 +131,9 @@ class Graph:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Everything that can be pruned, in the order of the parameters."""
-        return groups_of(self.tensors, self.operations, self.reasons, {item.atom: item.size for item in self.lower_bounds})
+        bounds = {item.atom: item.size for item in self.lower_bounds}
+        multiples = {item.atom: item.of for item in self.multiples}
+        return groups_of(self.tensors, self.operations, self.reasons, bounds, multiples, self.free)
 
     @cached_property
     def group_of(self) -> Mapping[Atom, Group]:
@@ -176,6 +190,13 @@ class Graph:
     def _nodes_by_name(self) -> Mapping[str, Node]:
         return MappingProxyType({node.name: node for node in self.nodes})
 
+    @cached_property
+    def _boundary(self) -> Mapping[str, Tensor]:
+        """The model's inputs and outputs by the names of their nodes."""
+        inputs = {item.name: item.outputs[0] for item in self.operations if item.type is OpType.INPUT}
+        outputs = {item.name: item.inputs[0] for item in self.operations if item.type is OpType.OUTPUT}
+        return MappingProxyType({name: self.by_name[tensor] for name, tensor in (inputs | outputs).items()})
+
     def node(self, name: str) -> Node:
         """The node with this name.
 
@@ -187,13 +208,15 @@ class Graph:
         return self._nodes_by_name[name]
 
     def tensor(self, name: str) -> Tensor:
-        """The parameter, buffer or value with this name or alias.
+        """The parameter, buffer or value with this name or alias, or the input or output of the model.
 
         Raises:
             UnknownNameError: no such tensor; the message has near names.
         """
+        if name not in self.by_name and name in self._boundary:
+            return self._boundary[name]
         if name not in self.by_name:
-            raise UnknownNameError("tensor", name, self.by_name)
+            raise UnknownNameError("tensor", name, {**self.by_name, **self._boundary})
         return self.by_name[name]
 
     def axis(self, name: str, dim: int) -> Space:
@@ -234,6 +257,10 @@ class Graph:
     def why_kept(self, atom: Atom) -> str:
         """Why more than one index of a group must stay."""
         return next((item.reason for item in self.lower_bounds if item.atom == atom), "the last index is never removed")
+
+    def why_multiple(self, atom: Atom) -> str:
+        """Why what stays of a group is a multiple of a number."""
+        return next((item.reason for item in self.multiples if item.atom == atom), "any number of indices will do")
 
     def save(self, path: str | Path) -> None:
         """Write the graph as versioned JSON."""

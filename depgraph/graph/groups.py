@@ -9,7 +9,7 @@ from attrs import frozen
 
 from depgraph.algebra.index_maps import Leaf, leaves
 from depgraph.algebra.spaces import Atom, Space, atoms
-from depgraph.graph.records import Operation, OpType, Tensor
+from depgraph.graph.records import FreeAxis, Operation, OpType, Tensor
 
 
 @frozen
@@ -45,7 +45,13 @@ class Coverage:
         )
 
 
-Role: TypeAlias = Literal["channel", "head_dim", "head", "kv_group", "conv_group", "block"]
+Role: TypeAlias = Literal[
+    "channel", "head_dim", "head", "kv_group", "conv_group", "expert", "block", "input", "output", "vocabulary"
+]
+
+
+INTERFACE = frozenset({"input", "output", "vocabulary"})
+"""Roles of what those who call the model have to know: such groups lose indices only where a plan names them."""
 
 
 @frozen
@@ -58,8 +64,11 @@ class Group:
         members: the parameter and buffer axes in which it occurs, as (tensor, dim).
         role: read off the structure. ``channel``; ``head_dim``, the width of attention heads; ``head``, which counts them;
             ``kv_group``, which counts the query heads of one key-value head; ``conv_group``, the blocks of a grouped
-            convolution; ``block``, any other count of blocks of another group.
+            convolution; ``expert``, of which the data choose some by number, such as the experts of a mixture; ``block``, any
+            other count of blocks of another group. ``input``, ``output`` and ``vocabulary`` are of axes that `free=` of `trace`
+            has set free.
         lower_bound: how many indices stay at least: with fewer, forward would take another branch.
+        multiple: of what number a plan keeps a multiple: with others an operator's kernel refuses to run.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 2, 1)).eval()
@@ -75,6 +84,7 @@ class Group:
     members: tuple[tuple[str, int], ...]
     role: Role
     lower_bound: int = 1
+    multiple: int = 1
 
     @property
     def size(self) -> int:
@@ -83,11 +93,17 @@ class Group:
 
     def __str__(self) -> str:
         bound = f", at least {self.lower_bound} stay" if self.lower_bound > 1 else ""
+        bound += f", in multiples of {self.multiple}" if self.multiple > 1 else ""
         return f"{self.name} ({self.size} indices{bound}, {len(self.members)} axes)"
 
 
 def groups_of(
-    tensors: Iterable[Tensor], operations: Iterable[Operation], pinned: Mapping[Atom, str], bounds: Mapping[Atom, int]
+    tensors: Iterable[Tensor],
+    operations: Iterable[Operation],
+    pinned: Mapping[Atom, str],
+    bounds: Mapping[Atom, int],
+    multiples: Mapping[Atom, int],
+    free: Iterable[FreeAxis] = (),
 ) -> tuple[Group, ...]:
     """The atoms with indices that occur in a parameter and are not pinned, in the order of the parameters."""
     tensors = tuple(tensors)
@@ -104,8 +120,19 @@ def groups_of(
                 members.setdefault(atom, []).append((tensor.name, dim))
                 if tensor.kind == "parameter" and atom not in names:
                     names[atom] = f"{tensor.name}:{dim}" + (f"[{position}]" if len(axis_atoms) > 1 else "")
-    roles = _roles(tensors, operations, names)
-    return tuple(Group(name, atom, tuple(members[atom]), roles[atom], bounds.get(atom, 1)) for atom, name in names.items())
+    roles = {**_roles(tensors, operations, names), **_interface_roles(free)}
+    return tuple(
+        Group(name, atom, tuple(members[atom]), roles[atom], bounds.get(atom, 1), multiples.get(atom, 1))
+        for atom, name in names.items()
+    )
+
+
+def _interface_roles(free: Iterable[FreeAxis]) -> dict[Atom, Role]:
+    """The roles of atoms in axes of the interface. A vocabulary is one in the outputs, too, and an input that is returned."""
+    roles: dict[Atom, Role] = {}
+    for kind in ("output", "input", "vocabulary"):
+        roles.update({atom: kind for item in free if item.kind == kind for atom in atoms(item.space)})
+    return roles
 
 
 def reasons_of(space: Space, reasons: Mapping[Atom, str]) -> tuple[str, ...]:
@@ -155,14 +182,25 @@ def _roles(tensors: Sequence[Tensor], operations: Iterable[Operation], free: Map
             elif several:
                 inner.add(leaf.atom)
     batch, contracted, blocks = _attention_atoms(tensors, operations)
+    chosen = _chosen_atoms(tensors, operations)
     roles: dict[Atom, Role] = {}
     for atom in free:
-        if atom in outer and (atom not in inner or atom in batch):
+        if atom in chosen:
+            roles[atom] = "expert"
+        elif atom in outer and (atom not in inner or atom in batch):
             repeated: Role = "head" if outer[atom] else "kv_group"
             roles[atom] = repeated if atom in batch else "conv_group" if atom in blocks else "block"
         else:
             roles[atom] = "head_dim" if atom in contracted and around.get(atom, set()) & batch else "channel"
     return roles
+
+
+def _chosen_atoms(tensors: Sequence[Tensor], operations: Iterable[Operation]) -> set[Atom]:
+    """Atoms of the axes of which the data choose indices by number."""
+    places = {place for operation in operations for place in operation.traits.chooses}
+    names = {name for name, _ in places}
+    axes = {tensor.name: tensor.axes for tensor in tensors if tensor.name in names}
+    return {atom for name, dim in places for atom in atoms(axes[name][dim])}
 
 
 def _surrounds(outer: Leaf, inner: Leaf) -> bool:

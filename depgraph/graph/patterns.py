@@ -9,7 +9,7 @@ from typing import TypeVar, get_args
 from depgraph.algebra.spaces import Atom, atoms
 from depgraph.errors import PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
-from depgraph.graph.groups import Group, Role
+from depgraph.graph.groups import INTERFACE, Group, Role
 
 V = TypeVar("V")
 
@@ -25,12 +25,13 @@ ROLES = frozenset(get_args(Role))
 SIDES = ("in", "out")
 
 
-def groups_at(graph: Graph, pattern: str) -> tuple[Group, ...]:
+def groups_at(graph: Graph, pattern: str, interface: bool = False) -> tuple[Group, ...]:
     """The groups that a pattern names, in the graph's order.
 
     ``*`` names every group that a plain number cuts, ``role:head`` those of a role. Else the pattern is a group's name, or a
     layer or parameter by dotted path or glob, and names the groups that reach into it; with ``:in`` or ``:out`` behind
-    it only those along which it reads, or along which it returns.
+    it only those along which it reads, or along which it returns. Groups of the model's interface (`INTERFACE`) are named by
+    their own names and roles alone, unless `interface` says that those that a layer reaches are meant, too.
 
     Raises:
         UnknownNameError: the pattern names nothing in this graph. A layer without groups, and a role that is known, are fine.
@@ -49,10 +50,11 @@ def groups_at(graph: Graph, pattern: str) -> tuple[Group, ...]:
         return (graph.groups_by_name[pattern],)
     layer, _, side = pattern.rpartition(":")
     tensors = _selected(graph, layer if side in SIDES else pattern, pattern)
+    reachable = [group for group in graph.groups if interface or group.role not in INTERFACE]
     if side in SIDES:
         side_atoms = _reached(graph, layer, side)
-        return tuple(group for group in graph.groups if group.atom in side_atoms)
-    return tuple(group for group in graph.groups if any(tensor in tensors for tensor, _ in group.members))
+        return tuple(group for group in reachable if group.atom in side_atoms)
+    return tuple(group for group in reachable if any(tensor in tensors for tensor, _ in group.members))
 
 
 def _described(pattern: object) -> str:
@@ -78,6 +80,9 @@ def refuse_pinned(graph: Graph, patterns: Iterable[str]) -> None:
 
 
 def _why_none(graph: Graph, pattern: str) -> str:
+    if interface := groups_at(graph, pattern, interface=True):
+        names = ", ".join(f"{group.name!r} (role:{group.role})" for group in interface)
+        return f"it holds what those who call the model have to know, {names}, which is named by its own name or role alone."
     layer, _, side = pattern.rpartition(":")
     if side in SIDES:
         side_atoms = _reached(graph, layer, side)
@@ -162,7 +167,7 @@ def chosen_groups(graph: Graph, ignore: Iterable[str], only: Iterable[str] | Non
     if only is not None:
         refuse_pinned(graph, only)
     included = set(graph.groups_by_name) if only is None else _names_at(graph, only)
-    excluded = _names_at(graph, ignore)
+    excluded = _names_at(graph, ignore, interface=True)
     return tuple(group for group in graph.groups if group.name in included and group.name not in excluded)
 
 
@@ -173,10 +178,11 @@ def defaults(graph: Graph, only: Iterable[str] | None) -> tuple[str, ...]:
     return tuple(group.name for group in graph.groups if group.role in INNER or group.name in explicit)
 
 
-def _names_at(graph: Graph, patterns: Iterable[str]) -> set[str]:
+def _names_at(graph: Graph, patterns: Iterable[str], interface: bool = False) -> set[str]:
     names: set[str] = set()
     for pattern in listed(patterns):
-        names.update(group.name for group in (graph.groups if pattern == "*" else groups_at(graph, pattern)))
+        every = [group for group in graph.groups if interface or group.role not in INTERFACE]
+        names.update(group.name for group in (every if pattern == "*" else groups_at(graph, pattern, interface)))
     return names
 
 

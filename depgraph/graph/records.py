@@ -66,6 +66,10 @@ FEATURE_LAYERS = frozenset({OpType.BN, OpType.LN, OpType.GN, OpType.IN, OpType.P
 TensorKind: TypeAlias = Literal["parameter", "buffer", "value"]
 
 
+Interface: TypeAlias = Literal["input", "output", "vocabulary"]
+"""What those who call a model have to know of an axis: how many features they pass or get, or which ids there are."""
+
+
 TraceMode: TypeAlias = Literal["fake", "real"]
 """On what the forward ran: fake tensors, or the example inputs themselves."""
 
@@ -153,12 +157,14 @@ class OperationTraits:
         draws: whether it draws numbers, in evaluation too.
         offsets: positions of the inputs that are only added.
         weight: which input is the weight of a layer.
+        chooses: dimensions of which the data choose indices, and whose numbers something reads.
     """
 
     mixes: tuple[AxisPlace, ...] | None = None
     draws: bool = False
     offsets: tuple[int, ...] = ()
     weight: LayerWeight | None = None
+    chooses: tuple[AxisPlace, ...] = field(default=(), metadata=codec.LATE)
 
 
 @frozen
@@ -230,6 +236,52 @@ class UnreadAttribute:
 
 
 @frozen
+class FreeAxis:
+    """An axis of the model's interface that `free=` of `trace` lets lose indices: who calls the model must follow.
+
+    Attributes:
+        name: an input or output, such as ``input[0]`` or ``output['logits']``; for a vocabulary the parameter that ids look up.
+        dim: the dimension, from 0 up.
+        kind: ``input``, ``output`` or ``vocabulary``.
+        space: what the axis ranges over.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Linear(4, 3), torch.zeros(1, 4), free=["output:-1"])
+    >>> graph.free
+    (FreeAxis(name='output', dim=1, kind='output', space=Atom(id=0, size=3)),)
+    >>> [(group.name, group.role) for group in graph.groups]
+    [('weight:0', 'output')]
+    """
+
+    name: str
+    dim: int
+    kind: Interface
+    space: Space
+
+
+@frozen
+class NamedIndex:
+    """An integer that stands for one index of a vocabulary, such as ``padding_idx``: it follows when others before it go.
+
+    Attributes:
+        path: dotted path of the attribute; empty where the number stands in the forward code.
+        index: the index.
+        space: the vocabulary.
+        reason: what the number is used for.
+    """
+
+    path: str
+    index: int
+    space: Space
+    reason: str = field(eq=False)
+
+
+def place_of(item: NamedIndex) -> tuple[str, int]:
+    """By what named indices are sorted."""
+    return item.path, item.index
+
+
+@frozen
 class ModuleSequence:
     """A `ModuleList`, `Sequential` or `ModuleDict` of several elements, and what forward does with it as a list.
 
@@ -290,6 +342,15 @@ class LowerBound:
 
     atom: Atom
     size: int
+    reason: str
+
+
+@frozen
+class SizeMultiple:
+    """The number of which an atom's size is to stay a multiple, and why an operator asks for it."""
+
+    atom: Atom
+    of: int
     reason: str
 
 

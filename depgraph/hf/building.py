@@ -51,7 +51,8 @@ def checked_model(plan: object, model: object) -> Any:
 def _unpruned(plan: Plan, model: nn.Module) -> Iterator[str]:
     """The axes of a plan that a model does not have as they are after it."""
     tensors = named_tensors(model, every_name=True)
-    for name, dims in plan.kept.items():
+    for before, dims in plan.kept.items():
+        name = plan.name_after(before) or before
         shape = tuple(tensors[name].shape) if name in tensors else ()
         yield from other_sizes(name, {dim: len(kept) for dim, kept in dims.items()}, shape)
 

@@ -117,26 +117,53 @@ def _item(holder: Any, step: str) -> Any:
     return holder[key_of(step, holder)] if isinstance(holder, dict) else getattr(holder, step)
 
 
-def original_config(plan: Plan, model: Any) -> Config:
-    """The configuration that a pruned model was built from: a copy, without what the plan and `update_config_` wrote to it."""
+def moved_ids(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Keys of the configuration that stand for ids of tokens, with the old and the new one."""
+    moves = ((edit.path.partition("."), edit) for edit in plan.moves)
+    return {key: (edit.old, edit.new) for (root, _, key), edit in moves if root == "config"}
+
+
+def original_config(plan: Plan, model: Any, moved: bool = False) -> Config:
+    """The configuration that a pruned model was built from: a copy, without what the plan and `update_config_` wrote to it.
+
+    With `moved` the ids of tokens that it holds are the new ones.
+    """
     copies: dict[int, Any] = {}
     config = copy.deepcopy(model.config, copies)
-    for edit in plan.edits:
-        holder = holders(model, edit.path)[-1]
-        own, last = copies.get(id(holder)), edit.path.rpartition(".")[2]
+    for path, old in _before(plan, moved):
+        holder = holders(model, path)[-1]
+        own, last = copies.get(id(holder)), path.rpartition(".")[2]
         if own is None or own is holder:
             continue
         if isinstance(own, list):
-            own[int(last)] = edit.old
+            own[int(last)] = old
         elif isinstance(own, dict):
-            own[key_of(last, own)] = edit.old
+            own[key_of(last, own)] = old
         else:
-            vars(own)[last] = edit.old
+            vars(own)[last] = old
     before, added = recorded(config)
     set_values(config, before)
     for name in (*added, RECORD):
         vars(config).pop(name, None)
     return config
+
+
+def _before(plan: Plan, moved: bool) -> Iterator[tuple[str, Any]]:
+    """The attributes that a plan changes outside of the elements of lists, by their paths, with what they held."""
+    yield from ((plan.name_after(edit.path) or edit.path, edit.old) for edit in (plan.edits if moved else plan.writes))
+    for drop in plan.drops:
+        yield from ((path, len(drop.sequence.elements)) for path in drop.sequence.counts)
+        yield from ((path, list(texts)) for path, texts in drop.sequence.entries)
+
+
+def with_entries(content: Any, name: str, before: list[str], after: list[str]) -> Any:
+    """A copy of a configuration's content in which a list of this name and content is another one, wherever it stands."""
+    if isinstance(content, dict):
+        return {
+            key: after if key == name and value == before else with_entries(value, name, before, after)
+            for key, value in content.items()
+        }
+    return [with_entries(item, name, before, after) for item in content] if isinstance(content, list) else content
 
 
 def recorded(config: Config) -> tuple[dict[str, Number | None], list[str]]:

@@ -20,7 +20,7 @@ import torch
 from attrs import field, frozen
 
 from depgraph.hf.building import Config, Form, built, differences, form_of, keys_asked_for, unsaved_buffers
-from depgraph.hf.keys import PER_LAYER, Number, numbers_in, original_config, with_values
+from depgraph.hf.keys import PER_LAYER, Number, moved_ids, numbers_in, original_config, with_entries, with_values
 from depgraph.plans.plan import Plan
 
 _MOST_TRIED = 6
@@ -60,7 +60,7 @@ def solution_of(plan: Plan, model: Any, *, by_layer: bool = True) -> Solution:
     """The values that a pruned model asks of its configuration; `by_layer`: if single layers may have their own."""
     with _quiet():
         original = original_config(plan, model)
-        search = _Search(type(model), original, model, plan)
+        search = _Search(type(model), original_config(plan, model, moved=True), model, plan)
         values = search.values()
         if by_layer and search.wrong(values) and search.layers_differ:
             layered = search.by_layer(values)
@@ -69,7 +69,12 @@ def solution_of(plan: Plan, model: Any, *, by_layer: bool = True) -> Solution:
         config = search.config(decided)
         problems = tuple(_problems(search, config, model))
     before = {key: search.numbers[key] for key in decided if key not in search.lacking}
-    return Solution(original, config, decided, before, tuple(key for key in decided if key in search.lacking), problems)
+    before.update((key, search.whole[key]) for key in search.depth)
+    added = tuple(key for key in decided if key in search.lacking)
+    ids = moved_ids(plan)
+    before.update((key, old) for key, (old, _) in ids.items())
+    new = {key: new for key, (_, new) in ids.items()}
+    return Solution(original, config, {**search.depth, **decided, **new}, before, added, problems)
 
 
 class _Search:
@@ -78,13 +83,35 @@ class _Search:
     def __init__(self, model_class: type[Any], original: Config, model: Any, plan: Plan) -> None:
         self._model_class, self._kind = model_class, type(original)
         self._attention = original._attn_implementation
-        self.unread = [item.path for item in plan.unread]
+        self.unread = [plan.name_after(item.path) or item.path for item in plan.unread]
         self._dict: dict[str, Any] = original.to_dict()
         self.lacking = keys_asked_for(model_class, original) - self._dict.keys()
-        self.numbers = {**dict(numbers_in(self._dict)), **dict.fromkeys(sorted(self.lacking))}
         self.wanted = form_of(model, self.unread)
         self._saved = model.state_dict().keys()
         self._known: dict[tuple[tuple[str, Number | None], ...], Form | None] = {}
+        self.whole = dict(numbers_in(self._dict))
+        self.depth = self._shortened(plan)
+        self._dict = with_values(self._dict, self.depth)
+        self._known.clear()
+        self.numbers = {**dict(numbers_in(self._dict)), **dict.fromkeys(sorted(self.lacking))}
+
+    def _shortened(self, plan: Plan) -> Values:
+        """The keys that count the elements of lists from which some leave, with how many stay; entries of lists go at once."""
+        depth: Values = {}
+        for drop in plan.drops:
+            names = {path.rpartition(".")[2] for path in drop.sequence.counts}
+            before, left = len(drop.sequence.elements), len(drop.left)
+            for path, texts in drop.sequence.entries:
+                kept = [texts[place] for place in drop.removed.complement(before)]
+                self._dict = with_entries(self._dict, path.rpartition(".")[2], list(texts), kept)
+            prefix = f"{plan.name_after(drop.sequence.path)}." if drop.sequence.path else ""
+            keys = [key for key, number in self.whole.items() if number == before and key not in depth]
+            for key in sorted(keys, key=lambda key: key.rpartition(".")[2] not in names):
+                form = self.form({**depth, key: left})
+                if form is not None and _elements(form, prefix) == _elements(self.wanted, prefix):
+                    depth[key] = left
+                    break
+        return depth
 
     def config(self, values: Values) -> Config:
         """The configuration with other values."""
@@ -253,6 +280,11 @@ class _Search:
             for now, before, goal in zip_longest(*(_sizes(part.get(path)) for part in (form, without, self.wanted)))
             if now != before
         )
+
+
+def _elements(form: Form, prefix: str) -> set[str]:
+    """The names of a list's elements that hold anything, by what its paths begin with."""
+    return {path.removeprefix(prefix).partition(".")[0] for path in form if path.startswith(prefix)}
 
 
 def _sizes(value: Any) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from depgraph.algebra.canonical_terms import LARGEST_SIZE, MAX_BLOCKS, term_problems
 from depgraph.algebra.indices import IndexSet
@@ -18,7 +18,7 @@ from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
 from depgraph.codec import DEEPEST
 from depgraph.graph.checking import sequence_problems
 from depgraph.graph.paths import is_step
-from depgraph.graph.records import ModuleSequence
+from depgraph.graph.records import FreeAxis, Interface, ModuleSequence, UnreadAttribute
 from depgraph.messages import number_text, shortened
 
 if TYPE_CHECKING:
@@ -36,12 +36,13 @@ def check(plan: Plan) -> tuple[str, ...]:
         return problems
     bases = [cut.base for cut in plan.cuts if cut.base is not None]
     unread = [space for item in plan.unread_attributes for space in item.spaces]
-    problems = tuple(term_problems([*(cut.atom for cut in plan.cuts), *bases, *(axis.space for axis in plan.axes), *unread]))
+    spaces = [axis.space for axis in plan.axes] + [axis.space for axis in plan.free]
+    problems = tuple(term_problems([*(cut.atom for cut in plan.cuts), *bases, *spaces, *unread]))
     if problems:  # the other checks rely on valid sizes
         return problems
     structure = (_fingerprints, _cut_problems, _axis_problems, _size_problems)
     problems = tuple(problem for problems_of in structure for problem in problems_of(plan))
-    others = (_unread_problems, _tie_problems, _renaming_problems, _target_problems, _drop_problems)
+    others = (_interface_problems, _unread_problems, _tie_problems, _renaming_problems, _target_problems, _drop_problems)
     return (*problems, *edit_problems(plan.edits), *(problem for problems_of in others for problem in problems_of(plan)))
 
 
@@ -53,7 +54,6 @@ def is_well_typed(plan: Plan) -> bool:
 def _type_problems(plan: Plan) -> Iterator[str]:
     """Fields of a wrong type. A file cannot have them, for `load` checks types; a plan that was built by hand can."""
     from depgraph.graph.drops import Drop
-    from depgraph.graph.records import UnreadAttribute
     from depgraph.plans.plan import Cut, Edit, PrunedAxis, Target
 
     def is_cut(item: Any) -> bool:
@@ -70,6 +70,11 @@ def _type_problems(plan: Plan) -> Iterator[str]:
 
     def is_edit(item: Any) -> bool:
         return type(item) is Edit and type(item.path) is str and type(item.old) is int and type(item.new) is int
+
+    def is_free(item: Any) -> bool:
+        if type(item) is not FreeAxis or item.kind not in get_args(Interface):
+            return False
+        return type(item.name) is str and type(item.dim) is int and _is_term(item.space)
 
     def is_target(item: Any) -> bool:
         numbers = {int, float}
@@ -96,6 +101,8 @@ def _type_problems(plan: Plan) -> Iterator[str]:
         ("cuts", is_cut),
         ("axes", is_axis),
         ("edits", is_edit),
+        ("moves", is_edit),
+        ("free", is_free),
         ("renumbered", is_pair(int)),
         ("renamed", is_pair(str)),
         ("targets", is_target),
@@ -246,7 +253,7 @@ def _axis_problems(plan: Plan) -> Iterator[str]:
     yield from _duplicates("an axis that stands twice is", places)
     cut = {item.atom for item in plan.cuts}
     bases = {item.atom: item.base for item in plan.cuts if item.base is not None}
-    spaces = {axis.space for axis in plan.axes}  # many axes share few spaces
+    spaces = _spaces(plan)
     cut_atoms = {space: cut.intersection(atoms(space)) for space in spaces}
     untouched = {space for space, inside in cut_atoms.items() if not inside}
     misplaced = {
@@ -254,14 +261,20 @@ def _axis_problems(plan: Plan) -> Iterator[str]:
         for space, inside in cut_atoms.items()
         if any(atom in bases and not _is_inside(space, atom, bases[atom]) for atom in inside)
     }
-    for axis in plan.axes:
-        if not 0 <= axis.dim < 64:
-            yield f"{shortened(repr(axis.tensor))} has no dimension {number_text(axis.dim)}"
-        if axis.space in untouched:
-            yield f"dimension {number_text(axis.dim)} of {shortened(repr(axis.tensor))} holds nothing that is cut"
-        if axis.space in misplaced:
-            where = f"dimension {number_text(axis.dim)} of {shortened(repr(axis.tensor))}"
+    named = [(axis.tensor, axis.dim, axis.space) for axis in plan.axes]
+    for name, dim, space in (*named, *((axis.name, axis.dim, axis.space) for axis in plan.free)):
+        where = f"dimension {number_text(dim)} of {shortened(repr(name))}"
+        if not 0 <= dim < 64:
+            yield f"{shortened(repr(name))} has no dimension {number_text(dim)}"
+        if space in untouched:
+            yield f"{where} holds nothing that is cut"
+        if space in misplaced:
             yield f"{where} holds an atom whose cut is ragged, but not inside of its rows"
+
+
+def _spaces(plan: Plan) -> set[Space]:
+    """The spaces of all axes; many of these share few."""
+    return {axis.space for axis in plan.axes} | {axis.space for axis in plan.free}
 
 
 def _is_inside(space: Space, atom: Atom, base: Atom) -> bool:
@@ -295,7 +308,7 @@ def _size_problems(plan: Plan) -> Iterator[str]:
     limit = max(MAX_BLOCKS, MAX_REPEATS * sum(interval_counts.values()))
     if sum(cut.base.size for cut in plan.cuts if cut.base is not None) > limit:
         yield f"its ragged cuts come to more than {limit:,} rows"
-    if sum(_count_intervals(space, interval_counts) for space in {axis.space for axis in plan.axes}) > limit:
+    if sum(_count_intervals(space, interval_counts) for space in _spaces(plan)) > limit:
         yield f"its axes come to more than {limit:,} intervals of indices that go"
 
 
@@ -312,8 +325,20 @@ def _count_intervals(space: Space, interval_counts: Mapping[Atom, int]) -> int:
     return interval_counts.get(space.atom if isinstance(space, Reversed) else space, 0)
 
 
-def edit_problems(edits: Sequence[Edit]) -> Iterator[str]:
-    """Edits that are not in order, do not only make sizes smaller, or whose paths name something else than plain attributes."""
+def _interface_problems(plan: Plan) -> Iterator[str]:
+    """Axes of the interface and moves of indices that are not in order, or that edit what is edited as a size, too."""
+    places = [(item.name, item.dim, item.kind) for item in plan.free]
+    if places != sorted(places):
+        yield "the free axes are not in the order of their names and dimensions"
+    yield from edit_problems(plan.moves, least=0)
+    both = {edit.path for edit in plan.moves} & {edit.path for edit in plan.edits}
+    yield from (f"the attribute {shortened(repr(path))} is edited as a size and as an index" for path in sorted(both))
+    if plan.moves and not any(item.kind == "vocabulary" for item in plan.free):
+        yield "indices of a vocabulary move, but none becomes smaller"
+
+
+def edit_problems(edits: Sequence[Edit], least: int = 1) -> Iterator[str]:
+    """Edits that are not in order, do not only make numbers smaller, or whose paths name more than plain attributes."""
     paths = [edit.path for edit in edits]
     if paths != sorted(paths):
         yield "the edits are not in the order of their paths"
@@ -322,9 +347,9 @@ def edit_problems(edits: Sequence[Edit]) -> Iterator[str]:
     for edit in edits:
         if forbidden and not forbidden.isdisjoint(edit.path.split(".")):
             yield f"an edit's path names plain attributes of modules and their data, met {shortened(repr(edit.path))}"
-        if not 1 <= edit.new < edit.old <= LARGEST_SIZE:
+        if not least <= edit.new < edit.old <= LARGEST_SIZE:
             numbers = f"{number_text(edit.old)} to {number_text(edit.new)}"
-            yield f"the edit of {shortened(repr(edit.path))} makes a size smaller, and leaves at least 1, met {numbers}"
+            yield f"the edit of {shortened(repr(edit.path))} makes a size smaller, and leaves at least {least}, met {numbers}"
 
 
 def _drop_problems(plan: Plan) -> Iterator[str]:
@@ -342,7 +367,7 @@ def _drop_problems(plan: Plan) -> Iterator[str]:
             yield f"list {path} would lose its last element"
     if plan.drops and not problems:
         tensors = {axis.tensor for axis in plan.axes} | {name for names in plan.tied for name in names}
-        attributes = {edit.path for edit in plan.edits} | {item.path for item in plan.unread_attributes}
+        attributes = {edit.path for edit in plan.writes} | {item.path for item in plan.unread_attributes}
         for name in sorted(tensors | attributes):
             if plan.name_after(name) is None:
                 yield f"{shortened(repr(name))} goes with an element of a list"

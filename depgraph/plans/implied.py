@@ -8,7 +8,9 @@ from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import UNIT, Atom, Space, atoms
+from depgraph.graph.canonical import gone_from, index_after
 from depgraph.graph.graph import Graph
+from depgraph.graph.records import FreeAxis
 
 
 def smaller_atom(atom: Atom, count: int) -> Space:
@@ -39,6 +41,32 @@ def smaller_sizes(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[tup
             removed_counts[id(space)] = len(image(space, prefixes))
         if removed_counts[id(space)]:
             yield attribute.path, space.size, space.size - removed_counts[id(space)]
+
+
+def free_axes(graph: Graph, removed: Mapping[Atom, Removal]) -> tuple[FreeAxis, ...]:
+    """The axes of the interface that the removals reach."""
+    reached = (item for item in graph.free if any(atom in removed for atom in atoms(item.space)))
+    return tuple(sorted(reached, key=lambda item: (item.name, item.dim, item.kind)))
+
+
+def moved_indices(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[tuple[str, int, int]]:
+    """Path, value and new value of each attribute that stands for an index of a vocabulary and moves up."""
+    for item in graph.indices:
+        if item.path and (new := index_after(item, removed)) != item.index:
+            yield item.path, item.index, new
+
+
+def index_problems(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[str]:
+    """Indices that would go, or move, although something stands for them."""
+    for item in graph.indices:
+        gone = gone_from(item.space, removed)
+        if item.path and item.index in gone:
+            yield (
+                f"index {item.index} of a vocabulary would go, for which the attribute {item.path} stands ({item.reason}). "
+                "Keep it, or set the attribute to None before tracing."
+            )
+        elif not item.path and gone & IndexSet.range(0, item.index + 1):
+            yield f"the indices 0 to {item.index} of a vocabulary must stay, because {item.reason}. Keep them."
 
 
 def balance_problems(graph: Graph, removed: Mapping[Atom, Removal]) -> Iterator[str]:

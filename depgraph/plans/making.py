@@ -11,7 +11,7 @@ from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.drops import Drop, drop_problems, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.ragged import ragged_problems
-from depgraph.plans.implied import balance_problems, shorter_axes, smaller_sizes
+from depgraph.plans.implied import balance_problems, free_axes, index_problems, moved_indices, shorter_axes, smaller_sizes
 from depgraph.plans.plan import Edit, Plan, PrunedAxis, cuts_of, ordered_axes
 
 
@@ -44,7 +44,8 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop]
     if not removed and not drops:
         return Plan.empty(graph)
     problems = [*_group_problems(graph, removed)]
-    problems = problems or [*balance_problems(left, removed)]  # counts of wrong indices mean nothing
+    if not problems:  # counts of wrong indices mean nothing
+        problems = [*balance_problems(left, removed), *index_problems(left, removed)]
     if problems:
         raise PlanError.of(problems)
     result, base_numbers = shrunk_and_numbered(graph, removed, drops=drops)
@@ -67,6 +68,8 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop]
         ),
         tied=tuple(sorted((item.name, *item.aliases) for item in left.tensors if item.aliases and item.name in reached)),
         drops=tuple(sorted(drops, key=lambda drop: drop.sequence.path)),
+        free=free_axes(left, removed),
+        moves=tuple(sorted((Edit(*move) for move in moved_indices(left, removed)), key=lambda edit: edit.path)),
     )
 
 

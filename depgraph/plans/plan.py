@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -20,10 +21,18 @@ from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.drops import Drop, drop_problems, naming, renaming, without
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import UnreadAttribute
+from depgraph.graph.records import FreeAxis, UnreadAttribute
 from depgraph.messages import shortened
 from depgraph.plans.checking import check, edit_problems
-from depgraph.plans.implied import balance_problems, shorter_axes, smaller_atom, smaller_sizes
+from depgraph.plans.implied import (
+    balance_problems,
+    free_axes,
+    index_problems,
+    moved_indices,
+    shorter_axes,
+    smaller_atom,
+    smaller_sizes,
+)
 
 if TYPE_CHECKING:
     from depgraph.execution.inversion import TensorDict, Tensors
@@ -175,6 +184,8 @@ class Plan:
         tied: names of one parameter each, of those that the plan cuts: a checkpoint may store it under any of them. Equality
             leaves them out.
         drops: the elements that leave lists of modules. All names are those of the base; `name_after` has the new ones.
+        free: axes of the model's inputs, outputs and vocabularies that become shorter: who calls the model must follow.
+        moves: edits of attributes that stand for an index of a vocabulary, such as ``padding_idx``: those before it go.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -204,6 +215,8 @@ class Plan:
     unread_attributes: tuple[UnreadAttribute, ...] = field(default=(), eq=False, metadata=codec.LATE)
     tied: tuple[tuple[str, ...], ...] = field(default=(), eq=False, metadata=codec.LATE)
     drops: tuple[Drop, ...] = field(default=(), metadata=codec.LATE)
+    free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
+    moves: tuple[Edit, ...] = field(default=(), metadata=codec.LATE)
 
     @classmethod
     def empty(cls, graph: Graph) -> Plan:
@@ -218,16 +231,45 @@ class Plan:
     @cached_property
     def kept(self) -> Mapping[str, Mapping[int, IndexSet]]:
         """Parameter or buffer name to dimension to the original indices that stay."""
-        plain = {cut.atom: cut.removed for cut in self.cuts if cut.base is None}
-        ragged = {cut.atom: cut.removal for cut in self.cuts if cut.base is not None}
-        kept_of: dict[Space, IndexSet] = {}
-        for space in {axis.space for axis in self.axes}:
-            removed = image(space, plain)
-            for atom in atoms(space):
-                if isinstance(rows := ragged.get(atom), RaggedSet):
-                    removed = removed | ragged_image(space, atom, rows)
-            kept_of[space] = removed.complement(space.size)
+        removed: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts}
+        kept_of = {space: _gone(space, removed).complement(space.size) for space in {axis.space for axis in self.axes}}
         return self._by_axis(lambda space: kept_of[space])
+
+    @cached_property
+    def kept_inputs(self) -> Mapping[str, Mapping[int, IndexSet]]:
+        """Input to dimension to the original indices that stay: what is passed to the pruned model must be cut to them.
+
+        >>> import torch, depgraph as dg
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 2, 3))
+        >>> graph = dg.trace(model, torch.zeros(1, 3, 8, 8), free=["input:1"])
+        >>> plan = dg.cut(graph, "input[0]", [2], dim=1)
+        >>> dict(plan.kept_inputs["input[0]"])
+        {1: IndexSet('0-1')}
+        """
+        return self._kept_of("input")
+
+    @cached_property
+    def kept_outputs(self) -> Mapping[str, Mapping[int, IndexSet]]:
+        """Output to dimension to the original indices that stay, such as the classes that a pruned classifier has left."""
+        return self._kept_of("output")
+
+    @cached_property
+    def kept_ids(self) -> Mapping[str, IndexSet]:
+        """Table of a vocabulary to the original ids that stay: the place of an id among them is its new one."""
+        return MappingProxyType({name: dims[dim] for name, dims in self._kept_of("vocabulary").items() for dim in dims})
+
+    def _kept_of(self, kind: str) -> Mapping[str, Mapping[int, IndexSet]]:
+        removed: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts}
+        table: dict[str, dict[int, IndexSet]] = {}
+        for item in self.free:
+            if item.kind == kind:
+                table.setdefault(item.name, {})[item.dim] = _gone(item.space, removed).complement(item.space.size)
+        return MappingProxyType({name: MappingProxyType(dims) for name, dims in table.items()})
+
+    @property
+    def writes(self) -> tuple[Edit, ...]:
+        """Every integer that the plan writes to a model: sizes, and indices that move."""
+        return (*self.edits, *self.moves)
 
     @cached_property
     def sizes(self) -> Mapping[str, Mapping[int, int]]:
@@ -326,6 +368,47 @@ class Plan:
         edits = sorted((*self.edits, extra), key=lambda edit: edit.path)
         return evolve(self, edits=tuple(edits), added=tuple(sorted((*self.added, path))))
 
+    def edit_unread(self, *patterns: str) -> Plan:
+        """The plan with an edit of each attribute in `unread` that a dotted path or glob names, such as ``*.hidden_size``.
+
+        That an attribute is as large as an axis may be chance: so it is you who says which ones count it.
+
+        Raises:
+            PlanError: a pattern names no unread attribute, or one that may have to be of several sizes, for which `edit` takes
+                the right one. All problems are told at once.
+
+        >>> import torch, depgraph as dg
+        >>> class Block(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.width, self.inner, self.outer = 8, torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+        ...     def forward(self, x):
+        ...         return self.outer(self.inner(x))
+        >>> model = torch.nn.Sequential(Block())
+        >>> plan = dg.cut(dg.trace(model, torch.zeros(1, 4)), "0.inner.weight", [2, 6], dim=0)
+        >>> dg.execute(plan.edit_unread("*.width"), model)[0].width
+        6
+        """
+        named = {pattern: [item for item in self.unread if fnmatchcase(item.path, pattern)] for pattern in patterns}
+        paths = [item.path for item in self.unread]
+        problems = [
+            f"{shortened(repr(pattern))} names no unread attribute; there are {', '.join(map(repr, paths[:6])) or 'none'}."
+            for pattern, items in named.items()
+            if not items
+        ]
+        chosen = {item.path: item for items in named.values() for item in items}
+        problems += [
+            f"{shortened(repr(path))} may have to be one of {', '.join(map(str, item.sizes))}: say which by plan.edit."
+            for path, item in chosen.items()
+            if len(item.sizes) != 1
+        ]
+        if problems:
+            raise PlanError.of(problems)
+        plan = self
+        for path, item in chosen.items():
+            plan = plan.edit(path, item.sizes[0])
+        return plan
+
     def apply(self, graph: Graph) -> Graph:
         """The graph after the cut. The given graph does not change.
 
@@ -373,6 +456,11 @@ class Plan:
         implied = {(edit.path, edit.old, edit.new) for edit in self.edits if edit.path not in added}
         if implied != set(smaller_sizes(graph, removed)):
             yield "its edits are not those that its cuts ask for"
+        yield from index_problems(graph, removed)
+        if self.free != free_axes(graph, removed):
+            yield "its axes of inputs, outputs and vocabularies are not those that its cuts reach"
+        if {(edit.path, edit.old, edit.new) for edit in self.moves} != set(moved_indices(graph, removed)):
+            yield "its moves of indices are not those that its cuts ask for"
         for attribute in graph.attributes if added else ():
             if attribute.path in added:
                 yield f"the edit of {shortened(repr(attribute.path))} was added, but forward reads this attribute as a size"
@@ -395,7 +483,7 @@ class Plan:
             )
         other = self._with_own_names(other)
         drops = self._joined_drops(other.drops)
-        now, then = ({edit.path: value(edit) for edit in plan.edits} for plan, value in ((self, _new), (other, _old)))
+        now, then = ({edit.path: value(edit) for edit in plan.writes} for plan, value in ((self, _new), (other, _old)))
         problems = [
             f"the first plan sets {shortened(repr(path))} to {now[path]}, the second one expects {then[path]}"
             for path in sorted(now.keys() & then.keys())
@@ -429,8 +517,9 @@ class Plan:
             second[atom] = RaggedSet(in_base(removal.base), removal.sets) if isinstance(removal, RaggedSet) else removal
         cuts = cuts_of(joined(first, second), groups)
         single = [cut for cut in other.cuts if cut.atom.size - cut.count == 1]  # an axis of size 1 has no atom
+        free = {(item.name, item.dim, item.kind): evolve(item, space=substitute(item.space, in_base)) for item in other.free}
+        free.update({(item.name, item.dim, item.kind): item for item in self.free})
         before = {edit.path: edit.old for edit in (*other.edits, *self.edits)}
-        after = {edit.path: edit.new for edit in (*self.edits, *other.edits) if stays(edit.path) is not None}
         unread = {item.path: item for item in self.unread_attributes}
         for item in other.unread_attributes:
             spaces = tuple(substitute(space, in_base) for space in item.spaces)
@@ -442,14 +531,16 @@ class Plan:
             result=other.result,
             cuts=cuts,
             axes=ordered_axes(axes.values()),
-            edits=tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path]),
+            edits=_joined_edits(self.edits, other.edits, stays),
             renumbered=_composed(self.renumbered, other.renumbered, {cut.atom.id for cut in single}, other.drops, complete),
             renamed=_composed(self.renamed, other.renamed, {cut.group for cut in single}, other.drops, complete),
             targets=other.targets if other.cuts or other.drops else self.targets,
-            added=tuple(sorted(path for path in {*self.added, *other.added} if path in after)),
+            added=tuple(sorted(path for path in {*self.added, *other.added} if stays(path) is not None)),
             unread_attributes=tuple(unread[path] for path in sorted(unread) if stays(path) is not None),
             tied=tuple(sorted(_ties_left({*self.tied, *other.tied}, stays))),
             drops=drops,
+            free=tuple(free[key] for key in sorted(free)),
+            moves=_joined_edits(self.moves, other.moves, stays),
         )
 
     def _with_own_names(self, other: Plan) -> Plan:
@@ -462,6 +553,8 @@ class Plan:
             axes=tuple(evolve(axis, tensor=name(axis.tensor)) for axis in other.axes),
             edits=tuple(evolve(edit, path=name(edit.path)) for edit in other.edits),
             added=tuple(map(name, other.added)),
+            free=tuple(evolve(item, name=name(item.name)) if item.kind == "vocabulary" else item for item in other.free),
+            moves=tuple(evolve(edit, path=name(edit.path)) for edit in other.moves),
             unread_attributes=tuple(evolve(item, path=name(item.path)) for item in other.unread_attributes),
             tied=tuple(tuple(map(name, names)) for names in other.tied),
             drops=tuple(evolve(drop, sequence=drop.sequence.with_names(name)) for drop in other.drops),
@@ -612,6 +705,14 @@ def _ties_left(ties: Iterable[tuple[str, ...]], stays: Callable[[str], str | Non
             yield left
 
 
+def _joined_edits(first: Iterable[Edit], second: Iterable[Edit], stays: Callable[[str], str | None]) -> tuple[Edit, ...]:
+    """What two sets of edits come to, one after the other."""
+    first, second = tuple(first), tuple(second)
+    before = {edit.path: edit.old for edit in (*second, *first)}
+    after = {edit.path: edit.new for edit in (*first, *second) if stays(edit.path) is not None}
+    return tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path])
+
+
 def cuts_of(removals: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tuple[Cut, ...]:
     """Removals as cuts of named groups, in the order of the atoms."""
     cuts = []
@@ -619,6 +720,15 @@ def cuts_of(removals: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tup
         flat, base = (removal.flat(atom.size), removal.base) if isinstance(removal, RaggedSet) else (removal, None)
         cuts.append(Cut(groups[atom], atom, flat, base))
     return tuple(sorted(cuts, key=lambda cut: cut.atom.id))
+
+
+def _gone(space: Space, removed: Mapping[Atom, Removal]) -> IndexSet:
+    """The flat indices of a space that go."""
+    gone = image(space, {atom: removal for atom, removal in removed.items() if isinstance(removal, IndexSet)})
+    for atom in atoms(space):
+        if isinstance(rows := removed.get(atom), RaggedSet):
+            gone = gone | ragged_image(space, atom, rows)
+    return gone
 
 
 def _old(edit: Edit) -> int:

@@ -19,7 +19,7 @@ from depgraph import codec
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.graph.drops import Drop
-from depgraph.graph.records import ModuleSequence, UnreadAttribute
+from depgraph.graph.records import FreeAxis, ModuleSequence, UnreadAttribute
 from depgraph.messages import shortened
 from depgraph.plans.checking import check
 from depgraph.plans.plan import Cut, Edit, Plan, PrunedAxis, Target, ordered_axes
@@ -100,6 +100,8 @@ class PlanContent:
     unread: tuple[UnreadAttribute, ...] = field(default=(), metadata=codec.LATE)
     tied: tuple[tuple[str, ...], ...] = field(default=(), metadata=codec.LATE)
     drops: tuple[DropLine, ...] = field(default=(), metadata=codec.LATE)
+    free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
+    moves: tuple[tuple[str, int, int], ...] = field(default=(), metadata=codec.LATE)
 
     @classmethod
     def of(cls, plan: Plan) -> PlanContent:
@@ -119,6 +121,8 @@ class PlanContent:
             plan.unread_attributes,
             plan.tied,
             tuple(map(DropLine.of, plan.drops)),
+            plan.free,
+            tuple((edit.path, edit.old, edit.new) for edit in plan.moves),
         )
 
     def plan(self) -> Plan:
@@ -140,6 +144,8 @@ class PlanContent:
             self.unread,
             self.tied,
             tuple(line.drop() for line in self.drops),
+            self.free,
+            tuple(Edit(*move) for move in self.moves),
         )
 
 

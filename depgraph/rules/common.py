@@ -9,6 +9,7 @@ from depgraph.solving.statements import (
     Axis,
     Call,
     Equal,
+    Moved,
     Pin,
     Rule,
     RuleFunction,
@@ -58,6 +59,19 @@ def family(
 ) -> dict[str, Rule]:
     """One rule for several ATen operators. Unless it states traits, they mix no indices."""
     return {f"aten.{name}": Rule(equations, kind, traits) for name in names.split()}
+
+
+def moving(equations: RuleFunction, name: str = "self") -> RuleFunction:
+    """The equations of an operator whose results hold values of one operand, each as it is."""
+
+    def with_moves(call: Call) -> Iterator[Statement]:
+        yield from equations(call)
+        operand = call[name]
+        if isinstance(operand, Value):
+            for out in call.outputs:
+                yield Moved(operand, out)
+
+    return with_moves
 
 
 def mixing(axes: Callable[[Call], Iterable[Axis]], *offsets: str) -> Callable[[Call], Traits]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import broadcast, elementwise, family, mixes_all, mixing, passed, pinned, values
-from depgraph.solving.statements import Axis, Call, Equal, Pin, Rule, Scale, Statement, Traits, Value
+from depgraph.rules.common import broadcast, elementwise, family, mixes_all, mixing, moving, passed, pinned, values
+from depgraph.solving.statements import Accumulated, Axis, Call, Equal, Moved, Pin, Rule, Scale, Statement, Traits, Value
 
 
 def _same(call: Call) -> Iterator[Statement]:
@@ -46,6 +46,20 @@ def _renormalised(call: Call) -> tuple[Axis, ...]:
     """Mixed axes: the norms are taken over all axes but one."""
     x = call["self"]
     return tuple(value[dim] for value in (x, call.out) for dim in range(x.ndim) if dim != int(call["dim"]) % x.ndim)
+
+
+def _sorted(call: Call) -> Iterator[Statement]:
+    """The values in their order; whatever numbers of indices they are, fewer of them keep theirs."""
+    yield from _along("{} runs along it, so its order matters", "dim").equations(call)
+    yield Moved(call["self"], call.out)
+
+
+def _accumulated(call: Call) -> Iterator[Statement]:
+    """Sums from the first position on. Their order matters, unless they are counts of what the data choose."""
+    x, out = call["self"], call.out
+    yield from elementwise(call)
+    if x.ndim:
+        yield Accumulated(x, out, x[int(call["dim"])], f"{call.op} runs along it, so its order matters")
 
 
 def _triangle(call: Call) -> Iterator[Statement]:
@@ -114,16 +128,16 @@ def _lists(call: Call) -> Iterator[Statement]:
 
 
 POSITION_BY_POSITION = """
-    abs acos acosh _add_relu addcdiv addcmul alias alias_copy alpha_dropout angle asin asinh atan atan2 atanh
+    abs acos acosh _add_relu addcdiv addcmul alpha_dropout angle asin asinh atan atan2 atanh
     bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp clamp_max
-    clamp_min clone complex _conj conj _conj_copy _conj_physical conj_physical contiguous copy copysign cos cosh
-    deg2rad dequantize detach detach_copy digamma dropout elu empty_like eq erf erfc erfinv exp exp2 expm1
+    clamp_min complex _conj conj _conj_copy _conj_physical conj_physical contiguous copysign cos cosh
+    deg2rad dequantize digamma dropout elu empty_like eq erf erfc erfinv exp exp2 expm1
     _fake_quantize_learnable_per_tensor_affine fake_quantize_per_tensor_affine
     fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
     feature_alpha_dropout feature_dropout fill floor floor_divide fmax fmin fmod frac frexp full_like _fused_dropout
     gcd ge gelu greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh heaviside hypot i0 igamma igammac
     __ilshift__ imag int_repr __irshift__ isclose isfinite isinf isnan isneginf isposinf _lazy_clone lcm ldexp le
-    leaky_relu lerp less less_equal lgamma lift lift_fresh lift_fresh_copy log log10 log1p log2 log_sigmoid
+    leaky_relu lerp less less_equal lgamma lift lift_fresh log log10 log1p log2 log_sigmoid
     log_sigmoid_forward logaddexp logaddexp2 logical_and logical_not logical_or logical_xor logit __lshift__ lt
     masked_fill _masked_scale maximum minimum mish mvlgamma nan_to_num native_dropout ne neg _neg_view
     _neg_view_copy negative nextafter not_equal ones_like _pin_memory polar polygamma positive pow _prelu_kernel
@@ -138,18 +152,21 @@ POSITION_BY_POSITION = """
     special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1 special_shifted_chebyshev_polynomial_t
     special_shifted_chebyshev_polynomial_u special_shifted_chebyshev_polynomial_v
     special_shifted_chebyshev_polynomial_w special_spherical_bessel_j0 special_xlog1py special_zeta sqrt square
-    subtract tan tanh threshold _to_copy trunc xlogy zero zeros_like
+    subtract tan tanh threshold trunc xlogy zero zeros_like
 """
 DRAWN = """
     bernoulli binomial cauchy exponential geometric log_normal normal_functional poisson rand_like randint_like randn_like
     random _standard_gamma uniform
 """
 
+COPIES = "alias alias_copy clone detach detach_copy lift_fresh_copy _to_copy"
+"""Operators whose result is their first operand, perhaps of another type or place."""
+
 SOFTMAX = "_log_softmax log_softmax _masked_softmax _safe_softmax _softmax softmax"
 
 SCALED = "div mul multiply true_divide"
 
-POINTWISE = f"{POSITION_BY_POSITION} {SCALED} {DRAWN} add sub"
+POINTWISE = f"{POSITION_BY_POSITION} {COPIES} copy {SCALED} {DRAWN} add sub"
 """Operators in which each position of the result depends on the same position of the operands alone."""
 
 
@@ -161,6 +178,8 @@ FOREACH = """
 
 RULES: dict[str, Rule] = {
     **family(POSITION_BY_POSITION, elementwise, "ELEMENTWISE"),
+    **family(COPIES, moving(elementwise), "ELEMENTWISE"),
+    **family("copy", moving(elementwise, "src"), "ELEMENTWISE"),
     **family(SCALED, _scaled, "ELEMENTWISE"),
     **family(DRAWN, elementwise, "ELEMENTWISE", Traits(mixes=(), draws=True)),
     **family("add sub", elementwise, "ELEMENTWISE", _added),
@@ -182,9 +201,11 @@ RULES: dict[str, Rule] = {
     ),
     **{
         f"aten.{name}": _along("{} runs along it, so its order matters", "dim")
-        for name in ("cumsum", "cumprod", "logcumsumexp", "sort", "argsort", "cummax", "cummin", "_logcumsumexp")
+        for name in ("cumprod", "logcumsumexp", "argsort", "cummax", "cummin", "_logcumsumexp")
     },
-    **family("to type_as", _same, "ELEMENTWISE"),
+    **family("cumsum", _accumulated, "ELEMENTWISE", mixing(_normalised)),
+    **family("sort", _sorted, "ELEMENTWISE"),
+    **family("to type_as", moving(_same), "ELEMENTWISE"),
     "aten.linalg_cross": _along("{} mixes its three positions", "dim"),
     **family("tril triu", _triangle, "ELEMENTWISE"),
 }

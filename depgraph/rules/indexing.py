@@ -7,8 +7,22 @@ from math import prod
 
 from attrs import frozen
 
-from depgraph.rules.common import TAKES_POSITIONS, broadcast, family, matched, mixes_all, named, passed, pinned, values
-from depgraph.solving.statements import Axis, Call, Equal, Named, Pin, Rule, Statement, Traits, Value, pin_all
+from depgraph.rules.common import TAKES_POSITIONS, broadcast, family, matched, mixes_all, moving, named, passed, pinned, values
+from depgraph.solving.statements import (
+    Axis,
+    Call,
+    Chosen,
+    Equal,
+    Larger,
+    Named,
+    Pin,
+    Rule,
+    Statement,
+    Taken,
+    Traits,
+    Value,
+    pin_all,
+)
 
 
 @frozen
@@ -52,6 +66,11 @@ def _masked(x: Value, one: _Subscript) -> Iterator[Statement]:
             yield Equal(x[dim], axis)
 
 
+def _position(one: _Subscript, axis: Axis, reason: str) -> Statement:
+    """The subscript takes positions of an axis, which may be names of what the data choose; a mask gives none."""
+    return Pin(axis, reason) if one.index.boolean else Taken(one.index, axis, reason)
+
+
 def _index(call: Call) -> Iterator[Statement]:
     x, out = call["self"], call.out
     subscripts, start, rest = _indexed(x, call["indices"])
@@ -63,7 +82,7 @@ def _index(call: Call) -> Iterator[Statement]:
     for one in subscripts:
         yield from _masked(x, one)
         for dim in one.dims:
-            yield Pin(x[dim], TAKES_POSITIONS.format(call.op))
+            yield _position(one, x[dim], TAKES_POSITIONS.format(call.op))
         yield from broadcast(one.axes, positions)
     if any(one.index.boolean for one in subscripts):
         yield from pinned(positions, f"{call.op} counts the positions of a mask")
@@ -85,8 +104,10 @@ def _index_put(call: Call) -> Iterator[Statement]:
     for one in subscripts:
         yield from _masked(x, one)
         if not element_wise:
-            for axis in (*(x[dim] for dim in one.dims), *one.index.axes):
-                yield Pin(axis, f"{call.op} writes to positions of it that are computed in forward")
+            reason = f"{call.op} writes to positions of it that are computed in forward"
+            for dim in one.dims:
+                yield _position(one, x[dim], reason)
+            yield from pinned(one.index.axes, reason)
         for place, axis in enumerate(reversed(one.axes), start=1):
             if axis.size > 1 or positions[-place] is None:
                 positions[-place] = axis
@@ -104,7 +125,7 @@ def _index_select(call: Call) -> Iterator[Statement]:
     if not x.ndim:
         return
     dim = int(call["dim"]) % x.ndim
-    yield Pin(x[dim], TAKES_POSITIONS.format(call.op))
+    yield Taken(index, x[dim], TAKES_POSITIONS.format(call.op))
     yield from passed(x, out, {dim})
     if index.ndim:
         yield Equal(index[0], out[dim])
@@ -118,7 +139,7 @@ def _index_write(call: Call) -> Iterator[Statement]:
         yield from pin_all(call, f"{call.op} writes to a tensor without axes")
         return
     dim = int(call["dim"]) % x.ndim
-    yield Pin(x[dim], f"{call.op} writes to positions of it that are computed in forward")
+    yield Taken(index, x[dim], f"{call.op} writes to positions of it that are computed in forward")
     if isinstance(source, Value) and source.ndim:
         yield from passed(x, source, {dim})
         if index.ndim:
@@ -135,7 +156,7 @@ def _gather(call: Call) -> Iterator[Statement]:
         return
     dim = int(call["dim"]) % max(x.ndim, 1)
     if x.ndim:
-        yield Pin(x[dim], TAKES_POSITIONS.format(call.op))
+        yield Taken(index, x[dim], TAKES_POSITIONS.format(call.op))
     yield from broadcast(index.axes, out.axes)
     for position, (axis, target) in enumerate(zip(x.axes, out.axes, strict=bool(x.ndim))):
         if position != dim and axis.size != 1:
@@ -148,7 +169,7 @@ def _scatter(call: Call) -> Iterator[Statement]:
     reason = f"{call.op} writes to positions of it that are computed in forward"
     yield from passed(x, out)
     if x.ndim:
-        yield Pin(x[dim], reason)
+        yield Taken(index, x[dim], reason)
     for position, axis in enumerate(index.axes):
         if position == dim:
             if call.op != "aten.scatter_add":
@@ -163,12 +184,38 @@ def _topk(call: Call) -> Iterator[Statement]:
     x = call["self"]
     if not x.ndim:
         return
-    dim = int(call["dim"] if call["dim"] is not None else -1) % x.ndim
+    dim, k = _ordered_dim(call), call["k"]
     for out in call.outputs:
         yield from passed(x, out, {dim})
-        for axis in (x[dim], out[dim]):
-            yield Pin(axis, f"{call.op} orders it by the data")
-        yield Named(out[dim], call["k"])
+        yield Pin(out[dim], f"{call.op} orders it by the data")
+        yield Named(out[dim], k)
+    yield Larger(x[dim], k - 1, f"{call.op} takes the first {k} of it")
+    yield Chosen(call.outputs[1], x[dim])
+
+
+def _ordered_dim(call: Call) -> int:
+    x: Value = call["self"]
+    return int(call["dim"] if call["dim"] is not None else -1) % x.ndim
+
+
+def _ordering(call: Call) -> Traits:
+    """The best of an axis, and which they are."""
+    x = call["self"]
+    if not x.ndim:
+        return Traits(mixes=())
+    axis = x[_ordered_dim(call)]
+    return Traits(mixes=(axis,), chooses=() if 1 in call.unread else (axis,))
+
+
+def _one_hot(call: Call) -> Iterator[Statement]:
+    """A 1 at the number that each position holds."""
+    x, out, count = call["self"], call.out, call["num_classes"]
+    yield from broadcast(x.axes, out.axes[:-1])
+    if count is None or count < 0:
+        yield Pin(out[-1], f"{call.op} makes as many as the data need")
+    else:
+        yield Named(out[-1], count)
+    yield Taken(x, out[-1], f"{call.op} counts the values of its operand")
 
 
 def _masked_scatter(call: Call) -> Iterator[Statement]:
@@ -245,6 +292,32 @@ def _counted(call: Call) -> Iterator[Statement]:
         yield from pinned(value.axes, f"{call.op} counts values")
 
 
+def _binned(call: Call) -> Iterator[Statement]:
+    """`histc`: numbers from 0 to one less than there are bins fall each into its own."""
+    x, out, bins, last = call["self"], call.out, call["bins"], call["max"]
+    reason = f"{call.op} counts values"
+    if call["min"] == 0 and isinstance(last, int) and last == bins - 1:
+        yield Named(out[0], bins)
+        yield Named(out[0], last + 1)
+        yield Taken(x, out[0], reason)
+        yield Chosen(out, out[0], "count")
+    else:
+        yield Pin(out[0], reason)
+
+
+def _by_number(call: Call) -> Iterator[Statement]:
+    """`bincount`: how often each number occurs; of more than `minlength` only the data tell."""
+    x, out, count = call["self"], call.out, call["minlength"]
+    if isinstance(call["weights"], Value):
+        yield from passed(x, call["weights"])
+    if out.shape[0] == (count or 0):
+        yield Named(out[0], count)
+        yield Taken(x, out[0], f"{call.op} counts values")
+        yield Chosen(out, out[0], "count")
+    else:
+        yield Pin(out[0], f"{call.op} counts values")
+
+
 def _sampled(call: Call) -> Iterator[Statement]:
     x, out = call["self"], call.out
     for value in (x, out):
@@ -263,7 +336,7 @@ def _segments(call: Call) -> Iterator[Statement]:
 
 
 RULES: dict[str, Rule] = {
-    **family("index _unsafe_index", _index, "SLICE"),
+    **family("index _unsafe_index", moving(_index), "SLICE"),
     **family("index_put _index_put_impl _unsafe_index_put", _index_put, "SLICE"),
     **family("masked_scatter", _masked_scatter, "SLICE"),
     **family("masked_select", _masked_select, "SLICE"),
@@ -278,12 +351,15 @@ RULES: dict[str, Rule] = {
     **family("put", _put, "SLICE"),
     **family("bucketize searchsorted", _looked_up, "ELEMENTWISE"),
     **family("isin", _member, "ELEMENTWISE"),
-    **family("bincount histc histogram", _counted, "REDUCE", mixes_all),
+    **family("histogram", _counted, "REDUCE", mixes_all),
+    **family("histc", _binned, "REDUCE", mixes_all),
+    **family("bincount", _by_number, "REDUCE", mixes_all),
+    **family("one_hot", _one_hot, "EXPAND"),
     **family("multinomial", _sampled, "SLICE", Traits((), draws=True)),
     **family("segment_reduce", _segments, "REDUCE"),
-    **family("index_select", _index_select, "SLICE"),
+    **family("index_select", moving(_index_select), "SLICE"),
     **family("index_add index_copy index_fill index_reduce", _index_write, "SLICE"),
-    **family("gather take_along_dim", _gather, "SLICE"),
+    **family("gather take_along_dim", moving(_gather), "SLICE"),
     **family("scatter scatter_add scatter_reduce", _scatter, "SLICE"),
-    **family("topk", _topk, "SLICE"),
+    **family("topk", _topk, "SLICE", _ordering),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import family, passed, pinned
+from depgraph.rules.common import family, moving, passed, pinned
 from depgraph.solving.statements import (
     Axis,
     Backwards,
@@ -13,6 +13,7 @@ from depgraph.solving.statements import (
     Equal,
     Fresh,
     Larger,
+    Moved,
     Named,
     Pin,
     Plus,
@@ -31,6 +32,7 @@ def _cat(call: Call) -> Iterator[Statement]:
     yield Equal(out[dim], Plus(tuple(value[dim] for value in values)))
     for value in values:
         yield from passed(value, out, {dim})
+        yield Moved(value, out)
 
 
 def _stack(call: Call) -> Iterator[Statement]:
@@ -39,6 +41,7 @@ def _stack(call: Call) -> Iterator[Statement]:
     yield Pin(out[dim], f"it counts the tensors that {call.op} joins")
     rest = [axis for position, axis in enumerate(out.axes) if position != dim]
     for value in call["tensors"]:
+        yield Moved(value, out)
         for axis, target in zip(value.axes, rest, strict=True):
             yield Equal(axis, target)
 
@@ -250,13 +253,15 @@ def _glu(call: Call) -> Iterator[Statement]:
 RULES: dict[str, Rule] = {
     **family("cat concat concatenate", _cat, "CONCAT"),
     **family("stack _stack", _stack, "CONCAT"),
-    **family("split split_with_sizes unsafe_split unsafe_split_with_sizes split_copy split_with_sizes_copy", _split, "SPLIT"),
-    **family("chunk unsafe_chunk tensor_split", _chunk, "SPLIT"),
+    **family(
+        "split split_with_sizes unsafe_split unsafe_split_with_sizes split_copy split_with_sizes_copy", moving(_split), "SPLIT"
+    ),
+    **family("chunk unsafe_chunk tensor_split", moving(_chunk), "SPLIT"),
     **family("glu", _glu, "SPLIT"),
-    **family("unbind unbind_copy", _select, "UNBIND"),
-    **family("select select_copy", _select, "SLICE"),
+    **family("unbind unbind_copy", moving(_select), "UNBIND"),
+    **family("select select_copy", moving(_select), "SLICE"),
     **family("select_scatter slice_scatter", _scattered, "SLICE"),
-    **family("slice narrow slice_copy narrow_copy", _slice, "SLICE"),
+    **family("slice narrow slice_copy narrow_copy", moving(_slice), "SLICE"),
     **family(
         "pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
         "replication_pad3d",

@@ -11,9 +11,11 @@ from depgraph.solving.statements import (
     Equal,
     Fresh,
     Larger,
+    Multiple,
     Pin,
     Rule,
     Statement,
+    Taken,
     Times,
     Traits,
     Value,
@@ -174,13 +176,20 @@ def _letters(term: str, ndim: int) -> list[str]:
     return [*before, *(f"...{missing - k}" for k in range(missing if dots else 0)), *after]
 
 
+_ROW_BYTES = 16
+"""Of how many bytes rows of the operands of `_grouped_mm` are a multiple."""
+
+
 def _grouped_product(call: Call) -> Iterator[Statement]:
     a, b, out = call["self"], call["mat2"], call.out
     yield Equal(a[-1], b[-2])
     yield Equal(out[-1], b[-1])
+    for axis in (b[-2], b[-1]):
+        yield Multiple(axis, _ROW_BYTES // a.itemsize, f"{call.op} takes rows of a multiple of {_ROW_BYTES} bytes")
     for value in (a, b):
         if value.ndim == 3:
-            yield Pin(value[0], f"it counts the groups of {call.op}, to which the data sends its rows")
+            reason = f"it counts the groups of {call.op}, to which the data sends its rows"
+            yield Taken(call["offs"], value[0], reason, "end") if isinstance(call["offs"], Value) else Pin(value[0], reason)
     for before, after in zip(a.axes[:-1], out.axes, strict=False):
         if a.ndim == out.ndim:
             yield Equal(before, after)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from depgraph.rules.common import broadcast, elementwise, family, mixes_all, mixing
-from depgraph.solving.statements import Axis, Call, Equal, Named, Pin, Rule, Statement, Value
+from depgraph.rules.common import broadcast, elementwise, family, mixes_all
+from depgraph.solving.statements import Axis, Call, Chosen, Equal, Named, Pin, Rule, Statement, Traits, Value
 
 
 def _dims(call: Call) -> set[int]:
@@ -28,8 +28,11 @@ def _reduce(call: Call) -> Iterator[Statement]:
     x, dims = call.inputs[0], _dims(call)
     reads_positions = len(call.outputs) > 1 and (1 not in call.unread or call.op == "aten.kthvalue")  # k counts along the axis
     if "arg" in call.op or (call.op in _WITH_POSITIONS and reads_positions):
-        for dim in dims if x.ndim else ():
-            yield Pin(x[dim], f"{call.op} returns positions of it")
+        if call.op in _BEST and len(dims) == 1 and call["dim"] is not None and x.ndim:
+            yield Chosen(call.outputs[-1], x[min(dims)])
+        else:
+            for dim in dims if x.ndim else ():
+                yield Pin(x[dim], f"{call.op} returns positions of it")
     other_axes = [axis for position, axis in enumerate(x.axes) if position not in dims]
     for out in call.outputs:
         remaining = out.axes
@@ -49,6 +52,14 @@ def _sum_to_size(call: Call) -> Iterator[Statement]:
         yield Named(axis, size)
 
 
+def _reducing(call: Call) -> Traits:
+    """The reduced axes are mixed; the data choose of one whose best position is read."""
+    reduced = tuple(_reduced(call))
+    read = "arg" in call.op or (len(call.outputs) > 1 and 1 not in call.unread)
+    return Traits(mixes=reduced, chooses=reduced if call.op in _BEST and read and len(reduced) == 1 else ())
+
+
+_BEST = {"aten.max", "aten.min", "aten.argmax", "aten.argmin"}
 _WITH_POSITIONS = {"aten.max", "aten.min", "aten.median", "aten.nanmedian", "aten.mode", "aten.kthvalue"}
 
 RULES: dict[str, Rule] = {
@@ -59,6 +70,6 @@ RULES: dict[str, Rule] = {
         "all any count_nonzero median nanmedian nansum nanmean mode kthvalue native_norm linalg__powsum _aminmax",
         _reduce,
         "REDUCE",
-        mixing(_reduced),
+        _reducing,
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from depgraph.rules.common import broadcast, family, passed, pinned, table
+from depgraph.rules.common import broadcast, family, moving, passed, pinned, table
 from depgraph.solving.statements import (
     Axis,
     Backwards,
@@ -171,19 +171,19 @@ RULES: dict[str, Rule] = {
     **family(
         "view reshape _unsafe_view flatten unsqueeze view_as reshape_as ravel _reshape_alias view_copy "
         "_reshape_copy _reshape_alias_copy unsqueeze_copy _mkldnn_reshape",
-        _view,
+        moving(_view),
         "RESHAPE",
     ),
-    **family("squeeze squeeze_copy", _squeeze, "RESHAPE"),
-    **family("unflatten", _unflatten, "RESHAPE"),
+    **family("squeeze squeeze_copy", moving(_squeeze), "RESHAPE"),
+    **family("unflatten", moving(_unflatten), "RESHAPE"),
     **family("view_as_real view_as_complex view_as_real_copy view_as_complex_copy", _complex_pairs, "RESHAPE"),
     **family(
         "permute transpose t numpy_T mT mH adjoint matrix_H swapaxes swapdims permute_copy transpose_copy t_copy "
         "_mkldnn_transpose",
-        _permute,
+        moving(_permute),
         "PERMUTE",
     ),
-    **family("expand expand_as expand_copy", _expand, "EXPAND"),
-    **family("repeat", _repeat, "EXPAND"),
-    **family("repeat_interleave", _repeat_interleave, "EXPAND"),
+    **family("expand expand_as expand_copy", moving(_expand), "EXPAND"),
+    **family("repeat", moving(_repeat), "EXPAND"),
+    **family("repeat_interleave", moving(_repeat_interleave), "EXPAND"),
 }

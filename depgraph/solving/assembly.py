@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from attrs import evolve, field, frozen
 
@@ -18,12 +19,34 @@ from depgraph.graph.records import (
     OpType,
     PinnedAtom,
     SizeAttribute,
+    SizeMultiple,
     Tensor,
     TensorKind,
     retyped,
 )
-from depgraph.solving.demands import Below, Demand, EqualSizes, Escape, FollowingAttribute, NamedSize, SizeFact, Unlike
+from depgraph.solving.choices import CHOICES, Choices, ChoiceStatement, Content
+from depgraph.solving.demands import (
+    Below,
+    Demand,
+    Divisible,
+    EqualSizes,
+    Escape,
+    FollowingAttribute,
+    NamedSize,
+    SizeFact,
+    Unlike,
+)
 from depgraph.solving.expressions import Attribute, Expression, parts_of
+from depgraph.solving.interface import (
+    NOTHING_FREE,
+    FreeInterface,
+    always_inside,
+    free_axes_of,
+    implied_outputs,
+    interface_of,
+    named_indices,
+    vocabulary_sizes,
+)
 from depgraph.solving.recording import Declared, Recording
 from depgraph.solving.sized import origin, sized_in
 from depgraph.solving.sizes import settle
@@ -34,6 +57,7 @@ from depgraph.solving.statements import (
     Call,
     Equal,
     Larger,
+    Multiple,
     Named,
     Pin,
     Plus,
@@ -63,6 +87,7 @@ class Stated:
         terms: the terms whose spaces the graph shows, in reading order.
         parameter_axes: the axes of the parameters.
         copies: axes that forward makes of equal parts.
+        contents: what tensors say of indices that the data choose, by the numbers of their values.
     """
 
     equations: tuple[tuple[Equal | Pin, str], ...]
@@ -71,6 +96,7 @@ class Stated:
     terms: tuple[Term, ...]
     parameter_axes: tuple[Axis, ...]
     copies: tuple[Axis, ...]
+    contents: Mapping[int, Content]
 
 
 @frozen(eq=False)
@@ -83,6 +109,7 @@ class Solved:
         attributes: paths of integers with the spaces that they count.
         balances: atoms that lose equally many indices, with the reasons.
         lower_bounds: atoms with how many indices they keep at least, and the reasons.
+        multiples: atoms with the number that divides what they keep, and the reasons.
     """
 
     spaces: Mapping[Term, Space]
@@ -90,6 +117,7 @@ class Solved:
     attributes: tuple[tuple[str, Space], ...]
     balances: tuple[tuple[tuple[Atom, ...], str], ...]
     lower_bounds: tuple[tuple[Atom, int, str], ...]
+    multiples: tuple[tuple[Atom, int, str], ...]
 
 
 @frozen
@@ -103,54 +131,80 @@ class _Draft:
 
 def assemble(recording: Recording, rules: Mapping[str, Rule]) -> Graph:
     """The graph of a recording under an operator table. Pure: equal recordings give equal graphs."""
-    statements = stated(recording, rules)
-    return named(recording, rules, statements.work, solved(statements))
+    interface = interface_of(recording, rules)
+    if interface.vocabularies:
+        spaces = solved(stated(recording, rules, boundary=False, interface=interface)).spaces
+        interface = evolve(interface, freed=(*interface.freed, *implied_outputs(interface, recording, spaces)))
+    statements = stated(recording, rules, interface=interface)
+    return named(recording, rules, statements.work, solved(statements), interface)
 
 
-def stated(recording: Recording, rules: Mapping[str, Rule], boundary: bool = True) -> Stated:
+def stated(
+    recording: Recording,
+    rules: Mapping[str, Rule],
+    boundary: bool = True,
+    contents: Mapping[int, Content] = MappingProxyType({}),
+    interface: FreeInterface = NOTHING_FREE,
+) -> Stated:
     """The first stage: what the rules say of each call, and the tracer of sizes.
 
     Without `boundary` the axes of the outputs are free as well, and their spaces are shown even where no call made them.
+    Of the `interface`, nothing is pinned for being there. `contents` are what operands are said to hold.
     """
+    choices = Choices(contents)
     equations: list[tuple[Equal | Pin, str]] = []
     demands: list[Demand] = []
     work: list[tuple[Work, ...]] = []
+    free = interface.axes
     for name, value in recording.inputs:
-        equations.extend(_pins(value, f"it is a dimension of the model's {name}"))
+        equations.extend(_pins(value, f"it is a dimension of the model's {name}", free))
     costed = recording.begins[0] if recording.begins else len(recording.calls)
     for position, call in enumerate(recording.calls):
         place = _place(call)
         call_work: list[Work] = []
+        call_equations: list[tuple[Equal | Pin, str]] = []
+        choice_statements: list[ChoiceStatement] = []
         statements = _statements(call, rules)
         for statement in statements:
             if isinstance(statement, Equal):
-                equations.append((statement, place))
+                call_equations.append((statement, place))
             elif isinstance(statement, Pin):
-                equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
+                if statement.term not in free or rules[call.op].type != "EMBEDDING":
+                    call_equations.append((Pin(statement.term, f"{statement.reason} ({place})"), place))
             elif isinstance(statement, Work):
                 call_work.append(statement)
+            elif isinstance(statement, CHOICES):
+                choice_statements.append(statement)
             elif not isinstance(statement, Scale):
                 demands.append(_demand(statement, place))
+        for following in choices.follow(call, choice_statements):
+            explained = Pin(following.term, f"{following.reason} ({place})") if isinstance(following, Pin) else following
+            equations.append((explained, place))
+        equations.extend(call_equations)
         work.append(tuple(call_work) if position < costed else ())
         demands.extend(_unnamed(call, statements, place))
     for name, value in recording.outputs if boundary else ():
-        equations.extend(_pins(value, f"it is a dimension of the model's {name}"))
+        equations.extend(_pins(value, f"it is a dimension of the model's {name}", free))
+        equations.extend((pin, pin.reason) for pin in choices.left(value, f"they are the model's {name}"))
+    equations.extend(interface.equations)
     for value, reason in recording.constants:
         equations.extend(_pins(value, reason))
+        equations.extend((pin, pin.reason) for pin in choices.left(value, reason))
     used = {value.id for call in recording.calls for value in (*call.inputs, *call.outputs)}
     for declared in recording.declared:
         if declared.value.id not in used:
             equations.extend(_pins(declared.value, f"{declared.name} is not used in forward"))
-    demands.extend(_recorded_demands(recording))
+    demands.extend(_recorded_demands(recording, interface))
     values = [declared.value for declared in recording.declared] + [value for _, value in recording.inputs]
     values += [value for call in recording.calls for value in call.outputs]
-    values += [value for _, value in recording.outputs if not boundary]
+    values += [value for _, value in recording.outputs if not boundary or free]
     terms: list[Term] = [axis for value in values for axis in value.axes]
     terms += [axis for items in work for item in items for axis in item.axes]
+    terms += [] if boundary else [content.term for content in choices.contents.values()]
     parameters = [declared.value for declared in recording.declared if declared.kind == "parameter"]
     parameter_axes = tuple(axis for value in parameters for axis in value.axes)
     copies = [axis for call in recording.calls if _repeats(call, rules) for value in call.outputs for axis in value.axes]
-    return Stated(tuple(equations), tuple(demands), tuple(work), tuple(terms), parameter_axes, tuple(copies))
+    return Stated(tuple(equations), tuple(demands), tuple(work), tuple(terms), parameter_axes, tuple(copies), choices.contents)
 
 
 def solved(statements: Stated) -> Solved:
@@ -161,7 +215,7 @@ def solved(statements: Stated) -> Solved:
     sizes = settle(solver, statements.demands, statements.parameter_axes, statements.copies)
     terms = [*statements.terms, *(term for _, term in sizes.attributes)]
     terms += [term for balanced, _ in sizes.balances for term in balanced]
-    terms += [term for term, _, _ in sizes.lower_bounds]
+    terms += [term for term, _, _ in (*sizes.lower_bounds, *sizes.divisors)]
     solution = solver.solution(terms)
     spaces = solution.spaces
     return Solved(
@@ -170,10 +224,17 @@ def solved(statements: Stated) -> Solved:
         attributes=tuple((path, spaces[term]) for path, term in sizes.attributes),
         balances=tuple((tuple(_atom(spaces[term]) for term in balanced), reason) for balanced, reason in sizes.balances),
         lower_bounds=tuple((_atom(spaces[term]), size, reason) for term, size, reason in sizes.lower_bounds),
+        multiples=tuple((_atom(spaces[term]), number, reason) for term, number, reason in sizes.divisors),
     )
 
 
-def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[Work, ...]], solution: Solved) -> Graph:
+def named(
+    recording: Recording,
+    rules: Mapping[str, Rule],
+    work: Sequence[tuple[Work, ...]],
+    solution: Solved,
+    interface: FreeInterface = NOTHING_FREE,
+) -> Graph:
     """The third stage: operations and tensors with their names and spaces, as a graph; `work` is that of each call."""
     spaces = solution.spaces
     drafts = _drafts(recording, rules, work)
@@ -187,21 +248,29 @@ def named(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[
     for draft in drafts:
         costs = tuple(Cost(tuple([spaces[axis] for axis in item.axes]), item.scale) for item in draft.work)
         operations.append(retyped(draft.operation.costing(costs), by_name))
+    attributes = tuple(SizeAttribute(path, space) for path, space in solution.attributes)
+    fixed = {*solution.pins, *(atom for balanced, _ in solution.balances for atom in balanced)}
+    sizes, balances = vocabulary_sizes(interface, recording, spaces, dict(solution.attributes), fixed)
     graph = Graph(
         tuple(operations),
         tuple(tensors),
-        tuple(SizeAttribute(path, space) for path, space in solution.attributes),
+        (*attributes, *sizes),
         tuple(PinnedAtom(atom, reason) for atom, reason in solution.pins.items()),
-        tuple(Balance(atoms, reason) for atoms, reason in solution.balances),
+        (*(Balance(balanced, reason) for balanced, reason in solution.balances), *balances),
         recording.mode,
         tuple(LowerBound(atom, size, reason) for atom, size, reason in solution.lower_bounds),
+        multiples=tuple(SizeMultiple(atom, number, reason) for atom, number, reason in solution.multiples),
+        free=free_axes_of(interface, spaces, {space for tensor in tensors for space in tensor.axes}),
+        indices=named_indices(interface, spaces, solution.pins),
     )
     graph = renumber(graph)[0]
     return evolve(graph, unread=unread_attributes(recording, graph), sequences=recording.sequences)
 
 
-def _demand(statement: Named | Balanced | Larger, place: str) -> Demand:
+def _demand(statement: Named | Balanced | Larger | Multiple, place: str) -> Demand:
     """The demand on sizes that a statement makes."""
+    if isinstance(statement, Multiple):
+        return Divisible(statement.term, statement.of, f"{statement.reason} ({place})")
     if isinstance(statement, Named):
         return NamedSize(statement.term, statement.size, place)
     if isinstance(statement, Balanced):
@@ -228,14 +297,15 @@ def _unnamed(call: Call, statements: Iterable[Statement], place: str) -> Iterato
             yield Escape((expression,), f"{call.op} is given a number that follows from its size ({place})")
 
 
-def _recorded_demands(recording: Recording) -> Iterator[Demand]:
+def _recorded_demands(recording: Recording, interface: FreeInterface) -> Iterator[Demand]:
     """What forward itself demands of sizes: its comparisons, its modules' attributes, the numbers that it computes."""
     for left, right, where in recording.facts:
         yield SizeFact(left, right, where)
     for left, right, where in recording.differences:
         yield Unlike(left, right, _compared(left, right, where))
     for left, right, where in recording.orders:
-        yield Below(left, right, _compared(left, right, where))
+        if not always_inside(interface, left, right):
+            yield Below(left, right, _compared(left, right, where))
     for path, term, outside in recording.layer_attributes:
         yield FollowingAttribute(Attribute(path), term, outside)
     for sources, where in recording.escapes:
@@ -297,10 +367,10 @@ def _place(call: Call) -> str:
     return f"{call.op} in {call.module or 'the model'} at {call.where}"
 
 
-def _pins(value: Value, reason: str) -> Iterator[tuple[Pin, str]]:
-    """Nothing may be removed from the axes of a value."""
+def _pins(value: Value, reason: str, free: Container[Axis] = ()) -> Iterator[tuple[Pin, str]]:
+    """Nothing may be removed from the axes of a value, but from those that are free."""
     for axis in value.axes:
-        if axis.size != 1:
+        if axis.size != 1 and axis not in free:
             yield Pin(axis, reason), reason
 
 

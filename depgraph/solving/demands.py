@@ -77,16 +77,26 @@ class Below:
     reason: str
 
 
-Demand: TypeAlias = NamedSize | EqualSizes | SizeFact | Unlike | Below | FollowingAttribute | Escape
+@frozen
+class Divisible:
+    """A size of which a number is a divisor is to stay so."""
+
+    term: Term
+    by: int
+    reason: str
+
+
+Demand: TypeAlias = NamedSize | EqualSizes | SizeFact | Unlike | Below | Divisible | FollowingAttribute | Escape
 
 
 @frozen
 class Settled:
-    """Attributes with the terms that they count, balanced terms and lower bounds of terms with their reasons."""
+    """Attributes with the terms that they count; balanced terms, lower bounds and divisors of terms with their reasons."""
 
     attributes: tuple[tuple[str, Term], ...]
     balances: tuple[tuple[tuple[Term, ...], str], ...]
     lower_bounds: tuple[tuple[Term, int, str], ...]
+    divisors: tuple[tuple[Term, int, str], ...] = ()
 
 
 TERMS = (Axis, Fresh, Times, Plus, Backwards, Known)

@@ -61,6 +61,7 @@ class Recording:
         integers: the integers of the model that a path can name, whether forward reads them or not.
         containers: paths of modules that are mere lists, dicts and sequences of others.
         sequences: those of several elements, and what forward does with them as lists.
+        free: the axes of inputs, outputs and vocabularies that may lose indices, as they were asked for.
     """
 
     calls: tuple[Call, ...]
@@ -79,6 +80,7 @@ class Recording:
     integers: tuple[IntegerAttribute, ...] = ()
     containers: frozenset[str] = frozenset()
     sequences: tuple[ModuleSequence, ...] = ()
+    free: tuple[str, ...] = ()
 
 
 def joined(first: Recording, others: Sequence[Recording]) -> Recording:

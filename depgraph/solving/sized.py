@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
+from fractions import Fraction
 from typing import Any, Protocol
 
 from depgraph.solving.expressions import Arithmetic, Computed, Expression, Literal
@@ -117,23 +118,27 @@ class Sized(int):
         return self if digits is None or digits >= 0 else computed(int.__round__(self, digits), self.owner, self)
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
-        return computed(pow(plain_int(self), other, modulo), self.owner, self, other)
+        return computed(pow(plain_int(self), _plain(other), modulo), self.owner, self, other)
 
     def __rpow__(self, other: Any, modulo: Any = None) -> Any:
-        return computed(pow(other, plain_int(self), modulo), self.owner, self, other)
+        return computed(pow(_plain(other), plain_int(self), modulo), self.owner, self, other)
 
     def __truediv__(self, other: Any) -> Any:
-        return computed(plain_int(self) / other, self.owner, self, other)
+        return _quotient(self, other, computed(plain_int(self) / _plain(other), self.owner, self, other))
 
     def __rtruediv__(self, other: Any) -> Any:
-        return computed(other / plain_int(self), self.owner, self, other)
+        return _quotient(other, self, computed(_plain(other) / plain_int(self), self.owner, self, other))
 
 
 class SizedFloat(float):
-    """A `float` that was computed from sizes. Rounded to an integer it counts as computed from them."""
+    """A `float` that was computed from sizes. Rounded to an integer it counts as computed from them.
+
+    One that is the quotient of two integers knows these, so that comparisons of it are ones of sizes.
+    """
 
     sources: tuple[Expression, ...]
     owner: object
+    ratio: tuple[int, int] | None = None
 
     def __new__(cls, value: float, sources: tuple[Expression, ...], owner: object) -> SizedFloat:
         """A number with its sources."""
@@ -175,6 +180,67 @@ class SizedFloat(float):
 
     def __round__(self, digits: Any = None) -> Any:
         return computed(float.__round__(self, digits), self.owner, self)
+
+
+def _plain(number: Any) -> Any:
+    """The number without its origin."""
+    if isinstance(number, Sized):
+        return plain_int(number)
+    return float.__float__(number) if isinstance(number, SizedFloat) else number
+
+
+def _quotient(numerator: Any, denominator: Any, result: Any) -> Any:
+    """The result of a division, which knows of which integers."""
+    if isinstance(result, SizedFloat) and isinstance(numerator, int) and isinstance(denominator, int):
+        result.ratio = numerator, denominator
+    return result
+
+
+def _ratio_of(number: Any) -> tuple[int, int] | None:
+    """A number as a quotient of two integers, which are sizes where it is made from some; None where it is no such."""
+    if isinstance(number, SizedFloat):
+        return number.ratio
+    if isinstance(number, int):
+        return number, 1
+    if not math.isfinite(number):
+        return None
+    short = Fraction(number).limit_denominator(_LARGEST_DENOMINATOR)  # what was written as 1 / 3 is meant so
+    return (short if float(short) == number else Fraction(number)).as_integer_ratio()
+
+
+_LARGEST_DENOMINATOR = 10**6
+
+
+def _heard_as_sizes(name: str, left: Any, right: Any) -> bool:
+    """Tell of a comparison of quotients as one of products; false where it is none, or rounding decides it."""
+    listener, first_ratio, second_ratio = _listener.get(), _ratio_of(left), _ratio_of(right)
+    owner = next((side.owner for side in (left, right) if isinstance(side, (Sized, SizedFloat))), None)
+    if listener is None or first_ratio is None or second_ratio is None:
+        return listener is None
+    (a, b), (c, d) = first_ratio, second_ratio
+    if plain_int(b) <= 0 or plain_int(d) <= 0:
+        return False
+    products = _product(a, d), _product(c, b)
+    first, second = map(plain_int, products)
+    compare = getattr(operator, name)
+    if compare(first, second) != compare(_plain(left), _plain(right)):
+        return False
+    if name in {"eq", "ne"}:
+        heard = listener.fact if first == second else listener.unlike
+        heard(origin(products[0], owner), origin(products[1], owner), first, owner)
+        return True
+    low, high = products if name in {"lt", "le"} else products[::-1]
+    strict = name in {"lt", "gt"}
+    if compare(first, second):
+        _hear_order(low, high, strict, owner)
+    else:
+        _hear_order(high, low, not strict, owner)
+    return True
+
+
+def _product(one: int, other: int) -> int:
+    """The product; one factor where the other is 1."""
+    return one if type(other) is int and other == 1 else other if type(one) is int and one == 1 else one * other
 
 
 def computed(value: Any, owner: object, *operands: Any) -> Any:
@@ -260,12 +326,14 @@ for _function in (operator.and_, operator.or_, operator.xor, operator.lshift, op
     setattr(Sized, f"__r{_name}__", _bitwise(_function, True))
 
 
-def _ordering(function: Callable[[Any, Any], bool], strict: bool, swapped: bool) -> Callable[[Sized, object], Any]:
+def _ordering(name: str) -> Callable[[Sized, object], Any]:
     """A comparison by order, which a listener hears as ``low < high``."""
+    function, strict, swapped = getattr(operator, name), name in {"lt", "gt"}, name in {"gt", "ge"}
 
     def method(self: Sized, other: object) -> Any:
         if isinstance(other, SizedFloat):
-            let_escape(self.owner, self, other)
+            if not _heard_as_sizes(name, self, other):
+                let_escape(self.owner, self, other)
         elif isinstance(other, (int, float)) and _listener.get() is not None:
             low, high = (other, self) if swapped else (self, other)
             if function(plain_int(self), float(other) if isinstance(other, float) else plain_int(other)):
@@ -316,21 +384,23 @@ for _function in (operator.add, operator.sub, operator.mul, operator.truediv, op
     setattr(SizedFloat, f"__r{_function.__name__}__", _float_method(_function, True))
 
 
-def _float_ordering(function: Callable[[Any, Any], bool]) -> Callable[[SizedFloat, object], Any]:
+def _float_ordering(name: str) -> Callable[[SizedFloat, object], Any]:
+    function = getattr(operator, name)
+
     def method(self: SizedFloat, other: object) -> Any:
         if not isinstance(other, (int, float)):
             return NotImplemented
-        let_escape(self.owner, self, other)
+        if not _heard_as_sizes(name, self, other):
+            let_escape(self.owner, self, other)
         return function(float.__float__(self), float.__float__(other) if isinstance(other, float) else plain_int(other))
 
     return method
 
 
 for _name in ("lt", "le", "gt", "ge"):
-    _compare = getattr(operator, _name)
-    setattr(Sized, f"__{_name}__", _ordering(_compare, strict=_name in {"lt", "gt"}, swapped=_name in {"gt", "ge"}))
+    setattr(Sized, f"__{_name}__", _ordering(_name))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    setattr(SizedFloat, f"__{_name}__", _float_ordering(getattr(operator, _name)))
+    setattr(SizedFloat, f"__{_name}__", _float_ordering(_name))
 
 
 def _heard(kind: type, name: str) -> Callable[..., Any]:

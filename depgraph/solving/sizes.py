@@ -10,13 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from math import gcd, lcm
 
 from attrs import frozen
 
 from depgraph.algebra.polynomials import Polynomial
 from depgraph.solving.balances import Balancing
 from depgraph.solving.bounds import Bounds, Form, Uneven
-from depgraph.solving.demands import TERMS, Below, Demand, EqualSizes, Escape, FollowingAttribute, Settled, SizeFact, Unlike
+from depgraph.solving.demands import (
+    TERMS,
+    Below,
+    Demand,
+    Divisible,
+    EqualSizes,
+    Escape,
+    FollowingAttribute,
+    Settled,
+    SizeFact,
+    Unlike,
+)
 from depgraph.solving.expressions import Arithmetic, Attribute, AxisSize, Computed, Expression, Literal
 from depgraph.solving.sized import origin
 from depgraph.solving.statements import Axis, Known, Pin, Term
@@ -62,6 +74,7 @@ class _Settlement:
         self.following: dict[str, Term] = {}
         self.counted: dict[str, Term] = {}
         self.comparisons: list[Unlike | Below] = []
+        self.divisible: list[Divisible] = []
         self.known: dict[str, tuple[Polynomial, Term | None]] = {}
         self.lower_bounds: dict[int, tuple[int, str]] = {}
         for demand in demands:
@@ -76,6 +89,8 @@ class _Settlement:
             pass  # a size that only shrinks stays below a number
         elif isinstance(demand, (Unlike, Below)):
             self.comparisons.append(demand)
+        elif isinstance(demand, Divisible):
+            self.divisible.append(demand)
         elif isinstance(demand, EqualSizes):
             first, *others = demand.terms
             self.equations.extend(_Equation(first, other, demand.reason) for other in others)
@@ -130,7 +145,7 @@ class _Settlement:
             polynomial = self.sizes.polynomial(self.solver.term(term))
             if not polynomial.is_constant and path not in attributes:
                 attributes[path] = term
-        return Settled(tuple(attributes.items()), self.sizes.balances(), self._lower_bounds())
+        return Settled(tuple(attributes.items()), self.sizes.balances(), self._lower_bounds(), self._divisors())
 
     def _compare(self) -> bool:
         """Bound what must stay larger than something; pin what is compared in a way that is not understood."""
@@ -153,6 +168,24 @@ class _Settlement:
             for root in self.sizes.members(leaf):
                 result.append((Known(self.solver.size(root), root), size, reason))
         return tuple(result)
+
+    def _divisors(self) -> tuple[tuple[Term, int, str], ...]:
+        """Of which numbers atoms stay multiples so that each size does: of the factors of a product the largest bears most."""
+        free, found = self.sizes.parameter_leaves(), dict[int, tuple[int, str]]()
+        for demand in self.divisible:
+            polynomial = self.sizes.polynomial(self.solver.term(demand.term))
+            for monomial, count in polynomial.terms if demand.term.size % demand.by == 0 else ():
+                rest = demand.by // gcd(count, demand.by)
+                for atom in sorted(monomial, key=lambda atom: (-self.solver.size(atom), atom)):
+                    share = gcd(self.solver.size(atom), rest)
+                    rest //= share
+                    if share > 1 and (free is None or not free.isdisjoint(self.sizes.members(atom))):
+                        found[atom] = lcm(share, found.get(atom, (1, ""))[0]), demand.reason
+        return tuple(
+            (Known(self.solver.size(root), root), number, reason)
+            for atom, (number, reason) in found.items()
+            for root in self.sizes.members(atom)
+        )
 
     def _form(self, side: Expression | Term) -> Form | None:
         """An expression as a polynomial, or as arithmetic over polynomials where a division does not come out even."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from attrs import field, frozen
 
@@ -253,6 +253,33 @@ class Larger:
 
 
 @frozen(slots=False)
+class Multiple:
+    """The operator takes sizes of a term that a number divides, or is slow with others. What a plan chooses keeps to it.
+
+    Attributes:
+        term: the term.
+        of: the number; a term that it does not divide now is free.
+        reason: a clause that says why.
+
+    >>> import torch, depgraph as dg
+    >>> def relu(call):
+    ...     yield Equal(call["input"][0], call.out[0])
+    ...     yield Equal(call["input"][1], call.out[1])
+    ...     yield Multiple(call.out[1], 4, "the kernel reads 4 channels at once")
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 12), torch.nn.ReLU(), torch.nn.Linear(12, 2))
+    >>> graph = dg.trace(model, torch.zeros(1, 4), rules=dg.RULES | {torch.nn.ReLU: dg.Rule(relu)})
+    >>> print(graph.groups[0])
+    0.weight:0 (12 indices, in multiples of 4, 3 axes)
+    >>> dg.execute(dg.plan(graph, {"0.weight:0": range(12)}, ratio=0.5), model)[0].out_features
+    8
+    """
+
+    term: Term
+    of: int
+    reason: str
+
+
+@frozen(slots=False)
 class Scale:
     """The call multiplies or divides by an integer argument that follows from a size, as a mean that is written by hand does.
 
@@ -298,7 +325,104 @@ class Work:
     scale: int = 1
 
 
-Statement: TypeAlias = Equal | Pin | Named | Balanced | Larger | Scale | Work
+Meaning: TypeAlias = Literal["number", "count", "end"]
+"""What the values of a tensor say of indices: which one, how often each was chosen, or the sums of these counts up to each."""
+
+
+@frozen(slots=False)
+class Chosen:
+    """The data choose indices of a term, and the values of a result say which.
+
+    Without an index the data could not choose it, as if it had lost every comparison; the numbers of those behind it move up.
+
+    Attributes:
+        result: the tensor whose values say it.
+        term: of which the indices are.
+        meaning: how they say it.
+
+    >>> from depgraph.rules import RULES
+    >>> x, values, numbers = Value(0, (5, 8)), Value(1, (5, 2)), Value(2, (5, 2))
+    >>> call = Call("aten.topk", {"self": x, "k": 2, "dim": 1}, (values, numbers), "", "Router", True, "net.py:7")
+    >>> Chosen(numbers, x[1]) in RULES["aten.topk"].equations(call)
+    True
+    """
+
+    result: Value
+    term: Term
+    meaning: Meaning = "number"
+
+
+@frozen(slots=False)
+class Taken:
+    """The values of an operand are taken as what the data chose of a term; if nothing says that they are, the term is pinned.
+
+    Attributes:
+        operand: the tensor whose values are taken.
+        term: of which they number indices, or count choices.
+        reason: a clause that says why the term is pinned where they are other numbers.
+        meaning: as what they are taken.
+
+    >>> import torch, depgraph as dg
+    >>> class Router(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.gate, self.biases = torch.nn.Linear(4, 8), torch.nn.Parameter(torch.zeros(8, 4))
+    ...     def forward(self, x):
+    ...         return x + self.biases[self.gate(x).argmax(-1)]
+    >>> (group,) = dg.trace(Router(), torch.zeros(3, 4)).groups        # the rule of aten.index yields Taken(numbers, biases[0])
+    >>> group.role, group.members
+    ('expert', (('biases', 0), ('gate.weight', 0), ('gate.bias', 0)))
+    """
+
+    operand: Value
+    term: Term
+    reason: str
+    meaning: Meaning = "number"
+
+
+@frozen(slots=False)
+class Accumulated:
+    """A result holds the sums of an operand's values from the first one on; of counts of choices they are the ends.
+
+    Attributes:
+        operand: what is summed.
+        result: the sums.
+        term: along which.
+        reason: a clause that says why the term is pinned where the values are no counts.
+
+    >>> from depgraph.rules import RULES
+    >>> x, out = Value(0, (8,)), Value(1, (8,))
+    >>> call = Call("aten.cumsum", {"self": x, "dim": 0}, (out,), "", "Experts", True, "net.py:7")
+    >>> [type(statement).__name__ for statement in RULES["aten.cumsum"].equations(call)]
+    ['Equal', 'Accumulated']
+    """
+
+    operand: Value
+    result: Value
+    term: Term
+    reason: str
+
+
+@frozen(slots=False)
+class Moved:
+    """A result holds values of an operand, each as it is: a view, a copy, a selection.
+
+    Attributes:
+        operand: the tensor whose values they are; where there are several such statements, those of all operands.
+        result: the tensor that holds them.
+
+    >>> from depgraph.rules import RULES
+    >>> x, out = Value(0, (5, 4)), Value(1, (20,))
+    >>> call = Call("aten.view", {"self": x, "size": (20,)}, (out,), "", "Net", True, "net.py:7")
+    >>> Moved(x, out) in RULES["aten.view"].equations(call)
+    True
+    """
+
+    operand: Value
+    result: Value
+
+
+Statement: TypeAlias = Equal | Pin | Named | Balanced | Larger | Multiple | Scale | Work | Chosen | Taken | Accumulated | Moved
 
 
 @frozen(slots=False)
@@ -309,6 +433,7 @@ class Value:
         id: its number in the recording.
         shape: its sizes.
         boolean: whether it holds truth values.
+        itemsize: how many bytes each of its elements takes.
 
     >>> x = Value(0, shape=(5, 4))
     >>> x.ndim, x[-1], x.axes[0] == x[0]
@@ -318,6 +443,7 @@ class Value:
     id: int
     shape: tuple[int, ...]
     boolean: bool = False
+    itemsize: int = 4
 
     def __getitem__(self, dim: int) -> Axis:
         return self.axes[dim]
@@ -429,6 +555,7 @@ class Traits:
         draws: whether it draws numbers, in evaluation too: another number of draws gives every later one another value.
         offsets: the operands that are only added.
         weight: which operand is the weight of a layer.
+        chooses: the axes of which the data choose indices, and whose numbers something reads.
 
     >>> from depgraph.rules import RULES
     >>> x, out = Value(0, (5, 4)), Value(1, (5, 4))
@@ -443,6 +570,7 @@ class Traits:
     draws: bool = False
     offsets: tuple[Value, ...] = ()
     weight: Weight | None = None
+    chooses: tuple[Axis, ...] = ()
 
 
 POINTWISE = Traits(mixes=())

@@ -30,4 +30,5 @@ def named_traits(call: Call, rule: Rule, current_names: Mapping[int, str], outpu
         read, made = next(places(layer.read), None), (results[layer.made.value], layer.made.dim)
         if operand is not None and read is not None:
             weight = LayerWeight(operand, layer.inner.dim, layer.outer.dim, read, made)
-    return OperationTraits(mixes, traits.draws, offsets, weight)
+    chooses = tuple(dict.fromkeys(place for axis in traits.chooses for place in places(axis)))
+    return OperationTraits(mixes, traits.draws, offsets, weight, chooses)

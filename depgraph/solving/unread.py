@@ -13,11 +13,14 @@ from depgraph.algebra.spaces import Product, Reversed, Space, Sum, atoms, produc
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import UnreadAttribute
 from depgraph.solving.expressions import Attribute, Expression, parts_of
+from depgraph.solving.interface import names_an_index
 from depgraph.solving.recording import IntegerAttribute, Recording
 from depgraph.solving.sized import sized_in
 
 _MAX_DEPTH = 2
-"""An integer counts axes of its module's layers, and of theirs where they are blocks such as a convolution with its norm."""
+"""An integer counts axes of its module's layers, and of theirs where they are blocks such as a convolution with its norm.
+
+The number of experts is an exception: a model holds it for the loss that balances them."""
 
 
 def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribute, ...]:
@@ -26,14 +29,21 @@ def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribu
     read.update(path for path, _, _ in recording.layer_attributes)
     read.update(attribute.path for attribute in graph.attributes)
     read.update(path for sequence in recording.sequences for path in sequence.followed)
-    integers = {item.path: item for item in recording.integers if item.path not in read}
+    integers = {item.path: item for item in recording.integers if item.path not in read and not names_an_index(item.path)}
     nearest = _nearest(recording, graph, list(integers.values()))
     result = []
     for path, item in sorted(integers.items()):
         depth, spaces = nearest.get((item.module, item.value), (0, {}))
-        if spaces and (item.in_config or depth <= _MAX_DEPTH):
+        if not item.in_config and depth > _MAX_DEPTH:
+            spaces = {space: None for space in spaces if _counts_experts(space, graph)}
+        if spaces:
             result.append(UnreadAttribute(path, tuple(spaces)))
     return tuple(result)
+
+
+def _counts_experts(space: Space, graph: Graph) -> bool:
+    """Whether all groups of a space are experts, whose number models hold far above their layers."""
+    return all(graph.group_of[atom].role == "expert" for atom in atoms(space) if atom in graph.group_of)
 
 
 def _read_sizes(recording: Recording) -> Iterator[Expression]:

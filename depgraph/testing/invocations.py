@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.solving import assembly
-from depgraph.solving.statements import Call, Equal, Pin, Rule, Statement
+from depgraph.solving.choices import Content
+from depgraph.solving.statements import Call, Equal, Fresh, Pin, Rule, Statement
 from depgraph.tracing.custom_rules import RuleTable
 from depgraph.tracing.trace import record
 
@@ -25,6 +27,10 @@ Slices = Mapping[AxisPlace, IndexSet]
 """The slices that a removal takes from the tensors: of each axis, its indices."""
 
 
+NUMBERS = -1
+"""In place of a dimension: the values of a tensor, where they are numbers of indices that the data choose."""
+
+
 @frozen(eq=False)
 class Invocation:
     """One call of an operator, with names for its arguments: ``args[0]``, ``args[0][1]``, ``kwargs['out']``."""
@@ -33,14 +39,21 @@ class Invocation:
     names: tuple[str, ...]
     leaves: tuple[Any, ...]
     spec: Any
+    chosen: Mapping[str, int] = field(factory=dict)
 
     @classmethod
-    def of(cls, function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Invocation:
-        """The call ``function(*args, **kwargs)``."""
+    def of(
+        cls,
+        function: Callable[..., Any],
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any],
+        chosen: Mapping[str, int] = MappingProxyType({}),
+    ) -> Invocation:
+        """The call ``function(*args, **kwargs)``; the operands in `chosen` hold numbers of indices, of as many as it says."""
         arguments = {"args": tuple(args), "kwargs": dict(kwargs)}
         paths, spec = pytree.tree_flatten_with_path(arguments)
         names = tuple(pytree.keystr(path[:1])[2:-2] + pytree.keystr(path[1:]) for path, _ in paths)
-        return cls(function, names, tuple(leaf for _, leaf in paths), spec)
+        return cls(function, names, tuple(leaf for _, leaf in paths), spec, chosen)
 
     @property
     def operands(self) -> dict[str, torch.Tensor]:
@@ -69,6 +82,17 @@ class Invocation:
                 for dim in range(leaf.ndim):
                     leaf.index_fill_(dim, torch.tensor(list(slices.get((name, dim), ())), dtype=torch.long), _cast(leaf, value))
         return evolve(self, leaves=tuple(leaves))
+
+    def avoiding(self, slices: Slices) -> Invocation:
+        """The same call where the data have chosen others in place of the indices that go; itself where none are chosen."""
+        removed = {name: slices[name, NUMBERS] for name in self.chosen if slices.get((name, NUMBERS))}
+        leaves = list(self.leaves)
+        for position, name in enumerate(self.names):
+            if name in removed:
+                kept = next(iter(removed[name].complement(self.chosen[name])))
+                gone = torch.isin(leaves[position], torch.tensor(list(removed[name])))
+                leaves[position] = leaves[position].masked_fill(gone, kept)
+        return evolve(self, leaves=tuple(leaves)) if removed else self
 
     def outputs(self) -> dict[str, torch.Tensor]:
         """Call the operator on copies; the tensors and numbers that it returns, by name."""
@@ -104,6 +128,8 @@ def sliced(name: str, tensor: torch.Tensor, slices: Slices) -> torch.Tensor:
         indices = slices.get((name, dim))
         if indices:
             tensor = tensor.index_select(dim, torch.tensor(list(indices.complement(size)), dtype=torch.long))
+    for number in sorted(slices.get((name, NUMBERS), ()), reverse=True):
+        tensor = tensor - (tensor > number).to(tensor.dtype)
     return tensor
 
 
@@ -134,7 +160,7 @@ class CallSolution:
 
     Attributes:
         ops: the operators that were called.
-        axes: the space of each axis of operands and outputs.
+        axes: the space of each axis of operands and outputs, and of the indices whose numbers they hold.
         numbers: the space that an integer argument counts.
         pins: pinned atoms with their reasons.
         balances: atoms that must lose equally many indices.
@@ -160,10 +186,15 @@ def solved(call: Invocation, table: RuleTable, lifted: bool = False) -> CallSolu
     faults = tuple(fault for operator_call in recording.calls for fault in _faults(operator_call, rules))
     if lifted:
         rules = {name: _without_pins(rule) for name, rule in rules.items() if name in ops}
-    solution = assembly.solved(assembly.stated(recording, rules, boundary=False))
     names = dict(zip((f"leaf{position}" for position in range(len(call.names))), call.names, strict=True))
-    values = {names[declared.name]: declared.value for declared in recording.declared} | dict(outputs)
+    operands = {names[declared.name]: declared.value for declared in recording.declared}
+    contents = {operands[name].id: Content(Fresh(size)) for name, size in call.chosen.items()}
+    statements = assembly.stated(recording, rules, boundary=False, contents=contents)
+    solution = assembly.solved(statements)
+    values = operands | dict(outputs)
     axes = {(name, axis.dim): solution.spaces[axis] for name, value in values.items() for axis in value.axes}
+    held = {name: statements.contents[value.id] for name, value in values.items() if value.id in statements.contents}
+    axes |= {(name, NUMBERS): solution.spaces[item.term] for name, item in held.items() if item.meaning == "number"}
     numbers = {call.names[int(path.removeprefix("leaves."))]: space for path, space in solution.attributes}
     balances = tuple(balanced for balanced, _ in solution.balances)
     traits = [rules[operator_call.op].traits_of(operator_call) for operator_call in recording.calls if not faults]

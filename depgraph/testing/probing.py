@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations, product
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, atoms
 from depgraph.rules import RULES
 from depgraph.solving.statements import Rule
-from depgraph.testing.invocations import AxisPlace, CallSolution, Invocation, Slices, sliced, solved
+from depgraph.testing.invocations import NUMBERS, AxisPlace, CallSolution, Invocation, Slices, sliced, solved
 from depgraph.tracing.custom_rules import rule_table
 
 _MAX_RUNS = 96
@@ -81,6 +82,7 @@ def assert_rule_sound(
     mixed: Sequence[Mixed] = (),
     pins_by_choice: bool = False,
     checked: bool = True,
+    chosen: Mapping[str, int] = MappingProxyType({}),
 ) -> Findings:
     """Prove the rules of an operator on one call: nothing too little is coupled, nothing too much, nothing pinned without need.
 
@@ -93,6 +95,8 @@ def assert_rule_sound(
         pins_by_choice: allow the rule to pin what could go.
         checked: whether the operator refuses operands whose sizes disagree. If it may crash instead, it is not called on
             such operands: what is coupled or pinned too much then goes unseen.
+        chosen: operands that hold numbers of indices which the data have chosen, by key path, each with how many indices
+            there are. When one of these goes, the data have chosen others, and the numbers behind it move up.
 
     Returns:
         The findings; ``removals`` tells how many removals were compared.
@@ -104,7 +108,7 @@ def assert_rule_sound(
     >>> assert_rule_sound(torch.cat, ([torch.randn(3), torch.randn(4)],)).removals
     8
     """
-    findings = probe(op, args, kwargs, rules=rules, mixed=mixed, checked=checked)
+    findings = probe(op, args, kwargs, rules=rules, mixed=mixed, checked=checked, chosen=chosen)
     wrong = findings.refuted + (() if pins_by_choice else findings.needless)
     if wrong:
         raise AssertionError(f"the rules of {', '.join(findings.ops) or op} are refuted:\n  - " + "\n  - ".join(wrong))
@@ -119,6 +123,7 @@ def probe(
     rules: Mapping[str, Rule] = RULES,
     mixed: Sequence[Mixed] = (),
     checked: bool = True,
+    chosen: Mapping[str, int] = MappingProxyType({}),
 ) -> Findings:
     """As `assert_rule_sound`, but returns what is wrong instead of raising it. Arguments as there.
 
@@ -130,7 +135,7 @@ def probe(
     >>> findings.refuted, len(findings.needless), findings.needless[0]  # doctest: +ELLIPSIS
     ((), 2, 'args[0] dim 0 is pinned without need (its indices are numbered (...)): every index of it could go')
     """
-    call = Invocation.of(op, args, kwargs or {})
+    call = Invocation.of(op, args, kwargs or {}, chosen)
     table = rule_table(rules)
     solution = solved(call, table)
     if solution.faults:
@@ -252,7 +257,8 @@ class _Bench:
 
     def base(self, slices: Slices, fill: float | str | None) -> Invocation:
         """The call with which a smaller one is compared: what goes is overwritten with the neutral element before."""
-        return self.call.filled(slices, fill) if isinstance(fill, float) else self.call
+        call = self.call.avoiding(slices)
+        return call.filled(slices, fill) if isinstance(fill, float) else call
 
     def _smaller(self, cut: AtomRemoval, slices: Slices, numbers: Mapping[str, int]) -> tuple[Slices, Mapping[str, int]] | None:
         """A proper part of a removal that commutes with the operator as well; one of two balanced atoms is none."""
@@ -386,6 +392,9 @@ def _outputs_of(
         cells_of.setdefault(cell[0], []).append(cell)
     choices = []
     for (name, dim), axis_cells in cells_of.items():
+        if dim == NUMBERS:
+            choices.append([(), tuple(axis_cells)])
+            continue
         missing = outputs[name].shape[dim] - smaller[name].shape[dim]
         if not 0 <= missing <= len(axis_cells):
             return
@@ -419,6 +428,6 @@ def _close(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 def _listed(slices: Slices, numbers: Mapping[str, int], call: Invocation) -> str:
     """Slices and changed numbers as text."""
-    axes = [f"{name} dim {dim} [{indices}]" for (name, dim), indices in slices.items()]
+    axes = [f"{name} {'numbers' if dim == NUMBERS else f'dim {dim}'} [{indices}]" for (name, dim), indices in slices.items()]
     before = call.numbers
     return ", ".join([*axes, *(f"{name}={number}" for name, number in numbers.items() if number != before.get(name))])

@@ -9,6 +9,7 @@ from attrs import frozen
 from torch import nn
 
 from depgraph.solving.statements import Term, Value
+from depgraph.wrappers import own_class
 
 Lookup = Callable[[str], Value | None]
 """The parameter or buffer of a layer by its name there; None where it has none of this name."""
@@ -38,8 +39,8 @@ def read_in_forward(module: nn.Module) -> frozenset[str] | None:
     """The integer attributes that the forward of a layer of torch takes as sizes; None for any other module: all."""
     for kinds, names in _READ_ATTRIBUTES:
         if isinstance(module, kinds):
-            return names if type(module).__module__.startswith("torch.") else None
-    return frozenset() if type(module).__module__.startswith("torch.nn.modules") else None
+            return names if own_class(module).__module__.startswith("torch.") else None
+    return frozenset() if own_class(module).__module__.startswith("torch.nn.modules") else None
 
 
 @frozen

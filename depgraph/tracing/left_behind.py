@@ -19,6 +19,8 @@ import torch
 from attrs import frozen
 from torch import nn
 
+from depgraph.wrappers import divides
+
 _MAX_DEPTH = 6
 """How many steps lead from a hook to what it keeps: an object, its dictionary, a list in it, and the like."""
 
@@ -31,8 +33,8 @@ _CONTAINERS = (dict, list, set, deque)
 def hooks_of(model: nn.Module) -> Iterator[Any]:
     """The hooks that run when forward does."""
     for module in model.modules():
-        yield from module._forward_pre_hooks.values()
-        yield from module._forward_hooks.values()
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        yield from (hook for hook in hooks if not divides(hook))
     yield from nn.modules.module._global_forward_pre_hooks.values()
     yield from nn.modules.module._global_forward_hooks.values()
 

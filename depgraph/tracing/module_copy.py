@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from depgraph.graph.paths import MAPPINGS, SEQUENCES, is_config, is_step, step_of
 from depgraph.graph.records import TensorKind
 from depgraph.solving.expressions import Attribute
+from depgraph.solving.interface import names_an_index
 from depgraph.solving.recording import Declared, IntegerAttribute
 from depgraph.solving.sized import Sized
 from depgraph.solving.statements import Value
@@ -25,6 +26,7 @@ from depgraph.tracing.layer_attributes import POSITIONAL, followed, read_in_forw
 from depgraph.tracing.module_lists import module_sequences, observed
 from depgraph.tracing.session import Running, Session, class_name, named_leaves
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
+from depgraph.wrappers import divides, own_class
 
 
 def declare_stand_ins(model: nn.Module, tensors: FakeTensors | RealTensors, session: Session) -> dict[int, torch.Tensor]:
@@ -83,7 +85,7 @@ def instrumented_copies(
     """
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
-        copies[id(module)] = object.__new__(type(module))
+        copies[id(module)] = object.__new__(own_class(module))
     for sequence in module_sequences(model):
         session.lists(sequence)
         observed(copies[id(model.get_submodule(sequence.path))], partial(session.reached_for, sequence.path))
@@ -113,12 +115,14 @@ def instrumented_copies(
                 and (size_names is None or name in size_names or name in counted_terms or not isinstance(content, (int, tuple)))
             ):
                 state[name] = attributes.copy_of(content, prefix + name if is_step(name) else None)
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and type(module.padding_idx) is int:
+            state["padding_idx"] = attributes.copy_of(module.padding_idx, f"{prefix}padding_idx")
         for name, term in counted_terms.items():
             session.followed(prefix + name, term, outside=size_names is not None and name not in size_names)
         state["_apply"] = partial(_apply_to_copy, clone)
         _follow_calls(clone, path, session)
-        if whole and type(module) in whole:
-            as_one_module(clone, path, whole[type(module)], session)
+        if whole and own_class(module) in whole:
+            as_one_module(clone, path, whole[own_class(module)], session)
     return tuple(copies.values()), attributes.uncopied
 
 
@@ -156,7 +160,7 @@ class _AttributeCopies:
         Where no path can name the content, its tensors have stand-ins as well, but its integers are plain ones.
         """
         if type(content) is int:
-            if path is None or content <= 1:
+            if path is None or (content <= 1 and not (content >= 0 and names_an_index(path))):
                 return content
             self.session.holds(IntegerAttribute(path, content, self.module, self.config_depth > 0))
             return Sized(content, Attribute(path, content), self.session)
@@ -194,7 +198,7 @@ class _AttributeCopies:
     def _module(self, module: nn.Module) -> nn.Module:
         """The copy of a module. One that is registered nowhere, such as a teacher in a plain list, keeps its parameters."""
         if id(module) not in self.copies and not isinstance(module, torch.jit.ScriptModule):
-            clone = self.copies[id(module)] = object.__new__(type(module))
+            clone = self.copies[id(module)] = object.__new__(own_class(module))
             for name, content in module.__dict__.items():
                 if name == "_parameters":
                     clone.__dict__[name] = dict(content)
@@ -276,7 +280,10 @@ def _apply_to_copy(clone: nn.Module, function: Callable[[torch.Tensor], torch.Te
 
 
 def _follow_calls(clone: nn.Module, path: str, session: Session) -> None:
-    """Keep the path of the running module. The hooks are the copy's own; the model's hooks run as well."""
+    """Keep the path of the running module. The hooks are the copy's own; the model's run as well.
+
+    Not those that gather and divide tensors between ranks: stand-ins are as large as the whole ones.
+    """
     label = Running(path, class_name(clone), not clone._modules)
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -287,4 +294,5 @@ def _follow_calls(clone: nn.Module, path: str, session: Session) -> None:
 
     for name, hook in (("_forward_pre_hooks", enter), ("_forward_hooks", leave)):
         hooks = clone.__dict__.get(name, {})
+        hooks = type(hooks)((key, own) for key, own in hooks.items() if not divides(own))
         clone.__dict__[name] = type(hooks)({-1: hook, **hooks} if name == "_forward_pre_hooks" else {**hooks, -1: hook})

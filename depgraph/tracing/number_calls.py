@@ -1,4 +1,4 @@
-"""Let `int(n)`, `float(n)`, `range(n)` and functions of `math` in forward know sizes: Python gives plain numbers there.
+"""Let `int(n)`, `float(n)`, `len(x)`, `range(n)` and functions of `math` in forward know sizes: Python has plain numbers there.
 
 What is called by one of these names, and only what is called, is exchanged in the code of the functions that forward reaches:
 `isinstance(n, int)`, `dtype=int` and whatever else reads a name read what they did. All other numbers get the plain answer.
@@ -14,6 +14,8 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from depgraph.solving.sized import Sized, computed, let_escape
 from depgraph.tracing.followed_math import SIZES, plain_number
@@ -66,7 +68,12 @@ def _range(*numbers: Any) -> range:
     return range(*numbers)
 
 
-_FOLLOWED: dict[str, Callable[..., Any]] = {"int": _int, "float": _float, "range": _range}
+def _len(container: Any) -> Any:
+    """`len(container)`, which is the first size of a tensor."""
+    return container.shape[0] if isinstance(container, torch.Tensor) and container.dim() else len(container)
+
+
+_FOLLOWED: dict[str, Callable[..., Any]] = {"int": _int, "float": _float, "len": _len, "range": _range}
 
 
 @functools.cache

@@ -263,9 +263,10 @@ class Session:
 
     def read(self, tensor: torch.Tensor) -> None:
         """Forward read the data of a tensor, if the trace knows it."""
-        entry = self._values.get(id(tensor))
-        if entry is not None:
-            self._read.add(entry[1].id)
+        value = self.known(tensor)
+        if value is not None:
+            self._read.add(value.id)
+            self._constants.append((value, f"forward reads its data ({self.module or 'the model'} at {where()})"))
 
     def same(self, tensor: torch.Tensor, value: Value) -> None:
         """A tensor has the value of another one."""
@@ -281,7 +282,7 @@ class Session:
         entry = self._values.get(id(tensor))
         if entry is not None and entry[1].shape == shape:
             return entry[1]
-        value = Value(self._value_count, shape, tensor.dtype in _TRUTH)
+        value = Value(self._value_count, shape, tensor.dtype in _TRUTH, tensor.dtype.itemsize)
         self._value_count += 1
         self._values[id(tensor)] = (tensor, value)
         return value

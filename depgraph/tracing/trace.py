@@ -42,7 +42,8 @@ from depgraph.tracing.recorder import NoFakeKernel, Recorder
 from depgraph.tracing.session import DataRead, Session, named_leaves, raised_at
 from depgraph.tracing.size_mode import SizeMode
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
-from depgraph.unsupported import supported
+from depgraph.unsupported import supported_in_shards
+from depgraph.wrappers import is_sharded
 
 Mode = Literal["auto", "fake", "real"]
 
@@ -62,6 +63,7 @@ def trace(
     rules: Mapping[RuleKey, Rule] | Mapping[str, Rule] = RULES,
     mode: Mode = "auto",
     also: Sequence[Call] = (),
+    free: Sequence[str] = (),
 ) -> Graph:
     """The dependency graph of a model.
 
@@ -74,7 +76,8 @@ def trace(
     numbers would come twice: then Python's, NumPy's and torch's generators go on.
 
     Args:
-        model: any `nn.Module`; compiled, data-parallel and averaging wrappers are looked through.
+        model: any `nn.Module`; compiled, data-parallel and averaging wrappers are looked through. One that `fully_shard` or
+            tensor parallelism has spread over ranks is traced by its whole sizes, on each rank by itself.
         example_inputs: a tensor, a tuple or list of positional arguments, or a mapping, such as what a tokenizer returns. A
             mapping whose keys are names of forward's parameters is passed by keyword; any other is the one argument. To pass
             such a mapping as it stands, put it inside a tuple: ``({"x": x},)``.
@@ -84,15 +87,20 @@ def trace(
         mode: ``fake``, ``real``, or ``auto``: fake, and real where forward needs data.
         also: further calls that the pruned model must support: in training, with a mask or a cache, by another method. What
             each of them says of the parameters holds; costs are those of the first call.
+        free: axes of the model's interface that may lose indices, which are pinned else: ``"input:1"``, ``"output:-1"``,
+            ``"output.logits:-1"``, a name and a dimension; ``input`` and ``output`` alone stand for the only one.
+            ``"transformer.wte.weight:0"`` is a vocabulary, by the table that ids of an input look up; ``"vocabulary"`` are all.
+            Where outputs range over a free vocabulary, they follow. `Plan.kept_inputs`, `Plan.kept_outputs` and
+            `Plan.kept_ids` say what is left.
 
     Returns:
         The graph: nodes, groups, pinned axes with their reasons, parameter and MAC counts.
 
     Raises:
         RuleError: `rules` has a key that names no operator and is no such class, or a value that is no `Rule`.
-        TraceError: the model is scripted or not initialised, the inputs lie on another device, or forward needs
-            data that there is none of.
-        UnsupportedError: the model is sharded, offloaded or quantised.
+        TraceError: the model is scripted or not initialised, the inputs lie on another device, forward needs
+            data that there is none of, or `free` names no axis of the interface.
+        UnsupportedError: the model is offloaded or quantised, or `FullyShardedDataParallel` has flattened its parameters.
         Exception: whatever the model's own forward raises comes through as it is.
 
     Warns:
@@ -108,9 +116,19 @@ def trace(
     table = rule_table(rules)
     with without_collections():
         recording = record(model, example_inputs, kwargs, rules=table, mode=mode, also=also)
+        recording = attrs.evolve(recording, free=_texts(free))
         graph = assemble(recording, table.by_name)
     _warn_of_unreached(recording, model)
     return graph
+
+
+def _texts(free: object) -> tuple[str, ...]:
+    """What `free=` lists. Raises `TraceError` for anything else than texts; one alone stands for a list of it."""
+    entries: Any = (free,) if isinstance(free, str) or not isinstance(free, (list, tuple)) else free
+    strange = [entry for entry in entries if not isinstance(entry, str)]
+    if strange:
+        raise TraceError(f"expected free= as a list of texts such as 'output:-1', met {strange[0]!r} in it.")
+    return tuple(entries)
 
 
 def record(
@@ -140,7 +158,7 @@ def _record_call(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, fir
         raise TraceError(f"expected mode to be 'auto', 'fake' or 'real', met {mode!r}.")
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module, met a {type(model).__name__}; wrap a function in a module.")
-    model = supported(model)
+    model = supported_in_shards(model)
     _refuse_untraceable(model)
     if not callable(getattr(model, call.method, None)):
         raise TraceError(f"expected the name of a method of {type(model).__name__} as method=, met {call.method!r}.")
@@ -153,13 +171,13 @@ def _record_call(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, fir
 def _record_arguments(model: nn.Module, call: Call, rules: RuleTable, mode: Mode, first_value: int) -> Recording:
     """The recording of one call, whose arguments are positional ones and keywords."""
     inputs = call.args, call.kwargs
-    device, meta = _devices(model)
+    device, without_data = _devices(model)
     _check_devices(device, inputs)
     if mode == "real":
-        if meta:
+        if without_data:
             raise TraceError(
-                "expected weights in memory, met a model on the meta device: mode='real' runs forward on data. "
-                "Load the weights first, or trace with mode='fake'."
+                "expected weights in memory, met a model on the meta device, or one whose weights are spread over ranks: "
+                "mode='real' runs forward on data. Load the whole weights first, or trace with mode='fake'."
             )
         return _record_in_mode(model, call, rules, RealTensors(), device, first_value)
     try:
@@ -167,10 +185,10 @@ def _record_arguments(model: nn.Module, call: Call, rules: RuleTable, mode: Mode
     except (*_NEEDS_DATA, NoFakeKernel, RuntimeError) as error:
         reader = _reader(error)
         if reader is None:
-            if mode == "auto" and not meta:
+            if mode == "auto" and not without_data:
                 return _record_on_examples(model, call, rules, device, first_value, error)
             raise
-        if mode == "auto" and not meta:
+        if mode == "auto" and not without_data:
             return _record_in_mode(model, call, rules, RealTensors(), device, first_value)
         if isinstance(error, NoFakeKernel):
             raise TraceError(
@@ -180,8 +198,8 @@ def _record_arguments(model: nn.Module, call: Call, rules: RuleTable, mode: Mode
             ) from error
         raise TraceError(
             f"forward reads the data of a tensor ({reader}) at {raised_at(error)}; fake tensors have none. "
-            "Trace with mode='real' and a model that is not on the meta device, move that decision out of forward, or trace "
-            "the submodule behind it."
+            "Trace with mode='real' and a model that is not on the meta device nor spread over ranks, move that decision out "
+            "of forward, or trace the submodule behind it."
         ) from error
 
 
@@ -318,9 +336,10 @@ def _is_uninitialised(module: nn.Module) -> bool:
 
 
 def _devices(model: nn.Module) -> tuple[torch.device | None, bool]:
-    """The one device of the parameters and buffers, if it is one, and whether any of them is on the meta device."""
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    return next(iter(devices)) if len(devices) == 1 else None, any(device.type == "meta" for device in devices)
+    """The one device of the parameters and buffers, if it is one, and whether any of them has no data, or not all of it."""
+    tensors = (*model.parameters(), *model.buffers())
+    devices = {tensor.device for tensor in tensors}
+    return next(iter(devices)) if len(devices) == 1 else None, any(tensor.is_meta or is_sharded(tensor) for tensor in tensors)
 
 
 def _check_devices(device: torch.device | None, inputs: Any) -> None:

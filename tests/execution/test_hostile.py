@@ -141,7 +141,7 @@ def loaded(attack, check=None):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_is_refused_at_load_or_by_every_job(name):
     """From a file, and as if the file had been taken for granted: execution believes no plan that was made in process."""
-    model, start = copy.deepcopy(hostile.victim()), time.perf_counter()
+    model, start = copy.deepcopy(hostile.victim()), time.process_time()
     before, process = hostile.model_state(model), hostile.process_state()
     try:
         loaded(ATTACKS[name], check=lambda plan: plan.problems)
@@ -160,7 +160,7 @@ def test_an_attack_is_refused_at_load_or_by_every_job(name):
     with pytest.raises(dg.errors.MismatchError):
         plan.apply(hostile.graph())
     assert hostile.model_state(model) == before and hostile.process_state() == process
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("name", [name for name in CUTS if "million" in name or "product" in name])
@@ -309,10 +309,10 @@ def test_a_text_is_no_list(value):
 def test_of_a_long_document_the_first_problem_is_told():
     """To tell each with its place would take longer than reading it."""
     many = content(edits=[("a", "b", "c")] * 100_000)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(dg.errors.DocumentError, match=r"expected int, got 'b' .*the first of its problems") as caught:
         loaded(many)
-    assert len(str(caught.value)) < 4_000 and time.perf_counter() - start < 5
+    assert len(str(caught.value)) < 4_000 and time.process_time() - start < 5
 
 
 def test_documents_are_bounded(tmp_path, monkeypatch):

@@ -14,12 +14,16 @@ RANDOM = (Mixed(),)
 
 @frozen(eq=False)
 class Sample:
-    """A call of an operator: `over` are the axes across which it mixes positions, None where no value can be compared."""
+    """A call of an operator: `over` are the axes across which it mixes positions, None where no value can be compared.
+
+    `chosen` are the operands that hold numbers of indices which the data chose, with how many indices there are.
+    """
 
     function: object
     args: tuple = ()
     kwargs: dict = field(factory=dict)
     over: tuple | None = ()
+    chosen: dict = field(factory=dict)
 
     def __repr__(self):
         shown = [tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in self.args]
@@ -39,9 +43,9 @@ def exists(name):
     return any(hasattr(torch.ops.aten, packet) for packet in (name, f"{name}_"))
 
 
-def call(name, *args, over=(), **kwargs):
+def call(name, *args, over=(), chosen=(), **kwargs):
     """A sample of an ATen operator."""
-    return Sample(aten(name), args, kwargs, over)
+    return Sample(aten(name), args, kwargs, over, dict(chosen))
 
 
 class Draw:

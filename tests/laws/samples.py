@@ -255,7 +255,7 @@ def _extremes(name):
     return [
         whole(name),
         lambda d: call(f"{name}.other", *_pair(d)),
-        one_dim(f"{name}.dim", over=False),
+        one_dim(f"{name}.dim"),
         without_axes(f"{name}.dim", 0),
     ]
 
@@ -278,8 +278,8 @@ REDUCTION_ROWS = {
     "logsumexp": [dims_of("logsumexp", empty=False)],
     "norm": [whole("norm.Scalar"), dims_of("norm.ScalarOpt_dim", 2, empty=False)],
     "linalg_vector_norm": [whole("linalg_vector_norm"), dims_of("linalg_vector_norm", 1, empty=False)],
-    "argmax": [one_dim("argmax", over=False), lambda d: call("argmax", d.tensor(*d.shape()))],
-    "argmin": [one_dim("argmin", over=False), lambda d: call("argmin", d.tensor(*d.shape()))],
+    "argmax": [one_dim("argmax"), lambda d: call("argmax", d.tensor(*d.shape()))],
+    "argmin": [one_dim("argmin"), lambda d: call("argmin", d.tensor(*d.shape()))],
     "all": [whole("all", kind="bool"), one_dim("all.dim", kind="bool"), dims_of("all.dims", kind="bool", empty=False)],
     "any": [whole("any", kind="bool"), one_dim("any.dim", kind="bool"), dims_of("any.dims", kind="bool", empty=False)],
     "count_nonzero": [whole("count_nonzero"), dims_of("count_nonzero.dim_IntList", keep=False)],

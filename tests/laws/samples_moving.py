@@ -4,7 +4,7 @@ from math import prod
 
 import torch
 
-from tests.laws.drawing import call
+from tests.laws.drawing import Sample, call
 
 
 def viewed(name, after=()):
@@ -264,8 +264,14 @@ def _spread(d, less=0):
     return d.tensor(n, 6), 1, index, d.tensor(n - less, 4)
 
 
-def _ordered(*args):
-    return lambda d: (lambda x, k: call("topk", x, k, d.choice([1, -1]), *args))(d.tensor(d.size(), 7), d.size())
+def _ordered(d):
+    return call("topk", d.tensor(d.size(), 7), d.size(), d.choice([1, -1]), over=(("args[0]", 1),))
+
+
+def _ordered_backwards(d):
+    """The least of the negative values, so that what is neutral to the greatest is so here as well."""
+    least = lambda x, k, dim: torch.topk(-x, k, dim, largest=False)  # noqa: E731
+    return Sample(least, (d.tensor(d.size(), 7), d.size(), d.choice([1, -1])), over=(("args[0]", 1),))
 
 
 def _scalars(name, *more, source=False):
@@ -326,5 +332,5 @@ INDEXING_ROWS = {
     "scatter_reduce": [
         lambda d: call("scatter_reduce.two", *_spread(d), "sum"), lambda d: call("scatter_reduce.two", *_spread(d), "amax"),
     ],
-    "topk": [_ordered(), _ordered(False), lambda d: call("topk", d.tensor(), 1, -1)],
+    "topk": [_ordered, _ordered_backwards, lambda d: call("topk", d.tensor(), 1, -1)],
 }  # fmt: skip

@@ -11,7 +11,7 @@ from depgraph.rules import RULES, Traits
 from depgraph.testing.invocations import Invocation, solved
 from depgraph.testing.probing import Mixed, probe
 from depgraph.tracing.custom_rules import rule_table
-from tests.laws import samples, samples_kernels, samples_layers, samples_math, samples_moving
+from tests.laws import samples, samples_choosing, samples_kernels, samples_layers, samples_math, samples_moving
 from tests.laws.drawing import Draw, call, draws, exists
 
 pytestmark = pytest.mark.models
@@ -22,6 +22,8 @@ SAMPLES = {
     **samples_layers.WINDOW_ROWS, **samples_kernels.COPY_ROWS, **samples_kernels.LIST_ROWS, **samples_kernels.KERNEL_ROWS,
     **samples_math.LOSS_ROWS, **samples_math.LINEAR_ROWS, **samples_math.SELECTION_ROWS,
 }  # fmt: skip
+for _name, _forms in samples_choosing.CHOOSING_ROWS.items():
+    SAMPLES[_name] = [*SAMPLES.get(_name, ()), *_forms]
 ABSENT = {name for name in SAMPLES if not name.startswith("higher_order.") and not exists(name)}
 """Operators that this torch has not; the one that the suite is written for has all."""
 
@@ -47,8 +49,8 @@ TREATMENTS = {
     "scaled_dot_product_attention": (None, "a softmax runs across the keys"),
     "median": (None, _ORDER),
     "aminmax": (None, "what is neutral to the least is not to the greatest"),
-    **dict.fromkeys(("amax", "max"), (-math.inf, _ORDER)),
-    **dict.fromkeys(("amin", "min"), (math.inf, _ORDER)),
+    **dict.fromkeys(("amax", "max", "argmax", "topk"), (-math.inf, _ORDER)),
+    **dict.fromkeys(("amin", "min", "argmin"), (math.inf, _ORDER)),
     **dict.fromkeys(("nanmean", "nanmedian"), (math.nan, "it passes over what is not a number")),
     **dict.fromkeys(("prod", "all"), (1.0, "it multiplies them")),
     "logsumexp": (-math.inf, "it adds their exponentials"),
@@ -57,7 +59,7 @@ TREATMENTS = {
     "_foreach_max": (-math.inf, _ORDER),
     "_aminmax": (None, "what is neutral to the least is not to the greatest"),
     **dict.fromkeys(samples_math.LOSS_ROWS.keys() - _NUMBERED, (None, _AVERAGE)),
-    **dict.fromkeys(("histc", "histogram"), (None, "it counts them")),
+    **dict.fromkeys(("histc", "histogram", "bincount"), (None, "it counts them")),
     "_is_all_true": (1.0, "it multiplies them"),
     "embedding_renorm": (None, _NORMAL),
     **dict.fromkeys(("native_group_norm", "native_layer_norm", "_fused_rms_norm", "batch_norm_update_stats"), (None, _NORMAL)),
@@ -185,7 +187,8 @@ def mixed(name, sample):
 
 def found(name, sample):
     """What probing a sample of an operator finds."""
-    return probe(sample.function, sample.args, sample.kwargs, mixed=mixed(name, sample), checked=name not in UNCHECKED)
+    treated, checked = mixed(name, sample), name not in UNCHECKED
+    return probe(sample.function, sample.args, sample.kwargs, mixed=treated, checked=checked, chosen=sample.chosen)
 
 
 def seeded(name, seeds):
@@ -230,7 +233,7 @@ def test_treatments_are_needed(name):
 
 def states_mixing(sample):
     """Whether the rules name an axis that is mixed and free; only of such can probing tell whether it is."""
-    solution = solved(Invocation.of(sample.function, sample.args, sample.kwargs), TABLE)
+    solution = solved(Invocation.of(sample.function, sample.args, sample.kwargs, sample.chosen), TABLE)
     return solution.mixed is not None and not solution.mixed <= solution.pins.keys()
 
 
@@ -244,7 +247,8 @@ def test_stated_mixing_is_seen():
             continue
         samples_of_it = (form(Draw.seeded(seed)) for form in ROWS[name] for seed in range(6))
         for sample in filter(states_mixing, samples_of_it):
-            findings = probe(sample.function, sample.args, sample.kwargs, mixed=mixed(name, sample), checked=False)
+            treated = mixed(name, sample)
+            findings = probe(sample.function, sample.args, sample.kwargs, mixed=treated, checked=False, chosen=sample.chosen)
             stated = stated or findings.stated
             if findings.seen:
                 break

@@ -313,6 +313,21 @@ def test_files_from_before_are_read():
     assert "added" not in json.loads(codec.dumps("plan", PLAN))["content"]
 
 
+def test_all_that_a_glob_names():
+    """One call edits what patterns name; what may be of several sizes, or is not there, is told."""
+    model, graph = fusing()
+    plan = half(graph, model)
+    assert [item.path for item in plan.unread] == ["1.groups", "1.in_chs"]
+    assert plan.edit_unread("*.in_chs", "*.groups") == plan.edit_unread("1.in_chs", "1.*") == edited(plan)
+    assert plan.edit_unread("*.in_chs") == plan.edit("1.in_chs", 4)
+    assert plan.edit_unread() == plan
+    with pytest.raises(dg.errors.PlanError, match=r"'\*.width' names no unread attribute; there are '1.groups', '1.in_chs'"):
+        plan.edit_unread("*.width")
+    several = attrs.evolve(plan, unread_attributes=(UnreadAttribute("1.in_chs", (plan.cuts[0].atom, Atom(90, 8))),))
+    with pytest.raises(dg.errors.PlanError, match=r"'1.in_chs' may have to be one of 4, 8: say which by plan.edit"):
+        several.edit_unread("1.in_chs")
+
+
 class Kernel(nn.Module):
     """Convolves with the weight of a layer that it never calls, as state space models do, and reads its groups or not."""
 

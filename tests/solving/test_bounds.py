@@ -170,20 +170,38 @@ def test_two_sizes_that_are_compared_bound_the_larger_one():
 
 
 def test_what_is_not_followed_pins():
-    """A comparison of a remainder or of a quotient with a fraction gives no bound: the axis stays, with the reason."""
+    """A comparison of a remainder or of a root gives no bound: the axis stays, with the reason."""
 
     class Remainder(Frame):
         def between(self, y):
             return torch.relu(y) if y.shape[-1] % 5 > 1 else y
 
-    class Fraction(Frame):
+    class Root(Frame):
         def between(self, y):
-            return torch.relu(y) if y.shape[-1] / 5 > 1.5 else y
+            return torch.relu(y) if y.shape[-1] ** 0.5 > 1.5 else y
 
-    for model in (Remainder(), Fraction()):
+    for model in (Remainder(), Root()):
         graph = dg.trace(model, X)
         assert not graph.groups and "solving/test_bounds.py:" in dg.explain(graph, "first.weight", 0)
     assert "in a way that is not understood" in dg.explain(dg.trace(Remainder(), X), "first.weight", 0)
+
+
+def test_quotients_with_a_fraction_bound():
+    """`c / 5 > 1.5` is `c > 7.5`; what was written as a third is a third; a quotient that must be a whole number is solved."""
+
+    class Over(Frame):
+        def between(self, y):
+            return torch.relu(y) if y.shape[-1] / 5 > 1.5 and y.shape[-1] / 12 >= 1 / 3 else y
+
+    class Share(Frame):
+        def between(self, y):
+            assert self.width == y.shape[-1] / self.heads
+            return y.unflatten(-1, (self.heads, self.width)).relu().flatten(-2)
+
+    assert lower_bounds(Over()) == {"first.weight:0": 8}
+    to_the_least(Over())
+    assert list(lower_bounds(Share(heads=3, width=4))) == ["first.weight:0[0]", "first.weight:0[1]"]
+    to_the_least(Share(heads=3, width=4))
 
 
 def test_max_and_min_are_heard():

@@ -433,7 +433,6 @@ def test_tuples_are_each_modules_own():
         lambda y: round(y.shape[-1] * 0.5),
         lambda y: math.ceil(y.shape[-1] / 2),
         lambda y: math.floor(y.shape[-1] / 2),
-        lambda y: 6 * len(y[0, 0]) // 12,
         lambda y: y.shape[-1] % 7 + 1,
         lambda y: int(y.shape[-1] ** 0.5) + 3,
     ],

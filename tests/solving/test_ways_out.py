@@ -114,6 +114,27 @@ def test_arithmetic_is_followed_on_both_sides(name):
             assert "width" in str(origin(result) if type(result) is Sized else result.sources)
 
 
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_arithmetic_of_two_sizes_remembers_both(name):
+    """Python asks one of the two for the result, which must not forget the other."""
+    depth = Sized(3, Attribute("depth", 3), OWNER)
+    for result in (FOLLOWED[name](size(), depth), FOLLOWED[name](depth, size())):
+        remembered = str(origin(result)) if type(result) is Sized else " ".join(map(str, result.sources))
+        assert "width" in remembered and "depth" in remembered
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_comparisons_of_quotients_are_ones_of_products(name):
+    """`n / 5 < 2.5` says something of `2 * n` and 25; where rounding decides, nothing is told but an escape."""
+    compare = COMPARED[name]
+    for use in (lambda n: compare(n / 5, 2.5), lambda n: compare(2.5, n / 5), lambda n: compare(n / 5, n / 4)):
+        result, calls = heard_of(use, size())
+        assert result == use(12) and calls and set(calls) <= {"fact", "unlike", "below"}
+    large = 2**60 + 1
+    told = ["below"] if name in {"__lt__", "__ge__"} else ["escape"]
+    assert heard_of(lambda n: compare(n / 1, 2.0**60), size(large)) == (compare(large / 1, 2.0**60), told)
+
+
 @pytest.mark.parametrize("name", ALONE)
 def test_a_number_of_one_size_is_followed(name):
     for number in (size(), ratio()) if hasattr(float, name) else (size(),):

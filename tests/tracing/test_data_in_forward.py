@@ -107,7 +107,7 @@ def test_meta_models_have_no_data():
     """Real mode on a model without weights is refused by name, before forward runs."""
     with torch.device("meta"):
         model = between(lambda self, h: h)
-    with pytest.raises(dg.errors.TraceError, match=r"met a model on the meta device.*Load the weights first"):
+    with pytest.raises(dg.errors.TraceError, match=r"met a model on the meta device.*Load the whole weights first"):
         dg.trace(model, X, mode="real")
     assert dg.trace(model, X).groups
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import depgraph as dg
+from depgraph import testing
 from depgraph.solving.expressions import Attribute
 from depgraph.solving.sized import Sized, SizedFloat
 from depgraph.tracing import number_calls, trace
@@ -219,6 +220,24 @@ def test_the_code_comes_back_when_the_trace_fails():
     assert math.sqrt is globals()["math"].sqrt and type(math.sqrt(4)) is float and trace is not None
 
 
+def test_the_length_of_a_tensor_is_its_first_size():
+    """`len(x)` in forward is `x.shape[0]`: of activations, of rows, and of parameters."""
+
+    class Lengths(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 12), nn.Linear(12, 5)
+
+        def forward(self, x):
+            y = self.first(x) * torch.ones(len(self.first.weight)) / len(self.second.weight.T)
+            return self.second(y.T.reshape(len(y.T), len(x)).T)
+
+    model, x = Lengths(), torch.randn(2, 6)
+    graph = dg.trace(model, x)
+    assert [group.name for group in graph.groups] == ["first.weight:0"]
+    testing.assert_square(graph, dg.cut(graph, "first.weight", [0, 7], dim=0), model, x)
+
+
 def test_lines_stay():
     """Reasons name the line of forward in which the call stands."""
     with followed(cast):
@@ -239,6 +258,7 @@ def test_plain_numbers_get_plain_answers(number, name):
         (number_calls._int, int),
         (number_calls._float, float),
         (number_calls._range, range),
+        (number_calls._len, len),
     ):
         given_here = arguments if theirs is plain else (number,)
         try:
