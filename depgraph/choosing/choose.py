@@ -55,8 +55,8 @@ def plan(
     """A plan that removes the least important indices of each group.
 
     Either a `ratio` is given, or budgets: one or several of `params`, `active_params`, `macs`, `memory` and `latency`; or
-    `depth` alone. Groups that count blocks of another group (the roles ``head``, ``kv_group``, ``conv_group`` and ``block``), and
-    experts, are left unless `only` or a mapping `ratio` names them.
+    `depth` alone. Groups that count blocks of another group (the roles ``head``, ``kv_group``, ``conv_group`` and ``block``),
+    and experts, are left unless `only` or a mapping `ratio` names them.
 
     Patterns, wherever a mapping or a list takes them: ``*`` for every group that a plain number would cut; a role such as
     ``role:head``; a group's name; a layer or parameter by dotted path or glob, for every group that reaches into it, or,
