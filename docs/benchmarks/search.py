@@ -105,7 +105,7 @@ def page(found: dict[str, Any], speed: dict[str, Any] | None) -> str:
     lines = [HEAD]
     for name, subject in ((name, found[name]) for name in BUDGETS if name in found):
         lines += [f"## {name}", "", f"{subject['metric'].capitalize()}, mean and range over the seeds. {_seconds(subject)}", ""]
-        lines += _table(subject["rows"], "value")
+        lines += [*_summary(subject["rows"]), "", *_table(subject["rows"], "value")]
         if any(row["tuned"] is not None for row in subject["rows"]):
             lines += ["After fine-tuning:", "", *_table([row for row in subject["rows"] if row["tuned"] is not None], "tuned")]
         lines += ["Do losses of single groups add up? The loss on the calibration set, as predicted and as measured:", ""]
@@ -141,6 +141,22 @@ widths of each feed-forward and 7 numbers of key-value heads; every result is ex
 
 def _seconds(subject: dict[str, Any]) -> str:
     return "Seconds for one table: " + ", ".join(map(str, subject["seconds of a table"])) + "."
+
+
+def _summary(rows: list[Row]) -> list[str]:
+    """In how many cells pareto is better, and by how much the losses of single groups fall short of that of all."""
+    words = [
+        verdict(*(values([row for row in rows if (row["budget"], row["method"]) == (budget, each)], "value") for each in pair))
+        for budget in {row["budget"] for row in rows}
+        for pair in (("pareto", method) for method in METHODS[:-1])
+    ]
+    short = [(row["loss"] - row["whole"]) / (row["predicted"] - row["whole"]) for row in rows if row["predicted"] is not None]
+    count = {word: words.count(word) for word in ("better", "level", "worse")}
+    return [
+        f"Of {len(words)} cells, a budget and another method each, `pareto` is better in {count['better']}, level in "
+        f"{count['level']} and worse in {count['worse']}. What all cuts lose together is {min(short):.1f} to {max(short):.1f} times "
+        "the sum of what each loses alone: the further the budget goes, the less a table of single groups tells."
+    ]
 
 
 def _table(rows: list[Row], field: str) -> list[str]:
