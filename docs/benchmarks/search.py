@@ -154,8 +154,8 @@ def _summary(rows: list[Row]) -> list[str]:
     count = {word: words.count(word) for word in ("better", "level", "worse")}
     return [
         f"Of {len(words)} cells, a budget and another method each, `pareto` is better in {count['better']}, level in "
-        f"{count['level']} and worse in {count['worse']}. What all cuts lose together is {min(short):.1f} to {max(short):.1f} times "
-        "the sum of what each loses alone: the further the budget goes, the less a table of single groups tells."
+        f"{count['level']} and worse in {count['worse']}. What all cuts of an allocation lose together is {min(short):.1f} to "
+        f"{max(short):.1f} times the sum of what each loses alone; so a table ranks allocations, and does not predict the loss.",
     ]
 
 
