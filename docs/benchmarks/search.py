@@ -155,7 +155,7 @@ def _summary(rows: list[Row]) -> list[str]:
     return [
         f"Of {len(words)} cells, a budget and another method each, `pareto` is better in {count['better']}, level in "
         f"{count['level']} and worse in {count['worse']}. What all cuts of an allocation lose together is {min(short):.1f} to "
-        f"{max(short):.1f} times the sum of what each loses alone; so a table ranks allocations, and does not predict the loss.",
+        f"{max(short):.1f} times the sum of what each loses alone: a table ranks allocations, it does not foretell losses.",
     ]
 
 
