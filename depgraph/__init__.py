@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from depgraph.plans.by_hand import cut_each as cut_each
     from depgraph.plans.by_hand import drop as drop
     from depgraph.plans.plan import Plan as Plan
+    from depgraph.plans.reasons import why as why
     from depgraph.repair.expected import reconstruction_error as reconstruction_error
     from depgraph.repair.refit import refit as refit
     from depgraph.rules import RULES as RULES
@@ -138,6 +139,7 @@ __all__ = [
     "teacher_view",
     "testing",
     "trace",
+    "why",
 ]
 
 _HOME_OF = {
@@ -181,6 +183,7 @@ _HOME_OF = {
     "sensitivity": "depgraph.measuring",
     "teacher_view": "depgraph.execution.views",
     "trace": "depgraph.tracing.trace",
+    "why": "depgraph.plans.reasons",
 }
 """In which module each name is defined."""
 

@@ -158,16 +158,21 @@ def progress_bar(*args: Any, **kwargs: Any) -> Any:
     return tqdm(*args, **kwargs)
 
 
+def has_ranks() -> bool:
+    """Whether `torch.distributed` is initialised."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def together(sums: Iterable[torch.Tensor]) -> None:
     """Add up tensors over all ranks, in place, where `torch.distributed` is initialised."""
-    if dist.is_available() and dist.is_initialized():
+    if has_ranks():
         for tensor in sums:
             dist.all_reduce(tensor)
 
 
 def gathered_from_ranks(items: dict[str, T]) -> dict[str, T]:
     """What any rank has, by name."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not has_ranks():
         return items
     of_ranks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(of_ranks, items)

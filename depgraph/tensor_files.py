@@ -33,8 +33,8 @@ def save(path: str | Path, kind: str, header: Any, tensors: Mapping[str, torch.T
     torch_files = _safetensors()
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     document = _Document(codec.dumps(kind, header), tensors_digest(plain))
-    data = torch_files.save(plain, {"depgraph": codec.dumps(f"{kind}_file", document)})
-    codec.write_whole(path, lambda file: file.write(data))
+    metadata = {"depgraph": codec.dumps(f"{kind}_file", document)}
+    codec.write_whole(path, lambda file: torch_files.save_file(plain, file.name, metadata))  # `save` would copy them all
 
 
 def load(path: str | Path, kind: str, cls: type[T]) -> tuple[T, dict[str, torch.Tensor]]:

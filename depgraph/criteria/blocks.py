@@ -159,7 +159,7 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
 class BlockInfluence(_OnElements):
     """How much an element of a list changes what passes through it: 1 minus the mean cosine of what enters and leaves.
 
-    BI_i = 1 - E[ x_i . x_{i+1} / (|x_i| |x_{i+1}|) ], over all samples and positions; the vectors lie along the channels.
+    `BI_i = 1 - E[ x_i . x_{i+1} / (|x_i| |x_{i+1}|) ]`, over all samples and positions; the vectors lie along the channels.
     Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect" (2403.03853),
     equation 1. What may not leave, or holds no parameters, scores infinitely.
 
@@ -193,7 +193,7 @@ class BlockInfluence(_OnElements):
 class AngularDistance(_OnElements):
     """How far a run of elements turns what passes through it: the angle between what enters the first and leaves the last.
 
-    d(x_i, x_{i+n}) = arccos( x_i . x_{i+n} / (|x_i| |x_{i+n}|) ) / pi, averaged over samples and positions, as the number of
+    `d(x_i, x_{i+n}) = arccos( x_i . x_{i+n} / (|x_i| |x_{i+n}|) ) / pi`, averaged over samples and positions, as the number of
     element i. Gromov et al., "The Unreasonable Ineffectiveness of the Deeper Layers" (2403.17887), equation 4: there the run
     with the least distance goes, and the vectors are those of the last position; here those of all.
 

@@ -128,6 +128,37 @@ def prune_checkpoint(
             bar.close()
 
 
+def check_checkpoint(plan: Plan, source: str | os.PathLike[str], *, rename: Rename | None = None, strict: bool = True) -> None:
+    """Everything that `prune_checkpoint` checks of a source, without writing anything.
+
+    Args:
+        plan: the plan.
+        source: the checkpoint.
+        rename: gives the model's name for a name in the checkpoint.
+        strict: whether the checkpoint must have every tensor that the plan cuts.
+
+    Raises:
+        PlanError: the arguments are not of these kinds, or a package is missing.
+        DocumentError: a file is damaged, or is no checkpoint.
+        MismatchError: names or shapes are not those that the plan expects; all are listed.
+
+    >>> import tempfile, pathlib, depgraph as dg
+    >>> from torch import nn
+    >>> plan = dg.cut(dg.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4)), "0.weight", [2], dim=0)
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     path = pathlib.Path(name) / "other.pt"
+    ...     torch.save(nn.Linear(4, 8).state_dict(), path)
+    ...     check_checkpoint(plan, path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    depgraph.errors.MismatchError: the plan does not fit this checkpoint:
+      - the checkpoint has no tensor '0.bias'
+    ...
+    """
+    _checked_arguments(plan, None, rename, None)
+    _pieces(plan, _opened(Path(source)), None, rename, strict)
+
+
 @frozen(eq=False)
 class _Checkpoint:
     """The files of a checkpoint.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
@@ -32,6 +33,9 @@ from depgraph.graph.records import (
     UnreadAttribute,
 )
 from depgraph.graph.uses import offsets_of, returned_of, uses_of
+
+if TYPE_CHECKING:
+    from depgraph.graph.summary import GraphSummary
 
 
 @frozen
@@ -261,6 +265,54 @@ class Graph:
     def why_multiple(self, atom: Atom) -> str:
         """Why what stays of a group is a multiple of a number."""
         return next((item.reason for item in self.multiples if item.atom == atom), "any number of indices will do")
+
+    def summary(self, depth: int | None = None) -> GraphSummary:
+        """What `print` shows of a graph, as data: its modules as a tree with repeated layers folded, groups, what is pinned.
+
+        Args:
+            depth: how many levels of modules are shown; None: all.
+
+        Raises:
+            PlanError: `depth` is no such number.
+
+        >>> import torch, depgraph as dg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> graph = dg.trace(model, torch.zeros(1, 4))
+        >>> print(graph)
+        5 operations, 58 parameters (96.6% of them in 1 group), 48 MACs
+        <BLANKLINE>
+        module  class   output  weight  parameters  MACs  can be pruned
+        0       Linear  1x8     8x4             40    32  0: channel
+        1       ReLU    1x8
+        2       Linear  1x2     2x8             18    16  1: channel
+        <BLANKLINE>
+        group       role     size  axes
+        0.weight:0  channel     8     3
+        <BLANKLINE>
+        pinned
+          2 parameters: it is a dimension of the model's output (2.weight:0, 2.bias:0)
+          it is a dimension of the model's input[0] (0.weight:1)
+        >>> graph.summary(depth=1).modules[0].params, graph
+        (40, <Graph: 5 operations, 1 groups, 58 parameters, 48 MACs>)
+        """
+        from depgraph.graph.summary import summary_of
+
+        return summary_of(self, depth)
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+    def __repr__(self) -> str:
+        return (
+            f"<Graph: {len(self.operations)} operations, {len(self.groups)} groups, {self.params:,} parameters, "
+            f"{self.macs:,} MACs>"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+    def __rich__(self) -> Any:
+        return self.summary().__rich__()
 
     def save(self, path: str | Path) -> None:
         """Write the graph as versioned JSON."""

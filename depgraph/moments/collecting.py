@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import evolve
 from torch import nn
 
+from depgraph import codec
 from depgraph.errors import PlanError
-from depgraph.moments.gathering import Gathered, readings
+from depgraph.moments.gathering import readings
 from depgraph.moments.layers import Call, Layer, Layout
+from depgraph.moments.offloading import InFiles, InMemory, offload_problems
 from depgraph.moments.samples import Batch, Valid, batches_of, option_problems
-from depgraph.moments.sums import Moments, Sums, of_all_ranks
+from depgraph.moments.sums import Moments
 from depgraph.moments.watching import LayerCall, NormCall, Watch
 from depgraph.running import Forward, outside_inference_mode, run, shown, untouched
 from depgraph.unsupported import supported
@@ -141,6 +145,7 @@ def collect(
     valid: Valid | None = None,
     rows_per_input: float = 20,
     dtype: torch.dtype = torch.float32,
+    offload: str | Path | None = None,
     progress: bool = False,
 ) -> Moments:
     """The moments of what each layer of a model reads, over one forward of each batch.
@@ -162,6 +167,9 @@ def collect(
         rows_per_input: a convolution reads so many rows for each of its inputs, spread evenly over the places of all
             samples, or all that there are; or all, where overlapping patches make that less work.
         dtype: in which rows are multiplied: ``torch.float32`` or ``torch.float64``.
+        offload: a folder for the sums, which must not exist yet, or be empty; it appears whole or not at all. Memory has room
+            for one layer's then: each batch reads and writes the file of each layer, so that a few large batches are better
+            than many small ones. `Moments.load` opens it again. Each rank needs one of its own. Needs the package safetensors.
         progress: show a progress bar; needs the package tqdm.
 
     Raises:
@@ -174,7 +182,7 @@ def collect(
     (2, [[4.0, 6.0]], [[[10.0, 14.0], [14.0, 20.0]]])
     """
     options = (batches, holdout, rows_per_input, forward, valid, dtype)
-    problems = [*option_problems(*options, may_hold_none=True, wanted=wanted)]
+    problems = [*option_problems(*options, may_hold_none=True, wanted=wanted), *offload_problems(offload, must_be_new=True)]
     if problems:
         raise PlanError.of(problems)
     model = supported(model)
@@ -182,7 +190,11 @@ def collect(
     chosen = None if wanted is None else lambda layer: wanted(layer.weight.name)
     with torch.no_grad():
         survey = surveyed(model, read[0], forward)
-        return collected(model, weights_digest(model), read, survey, chosen, forward, dtype, progress)
+        gather = partial(collected, model, weights_digest(model), read, survey, chosen, forward, dtype, progress)
+        if offload is None:
+            return gather()
+        codec.write_whole_folder(offload, lambda folder: gather(folder=folder))
+        return Moments.load(offload)
 
 
 def collected(
@@ -194,10 +206,14 @@ def collected(
     forward: Forward,
     dtype: torch.dtype,
     progress: bool,
+    folder: Path | None = None,
 ) -> Moments:
-    """The same, of batches that are taken apart already, and of a model whose weights have the digest `source`."""
+    """The same, of batches that are taken apart already, and of a model whose weights have the digest `source`.
+
+    A folder for the sums must be there, and empty.
+    """
     layers = dict(survey.layers)
-    found: dict[str, tuple[Gathered, Gathered]] = {}
+    found = InMemory() if folder is None else InFiles(folder)
     calls: Counter[Layout] = Counter()
     read: set[tuple[str, int]] = set()
 
@@ -209,9 +225,7 @@ def collected(
             key = layer.reads, calls[event.weight]
             if key not in read and (wanted is None or wanted(layer)):
                 read.add(key)
-                sides = found.setdefault(layer.reads, (Gathered(), Gathered()))
-                for side, reading in zip(sides, readings(batch, event.call, event.x, dtype), strict=True):
-                    side.add(reading)
+                found.add(layer.reads, readings(batch, event.call, event.x, dtype))
         return event.run()
 
     with untouched(model, training=False), torch.no_grad():
@@ -223,10 +237,5 @@ def collected(
             watch.forget()
             calls.clear()
             read.clear()
-    sums: tuple[dict[str, Sums], dict[str, Sums]] = ({}, {})
-    for name in list(found):
-        for store, side in zip(sums, found.pop(name), strict=True):
-            if side:
-                store[name] = side.sums()
     left = survey.left | problems_of(watch, layers.values(), tensors)
-    return Moments(source, tuple(layers.values()), of_all_ranks(sums[0]), of_all_ranks(sums[1]), left)
+    return found.moments(source, layers.values(), left)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from depgraph.moments.layers import Call
 from depgraph.moments.patches import PatchSums, Pattern
@@ -13,12 +14,17 @@ from depgraph.moments.samples import Batch
 from depgraph.moments.sums import Sums
 from depgraph.running import outside_inference_mode
 
+S = TypeVar("S", Sums, PatchSums)
+
 
 @frozen(eq=False)
 class Rows:
     """What is read as rows, ``[blocks, rows, inputs]``."""
 
     values: torch.Tensor
+
+    def __bool__(self) -> bool:
+        return bool(self.values.shape[1])
 
 
 @frozen(eq=False)
@@ -28,6 +34,9 @@ class Images:
     pattern: Pattern
     call: Call
     x: torch.Tensor
+
+    def __bool__(self) -> bool:
+        return bool(len(self.x))
 
     def products_with(self, outputs: torch.Tensor) -> torch.Tensor:
         """Σ r xᵀ over patches x and the outputs r at their places, computed as the gradient of a weight is."""
@@ -61,19 +70,33 @@ class Gathered:
     def __bool__(self) -> bool:
         return self._rows is not None or bool(self._patches)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        first = self._rows if self._rows is not None else next(iter(self._patches.values()))
+        return first.total.device
+
     @outside_inference_mode
     def add(self, reading: Reading) -> None:
         """Add what a call reads. Forward may be in inference mode, whose tensors nothing could be added to afterwards."""
+        if not reading:
+            return
         if isinstance(reading, Rows):
-            rows = reading.values
-            if self._rows is None and rows.shape[1]:
-                self._rows = Sums.none(rows)
-            if self._rows is not None:
-                self._rows = self._rows.with_half_of(rows)
-        elif len(reading.x):
+            known = Sums.none(reading.values) if self._rows is None else self._rows
+            self._rows = known.with_half_of(reading.values)
+        else:
             key = reading.pattern, reading.call.groups
             sums = PatchSums.of(reading.pattern, reading.x, reading.call.groups)
             self._patches[key] = self._patches[key].add(sums) if key in self._patches else sums
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Gathered:
+        """The same with other tensors, made from these in a fixed order."""
+
+        def changed(sums: S) -> S:
+            return evolve(sums, total=change(sums.total), products=change(sums.products))
+
+        rows = None if self._rows is None else changed(self._rows)
+        return Gathered(rows, {key: changed(sums) for key, sums in self._patches.items()})
 
     def sums(self) -> Sums:
         """The sums of all of it."""

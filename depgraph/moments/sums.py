@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from attrs import field, frozen
 
-from depgraph import tensor_files
-from depgraph.errors import PlanError
+from depgraph import codec, tensor_files
+from depgraph.errors import DocumentError, PlanError
 from depgraph.moments.layers import Layer
 from depgraph.read_only import read_only
-from depgraph.running import gathered_from_ranks, together
+from depgraph.running import gathered_from_ranks, has_ranks, together
 
 WIDEST_IN_DOUBLE = 4096
 """Up to so many inputs the sums are kept in double precision; beyond, a matrix of them would take gigabytes."""
@@ -79,12 +79,57 @@ class Sums:
         """Number of columns."""
         return self.total.shape[-1]
 
+    def to(self, device: torch.device) -> Sums:
+        """The same on a device."""
+        return Sums(self.count, self.total.to(device), self.products.to(device))
+
 
 def sum_dtype(rows: torch.Tensor) -> torch.dtype:
     """The precision in which sums of rows are kept."""
     if rows.device.type == "mps" or rows.shape[-1] > WIDEST_IN_DOUBLE:
         return rows.dtype
     return torch.float64
+
+
+@frozen
+class _FileHeader:
+    """What a file of sums tells beside its tensors: of what they are, and how many rows."""
+
+    of: str
+    count: int
+
+
+class SumsInFiles(Mapping[str, Sums]):
+    """Sums by name, each in a file of its own, which is read and checked when it is asked for; none is held."""
+
+    def __init__(self, folder: Path, part: str, names: Iterable[str]) -> None:
+        self._folder, self._part = folder, part
+        self._paths = {name: self._path(number) for number, name in enumerate(names)}
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{self._part}.{number}.safetensors"
+
+    def __getitem__(self, name: str) -> Sums:
+        header, tensors = tensor_files.load(self._paths[name], "sums", _FileHeader)
+        if header.of != f"{self._part}.{name}":
+            raise DocumentError(f"{self._paths[name]} has the sums of {header.of!r}, expected {self._part}.{name!r}.")
+        return Sums(header.count, tensors["total"], tensors["products"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def write(self, name: str, sums: Sums) -> None:
+        """Add a name, with a file."""
+        path, header = self._path(len(self)), _FileHeader(f"{self._part}.{name}", sums.count)
+        tensor_files.save(path, "sums", header, {"total": sums.total, "products": sums.products})
+        self._paths[name] = path
+
+
+def _unchanging(sums: Mapping[str, Sums]) -> Mapping[str, Sums]:
+    return sums if isinstance(sums, SumsInFiles) else read_only(sums)
 
 
 @frozen
@@ -97,6 +142,17 @@ class _Header:
     counts: tuple[tuple[str, int], ...]
 
 
+@frozen
+class _Index:
+    """Moments in a folder, without their sums."""
+
+    source: str
+    layers: tuple[Layer, ...]
+    left: tuple[tuple[str, str], ...]
+    fitted: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
 @frozen(eq=False)
 class Moments:
     """What the layers of a model read, as sums: all that repair and criteria of reconstruction need.
@@ -107,7 +163,7 @@ class Moments:
     Attributes:
         source: digest of the model's weights.
         layers: the layers, in the order of the forward.
-        fitted: the sums of the samples to fit to, by `Layer.reads`.
+        fitted: the sums of the samples to fit to, by `Layer.reads`; those in a folder are read at each access.
         held_out: the sums of the samples to judge by.
         left: parameters of layers that cannot be solved for, each with the reason.
 
@@ -123,8 +179,8 @@ class Moments:
 
     source: str
     layers: tuple[Layer, ...]
-    fitted: Mapping[str, Sums] = field(converter=read_only)
-    held_out: Mapping[str, Sums] = field(converter=read_only)
+    fitted: Mapping[str, Sums] = field(converter=_unchanging)
+    held_out: Mapping[str, Sums] = field(converter=_unchanging)
     left: Mapping[str, str] = field(converter=read_only)
 
     def __add__(self, other: Moments) -> Moments:
@@ -150,15 +206,21 @@ class Moments:
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
-        """Read what `save` wrote.
+        """Read what `save` wrote, or open the folder that `collect` wrote with `offload=`.
+
+        Of a folder the sums stay where they are: each is read, and its file checked, when it is asked for.
 
         Raises:
             DocumentError: the file is damaged, edited, foreign or of another version.
         """
+        if (folder := Path(path)).is_dir():
+            index = codec.read(folder / _INDEX, "moments_index", _Index)
+            files = [SumsInFiles(folder, part, getattr(index, part)) for part in _PARTS]
+            return cls(index.source, index.layers, files[0], files[1], dict(index.left))
         header, tensors = tensor_files.load(path, "moments", _Header)
-        sums = {name: Sums(count, tensors[f"{name}.total"], tensors[f"{name}.products"]) for name, count in header.counts}
+        found = {name: Sums(count, tensors[f"{name}.total"], tensors[f"{name}.products"]) for name, count in header.counts}
         fitted, held_out = (
-            {name.removeprefix(f"{part}."): item for name, item in sums.items() if name.startswith(f"{part}.")}
+            {name.removeprefix(f"{part}."): item for name, item in found.items() if name.startswith(f"{part}.")}
             for part in _PARTS
         )
         return cls(header.source, header.layers, fitted, held_out, dict(header.left))
@@ -171,6 +233,23 @@ class Moments:
 
 _PARTS = ("fitted", "held_out")
 
+_INDEX = "moments.json"
+
+
+def write_folder(
+    folder: Path, source: str, layers: Iterable[Layer], sums: Sequence[Mapping[str, Sums]], left: Mapping[str, str]
+) -> Moments:
+    """Write moments to an empty folder, the sums of one name at a time, and open them there."""
+    names: list[tuple[str, ...]] = []
+    for part, items in zip(_PARTS, sums, strict=True):
+        files = SumsInFiles(folder, part, ())
+        for name, item in of_all_ranks(items):
+            files.write(name, item)
+            del item
+        names.append(tuple(files))
+    codec.write(folder / _INDEX, "moments_index", _Index(source, tuple(layers), tuple(left.items()), *names))
+    return Moments.load(folder)
+
 
 def joined(one: Mapping[str, Sums], other: Mapping[str, Sums]) -> dict[str, Sums]:
     """Sums by name, added where both have them."""
@@ -180,14 +259,16 @@ def joined(one: Mapping[str, Sums], other: Mapping[str, Sums]) -> dict[str, Sums
     return result
 
 
-def of_all_ranks(sums: Mapping[str, Sums]) -> dict[str, Sums]:
-    """The sums over all ranks, where there are several; a rank may lack what none of its samples was routed to."""
-    shapes = {name: (tuple(item.products.shape), item.products.dtype) for name, item in sums.items()}
-    result = {}
-    device = next((item.total.device for item in sums.values()), torch.device("cpu"))
-    for name, (shape, dtype) in sorted(gathered_from_ranks(shapes).items()):
+def of_all_ranks(sums: Mapping[str, Sums]) -> Iterator[tuple[str, Sums]]:
+    """The sums over all ranks, where there are several, one by one; a rank may lack what none of its samples was routed to."""
+    if not has_ranks():
+        yield from sums.items()
+        return
+    shapes = {name: (tuple(item.products.shape), item.products.dtype, item.total.device) for name, item in sums.items()}
+    device = next((device for _, _, device in shapes.values()), torch.device("cpu"))
+    for name, (shape, dtype, _) in sorted(gathered_from_ranks(shapes).items()):
         item = sums.get(name) or Sums(0, *(torch.zeros(part, dtype=dtype, device=device) for part in (shape[:2], shape)))
         count = torch.tensor(float(item.count), device=device)
         together([count, item.total, item.products])
-        result[name] = Sums(int(count), item.total, item.products)
-    return result
+        yield name, Sums(int(count), item.total, item.products)
+        del item

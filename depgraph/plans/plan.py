@@ -37,6 +37,7 @@ from depgraph.plans.implied import (
 if TYPE_CHECKING:
     from depgraph.execution.inversion import TensorDict, Tensors
     from depgraph.plans.algebra import PlanDifference
+    from depgraph.plans.summary import PlanSummary
 
 K = TypeVar("K", int, str)
 V = TypeVar("V")
@@ -690,11 +691,54 @@ class Plan:
 
         return loads(codec.read_text(path, "plan"), str(path))
 
+    def summary(self, graph: Graph, depth: int | None = None) -> PlanSummary:
+        """What the plan does to a graph, as data and, printed, as a table: the tree of modules before and after it.
+
+        Args:
+            graph: the graph that it was made for.
+            depth: how many levels of modules are shown; None: all.
+
+        Raises:
+            MismatchError: the plan was made for another graph, or is damaged.
+            PlanError: `depth` is no such number.
+
+        >>> import torch, depgraph as dg
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> graph = dg.trace(model, torch.zeros(1, 4))
+        >>> plan = dg.plan(graph, {"0.weight:0": range(8)}, params=40)
+        >>> print(plan.summary(graph))
+        parameters 58 -> 37 (63.8%), MACs 48 -> 30 (62.5%)
+          params: 37 of at most 40
+        <BLANKLINE>
+        module  class   weight  after  parameters  after  MACs  after
+        0       Linear  8x4     5x4            40     25    32     20
+        1       ReLU
+        2       Linear  2x8     2x5            18     12    16     10
+        <BLANKLINE>
+        group       role     size  after   kept
+        0.weight:0  channel     8      5  62.5%
+        <BLANKLINE>
+        attributes
+          0.out_features: 8 -> 5
+          2.in_features: 8 -> 5
+        """
+        from depgraph.plans.summary import summary_of
+
+        return summary_of(self, graph, depth)
+
     def __str__(self) -> str:
-        cuts = "".join(f"\n  {cut.group}: {cut.count} of {cut.atom.size} indices go{_of_each(cut)}" for cut in self.cuts)
-        targets = "".join(f"\n  {item.name}: {item.realised:,} of at most {item.requested:,}" for item in self.targets)
-        lists = "".join(f"\n  {drop}" for drop in self.drops)
-        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes>{lists}{cuts}{targets}"
+        from depgraph.plans.summary import lines_of
+
+        return "".join(f"{line}\n" for line in lines_of(self)).rstrip("\n")
+
+    def __repr__(self) -> str:
+        drops = f", {len(self.drops)} shorter lists" if self.drops else ""
+        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes{drops}>"
+
+    def _repr_html_(self) -> str:
+        from depgraph.plans.summary import PlanLines
+
+        return PlanLines(self)._repr_html_()
 
 
 def _ties_left(ties: Iterable[tuple[str, ...]], stays: Callable[[str], str | None]) -> Iterator[tuple[str, ...]]:
@@ -753,10 +797,6 @@ def _other_values(path: object, new: object, old: object, known: Mapping[str, in
     elif old is not None and (type(old) is not int or known.get(path, old) != old):
         expected = known.get(path, "a whole number")
         yield f"expected the present value of {shortened(repr(path))} to be {expected}, met old={old!r}."
-
-
-def _of_each(cut: Cut) -> str:
-    return f", of each of {cut.base.size} rows its own" if cut.base is not None else ""
 
 
 def ordered_axes(axes: Iterable[PrunedAxis]) -> tuple[PrunedAxis, ...]:

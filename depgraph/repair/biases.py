@@ -31,7 +31,7 @@ def with_zero_biases(plan: Plan, model: nn.Module) -> tuple[Plan, nn.Module, tup
         if weight is None or type(module).forward not in _FORWARDS or module._parameters.get("bias", weight) is not None:
             continue
         prefix = f"{path}." if path else ""
-        if names[id(weight)] > 1 or 1 not in plan.kept.get(f"{prefix}weight", {}):
+        if names[id(weight)] > 1 or 1 not in plan.kept.get(f"{prefix}weight", {}) or plan.name_after(path) is None:
             continue
         bias = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
         result.get_submodule(path).bias = nn.Parameter(bias, requires_grad=weight.requires_grad)

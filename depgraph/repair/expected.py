@@ -17,6 +17,7 @@ from depgraph.plans.plan import Plan
 from depgraph.read_only import read_only
 from depgraph.repair.independent import repaired_independently
 from depgraph.repair.kept import Kept
+from depgraph.repair.names import base_names
 from depgraph.repair.refit import RIDGES
 from depgraph.repair.ridge import Change
 from depgraph.repair.writing import Writer
@@ -90,6 +91,7 @@ def reconstruction_error(
     tensors = named_tensors(model)
     check_moments(moments, weights_digest(model), tensors)
     with torch.no_grad():
-        writer = _Unwritten(plan, tensors, {}, moments.layers, moments.left)
+        stay = {name: tensors[name] for name in base_names(plan, model).values()}
+        writer = _Unwritten(plan, tensors, stay, moments.layers, moments.left)
         rows, left = repaired_independently(writer, lambda: moments, ridges, progress=False)
     return ReconstructionError(tuple(rows), left)

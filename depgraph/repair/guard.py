@@ -20,12 +20,13 @@ def outputs_missed(model: nn.Module, others: Sequence[nn.Module], batches: Seque
         for batch in batches:
             if batch.fitted == batch.samples:
                 continue
-            wanted = list(_held_out(_run(model, batch, forward), batch))
-            sums[-1] += sum(float(tensor.square().sum(dtype=torch.float64)) for tensor in wanted)
+            wanted = _run(model, batch, forward)
+            sums[-1] += sum(float(part.square().sum(dtype=torch.float64)) for part in _held_out(wanted, batch))
             for number, other in enumerate(others):
-                for one, two in zip(_held_out(_run(other, batch, forward), batch), wanted, strict=True):
-                    if one.shape == two.shape:  # a cache of keys and values has fewer heads
-                        sums[number] += float((one - two).square().sum(dtype=torch.float64))
+                for one, two in _alike(_run(other, batch, forward), wanted):
+                    for given, right in zip(_held_out(one, batch), _held_out(two, batch), strict=True):
+                        if given.shape == right.shape:  # a cache of keys and values has fewer heads
+                            sums[number] += float((given - right).square().sum(dtype=torch.float64))
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if device.type == "cuda":
         sums = sums.to(device)  # what NCCL adds up
@@ -36,6 +37,24 @@ def outputs_missed(model: nn.Module, others: Sequence[nn.Module], batches: Seque
 def _run(model: nn.Module, batch: Batch, forward: Forward) -> Any:
     with untouched(model, training=False):
         return forward(model, batch.content)
+
+
+def _alike(one: Any, two: Any) -> Iterator[tuple[Any, Any]]:
+    """The leaves of two outputs in pairs, without those of containers that have something of each layer, of fewer here."""
+    parts = _children(one), _children(two)
+    if len(parts[0]) != len(parts[1]):
+        return
+    if len(parts[0]) == 1 and parts[0][0] is one:
+        yield one, two
+        return
+    for pair in zip(*parts, strict=True):
+        yield from _alike(*pair)
+
+
+def _children(output: Any) -> list[Any]:
+    """What a container holds; of a leaf itself."""
+    found: list[Any] = _pytree.tree_leaves(output, is_leaf=lambda node: node is not output)
+    return found
 
 
 def _held_out(output: Any, batch: Batch) -> Iterator[torch.Tensor]:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from depgraph.execution.repairs import LayerRepair
 from depgraph.moments.layers import Layer
-from depgraph.moments.sums import Moments, Sums
+from depgraph.moments.sums import Moments, Sums, SumsInFiles
 from depgraph.repair.kept import Kept, kept
 from depgraph.repair.ridge import best, residual_of
 from depgraph.repair.writing import Writer, row_of
 from depgraph.running import shown
 
+Store: TypeAlias = dict[str, Sums] | SumsInFiles
+"""Sums by name: those in memory may be let go."""
+
 
 def loses_inputs(writer: Writer, layer: Layer) -> bool:
     """Whether the plan takes inputs from a layer, as far as it can be solved for."""
     name = layer.weight.name
-    part = kept(writer.plan, layer.weight, writer.before[name]) if name in writer.plan.kept else None
+    is_cut = name in writer.plan.kept and name in writer.after
+    part = kept(writer.plan, layer.weight, writer.before[name]) if is_cut else None
     return part is not None and part.cut
 
 
@@ -30,7 +35,8 @@ def repaired_independently(
     Sums that nobody else holds are let go as soon as the last layer that reads them is solved.
     """
     known = moments()
-    layers, reasons, stores = known.layers, known.left, (dict(known.fitted), dict(known.held_out))
+    layers, reasons = known.layers, known.left
+    stores = [sums if isinstance(sums, SumsInFiles) else dict(sums) for sums in (known.fitted, known.held_out)]
     del known
     rows: list[LayerRepair] = []
     work, left = _work(writer, layers, reasons, stores)
@@ -42,13 +48,13 @@ def repaired_independently(
 
 
 def _work(
-    writer: Writer, layers: Sequence[Layer], reasons: Mapping[str, str], stores: Sequence[dict[str, Sums]]
+    writer: Writer, layers: Sequence[Layer], reasons: Mapping[str, str], stores: Sequence[Store]
 ) -> tuple[list[tuple[Layer, Kept]], dict[str, str]]:
     """The layers to solve for, and those that are left with the reason."""
     work, left = [], {}
     for layer in layers:
         name = layer.weight.name
-        if name not in writer.plan.kept:
+        if name not in writer.plan.kept or name not in writer.after:
             continue
         part = kept(writer.plan, layer.weight, writer.before[name])
         if part is not None and not part.cut:
@@ -64,13 +70,15 @@ def _work(
 
 
 def _solved(
-    writer: Writer, layer: Layer, part: Kept, stores: Sequence[dict[str, Sums]], is_last: bool, ridges: Sequence[float]
+    writer: Writer, layer: Layer, part: Kept, stores: Sequence[Store], is_last: bool, ridges: Sequence[float]
 ) -> LayerRepair:
     started = time.perf_counter()
     weight = part.all_columns(writer.before[layer.weight.name].detach().flatten(), layer.weight)
     residuals = []
     for sums in stores:
-        found = sums.pop(layer.reads) if is_last else sums[layer.reads]
+        found = sums[layer.reads].to(weight.device)
+        if is_last and isinstance(sums, dict):
+            del sums[layer.reads]
         residuals.append(residual_of(_of_blocks(found, part), weight, part.columns))
         del found
     del weight

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -15,13 +18,15 @@ from depgraph.execution.execute import checked, execute
 from depgraph.execution.repairs import LayerRepair, Repair, plan_digest
 from depgraph.moments.checking import check_moments
 from depgraph.moments.collecting import Survey, collected, surveyed
+from depgraph.moments.offloading import offload_problems
 from depgraph.moments.samples import Valid, batches_of, option_problems
 from depgraph.moments.sums import Moments
 from depgraph.plans.plan import Plan
 from depgraph.repair.biases import with_zero_biases
 from depgraph.repair.guard import outputs_missed
 from depgraph.repair.independent import loses_inputs, repaired_independently
-from depgraph.repair.sequential import repaired_in_order
+from depgraph.repair.names import base_names, tensors_by
+from depgraph.repair.sequential import Models, repaired_in_order
 from depgraph.repair.writing import Writer
 from depgraph.running import Forward, outside_inference_mode, run
 from depgraph.weights import named_tensors, tensor_digest, weights_digest
@@ -47,6 +52,7 @@ def refit(
     batch_norm: bool = True,
     add_bias: bool = False,
     dtype: torch.dtype = torch.float32,
+    offload: str | Path | None = None,
     progress: bool = False,
 ) -> Repair:
     """New values for the weights that a plan leaves, so that each layer gives what it gave before, as far as it can.
@@ -55,7 +61,7 @@ def refit(
     so that from what it reads in the pruned network, x̃, it gives what the original layer gave, restricted to the outputs
     that stay:
 
-        W' = W_P + C_rx̃ (C_x̃x̃ + λ diag C_x̃x̃)⁻¹,   b' = b + μ_r − (W' − W_P) μ_x̃,   r = y − W_P x̃ − b
+        `W' = W_P + C_rx̃ (C_x̃x̃ + λ diag C_x̃x̃)⁻¹,   b' = b + μ_r − (W' − W_P) μ_x̃,   r = y − W_P x̃ − b`
 
     with W_P the weights that the plan leaves, C second moments (centred where the layer has a bias) and μ means. λ → ∞ is
     the plan alone. The last samples are held out: of no change, the bias alone, and each λ, a layer takes what misses least
@@ -66,9 +72,13 @@ def refit(
     - ``sequential``: x̃ is what the repaired layers before it give. Both networks run once, side by side, all batches at a
       time. Best where rows are many, as in convolutions. Running statistics of batch normalisations are re-estimated where
       that helps.
-    - ``independent``: x̃ is the part of the original's own x that stays, so that W' = W C_:P C_PP⁻¹ for λ = 0: one forward,
+    - ``independent``: x̃ is the part of the original's own x that stays, so that `W' = W C_:P C_PP⁻¹` for λ = 0: one forward,
       and none of the pruned network. The choice for deep residual networks with few rows. Layers that lose no input stay as
       they are.
+
+    Where elements leave lists of modules, layers behind them read something else than in the original. A sequential repair fits
+    those layers to it, whether they lose inputs or not; an independent one regresses on what they read in the original.
+    All names are those of the original: the layers of a repair that are to move up are in it under the names from before.
 
     Sources: He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (ICCV 2017) for convolutions, CORP (arXiv
     2602.05243) and GRAIL (2602.23795) for transformers, FLAP (2312.11983) for the bias alone. Solving again for what stays, and
@@ -93,6 +103,8 @@ def refit(
             registers it as ``bias`` of the layer's module, which a model that is built anew does not have: a state dict
             of the result loads into a copy of it, and not into one that the plan alone has made.
         dtype: in which rows are multiplied: ``torch.float32`` or ``torch.float64``.
+        offload: a folder for the sums of the independent mode, so that memory needs room for those of one layer at a time; a
+            sequential repair holds no more anyway. What is written is deleted in the end. Needs the package safetensors.
         progress: show a progress bar; needs the package tqdm.
 
     Returns:
@@ -117,7 +129,7 @@ def refit(
     0.056
     """
     moments_given = isinstance(batches, Moments)
-    problems = [*_problems(mode, ridges, moments_given, add_bias)]
+    problems = [*_problems(mode, ridges, moments_given, add_bias, offload), *offload_problems(offload, must_be_new=False)]
     problems += option_problems(
         () if moments_given else batches, holdout, rows_per_input, forward, valid, dtype, may_hold_none=False
     )
@@ -129,7 +141,8 @@ def refit(
     if add_bias:
         plan, model, added = with_zero_biases(plan, model)
     small = execute(plan, model).eval()
-    tensors = named_tensors(model), named_tensors(small)
+    names = base_names(plan, model)
+    tensors = named_tensors(model), tensors_by(names, small)
     with torch.no_grad():
         if isinstance(batches, Moments):
             check_moments(batches, source, tensors[0])
@@ -142,10 +155,12 @@ def refit(
         chosen = _mode_for(survey) if mode == "auto" else mode
         if chosen == "independent":
             wanted = cache(partial(loses_inputs, writer))
-            moments = partial(collected, model, source, read, survey, wanted, forward, dtype, progress)
-            rows, left = repaired_independently(writer, moments, ridges, progress)
+            with _folder(offload) as folder:
+                moments = partial(collected, model, source, read, survey, wanted, forward, dtype, progress, folder)
+                rows, left = repaired_independently(writer, moments, ridges, progress)
         else:
-            rows, left = repaired_in_order(writer, (model, small), read, survey, ridges, forward, batch_norm, dtype, progress)
+            models = Models(model, small, names)
+            rows, left = repaired_in_order(writer, models, read, survey, ridges, forward, batch_norm, dtype, progress)
         missed, now = outputs_missed(model, [execute(plan, model).eval(), small], read, forward)
     return _repair(writer, (digest, source), rows, _without_layer(writer, survey.left) | left, chosen, (missed, now), added)
 
@@ -172,7 +187,18 @@ def _repair(
     return Repair(*digests, values, tuple(rows), left, mode, (missed, now), note, originals, new)
 
 
-def _problems(mode: object, ridges: object, moments_given: bool, add_bias: bool) -> Iterator[str]:
+@contextmanager
+def _folder(offload: str | Path | None) -> Iterator[Path | None]:
+    """A folder of this call's own in the given one, and nothing of it afterwards."""
+    if offload is None:
+        yield None
+        return
+    Path(offload).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=offload, prefix="moments-") as folder:
+        yield Path(folder)
+
+
+def _problems(mode: object, ridges: object, moments_given: bool, add_bias: bool, offload: object) -> Iterator[str]:
     """What is wrong with the options of the repair itself, one sentence each."""
     if mode not in get_args(Mode):
         yield f"expected mode= to be one of {get_args(Mode)}, met {mode!r}."
@@ -180,6 +206,8 @@ def _problems(mode: object, ridges: object, moments_given: bool, add_bias: bool)
         yield "moments make an independent repair: leave out mode='sequential', or pass batches."
     if moments_given and add_bias:
         yield "moments know the layers as they are, without new biases: leave out add_bias=True, or pass batches."
+    if moments_given and offload is not None:
+        yield "moments are where they were collected to: leave out offload=, and pass it to dg.moments.collect."
     numbers = list(ridges) if isinstance(ridges, (list, tuple)) else []
     if not numbers or not all(is_number(ridge) and ridge >= 0 for ridge in numbers):
         yield f"expected ridges= as a list of numbers from 0 up, met {ridges!r}."
@@ -187,7 +215,8 @@ def _problems(mode: object, ridges: object, moments_given: bool, add_bias: bool)
 
 def _without_layer(writer: Writer, reasons: Mapping[str, str]) -> dict[str, str]:
     """The matrices among what the plan cuts that no layer multiplies with, such as recurrent weights and embeddings."""
-    return {name: reasons[name] for name in writer.plan.kept if name in reasons and writer.before[name].ndim > 1}
+    cut = [name for name in writer.plan.kept if name in reasons and name in writer.after]
+    return {name: reasons[name] for name in cut if writer.before[name].ndim > 1}
 
 
 def _mode_for(survey: Survey) -> str:

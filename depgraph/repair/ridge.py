@@ -12,6 +12,9 @@ from depgraph.moments.gathering import Reading, Rows
 from depgraph.moments.sums import STRIPE, Sums, sum_dtype
 from depgraph.running import together
 
+NEGLIGIBLE = 1e-12
+"""A layer that misses so small a share of what it gave misses what rounding makes of it, by rows in single precision."""
+
 AT_ONCE = 2**22
 """So many elements of a matrix of outputs by inputs are worked on together."""
 
@@ -204,7 +207,7 @@ def best(fit: Residual, held_out: Residual, ridges: Sequence[float], bias: bool)
     middle one up, or else down, as far as it gets better, for each costs a factorisation.
     """
     unchanged = evolve(NOTHING, missed=held_out.error(NOTHING))
-    if not fit.count:
+    if not fit.count or unchanged.missed <= NEGLIGIBLE:
         return unchanged
     choice = unchanged
     if bias:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -20,6 +20,7 @@ from depgraph.moments.watching import LayerCall, NormCall, Watch
 from depgraph.plans.plan import Plan
 from depgraph.repair.kept import Kept, kept
 from depgraph.repair.lockstep import Task, in_step
+from depgraph.repair.names import tensors_by
 from depgraph.repair.ridge import Missing, best
 from depgraph.repair.writing import Writer, row_of
 from depgraph.running import Forward, progress_bar, together, untouched
@@ -51,6 +52,21 @@ Pairs: TypeAlias = list[tuple[_Stop, _Stop]]
 """The stops of the original and of the pruned model, for each batch."""
 
 
+@frozen(eq=False)
+class Models:
+    """The original and the pruned model.
+
+    Attributes:
+        original: as the batches are run through it.
+        pruned: with the writer's tensors.
+        names: from the pruned model's names of tensors to those of the original.
+    """
+
+    original: nn.Module
+    pruned: nn.Module
+    names: Mapping[str, str]
+
+
 class _Places:
     """Numbers the parts of each weight in the order in which forward comes to them."""
 
@@ -67,7 +83,7 @@ class _Places:
 
 def repaired_in_order(
     writer: Writer,
-    models: tuple[nn.Module, nn.Module],
+    models: Models,
     batches: Sequence[Batch],
     survey: Survey,
     ridges: Sequence[float],
@@ -80,7 +96,7 @@ def repaired_in_order(
 
     Args:
         writer: changes the values of the pruned model.
-        models: the original and the pruned one, which hold the writer's tensors.
+        models: both, which hold the writer's tensors.
         batches: the samples.
         survey: the layers in the order of the forward.
         ridges: the penalties to choose from.
@@ -115,12 +131,13 @@ def repaired_in_order(
         again = row.choice != "as it was"
         return [stop.call.run() if again and not stop.is_original else stop.result for stop in stops]
 
-    original, pruned = models
+    original, pruned = models.original, models.pruned
+    same = {name: name for name in writer.before}
     with untouched(original, training=False):
         tasks = []
         for batch in batches:
-            tasks.append(_task(original, dict(original.named_parameters()), batch, True, set(work), forward))
-            tasks.append(_task(pruned, named_tensors(pruned), batch, False, set(work), forward))
+            tasks.append(_task(original, dict(original.named_parameters()), same, batch, True, set(work), forward))
+            tasks.append(_task(pruned, named_tensors(pruned), models.names, batch, False, set(work), forward))
         in_step(tasks, order.__getitem__, solve)
     if bar is not None:
         bar.close()
@@ -132,15 +149,16 @@ def _work(plan: Plan, survey: Survey, writer: Writer, batch_norm: bool) -> tuple
     work: dict[Place, _Work | str] = {}
     left: dict[str, str] = {}
     names = _Places()
-    reached = False
+    reached = any(not _has_layer(element, survey) for element in _elements_that_leave(plan))
     for weight in survey.order:
         place = names.of(weight)
-        if isinstance(weight, str):
-            if batch_norm and reached and weight not in survey.left:
-                work[place] = survey.norms[weight]
+        name = weight if isinstance(weight, str) else weight.name
+        reached = reached or name not in writer.after or (name in plan.kept and not isinstance(weight, str))
+        if not reached or name not in writer.after:
             continue
-        reached = reached or weight.name in plan.kept
-        if not reached:
+        if isinstance(weight, str):
+            if batch_norm and weight not in survey.left:
+                work[place] = survey.norms[weight]
             continue
         layer = survey.layers[weight]
         part = kept(plan, weight, writer.before[weight.name])
@@ -150,6 +168,17 @@ def _work(plan: Plan, survey: Survey, writer: Writer, batch_norm: bool) -> tuple
         else:
             left[weight.name] = str(reason)
     return work, left
+
+
+def _elements_that_leave(plan: Plan) -> Iterator[str]:
+    """The prefixes of the names in each."""
+    for drop in plan.drops:
+        yield from (f"{drop.sequence.prefix}{drop.sequence.elements[place]}." for place in drop.removed)
+
+
+def _has_layer(prefix: str, survey: Survey) -> bool:
+    """Whether forward comes to something under these names that says where it has come to."""
+    return any((weight if isinstance(weight, str) else weight.name).startswith(prefix) for weight in survey.order)
 
 
 def _reason(layer: Layer, part: Kept | None) -> str | None:
@@ -163,6 +192,7 @@ def _reason(layer: Layer, part: Kept | None) -> str | None:
 def _task(
     model: nn.Module,
     shared: Mapping[str, torch.Tensor],
+    base: Mapping[str, str],
     batch: Batch,
     is_original: bool,
     work: set[Place],
@@ -175,14 +205,14 @@ def _task(
     own = copied(model, {id(tensor): tensor for tensor in shared.values()}).eval()
 
     def body(task: Task) -> None:
-        names = _Places()
+        places = _Places()
 
         def on_call(event: LayerCall | NormCall) -> Any:
-            place = names.of(event.mean if isinstance(event, NormCall) else event.weight)
+            place = places.of(event.mean if isinstance(event, NormCall) else event.weight)
             result = event.run()
             return task.wait(place, _Stop(batch, is_original, event, result)) if place in work else result
 
-        with Watch(named_tensors(own), on_call):
+        with Watch(tensors_by(base, own), on_call):
             forward(own, batch.content)
 
     return Task(body)

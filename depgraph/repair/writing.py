@@ -23,7 +23,8 @@ class Writer:
     Attributes:
         plan: the plan.
         before: the original's tensors, by name.
-        after: the pruned model's tensors, by name; changed in place.
+        after: the pruned model's tensors, by their names in the original; changed in place. Those of elements that leave lists
+            are not among them.
         changed: the names of those that were.
     """
 

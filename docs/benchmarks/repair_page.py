@@ -35,6 +35,16 @@ this model, whose few outlier channels have small weights. Of the tokens of a re
 layer's ridge. All options are the defaults; nothing was chosen by judged text.
 """
 
+DEPTH = """
+## Whole layers against widths
+
+The same model without some of its 30 layers, without as many parameters of its FFN widths, and with half of these from either.
+The layers that go are those of the least block influence, the widths those of the least Wanda score, by 1,024 tokens each; one
+ratio for all layers. Few tokens: 1,024 are judged, dense at a perplexity of {dense:.2f}, and a repair has {tokens:,}. Where
+whole layers go alone, no layer loses inputs, and there is nothing for an independent repair to do; a sequential one refits all
+layers behind the first that is gone, each to what it gave in the original.
+"""
+
 AUDIO = """
 ## Networks for sound
 
@@ -58,6 +68,12 @@ solved in {seconds:.0f} s on one thread, with a peak of {gib:.2f} GiB of residen
 the model.
 """
 
+OFFLOAD = """
+{layers} layers of {inputs:,} inputs and as many outputs, each without a fifth of its inputs, second moments in float64: with
+those of all layers in memory a peak of {here:.2f} GiB above what the process had with the model, in {here_s:.0f} s; with
+`offload=` of {there:.2f} GiB, in {there_s:.0f} s. The values are the same, bit for bit. Two copies of the pruned model, for the
+comparison of outputs, are in both.
+"""
 
 COST = """
 ## What it costs
@@ -73,9 +89,8 @@ precision; in a network as small as that of the digits, calls.
 
 def write_page(content: Row) -> None:
     """Write the parts that there are numbers of."""
-    PAGE.write_text(
-        "\n".join([HEAD.rstrip(), *_language(content), *_audio(content), *_memory(content), *_cost()]).rstrip() + "\n"
-    )
+    parts = (*_language(content), *_depth(content), *_audio(content), *_memory(content), *_cost())
+    PAGE.write_text("\n".join([HEAD.rstrip(), *parts]).rstrip() + "\n")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -117,6 +132,31 @@ def _cell(row: Row) -> tuple[str, str, float]:
     return row["part"], row["criterion"], row["ratio"]
 
 
+def _depth(content: Row) -> Iterator[str]:
+    rows = content.get("depth", [])
+    if not rows:
+        return
+    logs = {(row["part"], row["layers"], row["method"]): row["log"] for row in rows}
+    dense = next(row for row in rows if row["method"] == "dense")
+    yield DEPTH.format(dense=math.exp(dense["log"]), tokens=max(row["tokens"] for row in rows)).rstrip()
+    lines = []
+    for row in rows:
+        if row["method"] != "plan alone":
+            continue
+        key = row["part"], row["layers"]
+        repaired = [logs.get((*key, method)) for method in ("independent", "sequential")]
+        lines.append(
+            [
+                f"{row['parameters'] / 1e6:.1f} M",
+                f"{1 - row['parameters'] / dense['parameters']:.1%}",
+                row["part"],
+                f"{math.exp(row['log']):.2f}",
+                *("" if log is None else f"{math.exp(log):.2f}" for log in repaired),
+            ]
+        )
+    yield from _table(["parameters", "removed", "by", "plan alone", "independent", "sequential"], lines)
+
+
 def _audio(content: Row) -> Iterator[str]:
     rows = content.get("audio", [])
     if not rows:
@@ -141,6 +181,11 @@ def _audio(content: Row) -> Iterator[str]:
 def _memory(content: Row) -> Iterator[str]:
     for row in content.get("memory", []):
         yield MEMORY.format(**row).rstrip()
+    sides = {row["offload"]: row for row in content.get("offload", [])}
+    if len(sides) == 2:
+        here, there = sides[False], sides[True]
+        sizes = {"here": here["gib"], "here_s": here["seconds"], "there": there["gib"], "there_s": there["seconds"]}
+        yield OFFLOAD.format(layers=here["layers"], inputs=here["inputs"], **sizes).rstrip()
 
 
 def _cost() -> Iterator[str]:

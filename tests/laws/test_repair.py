@@ -10,7 +10,9 @@ from torch import nn
 
 import depgraph as dg
 from depgraph import testing
-from depgraph.repair import independent, ridge
+from depgraph.repair import independent, refit, ridge
+from depgraph.testing import plans
+from tests.laws import test_drops
 from tests.laws.refuting import refuted
 from tests.laws.test_models import X, pruned
 from tests.repair.networks import ConvNet, Gated, settled
@@ -25,6 +27,16 @@ def repaired(plan, model, batches, **options):
     """The repaired model, and the repair."""
     repair = dg.refit(plan, model, batches, **options)
     return dg.execute(plan, model, repair=repair), repair
+
+
+@st.composite
+def cases(draw):
+    """A network, its graph, a plan that takes widths, elements of a list or both, and the shape of a sample."""
+    if draw(st.booleans()):
+        return *draw(pruned()), X.shape[1:]
+    model, graph, drop = draw(test_drops.dropped())
+    cut = draw(plans(drop.apply(graph)))
+    return model, graph, drop.then(cut), test_drops.X.shape[1:]
 
 
 def same_outputs(one, other, x):
@@ -75,17 +87,17 @@ def test_a_plan_without_its_repair_is_refuted():
     refuted(same_outputs, model, dg.execute(plan, model), x, says="the repaired network is not the original")
 
 
-@given(pruned(), st.sampled_from(["sequential", "independent"]))
+@given(cases(), st.sampled_from(["sequential", "independent"]))
 @settings(deadline=None)
 def test_only_values_change(case, mode):
     """Shapes, the square and costs are those of the plan; the model stays as it was; no layer misses more when held out."""
-    model, graph, plan = case
+    model, graph, plan, shape = case
     model.eval()
-    batches = [torch.randn(6, *X.shape[1:]) for _ in range(2)]
+    batches = [torch.randn(6, *shape) for _ in range(2)]
     before = testing.snapshot(model)
     small, repair = repaired(plan, model, batches, mode=mode)
     assert testing.snapshot(model) == before
-    assert dg.trace(small, X) == plan.apply(graph)
+    assert dg.trace(small, torch.randn(2, *shape)) == plan.apply(graph)
     event(f"{len(repair.layers)} layers")
     never_worse(repair)
 
@@ -110,13 +122,13 @@ def test_a_choice_by_fitted_rows_is_refuted(monkeypatch):
     refuted(never_worse, dg.refit(plan, model, batches, holdout=0.5), says="misses more of what was held out")
 
 
-@given(pruned(), st.sampled_from(["sequential", "independent"]))
+@given(cases(), st.sampled_from(["sequential", "independent"]))
 @settings(deadline=None)
 def test_with_an_endless_penalty_weights_are_those_of_the_plan(case, mode):
     """λ → ∞: only biases and running statistics may move."""
-    model, _, plan = case
+    model, _, plan, shape = case
     model.eval()
-    batches = [torch.randn(6, *X.shape[1:])]
+    batches = [torch.randn(6, *shape)]
     small, _ = repaired(plan, model, batches, mode=mode, ridges=NOTHING, batch_norm=False)
     sliced = dict(dg.execute(plan, model).named_parameters())
     for name, parameter in small.named_parameters():
@@ -207,14 +219,14 @@ def test_a_failure_anywhere_leaves_the_model_as_it_was(mode):
         assert testing.snapshot(model) == before, stop
 
 
-@given(pruned())
+@given(cases())
 @settings(deadline=None)
 def test_a_repair_in_place_is_that_of_a_copy(case):
     """`execute_` writes what `execute` writes; a repair of other weights is refused, and nothing is changed."""
-    model, _, plan = case
+    model, _, plan, shape = case
     assume(plan.cuts)
     model.eval()
-    repair = dg.refit(plan, model, [torch.randn(6, *X.shape[1:])])
+    repair = dg.refit(plan, model, [torch.randn(6, *shape)])
     small = dg.execute(plan, model, repair=repair)
     other = copy.deepcopy(model)
     with torch.no_grad():
@@ -226,3 +238,73 @@ def test_a_repair_in_place_is_that_of_a_copy(case):
     dg.execute_(plan, model, repair=repair)
     for (name, one), (_, two) in zip(model.state_dict().items(), small.state_dict().items(), strict=True):
         assert torch.equal(one, two), name
+
+
+# elements that leave lists
+
+
+class Idle(test_drops.Stack):
+    """Residual blocks of which one adds nothing, and in another half of the inner channels are combinations of the others."""
+
+    def __init__(self, way, idle, doubled):
+        super().__init__(["relu"] * 4, way)
+        blocks = list(self.blocks.children())
+        with torch.no_grad():
+            for tensor in blocks[idle].outer.parameters():
+                tensor.zero_()
+            for tensor in blocks[doubled].inner.parameters():
+                tensor[3:] = tensor[:3] * torch.tensor([0.5, 1.0, 2.0]).view(3, *(1,) * (tensor.ndim - 1))
+        self.eval()
+
+
+@st.composite
+def with_idle_blocks(draw):
+    """Such a network, and a plan that takes both."""
+    torch.manual_seed(draw(st.integers(0, 2**16)))
+    idle, doubled = draw(st.permutations(range(4)))[:2]
+    model = Idle(draw(st.sampled_from(test_drops.WAYS)), idle, doubled)
+    graph = dg.trace(model, test_drops.X)
+    element = list(model.blocks._modules)[doubled]
+    cut = dg.cut(graph, f"blocks.{element}.inner.weight", [3, 4, 5], dim=0)
+    return cut.then(dg.drop(cut.apply(graph), "blocks", [idle])), model
+
+
+def made_up_for(plan, model, mode):
+    """The repaired network is the original on all inputs, and the names of the repair are those of the original."""
+    x = torch.randn(96, 3, 4, dtype=torch.float64)
+    small, repair = repaired(plan, model.double(), [x[:64]], mode=mode, ridges=[1e-8], dtype=torch.float64)
+    same_outputs(model, small, x[64:])
+    assert repair.values.keys() <= model.state_dict().keys()
+    assert all(plan.name_after(layer.weight) is not None for layer in repair.layers), "a layer that left was repaired"
+
+
+@settings(max_examples=20)
+@given(with_idle_blocks(), st.sampled_from(["sequential", "independent"]))
+def test_layers_behind_a_gap_are_repaired_under_their_own_names(case, mode):
+    """Elements move up, such as layers.7 to layers.6; what is solved for them is written to them."""
+    plan, model = case
+    made_up_for(plan, model, mode)
+
+
+@pytest.mark.parametrize("mode", ["sequential", "independent"])
+def test_names_of_the_result_are_refuted(monkeypatch, mode):
+    """Taken for names of the original, those of the pruned model lead to other layers."""
+    torch.manual_seed(0)
+    model = Idle("list", 0, 2)
+    graph = dg.trace(model, test_drops.X)
+    cut = dg.cut(graph, "blocks.2.inner.weight", [3, 4, 5], dim=0)
+    plan = cut.then(dg.drop(cut.apply(graph), "blocks", [0]))
+    made_up_for(plan, model, mode)
+    monkeypatch.setattr(refit, "base_names", lambda plan, model: {name: name for name in model.state_dict()})
+    refuted(made_up_for, plan, model, mode, by=(AssertionError, RuntimeError, KeyError))
+
+
+@settings(max_examples=10)
+@given(with_idle_blocks())
+def test_what_layers_will_miss_leaves_out_those_that_leave(case):
+    """From moments alone, of the layers that stay: those that the repair solves, with the same errors."""
+    plan, model = case
+    moments = dg.moments.collect(model, [torch.randn(40, 3, 4)])
+    found, repair = dg.reconstruction_error(plan, moments, model), dg.refit(plan, model, moments)
+    assert found.layers == repair.layers
+    assert all(plan.name_after(layer.weight) is not None for layer in found.layers)

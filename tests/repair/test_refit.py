@@ -386,3 +386,111 @@ def test_inference_mode_hides_no_layer(mode, where):
     small = dg.execute(plan, model, repair=repair)
     small(x).sum().backward()
     assert small[2].weight.grad is not None
+
+
+class Residual(nn.Module):
+    """A residual block that keeps what it made in a cache that is given to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x, cache):
+        made = self.inner(x).relu()
+        cache.append(made)
+        return x + self.outer(made)
+
+
+def deep():
+    """Four such blocks, of which the second leaves, and inputs; the fourth loses half of its inner channels."""
+    torch.manual_seed(0)
+
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.last = nn.ModuleList(Residual() for _ in range(4)), nn.Linear(4, 2)
+            self.cached = False
+
+        def forward(self, x):
+            cache = []
+            for layer in self.layers:
+                x = layer(x, cache)
+            return {"y": self.last(x), "cache": cache} if self.cached else self.last(x)
+
+    model, x = Deep().eval(), torch.randn(64, 4)
+    graph = dg.trace(model, x)
+    cut = dg.cut(graph, "layers.3.inner.weight", range(4), dim=0)
+    return model, cut.then(dg.drop(cut.apply(graph), "layers", [1])), x
+
+
+@pytest.mark.parametrize("mode", ["sequential", "independent"])
+def test_a_cache_of_fewer_layers_is_not_compared(mode):
+    """What an output has of each layer has no counterpart where layers leave: the error is that of the result alone."""
+    model, plan, x = deep()
+    plain = dg.refit(plan, model, [x], mode=mode).outputs
+    model.cached = True
+    cached = dg.refit(plan, model, [x], mode=mode).outputs
+    y, cache = (sum(float(part[48:].square().sum()) for part in parts) for parts in outputs_of(model, x))
+    assert cached == pytest.approx([error * y / (y + cache) for error in plain])
+
+
+def outputs_of(model, x):
+    """The result and the cache."""
+    with torch.no_grad():
+        found = model(x)
+    return [found["y"]], found["cache"]
+
+
+def test_layers_behind_a_gap_are_fitted_in_order_and_left_independently():
+    """In order all layers behind the one that left, by the original's names; independently those that lose inputs."""
+    model, plan, x = deep()
+    in_order = dg.refit(plan, model, [x], mode="sequential")
+    behind = [f"layers.{place}.{part}.weight" for place in (2, 3) for part in ("inner", "outer")]
+    assert [layer.weight for layer in in_order.layers] == [*behind, "last.weight"]
+    assert [layer.weight for layer in dg.refit(plan, model, [x], mode="independent").layers] == ["layers.3.outer.weight"]
+    assert in_order.outputs[1] < in_order.outputs[0]
+    small = dg.execute(plan, model, repair=in_order)
+    assert torch.equal(small.layers[2].outer.weight, in_order.values["layers.3.outer.weight"])
+
+
+def test_a_checkpoint_gets_the_repair_of_layers_that_move_up(tmp_path):
+    model, plan, x = deep()
+    repair = dg.refit(plan, model, [x], mode="sequential")
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    dg.prune_checkpoint(plan, tmp_path / "model.pt", tmp_path / "small.pt", repair=repair)
+    written, expected = torch.load(tmp_path / "small.pt"), dg.execute(plan, model, repair=repair).state_dict()
+    assert written.keys() == expected.keys() and all(torch.equal(written[name], expected[name]) for name in expected)
+
+
+def test_an_element_without_layers_lets_everything_be_fitted():
+    """Nothing says where in the forward it was."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(64, 4)
+    plan = dg.drop(dg.trace(model, x), "", [1])
+    repair = dg.refit(plan, model, [x], mode="sequential")
+    assert [layer.weight for layer in repair.layers] == ["0.weight", "2.weight"]
+    assert [layer.choice == "as it was" for layer in repair.layers] == [True, False]
+
+
+def test_new_biases_are_for_layers_that_stay():
+    """A layer that leaves and would lose inputs gets none; one behind it gets its own."""
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(4, 8), nn.Linear(8, 4, bias=False)
+
+        def forward(self, x):
+            return x + self.outer(self.inner(x).relu())
+
+    model, x = nn.Sequential(*(Block() for _ in range(3))), torch.randn(64, 4)
+    graph = dg.trace(model, x)
+    cut = dg.plan(
+        graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio=0.5, only=[f"{place}.inner.weight:0" for place in range(3)]
+    )
+    plan = cut.then(dg.drop(cut.apply(graph), "", [1]))
+    repair = dg.refit(plan, model, [x], mode="independent", add_bias=True)
+    assert repair.added == ("0.outer.bias", "2.outer.bias")
+    small = dg.execute(plan, model, repair=repair)
+    assert torch.equal(small[1].outer.bias, repair.values["2.outer.bias"])

@@ -1,0 +1,91 @@
+"""How a command ends: its exit code by the kind of failure, and one line on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import NoReturn, ParamSpec, TypeVar
+
+from depgraph.errors import (
+    DocumentError,
+    MismatchError,
+    PinnedError,
+    PlanError,
+    RuleError,
+    TraceError,
+    UnknownNameError,
+    UnsupportedError,
+)
+from depgraph.graph.tables import printable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FOUND = 1
+"""The answer is no: two plans differ, a plan does not fit, an engine refuses a size."""
+
+CODES: dict[type[BaseException], int] = {
+    DocumentError: 3,
+    OSError: 3,
+    UnknownNameError: 4,
+    PlanError: 5,
+    PinnedError: 5,
+    MismatchError: 6,
+    TraceError: 7,
+    UnsupportedError: 7,
+    RuleError: 7,
+}
+"""Exit code of each kind of error. Click's own are 1 (aborted) and 2 (wrong usage)."""
+
+USER_CODE = 8
+"""Exit code where the user's own module cannot be imported, or raises."""
+
+
+_SHOWN = 3
+"""So many problems stand in the line; `depgraph check` tells all of them."""
+
+
+class UserCodeError(Exception):
+    """What the user's module, factory or forward has raised."""
+
+
+def one_line(error: BaseException) -> str:
+    """A message as one line: its first problems one after another.
+
+    >>> one_line(ValueError("two problems:\\n  - this\\n  - that\\nFix them."))
+    'two problems: this; that. Fix them.'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    problems = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    listed = "; ".join([*problems[:_SHOWN], *more])
+    if not problems:
+        return printable(" ".join(lines) or type(error).__name__)
+    first = next(place for place, line in enumerate(lines) if line.startswith("- "))
+    others = [line for line in lines[first:] if not line.startswith("- ")]
+    return printable(" ".join([*lines[:first], f"{listed.rstrip('.')}.", *others]))
+
+
+def fail(code: int, message: str) -> NoReturn:
+    """End with a code and a line on stderr."""
+    print(f"depgraph: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def ending(command: Callable[P, T]) -> Callable[P, T]:
+    """Make a command end with the code of what it raises, and one line on stderr."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except UserCodeError as error:
+            fail(USER_CODE, one_line(error))
+        except BrokenPipeError:  # `depgraph show | head`: whoever reads has seen enough
+            raise SystemExit(0) from None
+        except tuple(CODES) as error:
+            code = next(code for kind, code in CODES.items() if isinstance(error, kind))
+            fail(code, one_line(error))
+
+    return run

@@ -1,0 +1,191 @@
+"""Models from a name on the command line: an importable factory, or a folder as transformers has them; and their inputs.
+
+Importing a factory runs the user's own module: it is named by hand. A folder brings no code along: the classes are those of
+the installed transformers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from depgraph.cli.ending import UserCodeError
+from depgraph.errors import DepgraphError, DocumentError, PlanError
+from depgraph.hf.building import built, library
+from depgraph.hf.folders import PLAN, from_pretrained
+from depgraph.messages import shortened
+
+_SPEC = re.compile(r"(?:([A-Za-z_]\w*)=)?(\d+(?:x\d+)*)(?::(\w+))?")
+_TOKENS = 8
+
+
+@frozen(eq=False)
+class Named:
+    """A model with the inputs of one call.
+
+    Attributes:
+        model: the module.
+        args: positional inputs.
+        kwargs: inputs by keyword.
+    """
+
+    model: nn.Module
+    args: tuple[torch.Tensor, ...]
+    kwargs: Mapping[str, torch.Tensor]
+
+
+def model_at(source: str, inputs: Sequence[str], *, weights: bool, checkpoint: str | None = None) -> Named:
+    """The model that a name stands for, with inputs.
+
+    Args:
+        source: ``module:factory``, or a folder with a ``config.json``.
+        inputs: the shapes of inputs, as ``1x3x224x224`` or ``input_ids=1x8:int64``.
+        weights: whether the weights of a folder are needed; else it is built on `meta`.
+        checkpoint: a state dict that is loaded into the model.
+
+    Raises:
+        PlanError: the name or a shape is none.
+        UserCodeError: importing the module or calling the factory failed.
+    """
+    tensors = [_tensor(spec) for spec in inputs]
+    with users_code(source):
+        model, main = _of_folder(Path(source), weights) if Path(source).is_dir() else (_of_factory(source), "")
+    if main and not tensors:
+        tensors = [_default_input(model, main)]
+    if not tensors:
+        raise PlanError("give the shape of each input, such as --input 1x3x224x224 or --input input_ids=1x8:int64.")
+    if checkpoint is not None:
+        _load(model, checkpoint)
+    args = tuple(tensor for name, tensor in tensors if not name)
+    return Named(model, args, {name: tensor for name, tensor in tensors if name})
+
+
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Turn what the user's code raises into `UserCodeError`, with where it was raised; depgraph's own errors pass."""
+    try:
+        yield
+    except (DepgraphError, UserCodeError):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        raise UserCodeError(f"{what}: {type(error).__name__} at {place}: {error}") from error
+
+
+def factory_at(source: str) -> nn.Module:
+    """The model of ``module:factory``, without inputs."""
+    with users_code(source):
+        return _of_factory(source)
+
+
+def _of_factory(source: str) -> nn.Module:
+    module_name, separator, path = source.partition(":")
+    if not separator or not module_name or not path:
+        raise PlanError(f"expected module:factory or a folder with a config.json, met {source!r}.")
+    sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script has its own folder there
+    try:
+        value: Any = import_module(module_name)
+    finally:
+        sys.path.remove(os.getcwd())
+    for step in path.split("."):
+        value = getattr(value, step)
+    model = value if isinstance(value, nn.Module) else value()
+    if not isinstance(model, nn.Module):
+        raise PlanError(f"{source} gives a {type(model).__name__}; expected an nn.Module, or a function that returns one.")
+    return model.eval()
+
+
+def _of_folder(folder: Path, weights: bool) -> tuple[nn.Module, str]:
+    """The model of a folder, and the name of its main input."""
+    transformers = library()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise DocumentError(f"{folder} is no folder of transformers: {shortened(str(error).splitlines()[0])}") from None
+    names = config.architectures or ()
+    model_class = getattr(transformers, names[0], None) if names else None
+    if model_class is None:
+        raise DocumentError(
+            f"{folder} names the class {names[0] if names else 'of no model'}, which the installed transformers has not; "
+            "trace the model as module:factory."
+        )
+    if (folder / PLAN).exists():
+        model = from_pretrained(folder)
+    elif weights:
+        model = model_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    else:
+        model = built(model_class, config)
+    return model.eval(), str(model_class.main_input_name)
+
+
+def _default_input(model: nn.Module, main: str) -> tuple[str, torch.Tensor]:
+    """An input for a model of transformers, by what its configuration says."""
+    config: Any = model.config
+    if main == "pixel_values" and hasattr(config, "image_size"):
+        size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+        return _tensor(f"{main}=1x{getattr(config, 'num_channels', 3)}x{size}x{size}")
+    if main == "input_ids":
+        return _tensor(f"{main}=1x{_TOKENS}:int64")
+    raise PlanError(f"give the shape of {main}, the main input of this model, such as --input {main}=1x80x300.")
+
+
+def _tensor(spec: str) -> tuple[str, torch.Tensor]:
+    """Name and tensor of a shape. Integers are zeros, which every vocabulary has, and masks ones."""
+    parts = _SPEC.fullmatch(spec)
+    name, shape, kind = parts.groups() if parts else ("", "", "")
+    integral = bool(name) and name.endswith(("ids", "mask", "labels"))
+    dtype = getattr(torch, kind or ("int64" if integral else "float32"), None)
+    if parts is None or not isinstance(dtype, torch.dtype):
+        raise PlanError(f"expected a shape such as 1x3x224x224, or name=1x8:int64, met {spec!r}.")
+    sizes = tuple(map(int, shape.split("x")))
+    if dtype.is_floating_point:
+        return name or "", torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return name or "", torch.ones(sizes, dtype=dtype) if (name or "").endswith("mask") else torch.zeros(sizes, dtype=dtype)
+
+
+def _load(model: nn.Module, checkpoint: str) -> None:
+    """Load a state dict into a model; nothing in the file is executed."""
+    if checkpoint.endswith(".safetensors"):
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise PlanError("safetensors is not installed; install depgraph[files].") from None
+        state: Any = load_file(checkpoint)
+    else:
+        try:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  torch raises what it likes for damaged files
+            raise DocumentError(f"{checkpoint} is no state dict: {shortened(str(error).splitlines()[0])}") from None
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise DocumentError(f"{checkpoint} does not fit the model: {error}") from None
+
+
+def criterion_of(name: str) -> Any:
+    """The criterion of a name, of those that need no data."""
+    from depgraph import criteria
+
+    makers: dict[str, Callable[[], Any]] = {
+        "magnitude": lambda: criteria.Magnitude(p=2),
+        "l1": lambda: criteria.Magnitude(p=1),
+        "bnscale": criteria.BNScale,
+        "lamp": criteria.LAMP,
+        "fpgm": criteria.FPGM,
+        "random": lambda: criteria.Random(seed=0),
+    }
+    return makers[name]()
