@@ -114,8 +114,8 @@ def page(found: dict[str, Any], speed: dict[str, Any] | None) -> str:
             for seed in sorted({row["seed"] for row in subject["rows"]}):
                 at = {row["method"]: row for row in subject["rows"] if (row["budget"], row["seed"]) == (budget, seed)}
                 best = at["pareto"]
-                measured = " | ".join(f"{at[method]['loss']:.3f}" for method in ("pareto", "uniform", "global"))
-                lines.append(f"| {budget} | {seed} | {best['whole']:.3f} | {best['predicted']:.3f} | {measured} |")
+                measured = " | ".join(f"{at[method]['loss']:.4f}" for method in ("pareto", "uniform", "global"))
+                lines.append(f"| {budget} | {seed} | {best['whole']:.4f} | {best['predicted']:.4f} | {measured} |")
         lines.append("")
     if speed:
         lines += [
@@ -150,12 +150,26 @@ def _summary(rows: list[Row]) -> list[str]:
         for budget in {row["budget"] for row in rows}
         for pair in (("pareto", method) for method in METHODS[:-1])
     ]
-    short = [(row["loss"] - row["whole"]) / (row["predicted"] - row["whole"]) for row in rows if row["predicted"] is not None]
+    best = [row for row in rows if row["predicted"] is not None]
+    sums = [row["predicted"] - row["whole"] for row in best]
+    together = [row["loss"] - row["whole"] for row in best]
     count = {word: words.count(word) for word in ("better", "level", "worse")}
+    if min(sums) > 0:
+        ratios = [loss / total for loss, total in zip(together, sums, strict=True)]
+        told = (
+            f"What all cuts of an allocation lose together is {min(ratios):.1f} to {max(ratios):.1f} times the sum of what "
+            "each loses alone: a table ranks allocations, it does not foretell losses."
+        )
+    else:
+        told = (
+            f"The sums of what each cut loses alone lie between {min(sums):.5f} and {max(sums):.5f}, some of them below zero; "
+            f"all cuts together lose {min(together):.5f} to {max(together):.5f}. The loss that was chosen is saturated for single "
+            "cuts: the table is mostly noise, and an allocation on it can't be better than others. A loss that is the "
+            "distance to the whole model's outputs would be the one to measure."
+        )
     return [
         f"Of {len(words)} cells, a budget and another method each, `pareto` is better in {count['better']}, level in "
-        f"{count['level']} and worse in {count['worse']}. What all cuts of an allocation lose together is {min(short):.1f} to "
-        f"{max(short):.1f} times the sum of what each loses alone: a table ranks allocations, it does not foretell losses.",
+        f"{count['level']} and worse in {count['worse']}. {told}",
     ]
 
 
