@@ -163,9 +163,8 @@ def _summary(rows: list[Row]) -> list[str]:
     else:
         told = (
             f"The sums of what each cut loses alone lie between {min(sums):.5f} and {max(sums):.5f}, some of them below zero; "
-            f"all cuts together lose {min(together):.5f} to {max(together):.5f}. The loss that was chosen is saturated for single "
-            "cuts: the table is mostly noise, and an allocation on it can't be better than others. A loss that is the "
-            "distance to the whole model's outputs would be the one to measure."
+            f"all cuts together lose {min(together):.5f} to {max(together):.5f}. So the table is mostly noise: likely because the "
+            "calibration loss is near zero with any single cut. A distance to the whole model's outputs was not tried."
         )
     return [
         f"Of {len(words)} cells, a budget and another method each, `pareto` is better in {count['better']}, level in "
