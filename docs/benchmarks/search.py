@@ -162,9 +162,9 @@ def _summary(rows: list[Row]) -> list[str]:
         )
     else:
         told = (
-            f"The sums of what each cut loses alone lie between {min(sums):.5f} and {max(sums):.5f}, some of them below zero; "
-            f"all cuts together lose {min(together):.5f} to {max(together):.5f}. So the table is mostly noise: likely because the "
-            "calibration loss is near zero with any single cut. A distance to the whole model's outputs was not tried."
+            f"The sums of what each cut loses alone lie between {min(sums):.5f} and {max(sums):.5f}; "
+            f"all cuts together lose {min(together):.5f} to {max(together):.5f}. So the table is mostly noise: likely because "
+            "the calibration loss is near zero with any single cut. A distance to the whole model's outputs was not tried."
         )
     return [
         f"Of {len(words)} cells, a budget and another method each, `pareto` is better in {count['better']}, level in "
