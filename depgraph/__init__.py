@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from depgraph.plans.reasons import why as why
     from depgraph.repair.expected import reconstruction_error as reconstruction_error
     from depgraph.repair.refit import refit as refit
+    from depgraph.reporting.report import report as report
     from depgraph.rules import RULES as RULES
     from depgraph.solving.statements import Rule as Rule
     from depgraph.tracing.calls import Call as Call
@@ -132,6 +133,7 @@ __all__ = [
     "reconstruction_error",
     "refit",
     "repair",
+    "report",
     "rules",
     "schedules",
     "score",
@@ -179,6 +181,7 @@ _HOME_OF = {
     "prune_checkpoint": "depgraph.execution.checkpoints",
     "reconstruction_error": "depgraph.repair.expected",
     "refit": "depgraph.repair.refit",
+    "report": "depgraph.reporting.report",
     "score": "depgraph.criteria.scoring",
     "sensitivity": "depgraph.measuring",
     "teacher_view": "depgraph.execution.views",

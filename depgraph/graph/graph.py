@@ -15,6 +15,7 @@ from depgraph import codec
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
 from depgraph.graph.checking import check
+from depgraph.graph.drawing import dot_of, networkx_of
 from depgraph.graph.groups import Coverage, Group, Pinned, coverage_of, groups_of, reasons_of
 from depgraph.graph.nodes import Dependency, Node, nodes_of
 from depgraph.graph.records import (
@@ -35,6 +36,8 @@ from depgraph.graph.records import (
 from depgraph.graph.uses import offsets_of, returned_of, uses_of
 
 if TYPE_CHECKING:
+    from networkx import DiGraph
+
     from depgraph.graph.summary import GraphSummary
 
 
@@ -313,6 +316,31 @@ class Graph:
 
     def __rich__(self) -> Any:
         return self.summary().__rich__()
+
+    def to_dot(self) -> str:
+        """The nodes as a DOT document, which graphviz draws.
+
+        >>> import torch, depgraph as dg
+        >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+        >>> print(*graph.to_dot().splitlines()[-4:], sep="\\n")
+          "input[0]" -> "0" [style=dashed];
+          "0" -> "1" [label="outputs -> inputs"];
+          "1" -> "output" [style=dashed];
+        }
+        """
+        return dot_of(self.nodes)
+
+    def to_networkx(self) -> DiGraph[str]:
+        """The nodes as a `networkx.DiGraph`, with the type, operator and pruning dimension of each.
+
+        An edge is `forced` where a removal at one end forces one at the other; `axes` says of what.
+
+        >>> import torch, depgraph as dg
+        >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+        >>> [*graph.to_networkx().edges(data="forced")]
+        [('input[0]', '0', False), ('0', '1', True), ('1', 'output', False)]
+        """
+        return networkx_of(self.nodes)
 
     def save(self, path: str | Path) -> None:
         """Write the graph as versioned JSON."""
