@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from depgraph.choosing.candidates import candidates as candidates
     from depgraph.choosing.candidates import combine as combine
     from depgraph.choosing.choose import plan as plan
+    from depgraph.choosing.evolution import evolve as evolve
+    from depgraph.choosing.memory import Memory as Memory
+    from depgraph.choosing.search import pareto as pareto
     from depgraph.criteria.scoring import score as score
     from depgraph.criteria.weights import Magnitude as Magnitude
     from depgraph.errors import DepgraphError as DepgraphError
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from depgraph.graph.nodes import Node as Node
     from depgraph.graph.records import OpType as OpType
     from depgraph.iterating import iterate as iterate
+    from depgraph.measuring import sensitivity as sensitivity
     from depgraph.plans.algebra import merge as merge
     from depgraph.plans.by_hand import cut as cut
     from depgraph.plans.by_hand import cut_each as cut_each
@@ -88,6 +92,7 @@ __all__ = [
     "Group",
     "IndexSet",
     "Magnitude",
+    "Memory",
     "Node",
     "OpType",
     "Plan",
@@ -103,6 +108,7 @@ __all__ = [
     "drop",
     "engines",
     "errors",
+    "evolve",
     "execute",
     "execute_",
     "explain",
@@ -118,6 +124,7 @@ __all__ = [
     "new_ids",
     "optimizers",
     "parameter_map",
+    "pareto",
     "penalties",
     "plan",
     "plans",
@@ -130,6 +137,7 @@ __all__ = [
     "rules",
     "schedules",
     "score",
+    "sensitivity",
     "teacher_view",
     "testing",
     "trace",
@@ -144,6 +152,7 @@ _HOME_OF = {
     "Group": "depgraph.graph.groups",
     "IndexSet": "depgraph.algebra.indices",
     "Magnitude": "depgraph.criteria.weights",
+    "Memory": "depgraph.choosing.memory",
     "Node": "depgraph.graph.nodes",
     "OpType": "depgraph.graph.records",
     "Plan": "depgraph.plans.plan",
@@ -155,6 +164,7 @@ _HOME_OF = {
     "cut": "depgraph.plans.by_hand",
     "cut_each": "depgraph.plans.by_hand",
     "drop": "depgraph.plans.by_hand",
+    "evolve": "depgraph.choosing.evolution",
     "execute": "depgraph.execution.execute",
     "execute_": "depgraph.execution.execute",
     "explain": "depgraph.graph.explain",
@@ -166,12 +176,14 @@ _HOME_OF = {
     "names_of": "depgraph.wrappers",
     "new_ids": "depgraph.execution.token_ids",
     "parameter_map": "depgraph.execution.execute",
+    "pareto": "depgraph.choosing.search",
     "plan": "depgraph.choosing.choose",
     "prune_checkpoint": "depgraph.execution.checkpoints",
     "reconstruction_error": "depgraph.repair.expected",
     "refit": "depgraph.repair.refit",
     "report": "depgraph.reporting.report",
     "score": "depgraph.criteria.scoring",
+    "sensitivity": "depgraph.measuring",
     "teacher_view": "depgraph.execution.views",
     "trace": "depgraph.tracing.trace",
     "why": "depgraph.plans.reasons",

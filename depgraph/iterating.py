@@ -95,7 +95,8 @@ def iterate(
         raise PlanError("expected repair= as a function of plan and model, such as one that calls dg.refit.")
     target, options = ({name: _named(model, name, value) for name, value in given.items()} for given in (target, options))
     graph = trace(model, example_inputs, kwargs, also=also)
-    targets = schedule(graph, target, steps, shape, latency_model=options.get("latency_model"))
+    models = {name: options.get(name) for name in ("latency_model", "memory_model")}
+    targets = schedule(graph, target, steps, shape, **models)
     return _steps(graph, model, scores, targets, repair, options)
 
 

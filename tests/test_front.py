@@ -15,6 +15,7 @@ WITHOUT_TORCH = """
 import sys
 import depgraph as dg
 dg.Graph, dg.Plan, dg.plan, dg.cut, dg.cut_each, dg.explain, dg.candidates, dg.combine, dg.IndexSet, dg.RULES, dg.Rule
+dg.Memory, dg.pareto, dg.evolve
 dg.choosing, dg.plans, dg.errors, dg.rules, dg.ragged, dg.latency, dg.schedules
 print(sorted({"torch", "numpy"} & set(sys.modules)))
 """

@@ -4,5 +4,8 @@ No torch. Scores come from `criteria`, or are any numbers of your own.
 """
 
 from depgraph.choosing.candidates import Candidate, Share
+from depgraph.choosing.evolution import Evaluated, Generation
+from depgraph.choosing.search import Allocation
+from depgraph.choosing.tables import Curve, Order, Table, tabulate
 
-__all__ = ["Candidate", "Share"]
+__all__ = ["Allocation", "Candidate", "Curve", "Evaluated", "Generation", "Order", "Share", "Table", "tabulate"]

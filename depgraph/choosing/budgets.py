@@ -10,8 +10,10 @@ from attrs import frozen
 
 from depgraph.algebra.numbers import is_number
 from depgraph.algebra.spaces import Atom
-from depgraph.choosing.costs import CostPolynomial
+from depgraph.choosing.costs import CostPolynomial, Terms, macs_terms, params_terms
 from depgraph.choosing.coupled import Coupling
+from depgraph.choosing.experts import active_terms
+from depgraph.choosing.memory import Memory
 from depgraph.choosing.scopes import removal
 from depgraph.errors import PlanError
 from depgraph.graph.canonical import shrunk
@@ -25,12 +27,19 @@ LatencyModel: TypeAlias = Callable[[Graph], float]
 """What a graph costs, by a function of the user's, such as a latency."""
 
 
+def terms_of(graph: Graph, name: str, memory_model: Memory | None = None) -> Terms:
+    """The polynomial of a budget by its name."""
+    if name == "memory":
+        return (memory_model or Memory()).terms(graph)
+    return {"params": params_terms, "active_params": active_terms, "macs": macs_terms}[name](graph)
+
+
 @frozen
 class Budget:
     """A cost and the largest value of it that may remain.
 
     Attributes:
-        name: ``params``, ``macs`` or ``latency``.
+        name: ``params``, ``active_params``, ``macs``, ``memory`` or ``latency``.
         requested: the number that the caller gave, for messages.
         limit: the largest cost that is allowed.
         total: the cost of the whole graph.
@@ -45,22 +54,22 @@ class Budget:
 
 
 def budget_of(
-    graph: Graph, couplings: Sequence[Coupling], name: str, requested: Number, latency_model: LatencyModel | None = None
+    graph: Graph,
+    couplings: Sequence[Coupling],
+    name: str,
+    requested: Number,
+    latency_model: LatencyModel | None = None,
+    memory_model: Memory | None = None,
 ) -> Budget:
-    """The budget of `params`, `macs` or a latency: a fraction in (0, 1] of the graph's cost, or the cost itself, above 1.
+    """A budget of a polynomial cost or of a latency: a fraction in (0, 1] of the graph's cost, or the cost itself, above 1.
 
     Raises:
         PlanError: the number is no budget, or the latency model gives no cost.
     """
-    if not is_number(requested) or not _is_budget(requested, integral=latency_model is None):
-        number = "a whole number" if latency_model is None else "a number"
-        raise PlanError(
-            f"expected {name}= in (0, 1], the fraction that is to remain, or {number} above 1, the cost itself; "
-            f"met {requested!r}."
-        )
+    check_budget(name, requested)
     cost: Callable[[Mapping[int, int]], Number]
     if latency_model is None:
-        polynomial = CostPolynomial.of(graph, name)
+        polynomial = CostPolynomial(terms_of(graph, name, memory_model))
 
         def cost(units: Mapping[int, int]) -> Number:
             return polynomial(_sizes(couplings, units))
@@ -106,6 +115,17 @@ def cut_where_met(
         enough = 0
     realised = zip(budgets, costs(enough), strict=True)
     return enough, tuple(Target(budget.name, budget.limit, cost) for budget, cost in realised)
+
+
+def check_budget(name: str, requested: object) -> None:
+    """Raise `PlanError` for a number that is no budget."""
+    integral = name != "latency"
+    if not is_number(requested) or not _is_budget(requested, integral):
+        number = "a whole number" if integral else "a number"
+        raise PlanError(
+            f"expected {name}= in (0, 1], the fraction that is to remain, or {number} above 1, the cost itself; "
+            f"met {requested!r}."
+        )
 
 
 def _is_budget(requested: Number, integral: bool) -> bool:

@@ -9,10 +9,12 @@ from typing import TypeAlias
 from attrs import evolve
 
 from depgraph.algebra.numbers import is_number, is_whole
-from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met
+from depgraph.choosing.budgets import LatencyModel, Number, budget_of, cut_where_met, terms_of
+from depgraph.choosing.costs import CostPolynomial
 from depgraph.choosing.coupled import Coupling, Limits, couplings_of
 from depgraph.choosing.depth import Depth, drops_at
 from depgraph.choosing.isomorphism import signatures
+from depgraph.choosing.memory import Memory
 from depgraph.choosing.scopes import Scope, interleaved, positions_by_key, ranking, removal, scopes_of, units_up_to
 from depgraph.choosing.scores import Scores
 from depgraph.collector import without_collections
@@ -35,6 +37,9 @@ def plan(
     ratio: Ratio | None = None,
     params: Number | None = None,
     macs: Number | None = None,
+    active_params: Number | None = None,
+    memory: Number | None = None,
+    memory_model: Memory | None = None,
     latency: Number | None = None,
     latency_model: LatencyModel | None = None,
     scope: Scope = "group",
@@ -49,9 +54,9 @@ def plan(
 ) -> Plan:
     """A plan that removes the least important indices of each group.
 
-    Either a `ratio` is given, or budgets: one or several of `params`, `macs` and `latency`; or `depth` alone. Groups that
-    count blocks of another group (the roles ``head``, ``kv_group``, ``conv_group`` and ``block``), and experts, are left unless
-    `only` or a mapping `ratio` names them.
+    Either a `ratio` is given, or budgets: one or several of `params`, `active_params`, `macs`, `memory` and `latency`; or
+    `depth` alone. Groups that count blocks of another group (the roles ``head``, ``kv_group``, ``conv_group`` and ``block``),
+    and experts, are left unless `only` or a mapping `ratio` names them.
 
     Patterns, wherever a mapping or a list takes them: ``*`` for every group that a plain number would cut; a role such as
     ``role:head``; a group's name; a layer or parameter by dotted path or glob, for every group that reaches into it, or,
@@ -65,6 +70,11 @@ def plan(
             patterns to fractions; a tuple of patterns as a key makes their groups compete for one ratio.
         params: what is to remain of the parameters at most: a fraction in (0, 1], or a whole number above 1.
         macs: the same of the multiply-accumulates.
+        active_params: the same of the parameters that one token meets: of experts as many as the router's `topk` takes, where
+            they are stacked in one parameter. Else it is what `params` is.
+        memory: the same of the bytes that `memory_model` counts.
+        memory_model: what is in memory: `dg.Memory(weights=2, cache_tokens=4096, batch=8)` counts weights and the cache. By
+            default weights of two bytes.
         latency: the same of what `latency_model` says, where the number above 1 need not be whole.
         latency_model: a function of a graph that returns its cost in any unit, such as what `latency_table` makes.
         scope: who competes. ``group``: each group for itself, all lose the same fraction. ``global``: all indices of all
@@ -108,23 +118,26 @@ def plan(
         raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
     if not isinstance(scores, Mapping):
         raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use {_scores_call(scores)}.")
-    keywords = {"params": params, "macs": macs, "latency": latency}
+    keywords = {"params": params, "macs": macs, "active_params": active_params, "memory": memory, "latency": latency}
     requested = {name: value for name, value in keywords.items() if value is not None}
     if (ratio is not None and requested) or (depth is None and ratio is None and not requested):
         given = [*sorted(requested), "ratio"] if ratio is not None else "none"
-        raise PlanError(f"expected either ratio= or budgets, which are params=, macs= and latency=, met {given}.")
+        raise PlanError(f"expected either ratio= or budgets, which are {_BUDGETS}, met {given}.")
     if (latency_model is None) != (latency is None):
         raise PlanError("latency= and latency_model= belong together: the budget, and the function that measures a graph.")
+    if memory_model is not None and (memory is None or not isinstance(memory_model, Memory)):
+        raise PlanError(f"expected memory= with memory_model= as a dg.Memory(...), met memory={memory!r}, {memory_model!r}.")
     drops = drops_at(graph, scores, depth)
     if ratio is None and not requested:
         return plan_of(graph, {}, drops)
     if drops:
-        requested = {name: _of_whole(graph, name, value, latency_model) for name, value in requested.items()}
+        requested = {name: _of_whole(graph, name, value, latency_model, memory_model) for name, value in requested.items()}
         chosen = plan(
             left := _left(graph, drops),
             {group.name: scores[name] for group in left.groups if (name := graph.group_of[group.atom].name) in scores},
             ratio=ratio,
             **requested,
+            memory_model=memory_model,
             latency_model=latency_model,
             scope=scope,
             max_ratio=max_ratio,
@@ -138,7 +151,7 @@ def plan(
         return evolve(plan_of(graph, {cut.atom: cut.removal for cut in chosen.cuts}, drops), targets=chosen.targets)
     limits = limits_of(graph, max_ratio, min_width, round_to, rounding)
     groups = chosen_groups(graph, ignore, only)
-    alike = _uniform(graph, uniform)
+    alike = uniform_sets(graph, uniform)
     by_default = defaults(graph, only)
     if ratio is not None:
         ratios, tuple_positions = _ratios(graph, ratio, by_default)
@@ -154,7 +167,7 @@ def plan(
         return plan_of(graph, removal(couplings, units))
     couplings = couplings_of(graph, [group for group in groups if group.name in by_default], scores, limits, alike)
     budgets = [
-        budget_of(graph, couplings, name, value, latency_model if name == "latency" else None)
+        budget_of(graph, couplings, name, value, latency_model if name == "latency" else None, memory_model)
         for name, value in requested.items()
     ]
     order = interleaved(couplings, scopes_of(graph, couplings, scope))
@@ -171,17 +184,22 @@ def _left(graph: Graph, drops: Sequence[Drop]) -> Graph:
     return without(graph, drops)
 
 
-def _of_whole(graph: Graph, name: str, value: Number, latency_model: LatencyModel | None) -> Number:
+_BUDGETS = "params=, active_params=, macs=, memory= and latency="
+
+
+def _of_whole(
+    graph: Graph, name: str, value: Number, latency_model: LatencyModel | None, memory_model: Memory | None
+) -> Number:
     """A budget as what is to remain: a fraction is one of the whole graph."""
     if not is_number(value) or not 0 < value <= 1:
         return value
     if name == "latency":
         assert latency_model is not None, "checked before"
         return value * latency_model(graph)
-    return int(value * (graph.params if name == "params" else graph.macs))
+    return int(value * CostPolynomial(terms_of(graph, name, memory_model))({}))
 
 
-def _uniform(graph: Graph, uniform: str | Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
+def uniform_sets(graph: Graph, uniform: str | Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
     """The sets of groups that are to keep equal sizes. Raises `PlanError` for sets that have different ones."""
     if uniform == "isomorphic":
         structures = signatures(graph)

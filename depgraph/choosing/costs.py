@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
+from typing import TypeAlias
 
 from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
 from depgraph.graph.graph import Graph
+
+Terms: TypeAlias = Mapping[tuple[Space, ...], int | float]
+"""A polynomial: products of the sizes of axes, with their coefficients."""
 
 
 class CostPolynomial:
@@ -24,12 +28,12 @@ class CostPolynomial:
     (58, 23)
     """
 
-    def __init__(self, terms: Mapping[tuple[Space, ...], int]) -> None:
+    def __init__(self, terms: Terms) -> None:
         self._slots: dict[Space, int] = {}
         self._atoms: dict[int, int] = {}
         self._own_sizes: list[int] = []
         self._steps: list[tuple[int, bool, tuple[int, ...]]] = []
-        scales: dict[tuple[int, ...], int] = {}
+        scales: dict[tuple[int, ...], int | float] = {}
         for axes, scale in terms.items():
             slots = tuple(sorted(self._slot(axis) for axis in axes if axis.size != 1))
             scales[slots] = scales.get(slots, 0) + scale
@@ -38,18 +42,9 @@ class CostPolynomial:
     @classmethod
     def of(cls, graph: Graph, what: str) -> CostPolynomial:
         """The polynomial of a graph's `params` or `macs`."""
-        terms: dict[tuple[Space, ...], int] = {}
-        if what == "params":
-            for tensor in graph.tensors:
-                if tensor.kind == "parameter":
-                    terms[tensor.axes] = terms.get(tensor.axes, 0) + 1
-        else:
-            for operation in graph.operations:
-                for cost in operation.costs:
-                    terms[cost.axes] = terms.get(cost.axes, 0) + cost.scale
-        return cls(terms)
+        return cls(params_terms(graph) if what == "params" else macs_terms(graph))
 
-    def __call__(self, sizes: Mapping[Atom, int]) -> int:
+    def __call__(self, sizes: Mapping[Atom, int]) -> int | float:
         """The cost where these atoms have the given sizes, and all others the sizes that they have in the graph."""
         values = list(self._own_sizes)
         for atom, size in sizes.items():
@@ -77,6 +72,24 @@ class CostPolynomial:
         else:
             self._steps.append((slot, isinstance(space, Sum), parts))
         return slot
+
+
+def params_terms(graph: Graph) -> Terms:
+    """The elements of all parameters."""
+    terms: dict[tuple[Space, ...], int | float] = {}
+    for tensor in graph.tensors:
+        if tensor.kind == "parameter":
+            terms[tensor.axes] = terms.get(tensor.axes, 0) + 1
+    return terms
+
+
+def macs_terms(graph: Graph) -> Terms:
+    """The multiply-accumulates of one forward."""
+    terms: dict[tuple[Space, ...], int | float] = {}
+    for operation in graph.operations:
+        for cost in operation.costs:
+            terms[cost.axes] = terms.get(cost.axes, 0) + cost.scale
+    return terms
 
 
 class Savings:

@@ -10,6 +10,9 @@ from typing import Any, TypeAlias
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.numbers import is_number, is_whole
 from depgraph.algebra.ragged_sets import RaggedSet, is_table
+from depgraph.choosing.budgets import terms_of
+from depgraph.choosing.costs import CostPolynomial
+from depgraph.choosing.memory import Memory
 from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
@@ -33,7 +36,7 @@ CURVES: Mapping[str, Callable[[float], float]] = MappingProxyType(
 Numbers: TypeAlias = tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 
-BUDGETS = ("params", "macs", "latency")
+BUDGETS = ("params", "active_params", "macs", "memory", "latency")
 
 
 def schedule(
@@ -43,6 +46,7 @@ def schedule(
     shape: Curve = "linear",
     *,
     latency_model: Callable[[Graph], float] | None = None,
+    memory_model: Memory | None = None,
 ) -> tuple[dict[str, Any], ...]:
     """The target of each step, all of them in terms of the original graph.
 
@@ -53,6 +57,7 @@ def schedule(
         shape: how far each step goes: ``linear``; ``cubic``, 1 - (1 - t) ** 3 of the way after the fraction t of the steps (Zhu
             and Gupta, "To prune, or not to prune", 2017, equation 1); or a function from (0, 1] to [0, 1] that ends at 1.
         latency_model: for a `latency` that is no fraction: what measures the graph.
+        memory_model: for a `memory` that is no fraction: what it counts.
 
     Raises:
         PlanError: no step, a shape that goes back or does not end at 1, or targets that `plan` does not know.
@@ -76,10 +81,9 @@ def schedule(
     if any(not 0 <= before <= after for before, after in zip([0.0, *shares], shares, strict=False)) or shares[-1] != 1:
         raise PlanError(f"a schedule goes from 0 to 1 and never back, met {shares}.")
     totals: dict[str, float | None] = {
-        "params": graph.params,
-        "macs": graph.macs,
-        "latency": latency_model and latency_model(graph),
+        name: CostPolynomial(terms_of(graph, name, memory_model))({}) for name in target if name in BUDGETS[:-1]
     }
+    totals["latency"] = latency_model and latency_model(graph)
     return tuple({name: _target_at(name, value, share, totals.get(name)) for name, value in target.items()} for share in shares)
 
 

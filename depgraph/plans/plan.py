@@ -150,8 +150,8 @@ class Target:
     """A budget that a plan was made for.
 
     Attributes:
-        name: ``params``, ``macs`` or ``latency``.
-        requested: the most that was to remain, as a number of parameters or MACs, or in the latency model's unit.
+        name: ``params``, ``active_params``, ``macs``, ``memory`` or ``latency``.
+        requested: the most that was to remain, as a number of parameters, MACs or bytes, or in the latency model's unit.
         realised: what the plan's result costs.
 
     >>> import torch, depgraph as dg

@@ -1,0 +1,169 @@
+"""Search by mutation: a population of plans, of which the fittest go on."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+from attrs import frozen
+
+from depgraph.algebra.numbers import is_whole
+from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.graph import Graph
+from depgraph.plans.plan import Plan
+
+Mutate: TypeAlias = Callable[[Plan, random.Random], Plan | None]
+"""A function of a plan and a source of numbers; None where it found no other plan."""
+
+
+@frozen
+class Evaluated:
+    """A plan with its fitness.
+
+    Attributes:
+        plan: the plan.
+        fitness: what the function gave for it.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> first = next(dg.evolve(graph, dg.cut(graph, "0.weight", [2, 6], dim=0), lambda plan, draw: None, lambda plan: 1.5))
+    >>> isinstance(first.population[0], Evaluated), first.population[0].fitness
+    (True, 1.5)
+    """
+
+    plan: Plan
+    fitness: float
+
+
+@frozen
+class Generation:
+    """A step of `evolve`.
+
+    Attributes:
+        number: 0 for that of the start.
+        population: the plans that go on, the fittest first.
+        evaluations: how often the fitness was asked for by now.
+
+    >>> import torch, depgraph as dg
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> first = next(dg.evolve(graph, dg.cut(graph, "0.weight", [2, 6], dim=0), lambda plan, draw: None, lambda plan: 1.5))
+    >>> isinstance(first, Generation), first.number, first.evaluations, dict(first.best.removed)
+    (True, 0, 1, {'0.weight:0': IndexSet('2,6')})
+    """
+
+    number: int
+    population: tuple[Evaluated, ...]
+    evaluations: int
+
+    @property
+    def best(self) -> Plan:
+        """The fittest plan."""
+        return self.population[0].plan
+
+
+def evolve(
+    graph: Graph,
+    start: Plan | Iterable[Plan],
+    mutate: Mutate,
+    fitness: Callable[[Plan], float],
+    *,
+    population: int = 8,
+    children: int = 8,
+    seed: int = 0,
+) -> Iterator[Generation]:
+    """Generations without end: children are mutated plans, and the fittest of parents and children go on.
+
+    Nothing is executed but the two functions, and no state is kept elsewhere: the same arguments give the same generations,
+    if the functions do. Each plan's fitness is asked for once. Of plans of equal fitness the older goes on.
+
+    Args:
+        graph: the graph that the plans are for.
+        start: one or several plans for it.
+        mutate: gives another plan for the graph, or None, in which case the child is left out. It draws from the
+            `random.Random` that it is given.
+        fitness: higher is better; minus infinity for a plan that is not to go on, such as one over its budget.
+        population: how many plans go on.
+        children: how many are made in each generation.
+        seed: of the draws.
+
+    Yields:
+        A `Generation`, the first one before any mutation.
+
+    Raises:
+        PlanError: no plan to start from, numbers out of range, or a fitness that is no number.
+        MismatchError: a plan that is for another graph.
+
+    >>> import torch, depgraph as dg
+    >>> from itertools import islice
+    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> def other(plan, draw):
+    ...     gone = {*plan.removed["0.weight:0"]}
+    ...     gone ^= {draw.choice(sorted(gone)), draw.choice(sorted({*range(8)} - gone))}        # one comes back, one goes
+    ...     return dg.cut(graph, "0.weight", gone, dim=0)
+    >>> def fitness(plan):
+    ...     return sum(plan.removed["0.weight:0"])
+    >>> last = list(islice(dg.evolve(graph, dg.cut(graph, "0.weight", [0, 1, 2, 3], dim=0), other, fitness), 12))[-1]
+    >>> last.number, dict(last.best.removed)
+    (11, {'0.weight:0': IndexSet('4-7')})
+    """
+    first = [start] if isinstance(start, Plan) else [*start]
+    problems = [f"expected plans, met {type(plan).__name__}" for plan in first if not isinstance(plan, Plan)]
+    if problems or not first:
+        raise PlanError(f"{problems[0] if problems else 'expected at least one plan to start from'}.")
+    for name, value in (("population", population), ("children", children)):
+        if not is_whole(value, least=1):
+            raise PlanError(f"expected {name}= as a whole number from 1 up, met {value!r}.")
+    for plan in first:
+        _check(graph, plan)
+    return _generations(graph, first, mutate, fitness, population, children, random.Random(seed))
+
+
+def _generations(
+    graph: Graph,
+    start: list[Plan],
+    mutate: Mutate,
+    fitness: Callable[[Plan], float],
+    population: int,
+    children: int,
+    draws: random.Random,
+) -> Iterator[Generation]:
+    known: dict[Plan, float] = {}
+
+    def evaluated(plans: Iterable[Plan]) -> list[Evaluated]:
+        for plan in plans:
+            if plan not in known:
+                known[plan] = _fitness(fitness, plan)
+        return [Evaluated(plan, known[plan]) for plan in plans]
+
+    current = _fittest(evaluated(list(dict.fromkeys(start))), population)
+    number = 0
+    while True:
+        yield Generation(number, current, len(known))
+        made: dict[Plan, None] = {}
+        for _ in range(children):
+            plan = mutate(draws.choice(current).plan, draws)
+            if plan is not None:
+                _check(graph, plan)
+                made[plan] = None
+        held = {each.plan for each in current}
+        current = _fittest([*current, *evaluated([plan for plan in made if plan not in held])], population)
+        number += 1
+
+
+def _fittest(plans: list[Evaluated], count: int) -> tuple[Evaluated, ...]:
+    return tuple(sorted(plans, key=lambda each: -each.fitness)[:count])
+
+
+def _fitness(fitness: Callable[[Plan], float], plan: Plan) -> float:
+    value = fitness(plan)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise PlanError(f"expected a number as the fitness of a plan, met {value!r}; tensors have item().")
+    return value
+
+
+def _check(graph: Graph, plan: Plan) -> None:
+    if plan.base != graph.fingerprint:
+        problems = [f"expected fingerprint {graph.fingerprint[:12]}, met {plan.base[:12]}"]
+        raise MismatchError("a plan is for another graph:", problems, "Make all plans from the graph that is given.")
