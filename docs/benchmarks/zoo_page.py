@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
@@ -35,6 +37,8 @@ PEER = {
 }
 ROLES = ("channel", "head_dim", "head", "kv_group", "conv_group", "block")
 LOW = 0.6
+LAYERS: dict[str, Any] = json.loads(Path(__file__).with_name("elements.json").read_text())
+"""Which elements of a model's lists may leave, as `docs/benchmarks/elements.py` found them."""
 
 INTRODUCTION = """# Models of the zoos
 
@@ -53,6 +57,8 @@ stands in the columns:
   the last column has what pins the others.
 - *ratio*: median seconds of a trace over those of a plain forward on fake inputs; where forward reads data (mode *real*),
   of that as far as it comes, and then of a forward on data, as the trace does.
+- *layers*: how many elements of lists of modules may leave, of those with parameters, by [another run](elements.md);
+  **no** where a square or the identity in a layer's place did not hold there.
 - *groups*: how many of the roles channel / head dim / head / KV group / conv group / block.
 
 Large models of torchvision's families, and all of timm's once more, are on the `meta` device: traced, planned, executed, and
@@ -83,12 +89,24 @@ def page(records: Sequence[Record]) -> str:
 
 def summary(zoos: dict[str, list[Record]]) -> str:
     """The counts, a row for each zoo; Torch-Pruning's beneath."""
-    heads = ["zoo", "models", *COLUMNS.values(), "sound groups", "no rule", "median ratio", "worst ratio"]
+    heads = [
+        "zoo",
+        "models",
+        *COLUMNS.values(),
+        "lists of layers: square",
+        "identity",
+        "sound groups",
+        "no rule",
+        "median ratio",
+        "worst ratio",
+    ]
     rows = []
     for zoo in TITLES:
         found = zoos.get(zoo, [])
         if found:
-            rows.append([TITLES[zoo], str(len(found)), *(share(found, name) for name in COLUMNS), *measures(found)])
+            rows.append(
+                [TITLES[zoo], str(len(found)), *(share(found, name) for name in COLUMNS), *lists_share(found), *measures(found)]
+            )
     text = f"## Summary\n\nPassed, of those to which the check applies.\n\n{lay_out(heads, rows)}\n"
     rows = []
     for zoo in TITLES:
@@ -101,6 +119,14 @@ def summary(zoos: dict[str, list[Record]]) -> str:
         heads = ["zoo", "models", *PEER.values(), "depgraph: traced", "pruned", "forward", "zero channels"]
         text += f"\n### Beside Torch-Pruning\n{PEER_NOTE}\n{lay_out(heads, rows)}\n"
     return text
+
+
+def lists_share(records: Iterable[Record]) -> list[str]:
+    """Of the lists from which elements may leave those where the square closed, and where the identity computed the same."""
+    known = (LAYERS.get(f"{record['zoo']}/{record['model']}", {}) for record in records)
+    lists = [item for record in known for item in record.get("lists", ()) if item["free"]]
+    found = [[item[law] for item in lists if item.get(law) is not None] for law in ("square", "identity")]
+    return [f"{sum(passed)}/{len(passed)}" if passed else "-" for passed in found]
 
 
 def share(records: Iterable[Record], check: str) -> str:
@@ -131,7 +157,19 @@ def listed(names: Iterable[str]) -> str:
 def by_model(records: list[Record]) -> str:
     """One row for each model."""
     peer = any("peer" in record for record in records)
-    heads = ["model", *COLUMNS.values(), "sound", "prunable", "remain", "groups", "mode", "trace s", "ratio", "no rule"]
+    heads = [
+        "model",
+        *COLUMNS.values(),
+        "sound",
+        "prunable",
+        "remain",
+        "groups",
+        "layers",
+        "mode",
+        "trace s",
+        "ratio",
+        "no rule",
+    ]
     heads += ["Torch-Pruning: pruned", "forward", "remain", "zero channels"] if peer else []
     heads.append("why less than 60 % is prunable")
     rows = []
@@ -143,7 +181,7 @@ def by_model(records: list[Record]) -> str:
             percent(record, "prunable"),
             percent(record, "remaining"),
         ]
-        cells += ["/".join(str(roles.get(role, 0)) for role in ROLES), mode(record)]
+        cells += ["/".join(str(roles.get(role, 0)) for role in ROLES), layers(record), mode(record)]
         cells += [number(seconds.get("trace", seconds.get("first trace"))), number(seconds.get("ratio"))]
         cells.append(listed(record.get("unknown", ())))
         cells += peer_cells(record.get("peer")) if peer else []
@@ -159,6 +197,15 @@ def mark(text: str | None) -> str:
 def mode(record: Record) -> str:
     """How the trace ran: on fake tensors, on the example inputs, or without weights in memory."""
     return str(record.get("device", record.get("mode", "-")))
+
+
+def layers(record: Record) -> str:
+    """How many elements of lists may leave, and whether the laws held for one of each list."""
+    lists = LAYERS.get(f"{record['zoo']}/{record['model']}", {}).get("lists", ())
+    if not lists:
+        return "-"
+    broken = any(False in (item.get("square"), item.get("identity")) for item in lists)
+    return f"{sum(item['free'] for item in lists)}/{sum(item['elements'] for item in lists)}{' **no**' if broken else ''}"
 
 
 def percent(record: Record, name: str) -> str:
