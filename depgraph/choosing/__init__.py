@@ -7,5 +7,17 @@ from depgraph.choosing.candidates import Candidate, Share
 from depgraph.choosing.evolution import Evaluated, Generation
 from depgraph.choosing.search import Allocation
 from depgraph.choosing.tables import Curve, Order, Table, tabulate
+from depgraph.choosing.trading import plans_by_depth
 
-__all__ = ["Allocation", "Candidate", "Curve", "Evaluated", "Generation", "Order", "Share", "Table", "tabulate"]
+__all__ = [
+    "Allocation",
+    "Candidate",
+    "Curve",
+    "Evaluated",
+    "Generation",
+    "Order",
+    "Share",
+    "Table",
+    "plans_by_depth",
+    "tabulate",
+]

@@ -121,3 +121,22 @@ def test_what_is_asked_wrongly_is_told_at_once(stack):
         dg.plan(graph, {**scores, "blocks": [1.0]}, depth=0.5)
     with pytest.raises(PlanError, match="span="):
         dg.criteria.AngularDistance([X], span=0)
+
+
+def test_layers_and_widths_come_to_one_budget(stack):
+    """A plan for each number of layers, all within the budget; what none can come to is refused."""
+    model, graph = stack
+    scores = scores_of(model, graph, [0.3, 0.1, 0.2, math.inf])
+    plans = list(dg.choosing.plans_by_depth(graph, scores, "blocks", params=0.6))
+    assert [sum(len(drop.removed) for drop in plan.drops) for plan in plans] == [0, 1, 2, 3]
+    for plan in plans:
+        assert plan.apply(graph).params <= 0.6 * graph.params
+        assert dg.trace(dg.execute(plan, model), X) == plan.apply(graph)
+    assert plans[1] == dg.plan(graph, scores, depth={"blocks": 1}, params=0.6)
+    with pytest.raises(PlanError, match="out of reach|cannot|least"):
+        list(dg.choosing.plans_by_depth(graph, scores, "blocks", params=5))
+    for options, told in [({"ratio": 0.5}, "a budget such as params="), ({"params": 0.5, "counts": [4]}, "counts= below 4")]:
+        with pytest.raises(PlanError, match=told):
+            list(dg.choosing.plans_by_depth(graph, scores, "blocks", **options))
+    with pytest.raises(PlanError, match="a list of modules that has scores"):
+        list(dg.choosing.plans_by_depth(graph, scores, "layers", params=0.5))
