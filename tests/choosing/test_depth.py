@@ -133,7 +133,7 @@ def test_layers_and_widths_come_to_one_budget(stack):
         assert plan.apply(graph).params <= 0.6 * graph.params
         assert dg.trace(dg.execute(plan, model), X) == plan.apply(graph)
     assert plans[1] == dg.plan(graph, scores, depth={"blocks": 1}, params=0.6)
-    with pytest.raises(PlanError, match="out of reach|cannot|least"):
+    with pytest.raises(PlanError, match="params=5 is out of reach"):
         list(dg.choosing.plans_by_depth(graph, scores, "blocks", params=5))
     for options, told in [({"ratio": 0.5}, "a budget such as params="), ({"params": 0.5, "counts": [4]}, "counts= below 4")]:
         with pytest.raises(PlanError, match=told):
