@@ -136,7 +136,7 @@ def test_an_axis_of_several_groups_asks_for_one():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "expected either ratio= or budgets, which are params=, macs= and latency=, met none"),
+        ({}, "expected either ratio= or budgets, which are params=, active_params=, macs=, memory= and latency=, met none"),
         ({"ratio": 0.5, "macs": 0.5}, "met \\['macs', 'ratio'\\]"),
         ({"ratio": 1.0}, r"expected a ratio in \[0, 1\), met 1.0"),
         ({"ratio": "half"}, "met 'half'"),
