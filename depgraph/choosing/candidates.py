@@ -19,7 +19,7 @@ from depgraph.graph.graph import Graph
 from depgraph.graph.groups import INTERFACE, Group
 from depgraph.plans.indices import index_set
 from depgraph.plans.making import plan_of
-from depgraph.plans.plan import Plan
+from depgraph.plans.plan import Plan, refuse_other_graph
 
 
 @frozen
@@ -122,11 +122,9 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
     if plan is None:
         inner = [coupling for coupling in coupled_groups(graph) if INTERFACE.isdisjoint(group.role for group in coupling)]
         cuts = [cut for coupling in inner for cut in _lowest_first(coupling, scores, step)]
-    elif plan.base == graph.fingerprint:
-        cuts = [cut for coupling in coupled_groups(graph) if (cut := _planned(coupling, plan))]
     else:
-        problem = f"expected fingerprint {plan.base[:12]}, met {graph.fingerprint[:12]}"
-        raise MismatchError("the plan was made for another graph:", [problem], "Make the plan on this graph.")
+        refuse_other_graph(plan, graph, "Make the plan on this graph.")
+        cuts = [cut for coupling in coupled_groups(graph) if (cut := _planned(coupling, plan))]
     savings = Savings(graph)
     return iter(sorted((_candidate(graph, savings, cut, scores) for cut in cuts), key=_mean))
 

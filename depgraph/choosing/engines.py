@@ -31,11 +31,11 @@ from attrs import frozen
 from depgraph.algebra.numbers import is_whole
 from depgraph.choosing.isomorphism import signatures
 from depgraph.choosing.layer_sizes import LayerAxis, SizedLayer, Sizes
-from depgraph.errors import MismatchError, PlanError
+from depgraph.errors import PlanError
 from depgraph.graph.drops import without
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
-from depgraph.plans.plan import Plan
+from depgraph.plans.plan import Plan, refuse_other_graph
 
 __all__ = ["Finding", "Report", "check", "flash_attention", "gguf", "onnxruntime", "tensorrt_llm", "vllm"]
 
@@ -317,9 +317,8 @@ def check(graph: Graph, engine: str, *, plan: Plan | None = None, **settings: An
         raise PlanError(
             f"expected a Graph, met {type(graph).__name__}; a plan has no layers: dg.engines.check(graph, engine, plan=plan)."
         )
-    if plan is not None and plan.base != graph.fingerprint:
-        problem = f"expected fingerprint {plan.base[:12]}, met {graph.fingerprint[:12]}"
-        raise MismatchError("the plan was made for another graph:", [problem], "Pass the graph that it was made for.")
+    if plan is not None:
+        refuse_other_graph(plan, graph, "Pass the graph that it was made for.")
     needs = _engine(engine, settings)
     if plan is not None:
         graph = without(graph, plan.drops)

@@ -15,7 +15,7 @@ from depgraph.execution.execute import other_sizes, positions_of
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import Tensor
 from depgraph.messages import shortened
-from depgraph.plans.plan import Plan, PrunedAxis
+from depgraph.plans.plan import Plan, PrunedAxis, refuse_other_graph
 from depgraph.wrappers import PREFIXES, unprefixed
 
 
@@ -93,12 +93,7 @@ def _kept_of_any(plan: Plan, name: str, tensor: torch.Tensor, graph: Graph) -> M
     """The same of whatever a graph holds."""
     if not isinstance(graph, Graph):
         raise PlanError(f"expected graph= to be what dg.trace gives, met {type(graph).__name__}.")
-    if graph.fingerprint != plan.base:
-        raise MismatchError(
-            "the plan was made for another graph:",
-            [f"expected fingerprint {plan.base[:12]}, met {graph.fingerprint[:12]}"],
-            "Pass the graph of the teacher, which the plan was made for.",
-        )
+    refuse_other_graph(plan, graph, "Pass the graph of the teacher, which the plan was made for.")
     kept = [(value, _kept_of_axes(plan, value.axes)) for value in _values(name, graph)]
     fitting = [(value, dims) for value, dims in kept if _fits(value, dims, tensor)]
     if not fitting or any(dims != fitting[0][1] for _, dims in fitting):

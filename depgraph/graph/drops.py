@@ -92,13 +92,13 @@ def _renamed(name: str, tables: Mapping[str, Mapping[str, str | None]], backward
     base: list[str] = []
     result: list[str] = []
     for step in name.split("."):
-        table = tables.get(".".join(base), {})
-        plain = step.partition(":")[0]
-        matched = None if plain in table else _STEP.fullmatch(step)
-        element = matched[1] if matched else plain
+        table = tables.get(".".join(base))
         other = step
-        if element in table:
-            new = table[element]
+        if table is not None:
+            element = step.partition(":")[0]
+            if element not in table and (matched := _STEP.fullmatch(step)):
+                element = matched[1]
+            new = table.get(element, element)
             if new is None:
                 return None
             other = new + step[len(element) :]
@@ -277,9 +277,13 @@ def drop_problems(graph: Graph, drops: Iterable[Drop]) -> Iterator[str]:
     """Why elements may not leave their lists, one sentence each; for drops of lists that the graph has."""
     drops = tuple(drops)
     problems = [problem for drop in drops for problem in _element_problems(graph, drop)]
-    problems = problems or ([*_left_over(graph, drops)] if drops else [])
+    if problems or not drops:
+        yield from problems
+        return
+    left = without(graph, drops)
+    problems = [*_left_over(graph, left, drops)]
     yield from problems
-    if drops and not problems and _inseparable(without(graph, drops)) - _inseparable(graph):
+    if not problems and _inseparable(left) - _inseparable(graph):
         names = ", ".join(f"{drop.sequence.prefix}{drop.sequence.elements[place]}" for drop in drops for place in drop.removed)
         yield f"they alone tell parts of an axis apart, so keep one of each kind of {shortened(names)}"
 
@@ -300,7 +304,7 @@ def _element_problems(graph: Graph, drop: Drop) -> Iterator[str]:
         yield from (f"{name} may not leave: {problem}" for problem in flow.problems_of(position))
 
 
-def _left_over(graph: Graph, drops: Sequence[Drop]) -> Iterator[str]:
+def _left_over(graph: Graph, left: Graph, drops: Sequence[Drop]) -> Iterator[str]:
     """What forward does for one element that goes, outside of it: it would do it no more, or for another element.
 
     What it does for several of them, such as a mask for all layers of a kind, it goes on doing.
@@ -310,7 +314,6 @@ def _left_over(graph: Graph, drops: Sequence[Drop]) -> Iterator[str]:
     for item in graph.operations:
         for name in item.inputs:
             readers.setdefault(name, []).append(item.name)
-    left = without(graph, drops)
     read = {name for item in left.operations for name in item.inputs}
     flows = [ElementFlow(graph, drop.sequence) for drop in drops]
 

@@ -421,12 +421,9 @@ class Plan:
         """
         if not isinstance(graph, Graph):
             raise PlanError(f"expected a Graph, met {type(graph).__name__}; a module is pruned by dg.execute(plan, model).")
-        if graph.fingerprint != self.base:
-            raise MismatchError(
-                "the plan was made for another graph:",
-                [f"expected fingerprint {self.base[:12]}, met {graph.fingerprint[:12]}"],
-                "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan.",
-            )
+        refuse_other_graph(
+            self, graph, "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan."
+        )
         problems = [*self.problems] or [*self._unknown_groups(graph)]
         problems = problems or [*drop_problems(graph, self.drops)]
         if not problems:
@@ -755,6 +752,13 @@ def _joined_edits(first: Iterable[Edit], second: Iterable[Edit], stays: Callable
     before = {edit.path: edit.old for edit in (*second, *first)}
     after = {edit.path: edit.new for edit in (*first, *second) if stays(edit.path) is not None}
     return tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path])
+
+
+def refuse_other_graph(plan: Plan, graph: Graph, fix: str) -> None:
+    """Raise `MismatchError` if the plan was made for another graph; `fix` says what to do."""
+    if graph.fingerprint != plan.base:
+        problem = f"expected fingerprint {plan.base[:12]}, met {graph.fingerprint[:12]}"
+        raise MismatchError("the plan was made for another graph:", [problem], fix)
 
 
 def cuts_of(removals: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tuple[Cut, ...]:
