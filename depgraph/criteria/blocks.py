@@ -68,6 +68,8 @@ def watched_lists(graph: Graph, lists: Iterable[str] | None) -> list[_Watched]:
 
 
 def _paths(value: Iterable[str] | None) -> tuple[str, ...] | None:
+    if isinstance(value, str) or not (value is None or isinstance(value, Iterable)):
+        raise PlanError(f"expected lists= as several paths, such as [{value!r}], met {value!r}.")
     return None if value is None else tuple(value)
 
 

@@ -112,12 +112,15 @@ def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
         ...
     depgraph.errors.PlanError: 0 may not leave: it takes no tensor of the space that it gives, not one. Nothing was changed.
     """
+    if not isinstance(graph, Graph) or not isinstance(path, str):
+        met = f"({type(graph).__name__}, {type(path).__name__})"
+        raise PlanError.of([f"expected a Graph, which dg.trace gives, and the path of a list of modules, met {met}."])
     sequences = {item.path: item for item in graph.sequences}
     if path not in sequences:
         raise UnknownNameError("list of modules", path, sequences)
     sequence = evolve(sequences[path], fixed=(), problem="")
     places = [sequence.elements.index(item) if item in sequence.elements else item for item in _listed(elements)]
-    removed = index_set(f"the elements of {path or 'the model'}", len(sequence.elements), places)
+    removed = index_set(f"the list {path!r}", len(sequence.elements), places)
     return plan_of(graph, {}, [Drop(sequence, removed)]) if removed else Plan.empty(graph)
 
 

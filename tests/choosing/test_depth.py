@@ -119,6 +119,8 @@ def test_what_is_asked_wrongly_is_told_at_once(stack):
         dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), depth=0.5)
     with pytest.raises(PlanError, match="4 elements, expected as many numbers"):
         dg.plan(graph, {**scores, "blocks": [1.0]}, depth=0.5)
+    with pytest.raises(PlanError, match=r"expected lists= as several paths, such as \['blocks'\]"):
+        dg.criteria.BlockInfluence([X], lists="blocks")
     with pytest.raises(PlanError, match="span="):
         dg.criteria.AngularDistance([X], span=0)
 
