@@ -113,8 +113,10 @@ def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
     depgraph.errors.PlanError: 0 may not leave: it takes no tensor of the space that it gives, not one. Nothing was changed.
     """
     if not isinstance(graph, Graph) or not isinstance(path, str):
-        met = f"({type(graph).__name__}, {type(path).__name__})"
-        raise PlanError.of([f"expected a Graph, which dg.trace gives, and the path of a list of modules, met {met}."])
+        raise PlanError(
+            "expected a Graph, which dg.trace gives, and the path of a list of modules, "
+            f"met ({type(graph).__name__}, {type(path).__name__}). Nothing was changed."
+        )
     sequences = {item.path: item for item in graph.sequences}
     if path not in sequences:
         raise UnknownNameError("list of modules", path, sequences)

@@ -318,7 +318,7 @@ def test_all_problems_are_told_at_once():
     with pytest.raises(PlanError, match="expected elements as a list"):
         dg.drop(graph, "blocks", "1")
     for wrong in ((Stack(["relu"] * 3, "list"), "blocks"), (graph, None)):
-        with pytest.raises(PlanError, match="expected a Graph, which dg.trace gives, and the path of a list of modules"):
+        with pytest.raises(PlanError, match=r"expected a Graph, which dg.trace gives, and the path of a list of modules"):
             dg.drop(*wrong, [1])
     with pytest.raises(dg.errors.UnknownNameError, match="blocks"):
         dg.drop(graph, "block", [1])
