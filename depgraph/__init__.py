@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from depgraph.graph.nodes import Node as Node
     from depgraph.graph.records import OpType as OpType
     from depgraph.iterating import iterate as iterate
+    from depgraph.measuring import output_distance as output_distance
     from depgraph.measuring import sensitivity as sensitivity
     from depgraph.plans.algebra import merge as merge
     from depgraph.plans.by_hand import cut as cut
@@ -123,6 +124,7 @@ __all__ = [
     "names_of",
     "new_ids",
     "optimizers",
+    "output_distance",
     "parameter_map",
     "pareto",
     "penalties",
@@ -175,6 +177,7 @@ _HOME_OF = {
     "name_of": "depgraph.wrappers",
     "names_of": "depgraph.wrappers",
     "new_ids": "depgraph.execution.token_ids",
+    "output_distance": "depgraph.measuring",
     "parameter_map": "depgraph.execution.execute",
     "pareto": "depgraph.choosing.search",
     "plan": "depgraph.choosing.choose",

@@ -1,4 +1,4 @@
-"""How a model's quality falls when one group after the other is cut, by masks that are taken off again."""
+"""How far a model moves when one group after the other is cut, by masks that are taken off again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from depgraph.choosing.scores import Scores
 from depgraph.choosing.tables import Table, tabulate
@@ -17,7 +18,7 @@ from depgraph.errors import PlanError
 from depgraph.execution.masking import mask_
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
-from depgraph.running import shown
+from depgraph.running import Forward, are_batches, run, shown
 
 
 def sensitivity(
@@ -29,6 +30,7 @@ def sensitivity(
     *,
     path: str | Path | None = None,
     progress: bool = False,
+    around: Plan | None = None,
     **options: Any,
 ) -> Table:
     """The loss of a model with each group cut at each ratio, while all others stay whole: a table for `dg.pareto`.
@@ -39,13 +41,16 @@ def sensitivity(
     Args:
         graph: the trace of this model.
         model: the module; it is as before at the end.
-        evaluate: its loss, lower is better, on the same data each time. It runs without gradients, and in the mode that the
-            model is in.
+        evaluate: its loss, lower is better, on the same data each time, such as `dg.output_distance`. It runs without
+            gradients, and in the mode that the model is in.
         ratios: the fractions of each group to remove, in (0, 1); rounded down as by `dg.plan`.
         scores: in which order indices go: what `dg.score` returned, or a criterion.
         path: a JSON file that is written after each evaluation. If it exists already, as after an interruption, what it knows
             is not evaluated again.
         progress: show a progress bar; needs the package tqdm.
+        around: a plan of the same scores. Each group is then cut at each ratio, and left whole, while all others are cut as
+            the plan says, for cuts cost more together than the sum of what each costs alone. With the plan that a first table
+            led to, `dg.pareto` finds a better one.
         options: `max_ratio`, `min_width`, `round_to`, `ignore`, `only` and `uniform`, as for `dg.plan`. Groups that lose
             equally many, because of a balance or of `uniform`, are cut together and have one curve.
 
@@ -73,7 +78,89 @@ def sensitivity(
         with mask_(plan, model):
             return evaluate(model)
 
-    return tabulate(graph, ranked, ratios, loss, path=path, shown=partial(_shown, progress), **options)
+    return tabulate(graph, ranked, ratios, loss, path=path, shown=partial(_shown, progress), around=around, **options)
+
+
+DISTANCES = ("kl", "cosine", "squared")
+
+
+def output_distance(
+    model: nn.Module,
+    batches: Iterable[Any],
+    kind: str = "squared",
+    *,
+    forward: Forward = run,
+) -> Callable[[nn.Module], float]:
+    """How far a model's outputs are from what they are now: an `evaluate` for `dg.sensitivity` that needs no labels.
+
+    The loss of a task hardly moves when a good model loses a little, and may fall by chance: its differences are noise. The
+    distance to the whole model's own outputs is 0 where nothing goes and grows with all that is lost. Replacing one part
+    after the other and taking the divergence of the outputs is how Bercovich et al., "Puzzle: Distillation-Based NAS for
+    Inference-Optimized LLMs" (2024), score the parts of a language model.
+
+    Args:
+        model: the whole model. It runs once on each batch, without gradients, in the mode that it is in.
+        batches: inputs, as for `dg.score`; a few hundred rows are better than a few dozen.
+        kind: along the last axis, in the mean over all others. ``kl``, for logits: the Kullback-Leibler divergence of the
+            softmax from that of now, in nats. ``cosine``, for embeddings: 1 minus the cosine. ``squared``: the sum of squares
+            of the difference over that of the outputs of now.
+        forward: from the model and a batch to the outputs, one tensor, such as
+            ``lambda model, batch: model(**batch).logits[batch["attention_mask"] > 0]``. By default what forward returns.
+
+    Returns:
+        A function of a model that has the same outputs, such as this one with masks, or the pruned one.
+
+    Raises:
+        PlanError: no batch, an unknown kind, or outputs that are no tensor of floats.
+
+    >>> import torch, depgraph as dg
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> graph = dg.trace(model, torch.zeros(1, 4))
+    >>> distance = dg.output_distance(model, [torch.randn(64, 4), torch.randn(64, 4)], "kl")
+    >>> distance(model), distance(dg.execute(dg.cut(graph, "0.weight", [1, 5], dim=0), model)) > 0
+    (0.0, True)
+    """
+    if kind not in DISTANCES:
+        raise PlanError(f"expected kind= as one of {', '.join(DISTANCES)}, met {kind!r}.")
+    if not are_batches(batches):
+        raise PlanError(f"expected batches= as an iterable of batches, met {type(batches).__name__}; write [batch] for one.")
+    pairs = [(batch, _outputs(forward, model, batch)) for batch in batches]
+    if not pairs:
+        raise PlanError("expected at least one batch to compare outputs on.")
+    rows = sum(whole[..., 0].numel() for _, whole in pairs)
+    scale = sum(float(whole.square().sum()) for _, whole in pairs) if kind == "squared" else rows
+    if not scale:
+        raise PlanError("all outputs are empty or 0, so that no distance to them is relative; give other batches.")
+
+    def distance(other: nn.Module) -> float:
+        return sum(_apart(kind, whole, _outputs(forward, other, batch)) for batch, whole in pairs) / scale
+
+    return distance
+
+
+@torch.no_grad()
+def _outputs(forward: Forward, model: nn.Module, batch: Any) -> torch.Tensor:
+    found = forward(model, batch)
+    if not isinstance(found, torch.Tensor) or not found.is_floating_point() or not found.dim():
+        raise PlanError(
+            f"expected outputs as one tensor of floats with an axis, met {type(found).__name__}; "
+            "take it by forward=, such as lambda model, batch: model(**batch).logits."
+        )
+    return found.detach()
+
+
+def _apart(kind: str, whole: torch.Tensor, other: torch.Tensor) -> float:
+    """The sum of the distances of all rows."""
+    if whole.shape != other.shape:
+        raise PlanError(f"expected outputs of the shape {[*whole.shape]}, met {[*other.shape]}; only inner widths may change.")
+    whole, other = whole.float(), other.float()
+    if kind == "kl":
+        apart = F.kl_div(F.log_softmax(other, -1), F.log_softmax(whole, -1), reduction="sum", log_target=True)
+    elif kind == "cosine":
+        apart = (1 - F.cosine_similarity(whole, other, dim=-1)).sum()
+    else:
+        apart = (whole - other).square().sum()
+    return float(apart)
 
 
 def _shown(progress: bool, work: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

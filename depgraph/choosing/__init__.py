@@ -6,6 +6,7 @@ No torch. Scores come from `criteria`, or are any numbers of your own.
 from depgraph.choosing.candidates import Candidate, Share
 from depgraph.choosing.evolution import Evaluated, Generation
 from depgraph.choosing.search import Allocation
+from depgraph.choosing.shifting import shifts
 from depgraph.choosing.tables import Curve, Order, Table, tabulate
 from depgraph.choosing.trading import plans_by_depth
 
@@ -19,5 +20,6 @@ __all__ = [
     "Share",
     "Table",
     "plans_by_depth",
+    "shifts",
     "tabulate",
 ]

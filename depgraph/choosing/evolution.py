@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from attrs import frozen
 
 from depgraph.algebra.numbers import is_whole
+from depgraph.choosing.scores import Scores
+from depgraph.choosing.shifting import shifts
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
@@ -66,7 +68,7 @@ class Generation:
 def evolve(
     graph: Graph,
     start: Plan | Iterable[Plan],
-    mutate: Mutate,
+    mutate: Mutate | Scores,
     fitness: Callable[[Plan], float],
     *,
     population: int = 8,
@@ -81,8 +83,10 @@ def evolve(
     Args:
         graph: the graph that the plans are for.
         start: one or several plans for it.
-        mutate: gives another plan for the graph, or None, in which case the child is left out. It draws from the
-            `random.Random` that it is given.
+        mutate: the scores of `dg.plan`: then `dg.choosing.shifts` moves what is cut from group to group, within the budgets of
+            the first plan, or within its MACs where it was made for none. Or `shifts` with limits and budgets of your own. Or
+            any function that gives another plan for the graph, or None, in which case the child is left out; it draws from
+            the `random.Random` that it is given.
         fitness: higher is better; minus infinity for a plan that is not to go on, such as one over its budget.
         population: how many plans go on.
         children: how many are made in each generation.
@@ -92,21 +96,20 @@ def evolve(
         A `Generation`, the first one before any mutation.
 
     Raises:
-        PlanError: no plan to start from, numbers out of range, or a fitness that is no number.
+        PlanError: no plan to start from, numbers out of range, a fitness that is no number, or what `shifts` raises.
         MismatchError: a plan that is for another graph.
 
     >>> import torch, depgraph as dg
     >>> from itertools import islice
-    >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
-    >>> def other(plan, draw):
-    ...     gone = {*plan.removed["0.weight:0"]}
-    ...     gone ^= {draw.choice(sorted(gone)), draw.choice(sorted({*range(8)} - gone))}        # one comes back, one goes
-    ...     return dg.cut(graph, "0.weight", gone, dim=0)
-    >>> def fitness(plan):
-    ...     return sum(plan.removed["0.weight:0"])
-    >>> last = list(islice(dg.evolve(graph, dg.cut(graph, "0.weight", [0, 1, 2, 3], dim=0), other, fitness), 12))[-1]
-    >>> last.number, dict(last.best.removed)
-    (11, {'0.weight:0': IndexSet('4-7')})
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))
+    >>> graph = dg.trace(model, torch.zeros(1, 4))
+    >>> scores = {group.name: range(8) for group in graph.groups}
+    >>> def fitness(plan):                                              # the last layer is dear
+    ...     return -sum(len(gone) * (9 if name == "2.weight:0" else 1) for name, gone in plan.removed.items())
+    >>> start = dg.plan(graph, scores, macs=0.5)
+    >>> last = list(islice(dg.evolve(graph, start, scores, fitness), 12))[-1]
+    >>> last.number, fitness(start), last.population[0].fitness, last.best.apply(graph).macs <= 0.5 * graph.macs
+    (11, -30, -5, True)
     """
     first = [start] if isinstance(start, Plan) else [*start]
     problems = [f"expected plans, met {type(plan).__name__}" for plan in first if not isinstance(plan, Plan)]
@@ -117,7 +120,23 @@ def evolve(
             raise PlanError(f"expected {name}= as a whole number from 1 up, met {value!r}.")
     for plan in first:
         _check(graph, plan)
+    if isinstance(mutate, Mapping):
+        mutate = _shifts(graph, mutate, first)
+    elif not callable(mutate):
+        raise PlanError(f"expected mutate= as scores, or as a function of a plan and a random.Random, met {mutate!r}.")
     return _generations(graph, first, mutate, fitness, population, children, random.Random(seed))
+
+
+def _shifts(graph: Graph, scores: Scores, start: Sequence[Plan]) -> Mutate:
+    """Moves within the budgets of the first plan, of all groups that are cut by default or by one of the plans."""
+    targets = start[0].targets
+    if modelled := [target.name for target in targets if target.name in ("memory", "latency")]:
+        raise PlanError(
+            f"the first plan keeps budgets of {' and '.join(modelled)}, which are measured by a model of yours; "
+            "give dg.choosing.shifts(graph, scores, budgets, memory_model=..., latency_model=...) as mutate=."
+        )
+    budgets = {target.name: int(target.requested) for target in targets} or {"macs": start[0].apply(graph).macs}
+    return shifts(graph, scores, budgets, only=["*", *{cut.group: None for plan in start for cut in plan.cuts}])
 
 
 def _generations(

@@ -217,17 +217,19 @@ def _items(graph: Graph, table: Table, limits: Limits, uniform: str | Iterable[s
     for numbers in classes.values():
         curves = tuple(table.curves[number] for number in numbers)
         increments = [
-            {count: loss - table.whole for count, loss in zip(curve.counts, curve.losses, strict=True)} for curve in curves
+            {0: 0} | {count: loss - table.whole for count, loss in zip(curve.counts, curve.losses, strict=True)}
+            for curve in curves
         ]
         counts = [
             count
             for count in curves[0].counts
-            if not frozen_curves & {*numbers}
+            if count
+            and not frozen_curves & {*numbers}
             and all(count in known for known in increments)
             and all(_is_allowed(graph, name, count, limits) for curve in curves for name in curve.groups)
         ]
-        losses = [sum(known[count] for known in increments) for count in counts]
-        items.append(Item(curves, (0, *counts), (0, *losses)))
+        options = (0, *counts)
+        items.append(Item(curves, options, tuple(sum(known[count] for known in increments) for count in options)))
     return tuple(items)
 
 

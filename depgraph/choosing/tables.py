@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from depgraph import codec
 from depgraph.algebra.indices import IndexSet
@@ -52,7 +52,7 @@ class Curve:
 
     Attributes:
         orders: in which order the indices of each group go.
-        counts: how many indices each of the groups loses, rising.
+        counts: how many indices each of the groups loses, rising; 0 among them only in a table around a plan that cuts them.
         losses: the loss at each count; fewer than there are counts where a run was interrupted.
 
     >>> curve = Curve((Order("0.weight:0", None, ((2, 0, 1),)),), counts=(1, 2), losses=(0.5, 0.9))
@@ -91,8 +91,9 @@ class Table:
 
     Attributes:
         base: the graph's fingerprint.
-        whole: the loss where nothing goes.
+        whole: the loss where nothing goes; in a table around a plan that of the plan.
         curves: of groups that are cut together, in the graph's order. No group is in two.
+        around: by name how many indices each group loses while another one is measured; those that lose none are left out.
 
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
@@ -108,6 +109,7 @@ class Table:
     base: str
     whole: float
     curves: tuple[Curve, ...]
+    around: tuple[tuple[str, int], ...] = field(default=(), metadata=codec.LATE)
 
     @property
     def is_complete(self) -> bool:
@@ -142,8 +144,12 @@ class Table:
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
         for curve, axis in zip(self.curves, axes, strict=False):
             size = len(curve.orders[0].rows[0])
-            fractions = [0.0, *(count / size for count in curve.counts)]
-            axis.plot(fractions[: len(curve.losses) + 1], [self.whole, *curve.losses], marker="o", markersize=3, color="black")
+            points = [(count / size, loss) for count, loss in zip(curve.counts, curve.losses, strict=False)]
+            if 0 not in curve.counts:
+                points = [(0.0, self.whole), *points]
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color="black")
+            if start := dict(self.around).get(curve.groups[0]):
+                axis.axvline(start / size, linestyle=":", linewidth=1, color="black")
             more = f" and {len(curve.groups) - 1} more" if len(curve.groups) > 1 else ""
             axis.set_title(curve.groups[0] + more, fontsize=8)
         for axis in list(axes):
@@ -164,13 +170,22 @@ def check(table: Table) -> Sequence[str]:
         sizes = {len(row) for order in curve.orders for row in order.rows}
         if not curve.orders or any(sorted(row) != [*range(len(row))] for order in curve.orders for row in order.rows):
             problems.append(f"{where} has no orders, or one that is no order of all indices")
-        elif [*curve.counts] != sorted({*curve.counts}) or (curve.counts and not 0 < curve.counts[0] <= max(curve.counts)):
+        elif [*curve.counts] != sorted({*curve.counts}) or (curve.counts and curve.counts[0] < _least(table, curve)):
             problems.append(f"{where} has counts that do not rise from 1 up: {curve.counts}")
         elif curve.counts and curve.counts[-1] >= min(sizes):
             problems.append(f"{where} removes {curve.counts[-1]} of {min(sizes)} indices")
         if len(curve.losses) > len(curve.counts) or not all(map(is_number, curve.losses)):
             problems.append(f"{where} has {len(curve.counts)} counts, its losses are {curve.losses}")
+    counts = {name: curve.counts for curve in table.curves for name in curve.groups}
+    strange = [name for name, count in table.around if count not in counts.get(name, ())]
+    if strange or len({name for name, _ in table.around}) < len(table.around):
+        problems.append(f"it is around a plan that cuts {strange} at counts that no curve has, or a group twice")
     return problems
+
+
+def _least(table: Table, curve: Curve) -> int:
+    """The smallest count that a curve may have: what nothing loses is known unless the plan cuts it."""
+    return 0 if {*curve.groups} & {name for name, _ in table.around} else 1
 
 
 @without_collections()
@@ -185,6 +200,7 @@ def empty_table(
     ignore: Iterable[str] = (),
     only: Iterable[str] | None = None,
     uniform: str | Iterable[str | tuple[str, ...]] = (),
+    around: Plan | None = None,
 ) -> Table:
     """A table of which no loss is known yet. What it measures is said by the arguments, which are those of `tabulate`."""
     ratios = sorted({*ratios})
@@ -193,14 +209,47 @@ def empty_table(
     limits = limits_of(graph, max_ratio, min_width, round_to)
     by_default = defaults(graph, only)
     groups = [group for group in chosen_groups(graph, ignore, only) if group.name in by_default]
+    starts = _starts(graph, around)
     curves = []
     for coupling in couplings_of(graph, groups, scores, limits, uniform_sets(graph, uniform)):
         counts = {_step_at(coupling, ratio) for ratio in ratios} - {0}
+        if start := starts.get(coupling.groups[0].name, 0):
+            counts |= {0, start}
         if counts:
             curves.append(Curve(_orders(coupling), tuple(sorted(counts))))
     if not curves:
         raise PlanError("no group can lose an index at these ratios: every one is too small, at its lower bound, or left out.")
-    return Table(graph.fingerprint, math.nan, tuple(curves))
+    table = Table(graph.fingerprint, math.nan, tuple(curves), tuple(sorted(starts.items())))
+    if around is not None:
+        _refuse_other_indices(graph, table, around)
+    return table
+
+
+def _starts(graph: Graph, around: Plan | None) -> dict[str, int]:
+    """How many indices each group loses by a plan."""
+    if around is None:
+        return {}
+    if not isinstance(around, Plan) or around.base != graph.fingerprint or around.drops:
+        raise PlanError(
+            "expected around= as a plan for this graph, without drops, "
+            f"met {'a plan that is none' if isinstance(around, Plan) else type(around).__name__}."
+        )
+    return {cut.group: cut.count for cut in around.cuts}
+
+
+def _refuse_other_indices(graph: Graph, table: Table, around: Plan) -> None:
+    """Raise `PlanError` for a plan that isn't made of the curves: the losses of its groups would be those of other cuts."""
+    counts = dict(table.around)
+    made: dict[Atom, Removal] = {}
+    for curve in table.curves:
+        made.update(curve.removed(graph, counts.get(curve.groups[0], 0)))
+    asked = {cut.atom: cut.removal for cut in around.cuts}
+    other = [graph.group_of[atom].name for atom in {**made, **asked} if made.get(atom) != asked.get(atom)]
+    if other:
+        raise PlanError(
+            f"around= cuts groups that the table doesn't, or removes other indices than these scores say, in {other[:6]}; "
+            "make it by dg.plan or dg.pareto of the same scores, only=, ignore= and uniform=."
+        )
 
 
 def _step_at(coupling: Coupling, ratio: float) -> int:
@@ -230,6 +279,7 @@ def tabulate(
     ignore: Iterable[str] = (),
     only: Iterable[str] | None = None,
     uniform: str | Iterable[str | tuple[str, ...]] = (),
+    around: Plan | None = None,
 ) -> Table:
     """What each group costs alone, by any function of a plan: each of them cut at each ratio, while all others stay.
 
@@ -248,6 +298,9 @@ def tabulate(
         only: as for `dg.plan`.
         uniform: as for `dg.plan`. Groups that lose equally many, because of a balance or of `uniform`, are cut together and
             have one curve.
+        around: a plan of the same scores. Each group is cut at each ratio, and left whole, while all others are cut as the
+            plan says. What cuts cost together is more than the sum of what each costs alone; near the plan such a table has
+            it right, for losses are then differences from that of the plan.
 
     Raises:
         PlanError: ratios out of range, scores that do not fit, a loss that is no number, nothing to cut, or a file whose table
@@ -267,18 +320,31 @@ def tabulate(
     asked = empty_table(
         graph, scores, ratios,
         max_ratio=max_ratio, min_width=min_width, round_to=round_to, ignore=ignore, only=only, uniform=uniform,
+        around=around,
     )  # fmt: skip
     table = _resumed(asked, path)
     if math.isnan(table.whole):
-        table = _kept(evolve(table, whole=_loss(loss, Plan.empty(graph))), path)
+        table = _kept(evolve(table, whole=_loss(loss, _plan_at(graph, table, {}))), path)
+    starts = dict(table.around)
     work = [(c, p) for c, curve in enumerate(table.curves) for p in range(len(curve.losses), len(curve.counts))]
     for number, point in shown(work):
         curve = table.curves[number]
-        value = _loss(loss, plan_of(graph, curve.removed(graph, curve.counts[point])))
+        count = curve.counts[point]
+        known = count == starts.get(curve.groups[0], 0)
+        value = table.whole if known else _loss(loss, _plan_at(graph, table, {number: count}))
         curves = list(table.curves)
         curves[number] = evolve(curve, losses=(*curve.losses, value))
         table = _kept(evolve(table, curves=tuple(curves)), path)
     return table
+
+
+def _plan_at(graph: Graph, table: Table, counts: Mapping[int, int]) -> Plan:
+    """The plan around which a table is, with other counts at some curves, by their numbers."""
+    starts = dict(table.around)
+    removed: dict[Atom, Removal] = {}
+    for number, curve in enumerate(table.curves):
+        removed.update(curve.removed(graph, counts.get(number, starts.get(curve.groups[0], 0))))
+    return plan_of(graph, removed)
 
 
 def _loss(loss: Callable[[Plan], float], plan: Plan) -> float:
@@ -294,8 +360,8 @@ def _resumed(asked: Table, path: str | Path | None) -> Table:
         return asked
     found = Table.load(path)
     bare = evolve(found, whole=math.nan, curves=tuple(evolve(curve, losses=()) for curve in found.curves))
-    if (bare.base, bare.curves) != (asked.base, asked.curves):
-        what = "another graph" if bare.base != asked.base else "other scores, ratios or groups"
+    if (bare.base, bare.curves, bare.around) != (asked.base, asked.curves, asked.around):
+        what = "another graph" if bare.base != asked.base else "other scores, ratios or groups, or around another plan"
         raise PlanError(f"{path} holds a table of {what}; give the arguments that it was made with, or another path=.")
     return found
 
