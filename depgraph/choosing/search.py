@@ -11,6 +11,8 @@ sets is one class of a knapsack, which `knapsack` solves much faster.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import product
@@ -19,6 +21,7 @@ from typing import Any, TypeAlias
 
 from attrs import evolve, field, frozen
 
+from depgraph.algebra.numbers import is_number
 from depgraph.algebra.partitions import Partition
 from depgraph.algebra.polynomials import Monomial, Polynomial
 from depgraph.algebra.ragged_sets import Removal
@@ -27,7 +30,7 @@ from depgraph.choosing.budgets import Number, check_budget, terms_of
 from depgraph.choosing.choose import limits_of, uniform_sets
 from depgraph.choosing.costs import Terms
 from depgraph.choosing.coupled import Limits
-from depgraph.choosing.knapsack import Option, best_choices
+from depgraph.choosing.knapsack import Found, Option, best_choices
 from depgraph.choosing.memory import Memory
 from depgraph.choosing.tables import Curve, Table
 from depgraph.collector import without_collections
@@ -52,14 +55,16 @@ class Allocation:
         counts: group name to the number of indices that go; groups that lose none are left out.
         loss: what the table says: the whole model's loss, and what each curve adds to it.
         targets: the budgets, as asked and as realised.
+        gap: no other choice within the budgets, but for those before it, has a loss that is smaller by more than this; 0 but
+            where `seconds=` ran out.
 
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
     >>> table = dg.choosing.tabulate(
     ...     graph, {"0.weight:0": range(8)}, [0.25, 0.5], lambda plan: len(plan.removed.get("0.weight:0", ())))
     >>> (best,) = dg.pareto(graph, table, [{"params": 0.9}])
-    >>> best
-    Allocation(counts=mappingproxy({'0.weight:0': 2}), loss=2, targets=(Target(name='params', requested=52.2, realised=44),))
+    >>> dict(best.counts), best.loss, best.targets, best.gap
+    ({'0.weight:0': 2}, 2, (Target(name='params', requested=52.2, realised=44),), 0.0)
     >>> print(best.plan)
     <Plan: 1 groups, 3 axes, 2 attributes>
       0.weight:0: 2 of 8 indices go
@@ -69,6 +74,7 @@ class Allocation:
     counts: Mapping[str, int] = field(converter=read_only, hash=False)
     loss: float
     targets: tuple[Target, ...]
+    gap: float
     _graph: Graph = field(repr=False, eq=False)
     _curves: tuple[Curve, ...] = field(repr=False, eq=False)
 
@@ -108,6 +114,7 @@ def pareto(
     min_width: int | Mapping[str, int] | None = None,
     round_to: int | Mapping[str, int] | None = None,
     uniform: str | Iterable[str | tuple[str, ...]] = (),
+    seconds: float | None = None,
 ) -> tuple[Allocation, ...]:
     """For each budget the allocation over all groups whose losses add up to least. Needs scipy; runs no model.
 
@@ -115,7 +122,7 @@ def pareto(
     largest loss: no choice of these counts within the budget has a smaller sum. Whether losses of single groups add up to
     that of all is the user's to check: `Allocation.loss` is what the table predicts. Where the widths of many layers are
     multiplied with each other, as along the stream of a network of convolutions, a proof may take long; fewer ratios in the
-    table help.
+    table help, and `seconds` ends it.
 
     Args:
         graph: the graph that the table is of.
@@ -130,13 +137,16 @@ def pareto(
         round_to: likewise.
         uniform: as for `dg.plan`: groups that are to lose equally many indices. Their losses are added up at each count that
             all their curves have.
+        seconds: how long the search may take for each budget, about; None for as long as it takes. When they are over, the
+            best that was found is given, and `Allocation.gap` says how much better another choice could be; of `top_k` those
+            that weren't found by then are left out.
 
     Returns:
         The allocations, in the order of the budgets. `Allocation.plan` is the plan.
 
     Raises:
-        PlanError: budgets that are none or out of reach, an incomplete table, scipy is not installed, or the sizes of so many
-            groups are multiplied with each other that there are too many combinations.
+        PlanError: budgets that are none or out of reach, an incomplete table, scipy is not installed, the sizes of so many
+            groups are multiplied with each other that there are too many combinations, or nothing was found in the seconds.
         MismatchError: the table is of another graph.
 
     >>> import torch, depgraph as dg
@@ -153,6 +163,8 @@ def pareto(
     """
     asked = [budgets] if isinstance(budgets, Mapping) else [*budgets]
     _check(graph, table, asked, top_k, memory_model)
+    if seconds is not None and (not is_number(seconds) or not seconds > 0):
+        raise PlanError(f"expected seconds= as a number above 0, or None, met {seconds!r}.")
     limits = limits_of(graph, max_ratio, min_width, round_to)
     items = _items(graph, table, limits, uniform)
     names = list(dict.fromkeys(name for budget in asked for name in budget))
@@ -165,7 +177,8 @@ def pareto(
     solver = Knapsack.of(items, costs) or Program(items, costs)
     found = []
     for budget in requested:
-        for choice in solver.best(budget, top_k):
+        until = math.inf if seconds is None else time.monotonic() + seconds
+        for choice, gap in solver.best(budget, top_k, until):
             targets = tuple(Target(name, limit, costs[name].at(choice)) for name, limit in budget.items())
             loss = table.whole + sum(item.losses[option] for item, option in zip(items, choice, strict=True))
             counts = {
@@ -175,7 +188,7 @@ def pareto(
                 for name in curve.groups
                 if option
             }
-            found.append(Allocation(counts, loss, targets, graph, table.curves))
+            found.append(Allocation(counts, loss, targets, gap, graph, table.curves))
     return tuple(found)
 
 
@@ -368,8 +381,8 @@ class Knapsack:
             return None
         return cls(items, costs, tuple(map(tuple, classes.values())))
 
-    def best(self, budget: Mapping[str, Number], count: int) -> list[Choice]:
-        """The choices with the smallest losses, at most so many."""
+    def best(self, budget: Mapping[str, Number], count: int, until: float = math.inf) -> list[tuple[Choice, float]]:
+        """The choices with the smallest losses, at most so many, each with its gap."""
         options = [[*product(*(range(len(self.items[each].counts)) for each in members))] for members in self.classes]
         costs = [self.costs[name] for name in budget]
         limits = [limit - cost.constant for limit, cost in zip(budget.values(), costs, strict=True)]
@@ -384,8 +397,10 @@ class Knapsack:
                     Option(loss, tuple(cost.part(scopes[number], chosen) for cost, scopes in zip(costs, parts, strict=True)))
                 )
             classes.append(rows)
-        found = best_choices(classes, limits, _prices(classes, limits), count)
-        return [self._choice(options, positions) for positions in found]
+        found: list[Found] = best_choices(classes, limits, _prices(classes, limits), count, until)
+        if not found:
+            raise PlanError(_TOO_SLOW)
+        return [(self._choice(options, each.positions), each.gap) for each in found]
 
     def _parts(self, cost: Costs) -> list[list[tuple[int, ...]]]:
         """The scopes of a cost, by class."""
@@ -439,21 +454,33 @@ class Program:
             self._combined[scope] = self._count
             self._count += prod(len(items[each].counts) for each in scope)
         self._equal = [*self._one_each(), *self._margins()]
-        largest = max((abs(loss) for item in items for loss in item.losses), default=0) or 1.0
-        self._losses = [loss / largest * _SCALE for item in items for loss in item.losses]
+        self._largest = max((abs(loss) for item in items for loss in item.losses), default=0) or 1.0
+        self._losses = [loss / self._largest * _SCALE for item in items for loss in item.losses]
         self._losses += [0.0] * (self._count - len(self._losses))
 
-    def best(self, budget: Mapping[str, Number], count: int) -> list[Choice]:
-        """The choices with the smallest losses, at most so many. Each is checked exactly, for the solver is not."""
-        found: list[Choice] = []
+    def best(self, budget: Mapping[str, Number], count: int, until: float = math.inf) -> list[tuple[Choice, float]]:
+        """The choices with the smallest losses, at most so many, each with its gap. Each is checked exactly: scipy doesn't.
+
+        Raises:
+            PlanError: nothing was found until then.
+        """
+        found: list[tuple[Choice, float]] = []
         refused: list[Choice] = []
         while len(found) < count:
-            choice = self._solved(budget, [*found, *refused])
-            if choice is None:
+            left = until - time.monotonic()
+            solved = self._solved(budget, [*(choice for choice, _ in found), *refused], left) if left > 0 else None
+            if solved is None:
+                if left <= 0 and not found:
+                    raise PlanError(_TOO_SLOW)
                 break
-            kept = all(self._costs[name].at(choice) <= limit for name, limit in budget.items())
-            (found if kept else refused).append(choice)
-        return found
+            if all(self._costs[name].at(solved[0]) <= limit for name, limit in budget.items()):
+                found.append(solved)
+            else:
+                refused.append(solved[0])
+        return sorted(found, key=self._loss) if any(gap for _, gap in found) else found
+
+    def _loss(self, found: tuple[Choice, float]) -> float:
+        return sum(item.losses[option] for item, option in zip(self._items, found[0], strict=True))
 
     def _one_each(self) -> list[tuple[dict[int, float], float]]:
         return [
@@ -480,8 +507,8 @@ class Program:
             row.update({first + place: value * scale for place, value in enumerate(values)})
         return row, (limit - cost.constant) * scale
 
-    def _solved(self, budget: Mapping[str, Number], excluded: Sequence[Choice]) -> Choice | None:
-        """The best choice but for those that are excluded; None where there is none."""
+    def _solved(self, budget: Mapping[str, Number], excluded: Sequence[Choice], seconds: float) -> tuple[Choice, float] | None:
+        """The best choice but for those that are excluded, with its gap; None where there is none, or none in time."""
         optimize, sparse = _scipy()
         rows: list[tuple[dict[int, float], float, bool]] = [(*equal, True) for equal in self._equal]
         rows += [(*self._cost_row(name, limit), False) for name, limit in budget.items()]
@@ -499,23 +526,32 @@ class Program:
             integrality=whole,
             bounds=optimize.Bounds(0, 1),
             constraints=optimize.LinearConstraint(matrix, lower, upper),
-            options={"mip_rel_gap": 0},
+            options={"mip_rel_gap": 0, "disp": False} | ({"time_limit": seconds} if seconds < math.inf else {}),
         )
-        if result.status == _INFEASIBLE:
+        if result.status == _INFEASIBLE or (result.status == _OUT_OF_TIME and result.x is None):
             return None
         if result.x is None:
             raise PlanError(f"scipy found no allocation: {result.message}")
         values = result.x.tolist()
-        return tuple(
+        choice = tuple(
             max(range(stop - start), key=lambda option, start=start: values[start + option])  # type: ignore[misc]
             for start, stop in zip(self._starts, self._starts[1:], strict=False)
         )
+        if result.status != _OUT_OF_TIME:
+            return choice, 0.0
+        bound = -math.inf if result.mip_dual_bound is None else float(result.mip_dual_bound)
+        return choice, max(0.0, (float(result.fun) - bound) / _SCALE * self._largest)
 
 
 _SCALE = 1e4
 """The largest loss as the solver sees it: its gaps are absolute, 1e-6."""
 
+_OUT_OF_TIME = 1
 _INFEASIBLE = 2
+_TOO_SLOW = (
+    "no allocation was found within seconds=, although there are some; give more seconds, or fewer ratios in the table, or "
+    "uniform= groups."
+)
 
 
 def _scipy() -> tuple[Any, Any]:

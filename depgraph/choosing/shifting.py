@@ -53,7 +53,7 @@ class Shifts:
         if units == before or not self._fits(units):
             return None
         order = [position for position, count in units.items() for _ in range(count)]
-        targets = tuple(Target(budget.name, budget.limit, budget.cost(units)) for budget in self._budgets)
+        targets = tuple(Target(budget.name, budget.limit, budget.cost(_some(units))) for budget in self._budgets)
         return evolve(plan_of(self._graph, removal(self._couplings, order)), targets=targets)
 
     def _units(self, plan: Plan) -> dict[int, int]:

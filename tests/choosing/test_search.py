@@ -1,6 +1,8 @@
 """Tables of losses, allocations, evolution, and what memory and active parameters count."""
 
+import os
 import random
+import signal
 import sys
 from itertools import islice
 
@@ -150,6 +152,64 @@ def test_an_interrupted_table_goes_on_from_its_file(tmp_path):
         with pytest.raises(dg.errors.PlanError, match="other scores, ratios or groups"):
             dg.sensitivity(**{"graph": BLOCKS, "model": net, "evaluate": evaluate, "ratios": [0.4, 0.8], "scores": SCORES}
                            | other, path=path)  # fmt: skip
+    assert Table.load(path) == whole
+
+
+def test_a_file_that_is_damaged_or_of_another_graph_is_no_table_to_go_on_from(tmp_path):
+    """Nothing is evaluated, the error says why, and the file stays as it was."""
+    net, path = model(), tmp_path / "table.json"
+    dg.sensitivity(BLOCKS, net, distance(net), [0.4], SCORES, path=path)
+    text, asked = path.read_text(), []
+
+    def again(graph=BLOCKS, subject=net, **options):
+        dg.sensitivity(graph, subject, asked.append, [0.4], scores=dict.fromkeys(SCORES, range(5)) if graph is not BLOCKS else
+                       SCORES, path=path, **options)  # fmt: skip
+
+    cut = dg.cut(BLOCKS, "up.2.weight", [0], dim=0)
+    for damaged, says in (
+        (text[: len(text) // 2], "no JSON|not JSON|JSON"),
+        (text.replace('"whole": 0', '"whole": 1').replace('"whole":0', '"whole":1'), "digest"),
+        ("", "JSON"),
+        ('{"format": "depgraph.plan"}', "depgraph.plan"),
+    ):
+        path.write_text(damaged)
+        with pytest.raises(dg.errors.DocumentError, match=says):
+            again()
+        assert path.read_text() == damaged
+    path.write_text(text)
+    small = dg.execute(cut, net)
+    with pytest.raises(dg.errors.PlanError, match="a table of another graph"):
+        dg.sensitivity(cut.apply(BLOCKS), small, asked.append, [0.4], dg.Magnitude(p=2), path=path)
+    with pytest.raises(dg.errors.PlanError, match="around another plan"):
+        again(around=dg.plan(BLOCKS, SCORES, ratio=0.4))
+    assert path.read_text() == text and asked == []
+
+
+def test_a_run_that_is_killed_goes_on_from_what_it_measured(tmp_path):
+    """After SIGKILL in the middle of an evaluation the file is whole, and a second run ends where one in one go does."""
+    net, path = model(), tmp_path / "table.json"
+    evaluate = distance(net)
+    whole = dg.sensitivity(BLOCKS, net, evaluate, [0.4, 0.8], SCORES)
+    child = os.fork()
+    if child == 0:
+        calls = []
+
+        def killing(masked):
+            calls.append(None)
+            if len(calls) == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return evaluate(masked)
+
+        dg.sensitivity(BLOCKS, net, killing, [0.4, 0.8], SCORES, path=path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert sum(len(curve.losses) for curve in Table.load(path).curves) == 3
+    asked = []
+    assert (
+        dg.sensitivity(BLOCKS, net, lambda masked: asked.append(None) or evaluate(masked), [0.4, 0.8], SCORES, path=path)
+        == whole
+    )
+    assert len(asked) == sum(len(curve.counts) for curve in whole.curves) - 3
 
 
 def test_a_criterion_gives_the_order_and_uniform_groups_one_curve():
@@ -203,6 +263,7 @@ def test_ragged_scores_make_ragged_plans():
         ({"budgets": {"macs": -1}}, "expected macs= in"),
         ({"budgets": {"macs": 0.001}}, "macs=.* is out of reach.*measure larger ratios"),
         ({"budgets": {"macs": 0.5}, "top_k": 0}, "expected top_k="),
+        ({"budgets": {"macs": 0.5}, "seconds": 0}, "expected seconds="),
         ({"budgets": {"macs": 0.5}, "memory_model": dg.Memory()}, "none of the budgets has one"),
         ({"graph": ATTENTION, "budgets": {"macs": 0.5}}, "the table is of another graph"),
         ({"table": {}, "budgets": {"macs": 0.5}}, "expected a table from dg.sensitivity"),
@@ -232,6 +293,117 @@ def test_too_many_combinations_are_refused(monkeypatch):
     table = dg.choosing.tabulate(BLOCKS, SCORES, [0.5], lambda plan: float(len(plan.cuts)))
     with pytest.raises(dg.errors.PlanError, match="combinations of widths"):
         dg.pareto(BLOCKS, table, {"macs": 0.8})
+
+
+CHAIN = dg.trace(nn.Sequential(*(nn.Linear(24, 24) for _ in range(9))), torch.zeros(1, 24))
+
+
+def test_a_search_that_runs_out_of_time_says_how_good_its_result_is():
+    """Either the best so far with a gap that holds, or an error that says what to do; nothing is printed."""
+    draw = random.Random(0)
+    curves = [
+        Curve((Order(group.name, None, (tuple(range(24)),)),), tuple(range(2, 24, 2)), tuple(draw.random() for _ in range(11)))
+        for group in CHAIN.groups
+    ]
+    table = Table(CHAIN.fingerprint, 0.0, tuple(curves))
+    (best,) = dg.pareto(CHAIN, table, {"params": 0.3})
+    assert best.gap == 0
+    for seconds in (1e-6, 0.05, 0.2, 30):
+        try:
+            (found,) = dg.pareto(CHAIN, table, {"params": 0.3}, seconds=seconds)
+        except dg.errors.PlanError as error:
+            assert "give more seconds" in str(error) and seconds < 30
+            continue
+        assert found.loss - found.gap <= best.loss + 1e-6 and best.loss <= found.loss + 1e-6
+        assert found.plan.apply(CHAIN).params <= 0.3 * CHAIN.params
+    assert found.loss == pytest.approx(best.loss) and found.gap == 0
+
+
+def test_a_knapsack_that_runs_out_of_time_gives_what_it_has(monkeypatch):
+    """A choice within the budget, with a gap that holds."""
+    table = dg.choosing.tabulate(
+        BLOCKS, SCORES, [0.2, 0.4, 0.6, 0.8], lambda plan: float(sum(cut.count**2 for cut in plan.cuts))
+    )
+    (best,) = dg.pareto(BLOCKS, table, {"macs": 0.5})
+    monkeypatch.setattr(search.time, "monotonic", iter([0.0, *[100.0] * 99]).__next__)
+    (found,) = dg.pareto(BLOCKS, table, {"macs": 0.5}, seconds=1)
+    assert found.gap > 0 and found.loss - found.gap <= best.loss <= found.loss
+    assert found.plan.apply(BLOCKS).macs <= 0.5 * BLOCKS.macs
+
+
+def test_neither_solver_prints(capfd, monkeypatch):
+    """The solver of scipy could write lines of its own to the terminal."""
+    table = dg.choosing.tabulate(BLOCKS, SCORES, [0.4, 0.8], lambda plan: float(len(plan.cuts)))
+    dg.pareto(BLOCKS, table, [{"macs": 0.5}, {"params": 0.6}], top_k=3)
+    monkeypatch.setattr(search.Knapsack, "of", classmethod(lambda cls, items, costs: None))
+    dg.pareto(BLOCKS, table, [{"macs": 0.5}, {"params": 0.6}], top_k=3, seconds=20)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["kl", "cosine", "squared"])
+def test_distances_are_zero_for_the_model_and_those_of_their_formula(kind):
+    """Over batches of different sizes, in the mean over rows."""
+    net, batches = nn.Linear(3, 4), [torch.randn(5, 2, 3), torch.randn(7, 2, 3)]
+    distance = dg.output_distance(net, batches, kind)
+    assert distance(net) == pytest.approx(0, abs=1e-6)
+    other = nn.Linear(3, 4)
+    whole, moved = (torch.cat([each(batch).detach() for batch in batches]) for each in (net, other))
+    wanted = {
+        "kl": (whole.softmax(-1) * (whole.log_softmax(-1) - moved.log_softmax(-1))).sum(-1).mean(),
+        "cosine": (1 - (whole * moved).sum(-1) / whole.norm(dim=-1) / moved.norm(dim=-1)).mean(),
+        "squared": (whole - moved).square().sum() / whole.square().sum(),
+    }
+    assert distance(other) == pytest.approx(wanted[kind].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"kind": "l2"}, "expected kind= as one of"),
+        ({"batches": torch.zeros(2, 3)}, r"write \[batch\] for one"),
+        ({"batches": []}, "at least one batch"),
+        ({"forward": lambda model, batch: (model(batch),)}, "expected outputs as one tensor of floats"),
+        ({"batches": [torch.zeros(2, 3)], "model": nn.Linear(3, 4, bias=False)}, "empty or 0"),
+    ],
+)
+def test_wrong_distances(wrong, says):
+    """Each error says what was expected."""
+    with pytest.raises(dg.errors.PlanError, match=says):
+        dg.output_distance(**{"model": nn.Linear(3, 4), "batches": [torch.ones(2, 3)]} | wrong)
+
+
+def test_outputs_of_another_shape_are_no_distance_away():
+    """Only inner widths may differ."""
+    with pytest.raises(dg.errors.PlanError, match="only inner widths may change"):
+        dg.output_distance(nn.Linear(3, 4), [torch.ones(2, 3)])(nn.Linear(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("around", "says"),
+    [
+        (0.5, "met float"),
+        (dg.plans.Plan.empty(ATTENTION), "a plan for this graph"),
+        (dg.cut(BLOCKS, "up.2.weight", [3, 4], dim=0), "removes other indices than these scores say"),
+    ],
+)
+def test_wrong_plans_to_measure_around(around, says):
+    """Each error says what was expected."""
+    with pytest.raises(dg.errors.PlanError, match=says):
+        dg.choosing.tabulate(BLOCKS, SCORES, [0.4], lambda plan: 0.0, around=around)
+
+
+def test_a_table_around_a_plan_is_saved_and_drawn(tmp_path):
+    """From the loss with all of the group on, with a line where the plan stands."""
+    plan = dg.plan(BLOCKS, SCORES, ratio=0.4)
+    table = dg.choosing.tabulate(
+        BLOCKS, SCORES, [0.4, 0.8], lambda plan: float(sum(cut.count**2 for cut in plan.cuts)), around=plan
+    )
+    assert dict(table.around) == {cut.group: cut.count for cut in plan.cuts}
+    table.save(tmp_path / "table.json")
+    assert Table.load(tmp_path / "table.json") == table
+    shown = [axis for axis in table.plot(columns=2).axes if axis.get_visible()]
+    assert [[*axis.lines[0].get_ydata()] for axis in shown] == [[*curve.losses] for curve in table.curves]
+    assert all(len(axis.lines) == 2 for axis in shown)
 
 
 def test_a_drawing_has_an_axis_for_each_curve():
@@ -290,6 +462,8 @@ def test_evolution_is_deterministic_and_asks_once():
     ("wrong", "says"),
     [
         ({"start": []}, "at least one plan"),
+        ({"mutate": 3}, "expected mutate= as scores, or as a function"),
+        ({"mutate": SCORES, "start": dg.plan(BLOCKS, SCORES, memory=0.8)}, "budgets of memory, which are measured by a model"),
         ({"start": ["plan"]}, "expected plans, met str"),
         ({"children": 0}, "expected children="),
         ({"start": dg.plans.Plan.empty(ATTENTION)}, "for another graph"),
@@ -314,3 +488,33 @@ def test_mutations_that_find_nothing_are_left_out():
     start = dg.plan(BLOCKS, SCORES, ratio=0.5)
     generations = islice(dg.evolve(BLOCKS, start, lambda plan, draw: None, lambda plan: random.random()), 3)
     assert [[each.plan for each in generation.population] for generation in generations] == [[start]] * 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"budgets": {}}, "expected budgets such as"),
+        ({"budgets": {"bytes": 0.5}}, "expected budgets of params"),
+        ({"budgets": {"latency": 0.5}}, "latency_model= belong together"),
+        ({"max_ratio": 0.0}, "no group can lose an index"),
+    ],
+)
+def test_wrong_shifts(wrong, says):
+    """Each error says what was expected."""
+    with pytest.raises(dg.errors.PlanError, match=says):
+        dg.choosing.shifts(**{"graph": BLOCKS, "scores": SCORES, "budgets": {"macs": 0.5}} | wrong)
+
+
+def test_shifts_refuse_plans_that_cut_what_takes_no_part():
+    """They would put it back."""
+    move = dg.choosing.shifts(BLOCKS, SCORES, {"macs": 0.5}, ignore=["up.0:out"])
+    with pytest.raises(dg.errors.PlanError, match="cuts none but groups that take part"):
+        move(dg.plan(BLOCKS, SCORES, ratio=0.5), random.Random(0))
+
+
+def test_shifts_within_a_latency():
+    """Any function of a graph may be the budget, and a plan over it is brought within."""
+    move = dg.choosing.shifts(BLOCKS, SCORES, {"latency": 0.6}, latency_model=lambda graph: float(graph.params))
+    plan = move(dg.plans.Plan.empty(BLOCKS), random.Random(0))
+    assert plan.apply(BLOCKS).params <= 0.6 * BLOCKS.params
+    assert [target.name for target in plan.targets] == ["latency"]
