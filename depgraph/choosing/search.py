@@ -470,7 +470,7 @@ class Program:
             left = until - time.monotonic()
             solved = self._solved(budget, [*(choice for choice, _ in found), *refused], left) if left > 0 else None
             if solved is None:
-                if left <= 0 and not found:
+                if not found and until < math.inf:  # there is one, for the smallest sizes keep the budget
                     raise PlanError(_TOO_SLOW)
                 break
             if all(self._costs[name].at(solved[0]) <= limit for name, limit in budget.items()):
