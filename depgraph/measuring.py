@@ -81,7 +81,7 @@ def sensitivity(
     return tabulate(graph, ranked, ratios, loss, path=path, shown=partial(_shown, progress), around=around, **options)
 
 
-DISTANCES = ("kl", "cosine", "squared")
+DISTANCES = ("kl", "cosine", "squared", "cka")
 
 
 def output_distance(
@@ -103,7 +103,10 @@ def output_distance(
         batches: inputs, as for `dg.score`; a few hundred rows are better than a few dozen.
         kind: along the last axis, in the mean over all others. ``kl``, for logits: the Kullback-Leibler divergence of the
             softmax from that of now, in nats. ``cosine``, for embeddings: 1 minus the cosine. ``squared``: the sum of squares
-            of the difference over that of the outputs of now.
+            of the difference over that of the outputs of now. ``cka``, for embeddings that are compared with each other: 1
+            minus the linear centred kernel alignment of all rows of all batches (Kornblith et al., "Similarity of Neural
+            Network Representations Revisited", ICML 2019, equation 3), for which a shift, a rotation and a scale that all
+            embeddings share change nothing. Take the one that sees what is used of the outputs, and no more.
         forward: from the model and a batch to the outputs, one tensor, such as
             ``lambda model, batch: model(**batch).logits[batch["attention_mask"] > 0]``. By default what forward returns.
 
@@ -111,7 +114,8 @@ def output_distance(
         A function of a model that has the same outputs, such as this one with masks, or the pruned one.
 
     Raises:
-        PlanError: no batch, an unknown kind, or outputs that are no tensor of floats.
+        PlanError: no batch, an unknown kind, outputs that are no tensor of floats, or that are all the same where that leaves
+            no distance.
 
     >>> import torch, depgraph as dg
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -127,15 +131,53 @@ def output_distance(
     pairs = [(batch, _outputs(forward, model, batch)) for batch in batches]
     if not pairs:
         raise PlanError("expected at least one batch to compare outputs on.")
-    rows = sum(whole[..., 0].numel() for _, whole in pairs)
-    scale = sum(float(whole.square().sum()) for _, whole in pairs) if kind == "squared" else rows
-    if not scale:
-        raise PlanError("all outputs are empty or 0, so that no distance to them is relative; give other batches.")
+    wholes = [whole for _, whole in pairs]
+    scale = _scale(kind, wholes)
+    if not scale > 0:
+        raise PlanError("all outputs are empty, 0 or the same, so that no distance to them is relative; give other batches.")
 
     def distance(other: nn.Module) -> float:
-        return sum(_apart(kind, whole, _outputs(forward, other, batch)) for batch, whole in pairs) / scale
+        found = [_outputs(forward, other, batch) for batch, _ in pairs]
+        for whole, output in zip(wholes, found, strict=True):
+            if whole.shape != output.shape:
+                expected, met = [*whole.shape], [*output.shape]
+                raise PlanError(f"expected outputs of the shape {expected}, met {met}; only inner widths may change.")
+        if kind == "cka":
+            return 1 - _alignment(_rows(wholes), _rows(found))
+        return sum(_apart(kind, whole, output) for whole, output in zip(wholes, found, strict=True)) / scale
 
     return distance
+
+
+def _scale(kind: str, outputs: Sequence[torch.Tensor]) -> float:
+    """What a sum over rows is divided by."""
+    if kind == "squared":
+        return sum(float(output.square().sum()) for output in outputs)
+    if kind == "cka":
+        return float(_rows(outputs).square().sum())
+    return sum(output[..., 0].numel() for output in outputs)
+
+
+def _rows(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All rows, around their mean."""
+    rows = torch.cat([output.double().flatten(0, -2) if output.dim() > 1 else output.double()[None] for output in outputs])
+    centred = rows - rows.mean(0)
+    return centred if centred.norm() > 1e-12 * rows.norm() else torch.zeros_like(rows)  # rounding alone is no difference
+
+
+def _alignment(whole: torch.Tensor, other: torch.Tensor) -> float:
+    """The linear centred kernel alignment of rows around their mean; that with rows that are all the same is 0."""
+    if whole.shape[0] < whole.shape[1]:  # the same by the similarities of rows, which are fewer
+        kernels = whole @ whole.T, other @ other.T
+        return _cosine(*kernels)
+    both = (whole.T @ other).square().sum()
+    lengths = (whole.T @ whole).norm() * (other.T @ other).norm()
+    return float(both / lengths) if lengths > 0 else 0.0
+
+
+def _cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    lengths = one.norm() * other.norm()
+    return float((one * other).sum() / lengths) if lengths > 0 else 0.0
 
 
 @torch.no_grad()
@@ -151,8 +193,6 @@ def _outputs(forward: Forward, model: nn.Module, batch: Any) -> torch.Tensor:
 
 def _apart(kind: str, whole: torch.Tensor, other: torch.Tensor) -> float:
     """The sum of the distances of all rows."""
-    if whole.shape != other.shape:
-        raise PlanError(f"expected outputs of the shape {[*whole.shape]}, met {[*other.shape]}; only inner widths may change.")
     whole, other = whole.float(), other.float()
     if kind == "kl":
         apart = F.kl_div(F.log_softmax(other, -1), F.log_softmax(whole, -1), reduction="sum", log_target=True)

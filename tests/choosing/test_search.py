@@ -93,6 +93,81 @@ def test_active_parameters_of_a_mixture(experts):
     assert active(graph) == graph.params - stacked // 2
 
 
+def bytes_of(tensors):
+    """What tensors hold."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+IDS = torch.arange(21).view(3, 7)
+
+
+@pytest.mark.models
+def test_the_memory_of_a_cache_is_what_a_pruned_language_model_holds():
+    """Grouped queries, fewer key-value heads and fewer dims: the bytes of the `DynamicCache` after a run, and of the weights."""
+    library = transformers()
+    config = library.LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=4, vocab_size=50,
+    )  # fmt: skip
+    net = library.LlamaForCausalLM(config).eval()
+    graph = dg.trace(net, kwargs={"input_ids": IDS, "use_cache": False})
+    scores = dg.score(graph, net, dg.Magnitude(p=2))
+    plan = dg.plan(graph, scores, ratio={"role:head": 0.5, "role:channel": 0.25})
+    small = dg.execute(plan, net)
+    layers = small(input_ids=IDS, use_cache=True).past_key_values.layers
+    held, cached = bytes_of(small.parameters()), bytes_of(each for layer in layers for each in (layer.keys, layer.values))
+    shrunk = plan.apply(graph)
+    assert dg.Memory(0, 7, batch=3, cache=4)(shrunk) == cached == dg.Memory(0, 7, batch=3, cache=4)(graph) / 2
+    assert dg.Memory(4, 7, batch=3, cache=4)(shrunk) == held + cached
+    assert dg.Memory(0, 8, batch=3, cache=4)(shrunk) != cached, "the control: another length"
+
+
+@pytest.mark.models
+def test_the_memory_of_a_state_is_what_a_pruned_mamba_holds():
+    """Its states of convolution and recurrence, with fewer channels."""
+    library = transformers()
+    config = library.MambaConfig(hidden_size=16, num_hidden_layers=2, state_size=4, vocab_size=50)
+    net = library.MambaForCausalLM(config).eval()
+    graph = dg.trace(net, kwargs={"input_ids": IDS, "use_cache": False})
+    plan = dg.plan(graph, dg.score(graph, net, dg.Magnitude(p=2)), ratio=0.4)
+    layers = dg.execute(plan, net)(input_ids=IDS, use_cache=True).cache_params.layers
+    states = [state for layer in layers for each in (layer.conv_states, layer.recurrent_states) for state in each.values()]
+    memory = dg.Memory(0, states=["*.A_log", "*.conv1d.weight"], batch=3, cache=4)
+    assert memory(plan.apply(graph)) == bytes_of(states) < memory(graph)
+    assert dg.Memory(0, states=["*.A_log"], batch=3, cache=4)(plan.apply(graph)) != bytes_of(states), "the control"
+
+
+@pytest.mark.models
+def test_active_parameters_are_those_that_one_token_meets_in_a_pruned_mixture():
+    """Counted by the experts that the router of each layer takes for one token; widths of experts are cut."""
+    library = transformers()
+    config = library.MixtralConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=50,
+        num_local_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    net = library.MixtralForCausalLM(config).eval()
+    net.set_experts_implementation("grouped_mm")
+    graph = dg.trace(net, kwargs={"input_ids": IDS, "use_cache": False})
+    plan = dg.plan(graph, dg.score(graph, net, dg.Magnitude(p=2)), ratio=0.25)
+    small, met = dg.execute(plan, net), 0
+    taken = []
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda module, args, kwargs: taken.append({*args[1].flatten().tolist()}), with_kwargs=True
+        )
+        for name, module in small.named_modules()
+        if name.endswith(".experts")
+    ]
+    with torch.no_grad():
+        small(input_ids=torch.tensor([[3]]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    assert [len(experts) for experts in taken] == [2, 2]
+    for name, parameter in small.named_parameters():
+        layer = int(name.split(".")[2]) if ".experts." in name else None
+        met += parameter.numel() if layer is None else sum(parameter[expert].numel() for expert in taken[layer])
+    assert active(plan.apply(graph)) == met < plan.apply(graph).params
+
+
 def test_budgets_of_memory_and_active_parameters_join_others():
     """Each budget is kept, as a fraction or as a number, and schedules know them."""
     scores = {group.name: range(group.size) for group in ATTENTION.groups}
@@ -340,7 +415,27 @@ def test_neither_solver_prints(capfd, monkeypatch):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("kind", ["kl", "cosine", "squared"])
+def alignment(one, other):
+    """The linear centred kernel alignment by its definition: the cosine of centred matrices of similarities."""
+    one, other = ((each.double() - each.double().mean(0)) for each in (one.flatten(0, -2), other.flatten(0, -2)))
+    kernels = one @ one.T, other @ other.T
+    return (kernels[0] * kernels[1]).sum() / kernels[0].norm() / kernels[1].norm()
+
+
+def test_the_alignment_of_embeddings_sees_no_shift_rotation_or_scale():
+    """Others are apart, whether there are more rows or more numbers in each, and rows that are all the same are far."""
+    net = nn.Linear(3, 4)
+    turned = nn.Linear(3, 4)
+    with torch.no_grad():
+        turned.weight.copy_(3 * torch.linalg.qr(torch.randn(4, 4)).Q @ net.weight)
+    for rows in (3, 50):
+        distance = dg.output_distance(net, [torch.randn(rows, 3)], "cka")
+        assert distance(turned) == pytest.approx(0, abs=1e-6) and distance(nn.Linear(3, 4)) > 1e-3
+        assert distance(nn.Linear(3, 4).requires_grad_(False).apply(lambda layer: layer.weight.zero_())) == 1
+    assert dg.output_distance(net, [torch.randn(9, 3)], "squared")(turned) > 0.1, "the control: another distance sees them"
+
+
+@pytest.mark.parametrize("kind", ["kl", "cosine", "squared", "cka"])
 def test_distances_are_zero_for_the_model_and_those_of_their_formula(kind):
     """Over batches of different sizes, in the mean over rows."""
     net, batches = nn.Linear(3, 4), [torch.randn(5, 2, 3), torch.randn(7, 2, 3)]
@@ -351,6 +446,7 @@ def test_distances_are_zero_for_the_model_and_those_of_their_formula(kind):
     wanted = {
         "kl": (whole.softmax(-1) * (whole.log_softmax(-1) - moved.log_softmax(-1))).sum(-1).mean(),
         "cosine": (1 - (whole * moved).sum(-1) / whole.norm(dim=-1) / moved.norm(dim=-1)).mean(),
+        "cka": 1 - alignment(whole, moved),
         "squared": (whole - moved).square().sum() / whole.square().sum(),
     }
     assert distance(other) == pytest.approx(wanted[kind].item(), rel=1e-4)
@@ -363,7 +459,8 @@ def test_distances_are_zero_for_the_model_and_those_of_their_formula(kind):
         ({"batches": torch.zeros(2, 3)}, r"write \[batch\] for one"),
         ({"batches": []}, "at least one batch"),
         ({"forward": lambda model, batch: (model(batch),)}, "expected outputs as one tensor of floats"),
-        ({"batches": [torch.zeros(2, 3)], "model": nn.Linear(3, 4, bias=False)}, "empty or 0"),
+        ({"batches": [torch.zeros(2, 3)], "model": nn.Linear(3, 4, bias=False)}, "empty, 0 or the same"),
+        ({"batches": [torch.ones(2, 3)], "kind": "cka"}, "empty, 0 or the same"),
     ],
 )
 def test_wrong_distances(wrong, says):
