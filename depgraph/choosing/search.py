@@ -63,8 +63,8 @@ class Allocation:
     >>> table = dg.choosing.tabulate(
     ...     graph, {"0.weight:0": range(8)}, [0.25, 0.5], lambda plan: len(plan.removed.get("0.weight:0", ())))
     >>> (best,) = dg.pareto(graph, table, [{"params": 0.9}])
-    >>> dict(best.counts), best.loss, best.targets, best.gap
-    ({'0.weight:0': 2}, 2, (Target(name='params', requested=52.2, realised=44),), 0.0)
+    >>> isinstance(best, Allocation), dict(best.counts), best.loss, best.gap
+    (True, {'0.weight:0': 2}, 2, 0.0)
     >>> print(best.plan)
     <Plan: 1 groups, 3 axes, 2 attributes>
       0.weight:0: 2 of 8 indices go

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen
@@ -151,12 +152,16 @@ class Table:
             if start := dict(self.around).get(curve.groups[0]):
                 axis.axvline(start / size, linestyle=":", linewidth=1, color="black")
             more = f" and {len(curve.groups) - 1} more" if len(curve.groups) > 1 else ""
-            axis.set_title(curve.groups[0] + more, fontsize=8)
+            axis.set_title(fill(curve.groups[0] + more, _TITLE, break_on_hyphens=False), fontsize=8)
         for axis in list(axes):
             axis.set_visible(False)
         figure.supxlabel("removed")
         figure.supylabel("loss")
         return figure
+
+
+_TITLE = 40
+"""So many characters of a title are as wide as a drawing."""
 
 
 def check(table: Table) -> Sequence[str]:

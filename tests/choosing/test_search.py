@@ -103,7 +103,7 @@ IDS = torch.arange(21).view(3, 7)
 
 @pytest.mark.models
 def test_the_memory_of_a_cache_is_what_a_pruned_language_model_holds():
-    """Grouped queries, fewer key-value heads and fewer dims: the bytes of the `DynamicCache` after a run, and of the weights."""
+    """Grouped queries and fewer key-value heads: the bytes of the `DynamicCache` after a run, and of the weights."""
     library = transformers()
     config = library.LlamaConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=4, vocab_size=50,
