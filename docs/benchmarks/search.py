@@ -158,8 +158,10 @@ Whether an allocation that is searched by what the model loses keeps more than e
 scores of the same groups, and the same budget of MACs, so that only the widths differ.
 
 What is searched by is the distance to the whole model's own outputs, `dg.output_distance`, on data without labels that are not
-judged; what is judged is another measure on other data. A table is `dg.sensitivity`: each group is cut at a few widths while
-all others stay whole.
+judged: the divergence `kl` of 256 images on digits; the alignment `cka` of 64 sentences on MiniLM, for its embeddings are to be
+compared with each other. What is judged is another measure on other data. A table is `dg.sensitivity`: each group is cut at a
+few widths while all others stay whole. The loss of a task in the place of the distance is near 0 for MiniLM with any single
+cut, and rises and falls by chance.
 
 | method | how |
 |---|---|
