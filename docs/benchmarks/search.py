@@ -23,7 +23,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 DOCS = Path(__file__).resolve().parents[1]
-sys.path += [str(DOCS.parent), str(DOCS / "examples")]
+sys.path[:0] = [str(DOCS.parent), str(DOCS / "examples")]
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
