@@ -123,7 +123,7 @@ def write_reference(app: Any) -> None:
 
 
 def for_readers(app: Any, name: str, source: list[str]) -> None:
-    """What lies beside `docs` in the repository has a page of its own in the site; examples end without the line doctest wants."""
+    """Links lead to pages of the site, and examples end without the empty line that doctest wants."""
     source[0] = source[0].replace("](../SECURITY.md)", "](security.md)").replace("\n\n```\n", "\n```\n")
 
 
@@ -150,6 +150,6 @@ def setup(app: Any) -> None:
     """Writes the reference before the pages are read, and checks it afterwards."""
     app.connect("builder-inited", write_reference)
     app.connect("source-read", for_readers)
-    app.connect("include-read", lambda app, path, parent, source: for_readers(app, "", source))
+    app.connect("include-read", lambda app, path, parent, source: for_readers(app, parent, source))
     app.connect("autodoc-skip-member", is_field)
     app.connect("env-check-consistency", check_reference)
