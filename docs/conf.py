@@ -148,6 +148,10 @@ def check_reference(app: Any, env: Any) -> None:
 
 def setup(app: Any) -> None:
     """Writes the reference before the pages are read, and checks it afterwards."""
+    from sphinx.domains.python import PyObject
+
+    for kind in PyObject.doc_field_types:
+        kind.label = "Attributes" if kind.name == "variable" else kind.label  # what docstrings call them
     app.connect("builder-inited", write_reference)
     app.connect("source-read", for_readers)
     app.connect("include-read", lambda app, path, parent, source: for_readers(app, parent, source))
