@@ -21,7 +21,7 @@ _MAX_DEPTH = 2
 """An integer counts axes of its module's layers, and of theirs where they are blocks such as a convolution with its norm.
 
 The number of experts is an exception: a model holds it for the loss that balances them, and it may be as large as something
-nearer, such as the 128 dims of a head."""
+nearer: 64 experts as the rotary frequencies of head dims of 128."""
 
 
 def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribute, ...]:

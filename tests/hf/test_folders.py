@@ -123,7 +123,7 @@ def test_whole_heads_and_widths_are_found_together(tmp_path):
 
 @pytest.mark.parametrize("head_dim", [16, 8, 12], ids=["as many as rotary frequencies", "as head dims", "as nothing else"])
 def test_the_number_of_experts_follows_whatever_else_is_as_large(head_dim, tmp_path):
-    """The model's own number of experts is read by no forward without the loss that balances them; 128 are common of both."""
+    """The model's own number of experts is read by no forward without the loss that balances them; OLMoE has 64 of both."""
     module = transformers()
     torch.manual_seed(0)
     config = module.Qwen3MoeConfig(
