@@ -168,7 +168,7 @@ def _summary(rows: list[Row]) -> list[str]:
         told = (
             f"The sums of what each cut loses alone lie between {min(sums):.5f} and {max(sums):.5f}; "
             f"all cuts together lose {min(together):.5f} to {max(together):.5f}. So the table is mostly noise: likely because "
-            "the calibration loss is near zero with any single cut; a distance to the whole model's outputs is not."
+            "the calibration loss is near zero with any single cut; a distance to the whole model's outputs is not, see below."
         )
     return [
         f"Of {len(words)} cells, a budget and another method each, `pareto` is better in {count['better']}, level in "
