@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,8 @@ Exit codes:
   6  a plan for another graph, model or checkpoint
   7  the model cannot be traced
   8  your own module or forward failed
+  9  an unexpected error
+  130  interrupted
 """
 
 CRITERIA = ("magnitude", "l1", "bnscale", "lamp", "fpgm", "random")
@@ -47,7 +50,7 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line."""
-        from depgraph.cli.ending import fail, one_line
+        from depgraph.cli.ending import INTERRUPTED, fail, one_line
 
         try:
             code: Any = super().main(*args, **{**extra, "standalone_mode": False})
@@ -58,7 +61,7 @@ class Commands(click.Group):
             where = error.ctx.command_path if error.ctx is not None else "depgraph"
             fail(2, f"{one_line(Exception(error.format_message()))} See `{where} --help`.")
         except click.Abort:
-            fail(1, "aborted")
+            fail(INTERRUPTED, "interrupted")
         raise SystemExit(code if isinstance(code, int) else 0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -222,6 +225,7 @@ def check(file: str, graph_file: str | None, as_json: bool, **against: Any) -> N
 @click.option("--max-shard-size", metavar="SIZE", help="Write a folder with shards of at most so many bytes, such as 5GB.")
 @click.option("--no-strict", is_flag=True, help="The checkpoint may lack tensors that the plan cuts.")
 @click.option("--progress", is_flag=True, help="Show a progress bar; needs tqdm.")
+@FORCE
 @AS_JSON
 def apply(
     plan_file: str,
@@ -231,16 +235,20 @@ def apply(
     max_shard_size: str | None,
     no_strict: bool,
     progress: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Prune a checkpoint without its model: SOURCE in, TARGET out, whole or not at all.
 
     Safetensors, what torch.save wrote (read with weights_only=True), folders of shards. A folder must be new.
     """
-    from depgraph.cli.files import load_plan, size_of
+    from depgraph.cli.files import load_plan, refuse_existing, size_of
     from depgraph.execution.checkpoints import prune_checkpoint
 
+    if not Path(target).is_dir():  # a folder that exists is refused even so
+        refuse_existing(target, force)
     plan = load_plan(plan_file)
+    before = size_of(source)
     prefix = strip_prefix or ""
     prune_checkpoint(
         plan,
@@ -251,7 +259,7 @@ def apply(
         max_shard_size=max_shard_size,
         progress=progress,
     )
-    before, after = size_of(source), size_of(target)
+    after = size_of(target)
     data = {"source": source, "target": target, "bytes_before": before, "bytes_after": after}
     _tell(data, f"{target}: {after / before:.0%} of the bytes of {source}", as_json)
 

@@ -6,10 +6,10 @@ the installed transformers.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -20,7 +20,7 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from depgraph.cli.ending import UserCodeError
+from depgraph.cli.ending import UserCodeError, place_of
 from depgraph.errors import DepgraphError, DocumentError, PlanError
 from depgraph.hf.building import built, library
 from depgraph.hf.folders import PLAN, from_pretrained
@@ -59,6 +59,9 @@ def model_at(source: str, inputs: Sequence[str], *, weights: bool, checkpoint: s
         UserCodeError: importing the module or calling the factory failed.
     """
     tensors = [_tensor(spec) for spec in inputs]
+    names = [name for name, _ in tensors if name]
+    if len(set(names)) < len(names):
+        raise PlanError(f"expected one --input for each name, met {', '.join(names)}.")
     with users_code(source):
         model, main = _of_folder(Path(source), weights) if Path(source).is_dir() else (_of_factory(source), "")
     if main and not tensors:
@@ -76,12 +79,11 @@ def users_code(what: str) -> Iterator[None]:
     """Turn what the user's code raises into `UserCodeError`, with where it was raised; depgraph's own errors pass."""
     try:
         yield
-    except (DepgraphError, UserCodeError):
+    except (DepgraphError, UserCodeError, MemoryError):
         raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        raise UserCodeError(f"{what}: {type(error).__name__} at {place}: {error}") from error
+    except (Exception, SystemExit) as error:
+        said = str(error) if not isinstance(error, SystemExit) else "it ends the process"
+        raise UserCodeError(f"{what}: {type(error).__name__}{place_of(error)}: {said}") from error
 
 
 def factory_at(source: str) -> nn.Module:
@@ -91,8 +93,8 @@ def factory_at(source: str) -> nn.Module:
 
 
 def _of_factory(source: str) -> nn.Module:
-    module_name, separator, path = source.partition(":")
-    if not separator or not module_name or not path:
+    module_name, _, path = source.partition(":")
+    if not all(step.isidentifier() for step in (*module_name.split("."), *path.split("."))):
         raise PlanError(f"expected module:factory or a folder with a config.json, met {source!r}.")
     sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script has its own folder there
     try:
@@ -101,10 +103,22 @@ def _of_factory(source: str) -> nn.Module:
         sys.path.remove(os.getcwd())
     for step in path.split("."):
         value = getattr(value, step)
-    model = value if isinstance(value, nn.Module) else value()
+    if callable(value) and not isinstance(value, nn.Module):
+        _check_takes_nothing(value, source)
+    model = value if isinstance(value, nn.Module) or not callable(value) else value()
     if not isinstance(model, nn.Module):
         raise PlanError(f"{source} gives a {type(model).__name__}; expected an nn.Module, or a function that returns one.")
     return model.eval()
+
+
+def _check_takes_nothing(factory: Callable[..., Any], source: str) -> None:
+    """Raise `PlanError` for a factory that needs arguments."""
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise PlanError(f"{source} takes arguments ({error}); name a function that needs none, or a module.") from None
+    except ValueError:  # built in, without a signature: the call will tell
+        return
 
 
 def _of_folder(folder: Path, weights: bool) -> tuple[nn.Module, str]:
@@ -150,19 +164,31 @@ def _tensor(spec: str) -> tuple[str, torch.Tensor]:
     if parts is None or not isinstance(dtype, torch.dtype):
         raise PlanError(f"expected a shape such as 1x3x224x224, or name=1x8:int64, met {spec!r}.")
     sizes = tuple(map(int, shape.split("x")))
+    try:
+        return name or "", _filled(sizes, dtype, masks=(name or "").endswith("mask"))
+    except (RuntimeError, TypeError, OverflowError, MemoryError):
+        raise PlanError(f"no input of shape {shape} can be made: it is too large for the memory.") from None
+
+
+def _filled(sizes: tuple[int, ...], dtype: torch.dtype, masks: bool) -> torch.Tensor:
+    """Random floating numbers, or integers of one value."""
     if dtype.is_floating_point:
-        return name or "", torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(dtype)
-    return name or "", torch.ones(sizes, dtype=dtype) if (name or "").endswith("mask") else torch.zeros(sizes, dtype=dtype)
+        return torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return torch.ones(sizes, dtype=dtype) if masks else torch.zeros(sizes, dtype=dtype)
 
 
 def _load(model: nn.Module, checkpoint: str) -> None:
     """Load a state dict into a model; nothing in the file is executed."""
     if checkpoint.endswith(".safetensors"):
         try:
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
         except ImportError:
             raise PlanError("safetensors is not installed; install depgraph[files].") from None
-        state: Any = load_file(checkpoint)
+        try:
+            state: Any = load_file(checkpoint)
+        except SafetensorError as error:
+            raise DocumentError(f"{checkpoint} is no file of safetensors, or is damaged ({error}).") from None
     else:
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -82,7 +82,8 @@ def _pattern_lines(graph: Graph, pattern: str, names: set[str]) -> Iterator[str]
     try:
         groups = groups_at(graph, pattern)
     except UnknownNameError:
-        known = {*names, *graph.by_name, *graph.groups_by_name} - {""}
+        roles = {f"role:{group.role}" for group in graph.groups}
+        known = roles if pattern.startswith("role:") else {*names, *graph.by_name, *graph.groups_by_name} - {""}
         raise UnknownNameError("tensor, group, attribute, module or operation", pattern, known) from None
     bases = bases_of(graph)
     for group in groups:
