@@ -11,6 +11,7 @@ from attrs import frozen
 
 from depgraph.algebra.numbers import is_whole
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
 
@@ -63,6 +64,7 @@ class Generation:
         return self.population[0].plan
 
 
+@of_graph
 def evolve(
     graph: Graph,
     start: Plan | Iterable[Plan],

@@ -32,6 +32,7 @@ from depgraph.choosing.memory import Memory
 from depgraph.choosing.tables import Curve, Table
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan, Target
@@ -96,6 +97,7 @@ class Item:
     losses: tuple[float, ...]
 
 
+@of_graph
 @without_collections()
 def pareto(
     graph: Graph,

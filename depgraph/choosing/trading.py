@@ -9,10 +9,12 @@ from depgraph.algebra.numbers import is_whole
 from depgraph.choosing.choose import plan
 from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
 
 
+@of_graph
 def plans_by_depth(
     graph: Graph, scores: Scores, path: str, counts: Iterable[int] | None = None, **options: Any
 ) -> Iterator[Plan]:

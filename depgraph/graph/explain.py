@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import UnknownNameError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.modules import modules_of
@@ -18,6 +19,7 @@ LONGEST = 24
 """Dependencies that `explain` writes out for one group."""
 
 
+@of_graph
 def explain(graph: Graph, name: str, dim: int) -> str:
     """Why an axis is coupled to what, or why it is pinned, as text for people.
 
