@@ -184,7 +184,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
 @click.argument("file")
 @click.option("--graph", "graph_file", metavar="FILE", help="The graph that the plan was made for.")
 @click.option("--checkpoint", metavar="PATH", help="A file or folder of weights that the plan is to fit.")
-@click.option("--model", metavar="MODULE:FACTORY", help="A model that the plan is to fit; imports the module.")
+@click.option("--model", metavar="SOURCE", help="A model that the plan is to fit: module:factory, or a folder of transformers.")
 @click.option("--engine", type=click.Choice(ENGINES), help="An engine that is to take the sizes; with a plan needs --graph.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the engine. Repeatable.")
 @click.option("--no-strict", is_flag=True, help="The checkpoint may lack tensors that the plan cuts.")
@@ -215,7 +215,7 @@ def check(file: str, graph_file: str | None, as_json: bool, **against: Any) -> N
 
 @command(
     "depgraph apply plan.json model.safetensors small.safetensors\n"
-    "depgraph apply plan.json model/ small/ --max-shard-size 5GB\n"
+    "depgraph apply plan.json ./Llama-3.2-1B ./small --max-shard-size 5GB\n"
     "depgraph apply plan.json last.pt small.pt --strip-prefix model."
 )
 @click.argument("plan_file", metavar="PLAN")
@@ -240,28 +240,41 @@ def apply(
 ) -> None:
     """Prune a checkpoint without its model: SOURCE in, TARGET out, whole or not at all.
 
-    Safetensors, what torch.save wrote (read with weights_only=True), folders of shards. A folder must be new.
+    Safetensors, what torch.save wrote (read with weights_only=True), folders of shards. A folder must be new. Of a folder of
+    transformers the configuration follows and all other files are copied, so that transformers loads it.
     """
     from depgraph.cli.files import load_plan, refuse_existing, size_of
-    from depgraph.execution.checkpoints import prune_checkpoint
 
-    if not Path(target).is_dir():  # a folder that exists is refused even so
+    if not Path(target).is_dir():  # a folder is refused by whoever would write it
         refuse_existing(target, force)
     plan = load_plan(plan_file)
     before = size_of(source)
-    prefix = strip_prefix or ""
-    prune_checkpoint(
-        plan,
-        source,
-        target,
-        rename=(lambda name: name.removeprefix(prefix)) if prefix else None,
-        strict=not no_strict,
-        max_shard_size=max_shard_size,
-        progress=progress,
-    )
+    data: dict[str, Any] = {"source": source, "target": target}
+    if (Path(source) / "config.json").is_file():
+        from depgraph.cli.models import prune_folder
+
+        if strip_prefix or no_strict:
+            raise click.UsageError("--strip-prefix and --no-strict are for checkpoints without a config.json.")
+        saved = prune_folder(plan, source, target, max_shard_size=max_shard_size, replace=force)
+        data.update(stock=saved.stock, keys=saved.keys, problems=saved.problems)
+        text = f"{saved}\n"
+    else:
+        from depgraph.execution.checkpoints import prune_checkpoint
+
+        prefix = strip_prefix or ""
+        prune_checkpoint(
+            plan,
+            source,
+            target,
+            rename=(lambda name: name.removeprefix(prefix)) if prefix else None,
+            strict=not no_strict,
+            max_shard_size=max_shard_size,
+            progress=progress,
+        )
+        text = ""
     after = size_of(target)
-    data = {"source": source, "target": target, "bytes_before": before, "bytes_after": after}
-    _tell(data, f"{target}: {after / before:.0%} of the bytes of {source}", as_json)
+    data.update(bytes_before=before, bytes_after=after)
+    _tell(data, f"{text}{target}: {after / before:.0%} of the bytes of {source}", as_json)
 
 
 @command(

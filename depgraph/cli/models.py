@@ -22,9 +22,11 @@ from torch import nn
 
 from depgraph.cli.ending import UserCodeError, place_of
 from depgraph.errors import DepgraphError, DocumentError, PlanError
-from depgraph.hf.building import built, library
-from depgraph.hf.folders import PLAN, from_pretrained
+from depgraph.hf import Saved, pruning
+from depgraph.hf.building import library
+from depgraph.hf.pruning import loaded, skeleton
 from depgraph.messages import shortened
+from depgraph.plans.plan import Plan
 
 _SPEC = re.compile(r"(?:([A-Za-z_]\w*)=)?(\d+(?:x\d+)*)(?::(\w+))?")
 _TOKENS = 8
@@ -86,10 +88,10 @@ def users_code(what: str) -> Iterator[None]:
         raise UserCodeError(f"{what}: {type(error).__name__}{place_of(error)}: {said}") from error
 
 
-def factory_at(source: str) -> nn.Module:
-    """The model of ``module:factory``, without inputs."""
+def model_alone(source: str) -> nn.Module:
+    """The model of ``module:factory`` or, without its weights, of a folder; without inputs."""
     with users_code(source):
-        return _of_factory(source)
+        return _of_folder(Path(source), weights=False)[0] if Path(source).is_dir() else _of_factory(source)
 
 
 def _of_factory(source: str) -> nn.Module:
@@ -123,25 +125,21 @@ def _check_takes_nothing(factory: Callable[..., Any], source: str) -> None:
 
 def _of_folder(folder: Path, weights: bool) -> tuple[nn.Module, str]:
     """The model of a folder, and the name of its main input."""
-    transformers = library()
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise DocumentError(f"{folder} is no folder of transformers: {shortened(str(error).splitlines()[0])}") from None
-    names = config.architectures or ()
-    model_class = getattr(transformers, names[0], None) if names else None
-    if model_class is None:
-        raise DocumentError(
-            f"{folder} names the class {names[0] if names else 'of no model'}, which the installed transformers has not; "
-            "trace the model as module:factory."
-        )
-    if (folder / PLAN).exists():
-        model = from_pretrained(folder)
-    elif weights:
-        model = model_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    else:
-        model = built(model_class, config)
-    return model.eval(), str(model_class.main_input_name)
+    quiet()
+    model = (loaded if weights else skeleton)(folder)
+    return model.eval(), str(model.main_input_name)
+
+
+def prune_folder(plan: Plan, source: str, target: str, *, max_shard_size: str | None, replace: bool) -> Saved:
+    """Prune a folder of transformers."""
+    quiet()
+    shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    return pruning.prune_folder(plan, source, target, replace=replace, **shards)
+
+
+def quiet() -> None:
+    """Let transformers show no bars: a command tells what it does in lines."""
+    library().logging.disable_progress_bar()
 
 
 def _default_input(model: nn.Module, main: str) -> tuple[str, torch.Tensor]:
