@@ -255,7 +255,7 @@ def apply(
 
         if strip_prefix or no_strict:
             raise click.UsageError("--strip-prefix and --no-strict are for checkpoints without a config.json.")
-        saved = prune_folder(plan, source, target, max_shard_size=max_shard_size, replace=force)
+        saved = prune_folder(plan, source, target, max_shard_size=max_shard_size, replace=force, progress=progress)
         data.update(stock=saved.stock, keys=saved.keys, problems=saved.problems)
         text = f"{saved}\n"
     else:

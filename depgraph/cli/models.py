@@ -130,11 +130,11 @@ def _of_folder(folder: Path, weights: bool) -> tuple[nn.Module, str]:
     return model.eval(), str(model.main_input_name)
 
 
-def prune_folder(plan: Plan, source: str, target: str, *, max_shard_size: str | None, replace: bool) -> Saved:
+def prune_folder(plan: Plan, source: str, target: str, *, max_shard_size: str | None, replace: bool, progress: bool) -> Saved:
     """Prune a folder of transformers."""
     quiet()
     shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-    return pruning.prune_folder(plan, source, target, replace=replace, **shards)
+    return pruning.prune_folder(plan, source, target, replace=replace, progress=progress, **shards)
 
 
 def quiet() -> None:

@@ -17,6 +17,7 @@ from depgraph.hf.folders import PLAN, Saved, class_of, from_pretrained, save_pre
 from depgraph.hf.keys import RECORD
 from depgraph.messages import shortened
 from depgraph.plans.plan import Plan
+from depgraph.progress import ticks
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
 """How the names of files end that hold weights, or say where these are."""
@@ -29,6 +30,7 @@ def prune_folder(
     *,
     max_shard_size: int | str = "5GB",
     replace: bool = False,
+    progress: bool = False,
 ) -> Saved:
     """Prune the model in a folder of transformers, and write the folder of the pruned model, whole or not at all.
 
@@ -42,6 +44,7 @@ def prune_folder(
         target: where to; it must not exist, or be replaced.
         max_shard_size: the largest size of a file of weights, in bytes or as in ``"5GB"``.
         replace: whether a folder that exists is replaced whole.
+        progress: show a progress bar over loading, pruning and saving; needs the package tqdm.
 
     Raises:
         PlanError: the plan is none, or the target exists.
@@ -63,17 +66,22 @@ def prune_folder(
             f"expected a Plan, met {type(plan).__name__}; load a file with dg.Plan.load(path). Nothing was changed."
         )
     source, target = Path(source), Path(target)
-    model = loaded(source)
-    before = _plan_before(source)
-    execute_(plan, model)
-    return save_pretrained(
-        plan if before is None else before.then(plan),
-        model,
-        target,
-        tokenizer=_Others(source),
-        max_shard_size=max_shard_size,
-        replace=replace,
-    )
+    with ticks(3, "prune_folder", "step", progress) as tick:
+        model = loaded(source)
+        before = _plan_before(source)
+        tick()
+        execute_(plan, model)
+        tick()
+        saved = save_pretrained(
+            plan if before is None else before.then(plan),
+            model,
+            target,
+            tokenizer=_Others(source),
+            max_shard_size=max_shard_size,
+            replace=replace,
+        )
+        tick()
+    return saved
 
 
 def opened(folder: Path) -> tuple[type[Any], Config]:
