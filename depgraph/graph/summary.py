@@ -228,8 +228,11 @@ def label_of(item: ModuleSummary) -> str:
 
 def _prunable(smallest: TensorSummary, largest: TensorSummary) -> str:
     """The dimensions of a tensor that hold groups, with their roles."""
-    pairs = enumerate(zip(smallest.axes, largest.axes, strict=True))
-    return "; ".join(f"{dim}: {_roles(*pair)}" for dim, pair in pairs if pair[1].groups)
+    dims: dict[str, list[str]] = {}
+    for dim, pair in enumerate(zip(smallest.axes, largest.axes, strict=True)):
+        if pair[1].groups:
+            dims.setdefault(_roles(*pair), []).append(str(dim))
+    return "; ".join(f"{', '.join(numbers)}: {roles}" for roles, numbers in dims.items())
 
 
 def _roles(smallest: AxisSummary, largest: AxisSummary) -> str:
