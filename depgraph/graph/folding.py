@@ -44,7 +44,7 @@ def folded(names: Iterable[tuple[str, Hashable]]) -> list[Folded]:
     """
     items: list[_Item] = [(_parts(name), key, Folded(name, name, 1)) for name, key in names]
     most = max((len(parts) // 2 for parts, _, _ in items), default=0)
-    for place in range(most):  # from the last number of a name to the first
+    for place in reversed(range(most)):  # layers before what is numbered in a layer, such as conv1 and conv2
         items = _folded_at(items, place)
     return [item for _, _, item in items]
 
