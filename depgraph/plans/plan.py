@@ -18,6 +18,7 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_image
 from depgraph.algebra.spaces import Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.arguments import check_graph
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.drops import Drop, drop_problems, naming, renaming, without
 from depgraph.graph.graph import Graph
@@ -419,8 +420,7 @@ class Plan:
         Raises:
             MismatchError: the graph is not the one that the plan was made for, or the plan promises what is not true.
         """
-        if not isinstance(graph, Graph):
-            raise PlanError(f"expected a Graph, met {type(graph).__name__}; a module is pruned by dg.execute(plan, model).")
+        check_graph(graph, "a module is pruned by dg.execute(plan, model)")
         refuse_other_graph(
             self, graph, "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan."
         )
