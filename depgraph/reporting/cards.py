@@ -79,7 +79,7 @@ def _measured(
 def _memory(
     graph: Graph, graphs: Sequence[Graph], realised: Sequence[Number | None], model: Memory | None
 ) -> tuple[Number | None, list[Number | None]]:
-    """By the model that was given, or that of `dg.plan`; if that gives something else than the plans came to, nothing is known."""
+    """By the model that was given, or that of `dg.plan`; None, if that gives something else than the plans came to."""
     counts = model or Memory()
     after: list[Number | None] = [counts(item) for item in graphs]
     if model is None and any(known not in (None, item) for known, item in zip(realised, after, strict=True)):

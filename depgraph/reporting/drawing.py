@@ -169,7 +169,7 @@ def _label(axes: Sequence[Space], free: Container[Atom]) -> Label:
 
 
 def encoded(frame: Frame, place: Callable[[Space], int]) -> Encoded:
-    """A drawing as the page's data: arrows are from where, to where, the axes of some tensors by their places, and how many pass."""
+    """A drawing as the page's data: arrows are from where, to where, the axes of some tensors, and how many pass."""
     at = {box: number for number, box in enumerate(frame.boxes)}
     arrows = [
         [at[one], at[other], [[place(space) for space in label] for label in labels[:MOST_LABELS]], len(labels)]
