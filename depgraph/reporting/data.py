@@ -120,6 +120,7 @@ def report_data(
         "aliases": {tensor.name: list(tensor.aliases) for tensor in tensors if tensor.aliases},
         "spaces": space_rows,
         "groups": [_group_row(graph, group, spaces, places, outcomes, scores, texts, length) for group in graph.groups],
+        "balances": [[item.reason, [places[atom] for atom in item.atoms if atom in places]] for item in graph.balances],
         "frames": drawn,
         "widths": [_width_row(space, places, outcomes) for space in widths.values],
         "reasons": [[reason, way_out(reason)] for reason in reasons.values],
@@ -178,10 +179,9 @@ def _group_row(
     removed = [texts.place(_removed(outcome.cuts.get(group.atom), graph, length)) for outcome in outcomes]
     if any(removed):
         row["removed"] = removed
-    balances = [item for item in graph.balances if group.atom in item.atoms]
+    balances = [place for place, item in enumerate(graph.balances) if group.atom in item.atoms]
     if balances:
-        others = [[places[atom] for atom in item.atoms if atom != group.atom and atom in places] for item in balances]
-        row["balanced"] = [[item.reason, found] for item, found in zip(balances, others, strict=True)]
+        row["balanced"] = balances
     if scores is not None and group.name in scores:
         strip, low, high = heat_strip(numbers(scores[group.name]))
         row["heat"] = [strip, float(f"{low:.3g}"), float(f"{high:.3g}")]

@@ -387,8 +387,10 @@
     for (const plan of group.removed ? shown : [])
       if (group.removed[plan]) facts.push([shown.length > 1 ? `plan ${plan + 1} removes` : "removes", data.texts[group.removed[plan]]]);
     if (group.heat) facts.push(["scores", `${group.heat[1]} (lightest) to ${group.heat[2]} (strongest)`]);
-    for (const [reason, others] of group.balanced || [])
-      facts.push(["loses as many as", `${others.map((other) => data.groups[other].name).join(", ")}: ${reason}`]);
+    for (const [reason, members] of (group.balanced || []).map((balance) => data.balances[balance])) {
+      const others = members.filter((other) => other !== place).map((other) => data.groups[other].name);
+      facts.push(["loses as many as", `${gathered(others, pattern).map(folded).join(", ")}: ${reason}`]);
+    }
     const parts = [el("h3", {}, `Group ${group.name}`), ...strips(group.space, "tall"),
       el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))];
     const members = axesOfGroup[place].map((axis) => [axis, ...axisNames[axis]]);
