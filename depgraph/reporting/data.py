@@ -279,7 +279,7 @@ def _pinned(graph: Graph) -> list[Encoded]:
     return [
         {
             "reason": firsts[pattern],
-            "free": way_out(pattern),
+            "free": way_out(firsts[pattern]),
             "count": len(alike[pattern]),
             "axes": folded_names(alike[pattern]),
         }
