@@ -27,7 +27,11 @@
       if (number >= size) return `${(number / size).toPrecision(3)} ${unit}`;
     return Number.isInteger(number) ? String(number) : number.toPrecision(3);
   }
-  const plain = (number) => (number === null || number === undefined ? "–" : Number(number).toLocaleString("en"));
+  // (toLocaleString loads its tables for 30 ms)
+  const plain = (number) => {
+    if (number === null || number === undefined) return "–";
+    return Number.isInteger(number) ? String(number).replace(/\B(?=(\d{3})+$)/g, ",") : Number(number).toLocaleString("en");
+  };
   const changed = (before, after, write = String) => {
     if (!after.length || after.every((value) => value === before)) return write(before);
     return `${write(before)} → ${after.map((value) => write(value)).join(" | ")}`;
@@ -351,7 +355,7 @@
       "Choose an axis in the tree: everything that is removed together with it lights up. Choose a box above: its module opens. Arrow keys move between rows, Enter chooses, / filters, Escape clears."));
     byId("detail").replaceChildren(...parts);
     byId("side").className = module === null && picked === null && centre === null ? "idle" : "";
-    whole();
+    if (document.documentElement.dataset.ready) whole();
   }
   function moduleParts(path) {
     const { tree, key, all } = moduleAt(path);
@@ -713,4 +717,5 @@
   addEventListener("hashchange", follow);
   addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => { each.open = true; }));
   document.documentElement.dataset.ready = "true";
+  requestAnimationFrame(() => setTimeout(whole));          // the drawing is laid out when all else can be seen
 })();
