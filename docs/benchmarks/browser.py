@@ -423,7 +423,7 @@ def more_pictures(browser: Browser, paths: Mapping[str, Path]) -> None:
         page.close()
     page = opened(browser, paths["ResNet-50, 8 plans"])
     page.locator("#turn-range").fill("4")
-    page.locator("button.axis[data-key='layer1.0.conv1.weight:0']").click()
+    page.locator("button.axis[data-key='conv1.weight:0']").click()
     nothing_cut_off(page)
     save(page.screenshot(), "report_resnet50_light_plans")
     page.close()

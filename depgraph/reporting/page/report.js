@@ -24,7 +24,7 @@
   const link = (text, onclick) => el("button", { type: "button", class: "link", onclick }, text);
   function short(number) {
     for (const [size, unit] of [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]])
-      if (number >= size) return `${(number / size).toPrecision(3)} ${unit}`;
+      if (number >= size) return `${(number / size).toPrecision(3)}\u00a0${unit}`;
     return Number.isInteger(number) ? String(number) : number.toPrecision(3);
   }
   // (toLocaleString loads its tables for 30 ms)
@@ -36,7 +36,7 @@
     if (!after.length || after.every((value) => value === before)) return write(before);
     return `${write(before)} → ${after.map((value) => write(value)).join(" | ")}`;
   };
-  const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "");
+  const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)}\u00a0%` : "");
 
   // ---- nodes: names are written by what they share with the one before
   const nodes = [];
@@ -561,7 +561,7 @@
 
   // ---- cards and sections
   const NAMES = { params: "Parameters", macs: "MACs", latency: "Latency", memory: "Memory", active_params: "Active parameters" };
-  const bytes = (number) => (number < 1000 ? `${plain(number)} bytes` : `${short(number)}B`);
+  const bytes = (number) => (number < 1000 ? `${plain(number)}\u00a0bytes` : `${short(number)}B`);
   const told = (write) => (value) => (value === null || value === undefined ? "–" : write(value));
   const writersOf = (name) => (name === "memory" ? [bytes, bytes] : [short, plain]).map(told);
   function card({ name, before, after, asked, parts }) {
