@@ -342,6 +342,18 @@ def test_memory_before_after_and_asked():
     assert (plain["before"], plain["after"], plain["asked"]) == (512, [256], [256.0])
 
 
+def test_groups_that_lose_other_indices_in_each_head_have_their_sizes():
+    """A ragged cut: the group's size after it is that of each head, and its bar has each head's indices."""
+    graph = dg.trace(Attending(), torch.zeros(1, 5, 8))
+    plan = dg.cut_each(graph, {"qkv.weight:0[1]": [[0], [2]]})
+    data = dg.report(graph, plan).data
+    (group,) = (item for item in data["groups"] if item["name"] == "qkv.weight:0[1]")
+    _, size, after, (strip,), _, _ = data["spaces"][group["space"]]
+    assert (size, after) == (4, [3])
+    assert data["texts"][strip] == "_AAAAA_A"
+    assert data["texts"][group["removed"][0]] == "each index of qkv.weight:0[0] its own, as row * size + index: 0,6"
+
+
 def test_latency_and_active_parameters(graph):
     """A latency is told where a plan was made for it, and before it where its model is given; so are other budgets."""
     scores = {group.name: range(group.size) for group in graph.groups}
