@@ -345,7 +345,7 @@ def test_memory_before_after_and_asked():
 def test_groups_that_lose_other_indices_in_each_head_have_their_sizes():
     """A ragged cut: the group's size after it is that of each head, and its bar has each head's indices."""
     graph = dg.trace(Attending(), torch.zeros(1, 5, 8))
-    plan = dg.cut_each(graph, {"qkv.weight:0[1]": [[0], [2]]})
+    plan = dg.cut_each(graph, {"qkv.weight:0[1]": [[0], [2]], "qkv.weight:0[2]": [[1], [1]]})
     data = dg.report(graph, plan).data
     (group,) = (item for item in data["groups"] if item["name"] == "qkv.weight:0[1]")
     _, size, after, (strip,), _, _ = data["spaces"][group["space"]]
