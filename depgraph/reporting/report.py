@@ -13,6 +13,7 @@ from depgraph import codec
 from depgraph.choosing import engines
 from depgraph.choosing.budgets import LatencyModel
 from depgraph.choosing.memory import Memory
+from depgraph.collector import without_collections
 from depgraph.errors import PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
@@ -54,6 +55,7 @@ class Report:
         codec.write_text(path, self.html)
 
 
+@without_collections()
 def report(
     graph: Graph,
     plan: Plan | None = None,
