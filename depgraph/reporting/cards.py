@@ -50,7 +50,7 @@ def cards(graph: Graph, results: Results, costs: Costs) -> list[Encoded]:
         asked = [named[name].requested if name in named else None for named in targets]
         card: Encoded = {"name": name, "before": before, "after": after, "asked": asked}
         if name == "memory":
-            card["parts"] = _parts(graph, results, costs.memory)
+            card["parts"] = _parts([graph, *(result for _, result in results)], costs.memory, [before, *after])
         found.append(card)
     return found
 
@@ -87,13 +87,12 @@ def _memory(
     return counts(graph), after
 
 
-def _parts(graph: Graph, results: Results, model: Memory | None) -> list[Encoded]:
+def _parts(graphs: Sequence[Graph], model: Memory | None, totals: Sequence[Number | None]) -> list[Encoded]:
     """What the weights take in each form of their elements; and of a model, its weights, and its cache and states."""
-    graphs = [graph, *(result for _, result in results)]
     rows: Mapping[str, Sequence[Number]] = {}
     if model is not None:
-        weights = [evolve(model, cache=0)(item) for item in graphs]
-        cache = [model(item) - known for item, known in zip(graphs, weights, strict=True)]
+        weights = [evolve(model, cache_tokens=0, cache=0)(item) for item in graphs]
+        cache = [(total or 0) - known for total, known in zip(totals, weights, strict=True)]
         rows = {"weights": weights} | ({_cache_name(model): cache} if any(cache) else {})
     rows = {**rows, **{f"weights of {bits} bits": [item.params * bits / 8 for item in graphs] for bits in ELEMENT_BITS}}
     return [{"name": name, "before": values[0], "after": list(values[1:])} for name, values in rows.items()]

@@ -120,29 +120,30 @@ def _frame(graph: Graph, region: _Region, free: Container[Atom]) -> Frame:
     arrows: dict[tuple[str, str], dict[Label, None]] = {}
     boxes: dict[str, None] = {}
 
-    def source(name: str) -> str | None:
-        made = producer.get(name)
-        return None if made is None else box_of.get(made) if made in inside else IN
+    def read_by(item: Operation) -> dict[str, str]:
+        made_by = {name: producer[name] for name in item.inputs if name in producer}
+        read = {name: box_of.get(made) if made in inside else IN for name, made in made_by.items()}
+        return {name: box for name, box in read.items() if box is not None}
+
+    def draw(read: Mapping[str, str], box: str) -> None:
+        for name, source in read.items():
+            if source != box:
+                boxes[source] = None
+                arrows.setdefault((source, box), {})[_label(graph.tensor(name).axes, free)] = None
+        boxes[box] = None
 
     for item in region.operations:
-        values = [name for name in item.inputs if graph.tensor(name).kind == "value"]
-        read = {name: origin for name in values if (origin := source(name)) is not None}
+        read = read_by(item)
         box, child = region.box(item.name)
         own = box if child is not None or not _is_function(item, graph) else _merged(item, read, graph, free)
         box_of[item.name] = own
-        if own is None:
-            continue
-        for name, origin in read.items():
-            if origin != own:
-                boxes[origin] = None
-                arrows.setdefault((origin, own), {})[_label(graph.tensor(name).axes, free)] = None
-        boxes[own] = None
-    for item in graph.operations if region.path else ():
-        for name in item.inputs if item.name not in inside else ():
-            if producer.get(name) in inside and (origin := source(name)) not in (None, IN):
-                boxes[OUT] = None
-                arrows.setdefault((origin, OUT), {})[_label(graph.tensor(name).axes, free)] = None
-    ordered = ([IN] if IN in boxes else []) + [box for box in boxes if box not in (IN, OUT)] + ([OUT] if OUT in boxes else [])
+        if own is not None:
+            draw(read, own)
+    leaving = (read_by(item) for item in graph.operations if region.path and item.name not in inside)
+    for read in leaving:
+        if given := {name: box for name, box in read.items() if box != IN}:
+            draw(given, OUT)
+    ordered = sorted(boxes, key=lambda box: (box != IN) + (box == OUT))
     return Frame(region.path, tuple(ordered), {pair: tuple(labels) for pair, labels in arrows.items()})
 
 

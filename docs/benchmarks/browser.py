@@ -83,8 +83,8 @@ def resnet50_in_turn() -> Making:
 
 
 def llama_70b_in_turn() -> Making:
-    """Ten plans by random scores."""
-    return _in_turn("Llama of 70B", 10, lambda graph, _: _random_scores(graph))
+    """Five plans by random scores."""
+    return _in_turn("Llama of 70B", 5, lambda graph, _: _random_scores(graph))
 
 
 class Residual(torch.nn.Module):
@@ -125,7 +125,7 @@ SUBJECTS: dict[str, Callable[[], Making]] = {
     "ResNet-50": resnet50,
     "ResNet-50, 8 plans": resnet50_in_turn,
     "Llama of 70B": llama_70b,
-    "Llama of 70B, 10 plans": llama_70b_in_turn,
+    "Llama of 70B, 5 plans": llama_70b_in_turn,
     "Dropped block": dropped,
 }
 
