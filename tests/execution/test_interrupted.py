@@ -20,6 +20,9 @@ pytestmark = pytest.mark.models
 
 WRITERS = (
     "depgraph/execution/execute.py",
+    "depgraph/execution/fitting.py",
+    "depgraph/execution/slicing.py",
+    "depgraph/execution/copying.py",
     "depgraph/execution/attributes.py",
     "depgraph/execution/masking.py",
     "depgraph/execution/optimizers.py",
