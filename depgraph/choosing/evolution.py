@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import TypeAlias
 
 from attrs import frozen
@@ -13,8 +14,10 @@ from depgraph.algebra.numbers import is_whole
 from depgraph.choosing.scores import Scores
 from depgraph.choosing.shifting import shifts
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
+from depgraph.progress import shown
 
 Mutate: TypeAlias = Callable[[Plan, random.Random], Plan | None]
 """A function of a plan and a source of numbers; None where it found no other plan."""
@@ -65,6 +68,7 @@ class Generation:
         return self.population[0].plan
 
 
+@of_graph
 def evolve(
     graph: Graph,
     start: Plan | Iterable[Plan],
@@ -74,6 +78,7 @@ def evolve(
     population: int = 8,
     children: int = 8,
     seed: int = 0,
+    progress: bool = False,
 ) -> Iterator[Generation]:
     """Generations without end: children are mutated plans, and the fittest of parents and children go on.
 
@@ -91,6 +96,7 @@ def evolve(
         population: how many plans go on.
         children: how many are made in each generation.
         seed: of the draws.
+        progress: count the generations in a progress bar; needs the package tqdm.
 
     Yields:
         A `Generation`, the first one before any mutation.
@@ -124,7 +130,7 @@ def evolve(
         mutate = _shifts(graph, mutate, first)
     elif not callable(mutate):
         raise PlanError(f"expected mutate= as scores, or as a function of a plan and a random.Random, met {mutate!r}.")
-    return _generations(graph, first, mutate, fitness, population, children, random.Random(seed))
+    return _generations(graph, first, mutate, fitness, population, children, random.Random(seed), progress)
 
 
 def _shifts(graph: Graph, scores: Scores, start: Sequence[Plan]) -> Mutate:
@@ -147,6 +153,7 @@ def _generations(
     population: int,
     children: int,
     draws: random.Random,
+    progress: bool,
 ) -> Iterator[Generation]:
     known: dict[Plan, float] = {}
 
@@ -157,8 +164,7 @@ def _generations(
         return [Evaluated(plan, known[plan]) for plan in plans]
 
     current = _fittest(evaluated(list(dict.fromkeys(start))), population)
-    number = 0
-    while True:
+    for number in shown(count(), "evolve", "generation", progress):
         yield Generation(number, current, len(known))
         made: dict[Plan, None] = {}
         for _ in range(children):
@@ -168,7 +174,6 @@ def _generations(
                 made[plan] = None
         held = {each.plan for each in current}
         current = _fittest([*current, *evaluated([plan for plan in made if plan not in held])], population)
-        number += 1
 
 
 def _fittest(plans: list[Evaluated], count: int) -> tuple[Evaluated, ...]:

@@ -35,9 +35,11 @@ from depgraph.choosing.memory import Memory
 from depgraph.choosing.tables import Curve, Table
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan, Target
+from depgraph.progress import shown
 from depgraph.read_only import read_only
 
 BUDGETS = ("params", "active_params", "macs", "memory")
@@ -102,6 +104,7 @@ class Item:
     losses: tuple[float, ...]
 
 
+@of_graph
 @without_collections()
 def pareto(
     graph: Graph,
@@ -115,6 +118,7 @@ def pareto(
     round_to: int | Mapping[str, int] | None = None,
     uniform: str | Iterable[str | tuple[str, ...]] = (),
     seconds: float | None = None,
+    progress: bool = False,
 ) -> tuple[Allocation, ...]:
     """For each budget the allocation over all groups whose losses add up to least. Needs scipy; runs no model.
 
@@ -140,6 +144,7 @@ def pareto(
         seconds: how long the search may take for each budget, about; None for as long as it takes. When they are over, the
             best that was found is given, and `Allocation.gap` says how much better another choice could be; of `top_k` those
             that weren't found by then are left out.
+        progress: show a progress bar over the budgets; needs the package tqdm.
 
     Returns:
         The allocations, in the order of the budgets. `Allocation.plan` is the plan.
@@ -176,7 +181,7 @@ def pareto(
     _refuse_unreachable(items, costs, requested)
     solver = Knapsack.of(items, costs) or Program(items, costs)
     found = []
-    for budget in requested:
+    for budget in shown(requested, "pareto", "budget", progress):
         until = math.inf if seconds is None else time.monotonic() + seconds
         for choice, gap in solver.best(budget, top_k, until):
             targets = tuple(Target(name, limit, costs[name].at(choice)) for name, limit in budget.items())
