@@ -20,6 +20,7 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
+from depgraph.execution.branches import drop_branches, other_branches
 from depgraph.execution.drops import drop_elements, other_sequences, written_paths
 from depgraph.execution.fsdp import Regrouping, to_shards
 from depgraph.execution.quantised import quantised_slice, refuse_quantised
@@ -77,6 +78,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
     for edit in plan.writes:
         write(result, edit.path, edit.new)
     _add_biases(result, repair)
+    drop_branches(plan, result)
     drop_elements(plan, result)
     for module in result.modules():
         if isinstance(module, nn.RNNBase):
@@ -145,6 +147,7 @@ def execute_(
         for edit in plan.writes:
             write(model, edit.path, edit.new)
         _add_biases(model, repair)
+        drop_branches(plan, model)
         drop_elements(plan, model)
         return {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}  # type: ignore[misc]
     except BaseException:
@@ -320,6 +323,7 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     problems = [*plan.problems]
     if not problems or is_well_typed(plan):
         problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model), *other_sequences(plan, model)]
+        problems += [*other_branches(plan, model)]
     if not problems:  # sizes are those of tensors that are there: only now are indices listed
         problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model)]
     uneven = [] if problems else [*shard_problems(plan, tensors, model)]

@@ -388,7 +388,7 @@ def _tensor(name: str, kind: TensorKind, value: Value, spaces: Mapping[Term, Spa
 def _module_call(item: CalledModule, names: _ValueNames) -> ModuleCall:
     """The call of a module, by the names of what it took when it began and of what it returned when it ended."""
     takes = tuple((key, name) for key, value in item.takes if (name := names.at(value, item.begins)))
-    returns = tuple(value and names.at(value, item.ends) or "" for value in item.returns)
+    returns = tuple((value and names.at(value, item.ends)) or "" for value in item.returns)
     return ModuleCall(item.path, takes, item.arguments, returns, item.alone, item.problem)
 
 
