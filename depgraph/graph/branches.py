@@ -15,6 +15,7 @@ from functools import cached_property
 from attrs import evolve, field, frozen
 
 from depgraph import codec
+from depgraph.algebra.spaces import UNIT, Atom, Space, atoms, substitute
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import ModuleCall, ModuleSequence, Operation, OperationTraits, OpType, Tensor
 from depgraph.graph.rewiring import rewired
@@ -78,13 +79,32 @@ class BranchFlow:
         self._operations = [item for item in graph.operations if item.type is not OpType.PARAMETER]
         self._order = {item.name: place for place, item in enumerate(self._operations)}
         self._makers = {name: item for item in self._operations for name in item.outputs}
-        self._readers: dict[str, list[Operation]] = {}
-        for item in self._operations:
-            for name in dict.fromkeys(item.inputs):
-                self._readers.setdefault(name, []).append(item)
         self._calls: dict[str, list[ModuleCall]] = {}
         for call in graph.calls:
             self._calls.setdefault(call.path, []).append(call)
+        self._readers: dict[str, list[Operation]] = {}
+        for item in self._operations:
+            for name in dict.fromkeys(self._same(name, item) for name in item.inputs):
+                self._readers.setdefault(name, []).append(item)
+
+    def _same(self, name: str, reader: Operation) -> str:
+        """What an operation reads, by the name that it had before other modules handed it on unchanged.
+
+        A cast to the type that a tensor has already gives the tensor itself: from then on it goes by the name of that cast.
+        """
+        while (maker := self._makers.get(name)) is not None and _hands_on(maker):
+            owner = next((path for path in _upwards(maker.name) if path in self._calls), "")
+            is_outside = owner and not _lies_below(reader.name, owner) and reader.name != owner
+            if not is_outside or any(name in call.returns for call in self._calls[owner]):
+                break
+            (name,) = maker.inputs
+        return name
+
+    def handed_on(self, path: str) -> Iterator[tuple[str, str]]:
+        """What a module is given and what has another name behind it although it is the same, with its name before."""
+        for item in self.inside(path):
+            if _hands_on(item):
+                yield item.outputs[0], item.inputs[0]
 
     def inside(self, path: str) -> list[Operation]:
         """The operations of a module, in order."""
@@ -125,7 +145,7 @@ class BranchFlow:
         if like is None:
             raise _NotOne(
                 f"none of its arguments has the space of what it adds and comes from what that is added to "
-                f"({self._described(self._readers[self._end(given, behind)][0])})"
+                f"({_described(self._readers[self._end(given, behind)][0])})"
             )
         keys = {name: key for key, name in call.takes}
         made = {name for item in self.inside(path) for name in item.outputs}
@@ -186,7 +206,7 @@ class BranchFlow:
             elif _keeps_zeros(reader):
                 (now,), direct = reader.outputs, False
             else:
-                raise _NotOne(f"what it gives is read by {self._described(reader)}, and not added to what it is made from")
+                raise _NotOne(f"what it gives is read by {_described(reader)}, and not added to what it is made from")
 
     def _end(self, given: str, behind: Sequence[str]) -> str:
         return self._calls[behind[-1]][0].returns[0] if behind else given
@@ -194,7 +214,7 @@ class BranchFlow:
     def _only_reader(self, name: str) -> Operation:
         readers = self._readers.get(name, [])
         if not readers or len({self._module_of(item, name) for item in readers}) > 1:
-            named = " and ".join(self._described(item) for item in readers[:2]) or "nothing"
+            named = " and ".join(_described(item) for item in readers[:2]) or "nothing"
             raise _NotOne(f"what it gives is read by {named}")
         return readers[0]
 
@@ -301,7 +321,7 @@ class BranchFlow:
         left = [item for item in self._operations if item.name in feeding and item.name not in inside]
         parameters = {item.name for item in self._graph.tensors if item.kind == "parameter"}
         problems = [
-            f"{feeding[item.name]} may not leave: {self._described(item)} is computed for it alone, and its {name} would stay"
+            f"{feeding[item.name]} may not leave: {_described(item)} is computed for it alone, and its {name} would stay"
             for item in left
             for name in item.inputs
             if name in parameters
@@ -319,11 +339,6 @@ class BranchFlow:
             same = hands_on and self._axes(call.takes[0][1]) == self._axes(call.returns[0])
             if same and _lies_below(path, scopes[user]) and self._gives_one(call):
                 yield path, user
-
-    def _described(self, operation: Operation) -> str:
-        if operation.type is OpType.OUTPUT:
-            return f"the model's {operation.name}"
-        return f"{operation.name} ({operation.op}{f' at {operation.where}' if operation.where else ''})"
 
 
 class _NotOne(Exception):
@@ -363,6 +378,14 @@ def _around(paths: Sequence[str]) -> str:
     return common if common != paths[0] else common.rpartition(".")[0]
 
 
+def _hands_on(operation: Operation) -> bool:
+    """Whether an operation may return the very tensor that it is given."""
+    return len(operation.inputs) == len(operation.outputs) == 1 and operation.op.rpartition(".")[2] in _SAME
+
+
+_SAME = frozenset({"to", "contiguous", "dropout"})
+
+
 def _is_sum(operation: Operation) -> bool:
     """Whether an operation adds two tensors."""
     offsets = operation.traits.offsets
@@ -388,10 +411,91 @@ def branch_problems(graph: Graph, branches: Sequence[Branch]) -> Iterator[str]:
     found, problems = BranchFlow(graph).found(branch.path for branch in branches)
     yield from problems
     beside = {path for branch in found for path in branch.beside}
+    alone = next(_alone(graph, branches), None) if not problems else None
+    if alone is not None:
+        yield f"{_described(alone)} alone says how axes outside of it belong together: keep one branch of its kind"
     for branch, right in zip(branches, found, strict=True) if not problems else ():
         if evolve(branch, beside=()) != evolve(right, beside=()):
             yield f"the branch of {branch.path} is not as the graph has it: {right}"
         yield from (f"{path} does more than to feed {branch.path}" for path in branch.beside if path not in beside)
+
+
+def _alone(graph: Graph, branches: Sequence[Branch]) -> Iterator[Operation]:
+    """The operations that go and alone say how axes of what stays belong together: another trace would not know of it.
+
+    Such are those that take an axis apart, and those that join what forward makes beside the stream, such as a mask, with the
+    rest. Where another branch of the same kind stays, its operations say the same.
+    """
+    said = _Said(graph, branches)
+    for item in said.leaving:
+        if item.type in _TAKE_APART and said.takes_apart(item) and said.signature(item) not in said.kept:
+            yield item
+    for item, name in said.joined():
+        if (said.signature(item), name) not in said.kept_reading:
+            yield item
+
+
+class _Said:
+    """What the operations say that go with branches, and what those that stay say."""
+
+    def __init__(self, graph: Graph, branches: Sequence[Branch]) -> None:
+        flow, left, calls = BranchFlow(graph), with_stand_ins(graph, branches), {call.path: call for call in graph.calls}
+        gone = {item.name for branch in branches for path in branch.replaced for item in flow.inside(path)}
+        self._tensors = graph.by_name
+        self.leaving = [item for item in graph.operations if item.name in gone]
+        self._present = {atom for tensor in left.tensors for space in tensor.axes for atom in atoms(space)}
+        met = {name for item in self.leaving for name in (*item.inputs, *item.outputs)}
+        self._shared = self._present & {atom for name in met for space in graph.by_name[name].axes for atom in atoms(space)}
+        stay = [item for item in graph.operations if item.name not in gone]
+        self.kept = {self.signature(item) for item in stay}
+        self.kept_reading = {(self.signature(item), name) for item in stay for name in item.inputs}
+        self._stream = {dict(calls[branch.path].takes)[branch.like] for branch in branches}
+        self._stream |= {name for branch in branches for path in branch.beside for _, name in calls[path].takes}
+
+    def _axes(self, name: str) -> set[Space]:
+        """The spaces of a tensor's axes of which something stays."""
+        return {space for space in self._tensors[name].axes if space.size > 1 and self._present.issuperset(atoms(space))}
+
+    def signature(self, item: Operation) -> tuple[object, ...]:
+        """What an operation says, of whichever layer: without the atoms of that layer alone."""
+        spaces = (self._tensors[name].axes for name in (*item.inputs, *item.outputs))
+        return item.op, *(
+            tuple(substitute(space, lambda a: a if a in self._shared else UNIT) for space in each) for each in spaces
+        )
+
+    def takes_apart(self, item: Operation) -> bool:
+        """Whether parts of an axis become axes, or axes the parts of one."""
+        before, after = (
+            {space for name in names if self._tensors[name].kind == "value" for space in self._axes(name)}
+            for names in (item.inputs, item.outputs)
+        )
+        return any(not isinstance(space, Atom) for space in before ^ after)
+
+    def joined(self) -> Iterator[tuple[Operation, str]]:
+        """The operations that read what is made beside the stream, which is later joined with it, and what they read."""
+        readers: dict[str, set[tuple[Operation, str]]] = {}
+        made: set[str] = set()
+        for item in self.leaving:
+            values = [name for name in item.inputs if self._tensors[name].kind == "value"]
+            beside = [name for name in values if name in readers or (name not in made and name not in self._stream)]
+            roots = {pair for name in beside for pair in readers.get(name, {(item, name)})}
+            made.update(item.outputs)
+            rest = set[Space]().union(*(self._axes(name) for name in values if name not in beside))
+            if len(beside) == len(values) and beside:
+                readers.update(dict.fromkeys(item.outputs, roots))
+            elif any(self._axes(name) & rest for name in beside):
+                yield from sorted(roots, key=lambda pair: (pair[0].name, pair[1]))
+
+
+_TAKE_APART = frozenset({
+    OpType.CONCAT, OpType.SPLIT, OpType.SLICE, OpType.UNBIND, OpType.RESHAPE, OpType.EXPAND, OpType.PERMUTE, OpType.UNKNOWN
+})  # fmt: skip
+
+
+def _described(operation: Operation) -> str:
+    if operation.type is OpType.OUTPUT:
+        return f"the model's {operation.name}"
+    return f"{operation.name} ({operation.op}{f' at {operation.where}' if operation.where else ''})"
 
 
 def with_stand_ins(graph: Graph, branches: Sequence[Branch]) -> Graph:
@@ -405,6 +509,8 @@ def with_stand_ins(graph: Graph, branches: Sequence[Branch]) -> Graph:
     redirected: dict[str, str] = {}
     made: dict[str, Tensor] = {}
     for branch in branches:
+        for path in branch.replaced:
+            redirected.update(flow.handed_on(path))
         for path in branch.beside:
             redirected[calls[path].returns[0]] = calls[path].takes[0][1]
         first = flow.inside(branch.path)[0]

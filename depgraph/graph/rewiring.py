@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from attrs import evolve
@@ -44,7 +44,7 @@ def rewired(
         return name
 
     operations = tuple(_in_order(graph.operations, {name: _reading(item, read) for name, item in stay.items()}))
-    returned = {name for item in operations for name in item.outputs}
+    returned = {name for item in graph.operations if item.name in stay for name in item.outputs}
     tensors = []
     for tensor in graph.tensors:
         if tensor.kind == "value":
@@ -71,17 +71,18 @@ def rewired(
     )
 
 
-def _calls_left(calls: Iterable[ModuleCall], tensors: Iterable[Tensor], read: Callable[[str], str]) -> Iterator[ModuleCall]:
+def _calls_left(calls: Iterable[ModuleCall], tensors: Collection[Tensor], read: Callable[[str], str]) -> Iterator[ModuleCall]:
     """The calls of modules that still hold parameters."""
-    holders = {""}
+    holders, known = {""}, {name for tensor in tensors for name in (tensor.name, *tensor.aliases)}
     for name in (name for tensor in tensors if tensor.kind == "parameter" for name in (tensor.name, *tensor.aliases)):
         while "." in name:
             name = name.rpartition(".")[0]
             holders.add(name)
     for item in calls:
         if item.path in holders:
-            takes = tuple((key, read(name)) for key, name in item.takes)
-            yield evolve(item, takes=takes, returns=tuple(name and read(name) for name in item.returns))
+            takes = tuple((key, read(name)) for key, name in item.takes if read(name) in known)
+            returns = tuple(read(name) if read(name) in known else "" for name in item.returns)
+            yield evolve(item, takes=takes, returns=returns)
 
 
 def _unread_left(
