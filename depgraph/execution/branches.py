@@ -98,5 +98,6 @@ def other_branches(plan: Plan, model: nn.Module) -> Iterator[str]:
                 yield f"{shortened(repr(path))}: expected a module of its own, met one that is {names[path][1]!r} as well"
         module = model.get_submodule(branch.path) if branch.path in names else None
         for name in branch.keeps if module is not None else ():
-            if type(vars(module).get(name)) is not int:
-                yield f"attribute {shortened(repr(f'{branch.path}.{name}'))}: expected an integer, met {vars(module).get(name)!r}"
+            met = vars(module).get(name)
+            if type(met) is not int:
+                yield f"attribute {shortened(repr(f'{branch.path}.{name}'))}: expected an integer, met {shortened(repr(met))}"

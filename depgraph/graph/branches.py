@@ -1,9 +1,9 @@
 """Graphs without some residual branches: which modules may be replaced by one that adds nothing, and what is left.
 
-A branch is ``x + M(f(x))``, with whatever lies between. `M` leaves where the graph shows that what it returns is only added to the
-stream from which it is made: then a module that returns zeros takes its place. What has no other use than to feed it, such as
-its normalisation, or only comes behind it, such as a projection or another normalisation, goes with it: what it is given
-is handed on.
+A branch is ``x + M(f(x))``, with whatever lies between. `M` leaves where the graph shows that what it returns is only added to
+the stream from which it is made: then a module that returns zeros takes its place. What has no other use than to feed it, such
+as its normalisation, or only comes behind it, such as a projection or another normalisation, goes with it: what it is given is
+handed on.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ class BranchFlow:
         """What follows a module up to the sum.
 
         Returns:
-            The modules behind it that go; the value whose shape the zeros have; what is added to, and to what that is added; the
-            innermost module around the branch and the sum.
+            The modules behind it that go; the value whose shape the zeros have; what it is added to, and to what that sum is
+            added; the innermost module around the branch and the sum.
         """
         behind: list[str] = []
         last, now, direct = given, given, True

@@ -191,7 +191,7 @@ def shrunk_and_numbered(
     values: Mapping[str, int] = MappingProxyType({}),
     drops: Sequence[Drop | Branch] = (),
 ) -> tuple[Graph, dict[int, int]]:
-    """The graph with smaller atoms, shorter lists of modules and without branches; and for each atom number in it the number in the given graph.
+    """The graph with smaller atoms and without what leaves, and for each atom number in it the number in the given graph.
 
     `values` are the new ones of attributes that forward did not read.
     """

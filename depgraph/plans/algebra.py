@@ -283,7 +283,8 @@ def _union(graph: Graph, plans: Sequence[Plan]) -> Plan:
         branches[branch.path] = evolve(known, beside=tuple(sorted({*known.beside, *branch.beside})))
     stays = renaming((*drops.values(), *branches.values()))
     drops = {path: drop for path, drop in drops.items() if not path or stays(path) is not None}
-    leaving = [*drops.values(), *(branch for path, branch in branches.items() if stays(path) is not None)]
+    leaving: list[Drop | Branch] = [*drops.values()]
+    leaving += [branch for path, branch in branches.items() if stays(path) is not None]
     plan = plan_of(graph, reduce(united, map(_removals, plans), nothing), leaving)
     edits: dict[str, Edit] = {}
     for edit in (edit for each in plans for edit in _added(each).values()):

@@ -27,8 +27,8 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop 
 
     Raises:
         PlanError: a group would keep less than its lower bound, balanced groups would lose unequally many, or a group would
-            lose other indices in each row although it is uniform, or elements or branches may not leave. The error lists all problems at
-            once.
+            lose other indices in each row although it is uniform, or elements or branches may not leave. The error lists all
+            problems at once.
 
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))

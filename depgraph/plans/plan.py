@@ -314,8 +314,9 @@ class Plan:
         return tuple(result)
 
     def name_after(self, name: str) -> str | None:
-        """The name that a tensor, module or attribute of the base has in the result; None if it goes with an
-        element or a branch. A module that is replaced by one that adds nothing has its name still.
+        """The name that a tensor, module or attribute of the base has in the result; None if it goes.
+
+        What lies below an element or a branch that leaves goes; a module that one that adds nothing replaces keeps its name.
 
         >>> import torch, depgraph as dg
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
