@@ -93,9 +93,8 @@ class BranchFlow:
         A cast to the type that a tensor has already gives the tensor itself: from then on it goes by the name of that cast.
         """
         while (maker := self._makers.get(name)) is not None and _hands_on(maker):
-            owner = next((path for path in _upwards(maker.name) if path in self._calls), "")
-            is_outside = owner and not _lies_below(reader.name, owner) and reader.name != owner
-            if not is_outside or any(name in call.returns for call in self._calls[owner]):
+            owner = next((path for path in self._modules_of[maker.name] if path in self._calls), "")
+            if not owner or owner in self._modules_of[reader.name] or any(name in call.returns for call in self._calls[owner]):
                 break
             (name,) = maker.inputs
         return name
@@ -112,14 +111,22 @@ class BranchFlow:
 
     @cached_property
     def _inside(self) -> dict[str, list[Operation]]:
-        """The operations of each module. The further ones of its own have a number behind the path."""
+        """The operations of each module."""
         inside: dict[str, list[Operation]] = {}
+        for item in self._operations:
+            for path in self._modules_of[item.name]:
+                inside.setdefault(path, []).append(item)
+        return inside
+
+    @cached_property
+    def _modules_of(self) -> dict[str, tuple[str, ...]]:
+        """The dotted paths around each operation, the innermost first. The further ones of a module have a number behind it."""
+        modules = {}
         for item in self._operations:
             matched = _NUMBERED.fullmatch(item.name)
             is_further = matched is not None and matched[1] in self._calls and item.name not in self._calls
-            for path in _upwards(matched[1] if matched is not None and is_further else item.name):
-                inside.setdefault(path, []).append(item)
-        return inside
+            modules[item.name] = tuple(_upwards(matched[1] if matched is not None and is_further else item.name))
+        return modules
 
     def found(self, paths: Iterable[str]) -> tuple[list[Branch], list[str]]:
         """The branches that modules run, by the modules' paths, and why some may not leave."""
@@ -299,10 +306,15 @@ class BranchFlow:
     def _with_feeders(self, branches: Sequence[Branch], scopes: Mapping[str, str]) -> tuple[list[Branch], list[str]]:
         """The branches with what only feeds them, and why that may not go."""
         gone = {path for branch in branches for path in branch.replaced}
-        if nested := [
-            (path, around) for path in sorted(gone) for around in _upwards(path.rpartition(".")[0]) if around in gone
-        ]:
-            return [*branches], [f"{path} lies in {around}, which goes: name one of them" for path, around in nested]
+        holders = [(path, branch.path) for branch in branches for path in branch.replaced]
+        twice = [
+            f"{branch.path} goes with {holder}: name one of them"
+            for branch in branches
+            for path, holder in holders
+            if holder != branch.path and path in _upwards(branch.path)
+        ]
+        if twice:
+            return [*branches], twice
         owners = {item.name: branch.path for branch in branches for path in branch.replaced for item in self.inside(path)}
         feeding: dict[str, str] = {}
         for item in reversed(self._operations):
