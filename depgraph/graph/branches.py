@@ -263,19 +263,24 @@ class BranchFlow:
         return leaving == set(call.returns)
 
     def _others(self, reader: Operation, name: str) -> set[str] | None:
-        """What a value is added to, and where that sum is added to others at once, those; None where it is not added."""
+        """What a value is added to, as one term of a sum of several: all other terms. None where it is not added."""
         if not _is_sum(reader) or name not in reader.inputs or reader.inputs[0] == reader.inputs[1]:
             return None
         (other,) = (item for item in reader.inputs if item != name)
         if other not in self._makers or self._axes(other) != self._axes(name):
             return None
-        others = {other}
-        (total,) = reader.outputs
+        others, (total,) = {other}, reader.outputs
         following = self._readers.get(total, [])
         while len(following) == 1 and _is_sum(following[0]) and following[0].inputs[0] != following[0].inputs[1]:
             others |= {item for item in following[0].inputs if item != total}
             (total,) = following[0].outputs
             following = self._readers.get(total, [])
+        pending = list(others)
+        while pending:
+            maker = self._makers.get(pending.pop())
+            more = set(maker.inputs) - others if maker is not None and _is_sum(maker) else set()
+            others |= more
+            pending += more
         return others
 
     def _axes(self, name: str) -> object:
@@ -421,15 +426,16 @@ def branch_problems(graph: Graph, branches: Sequence[Branch]) -> Iterator[str]:
     if not branches:
         return
     found, problems = BranchFlow(graph).found(branch.path for branch in branches)
-    yield from problems
     beside = {path for branch in found for path in branch.beside}
+    known = {branch.path: branch for branch in found}
+    for branch in branches if not problems else ():
+        if evolve(branch, beside=()) != evolve(known[branch.path], beside=()):
+            problems.append(f"the branch of {branch.path} is not as the graph has it: {known[branch.path]}")
+        problems += [f"{path} does more than to feed {branch.path}" for path in branch.beside if path not in beside]
+    yield from problems
     alone = next(_alone(graph, branches), None) if not problems else None
     if alone is not None:
         yield f"{_described(alone)} alone says how axes outside of it belong together: keep one branch of its kind"
-    for branch, right in zip(branches, found, strict=True) if not problems else ():
-        if evolve(branch, beside=()) != evolve(right, beside=()):
-            yield f"the branch of {branch.path} is not as the graph has it: {right}"
-        yield from (f"{path} does more than to feed {branch.path}" for path in branch.beside if path not in beside)
 
 
 def _alone(graph: Graph, branches: Sequence[Branch]) -> Iterator[Operation]:
