@@ -240,16 +240,14 @@ class BranchFlow:
         return takers
 
     def _behind(self, path: str, name: str) -> ModuleCall | None:
-        """The outermost module that only goes on with a value: it takes this value alone, and gives one tensor."""
+        """The outermost module that only goes on with a value: it takes it alone, adds nothing to it, and gives one tensor."""
         for candidate in sorted(set(self._takers.get(name, ())), key=len):
             calls = self._calls[candidate]
             takes_it = len(calls) == 1 and calls[0].takes == (("0", name),) and calls[0].arguments == 1 and calls[0].alone
-            if (
-                takes_it
-                and not calls[0].problem
-                and _lies_below(candidate, _around([path, candidate]))
-                and self._gives_one(calls[0])
-            ):
+            if not takes_it or calls[0].problem or path.startswith(f"{candidate}."):
+                continue
+            adds = any(_is_sum(item) and name in item.inputs for item in self.inside(candidate))
+            if not adds and self._gives_one(calls[0]):
                 return calls[0]
         return None
 

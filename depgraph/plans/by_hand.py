@@ -169,8 +169,8 @@ def drop_branches(graph: Graph, patterns: str | Iterable[str]) -> Plan:
     >>> dg.drop_branches(graph, "0")
     Traceback (most recent call last):
         ...
-    depgraph.errors.PlanError: 0 may not leave: what it gives is read by 1.norm (aten.layer_norm) and 1.add (aten.add). \
-Nothing was changed.
+    depgraph.errors.PlanError: 0 may not leave: what it gives is read by 1.norm (aten.layer_norm), and not added to what it is \\
+made from. Nothing was changed.
     """
     if not isinstance(graph, Graph):
         raise PlanError(f"expected a Graph, which dg.trace gives, met {type(graph).__name__}. Nothing was changed.")
