@@ -201,34 +201,25 @@ class BranchFlow:
         behind: list[str] = []
         last, now, direct = given, given, True
         while True:
-            reader = self._only_reader(now)
-            if (others := self._others(reader, now)) is not None:
-                return behind, last, frozenset(others), _around([path, reader.name.rpartition(".")[0]])
-            if (module := self._behind(path, now)) is not None:
+            readers = self._readers.get(now, [])
+            if (module := self._behind(path, now, readers)) is not None:
                 if not direct and self._axes(module.returns[0]) != self._axes(now):
                     raise _NotOne(f"{module.path}, which comes behind it, gives another space than it takes")
                 behind.append(module.path)
                 now = module.returns[0]
                 last = now if direct else last
-            elif _keeps_zeros(reader):
-                (now,), direct = reader.outputs, False
-            else:
+                continue
+            if len(readers) != 1:
+                raise _NotOne(f"what it gives is read by {' and '.join(map(_described, readers[:2])) or 'nothing'}")
+            (reader,) = readers
+            if (others := self._others(reader, now)) is not None:
+                return behind, last, frozenset(others), _around([path, reader.name.rpartition(".")[0]])
+            if not _keeps_zeros(reader):
                 raise _NotOne(f"what it gives is read by {_described(reader)}, and not added to what it is made from")
+            (now,), direct = reader.outputs, False
 
     def _end(self, given: str, behind: Sequence[str]) -> str:
         return self._calls[behind[-1]][0].returns[0] if behind else given
-
-    def _only_reader(self, name: str) -> Operation:
-        readers = self._readers.get(name, [])
-        if not readers or len({self._module_of(item, name) for item in readers}) > 1:
-            named = " and ".join(_described(item) for item in readers[:2]) or "nothing"
-            raise _NotOne(f"what it gives is read by {named}")
-        return readers[0]
-
-    def _module_of(self, operation: Operation, name: str) -> str:
-        """The outermost module that is given a value and has the operation in it; the operation itself where there is none."""
-        around = [path for path in self._takers.get(name, ()) if operation in self.inside(path)]
-        return min(around, key=len, default=operation.name)
 
     @cached_property
     def _takers(self) -> dict[str, list[str]]:
@@ -239,7 +230,7 @@ class BranchFlow:
                 takers.setdefault(name, []).append(call.path)
         return takers
 
-    def _behind(self, path: str, name: str) -> ModuleCall | None:
+    def _behind(self, path: str, name: str, readers: Sequence[Operation]) -> ModuleCall | None:
         """The outermost module that only goes on with a value: it takes it alone, adds nothing to it, and gives one tensor."""
         for candidate in sorted(set(self._takers.get(name, ())), key=len):
             calls = self._calls[candidate]
@@ -247,7 +238,8 @@ class BranchFlow:
             if not takes_it or calls[0].problem or path.startswith(f"{candidate}."):
                 continue
             adds = any(_is_sum(item) and name in item.inputs for item in self.inside(candidate))
-            if not adds and self._gives_one(calls[0]):
+            around = all(candidate in self._modules_of[item.name] for item in readers)
+            if around and not adds and self._gives_one(calls[0]):
                 return calls[0]
         return None
 
