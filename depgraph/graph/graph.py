@@ -315,6 +315,9 @@ class Graph:
             f"{self.macs:,} MACs>"
         )
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # else IPython and Hypothesis print every field
+
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
 
