@@ -13,6 +13,7 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.branches import BranchFlow
 from depgraph.graph.drops import Drop
 from depgraph.graph.graph import Graph
@@ -23,6 +24,7 @@ from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
 
+@of_graph
 def cut(graph: Graph, name: str, indices: Iterable[int], dim: int) -> Plan:
     """The plan that removes the given indices from one axis, and from everything that depends on it.
 
@@ -76,6 +78,7 @@ def _unaligned(graph: Graph, name: str, dim: int, space: Space, unreached: Index
     )
 
 
+@of_graph
 def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
     """The plan by which elements leave a list of modules: whole layers of a transformer, blocks of a network.
 
@@ -114,11 +117,8 @@ def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
         ...
     depgraph.errors.PlanError: 0 may not leave: it takes no tensor of the space that it gives, not one. Nothing was changed.
     """
-    if not isinstance(graph, Graph) or not isinstance(path, str):
-        raise PlanError(
-            "expected a Graph, which dg.trace gives, and the path of a list of modules, "
-            f"met ({type(graph).__name__}, {type(path).__name__}). Nothing was changed."
-        )
+    if not isinstance(path, str):
+        raise PlanError(f"expected the path of a list of modules, met {type(path).__name__}. Nothing was changed.")
     sequences = {item.path: item for item in graph.sequences}
     if path not in sequences:
         raise UnknownNameError("list of modules", path, sequences)
@@ -128,6 +128,7 @@ def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
     return plan_of(graph, {}, [Drop(sequence, removed)]) if removed else Plan.empty(graph)
 
 
+@of_graph
 def drop_branches(graph: Graph, patterns: str | Iterable[str]) -> Plan:
     """The plan by which residual branches leave: the attention of a layer alone, or its MLP.
 
@@ -171,8 +172,6 @@ def drop_branches(graph: Graph, patterns: str | Iterable[str]) -> Plan:
         ...
     depgraph.errors.PlanError: 0 may not leave: what it gives is read by 1.norm (aten.layer_norm ...
     """
-    if not isinstance(graph, Graph):
-        raise PlanError(f"expected a Graph, which dg.trace gives, met {type(graph).__name__}. Nothing was changed.")
     listed = [patterns] if isinstance(patterns, str) else _listed(patterns)
     known = dict.fromkeys(call.path for call in graph.calls if call.path)
     paths: list[str] = []
@@ -194,6 +193,7 @@ def _listed(elements: object) -> list[Any]:
     return list(elements)
 
 
+@of_graph
 def cut_each(graph: Graph, lost: Mapping[str, Sequence[int] | Sequence[Sequence[int]]]) -> Plan:
     """The plan by which each block of a group loses its own indices, such as each head its own head dims.
 
