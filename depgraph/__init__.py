@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from depgraph.plans.by_hand import cut as cut
     from depgraph.plans.by_hand import cut_each as cut_each
     from depgraph.plans.by_hand import drop as drop
+    from depgraph.plans.by_hand import drop_branches as drop_branches
     from depgraph.plans.plan import Plan as Plan
     from depgraph.plans.reasons import why as why
     from depgraph.repair.expected import reconstruction_error as reconstruction_error
@@ -108,6 +109,7 @@ __all__ = [
     "cut",
     "cut_each",
     "drop",
+    "drop_branches",
     "engines",
     "errors",
     "evolve",
@@ -167,6 +169,7 @@ _HOME_OF = {
     "cut": "depgraph.plans.by_hand",
     "cut_each": "depgraph.plans.by_hand",
     "drop": "depgraph.plans.by_hand",
+    "drop_branches": "depgraph.plans.by_hand",
     "evolve": "depgraph.choosing.evolution",
     "execute": "depgraph.execution.execute",
     "execute_": "depgraph.execution.execute",

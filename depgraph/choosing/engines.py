@@ -319,7 +319,7 @@ def check(graph: Graph, engine: str, *, plan: Plan | None = None, **settings: An
         refuse_other_graph(plan, graph, "Pass the graph that it was made for.")
     needs = _engine(engine, settings)
     if plan is not None:
-        graph = without(graph, plan.drops)
+        graph = without(graph, plan.leaving)
     return Report(needs.name, tuple(dict.fromkeys(_findings(graph, plan, needs))))
 
 

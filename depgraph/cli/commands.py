@@ -167,6 +167,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
         "equal": not difference,
         "cuts": [{"group": cut.group, "first": str(cut.first), "second": str(cut.second)} for cut in difference.cuts],
         "drops": [{"path": drop.path, "first": str(drop.first), "second": str(drop.second)} for drop in difference.drops],
+        "branches": [{"path": branch.path, "by": branch.by} for branch in difference.branches],
         "edits": [{"path": edit.path, "first": edit.first, "second": edit.second} for edit in difference.edits],
         "fields": list(difference.fields),
     }

@@ -278,6 +278,7 @@ def _pieces(plan: Plan, checkpoint: _Checkpoint, repair: Repair | None, rename: 
     whole = [Piece(name, file) for file in checkpoint.files for name in file.names]
     known = {*plan.sizes, *(repair.values if repair is not None else ())} if is_well_typed(plan) else set()
     listed = [f"{drop.sequence.prefix}{element}." for drop in plan.drops for element in drop.sequence.elements]
+    listed += [f"{path}." for branch in plan.branches for path in branch.replaced]
     named = [(rename(piece.name) if rename else _model_name(piece, known, listed), piece) for piece in whole]
     by_name = dict(named)
     problems, missing = [*plan.problems], list[str]()

@@ -214,8 +214,8 @@ def with_optimizer_states(pieces: Mapping[str, Piece], plan: Plan) -> tuple[dict
         found = re.search(r"(?:^|\.)state\.(.+)\.([^.]+)$", piece.name)
         name = unprefixed(found[1], kept_of) if found else None
         shape = piece.entry.shape
-        if found and plan.drops:
-            problems.append(f"{piece.name!r}: the state of an optimizer does not go along where elements of lists leave")
+        if found and plan.leaving:
+            problems.append(f"{piece.name!r}: the state of an optimizer does not go along where layers or branches leave")
         elif found and found[1].isdigit() and shape and piece.entry.count > 1:
             problems.append(
                 f"{piece.name!r}: the state of an optimizer by a number, which does not say whose it is; save what "

@@ -16,7 +16,7 @@ _LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 
 def drop_elements(plan: Plan, model: nn.Module) -> None:
-    """Let the elements go. The plan fits the model, and its edits, which have the names from before, are made."""
+    """Let the elements go. The plan fits the model; its edits, under the names from before, are made, and its branches gone."""
     for path, value in _values_after(plan, model):
         write(model, path, value)
     for drop in sorted(plan.drops, key=lambda drop: -len(drop.sequence.path)):  # the innermost first

@@ -16,6 +16,7 @@ from torch import nn
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import OWN_STATE, holders, other_in_copy, write
+from depgraph.execution.branches import drop_branches
 from depgraph.execution.copying import copied
 from depgraph.execution.drops import drop_elements, written_paths
 from depgraph.execution.fitting import checked, fitting
@@ -73,6 +74,7 @@ def execute(plan: Plan, model: nn.Module, *, repair: Repair | None = None) -> nn
     for edit in plan.writes:
         write(result, edit.path, edit.new)
     _add_biases(result, repair)
+    drop_branches(plan, result)
     drop_elements(plan, result)
     for module in result.modules():
         if isinstance(module, nn.RNNBase):
@@ -141,6 +143,7 @@ def execute_(
         for edit in plan.writes:
             write(model, edit.path, edit.new)
         _add_biases(model, repair)
+        drop_branches(plan, model)
         drop_elements(plan, model)
         return {old: new for old, new in smaller.values() if isinstance(old, nn.Parameter)}  # type: ignore[misc]
     except BaseException:

@@ -10,6 +10,7 @@ from torch import nn
 from depgraph.algebra.indices import IndexSet
 from depgraph.errors import MismatchError, PlanError
 from depgraph.execution.attributes import other_attributes
+from depgraph.execution.branches import other_branches
 from depgraph.execution.drops import other_sequences
 from depgraph.execution.shards import shard_problems, told_by_all_ranks
 from depgraph.messages import number_text, shortened
@@ -34,6 +35,7 @@ def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
     problems = [*plan.problems]
     if not problems or is_well_typed(plan):
         problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model), *other_sequences(plan, model)]
+        problems += [*other_branches(plan, model)]
     if not problems:  # sizes are those of tensors that are there: only now are indices listed
         problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model)]
     uneven = [] if problems else [*shard_problems(plan, tensors, model)]

@@ -166,11 +166,10 @@ class Masked:
 
 def _zeroed(plan: Plan, model: nn.Module) -> list[tuple[nn.Parameter, Positions]]:
     """Each parameter that the plan reaches, once, with the indices to zero."""
-    if plan.drops:
-        paths = ", ".join(repr(drop.sequence.path) for drop in plan.drops)
-        raise PlanError.of(
-            [f"a mask zeroes indices, and takes no elements out of lists, met a plan that drops some of {paths}."]
-        )
+    if plan.leaving:
+        paths = ", ".join([repr(drop.sequence.path) for drop in plan.drops] + [repr(branch.path) for branch in plan.branches])
+        what = "takes no elements out of lists" if plan.drops else "lets no branches leave"
+        raise PlanError.of([f"a mask zeroes indices, and {what}, met a plan that drops some of {paths}."])
     tensors, scaled = fitting(plan, model), _directions(model)
     zeroed: dict[int, tuple[nn.Parameter, Positions]] = {}
     for name, dims in plan.kept.items():

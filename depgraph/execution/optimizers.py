@@ -245,7 +245,7 @@ def _foreign(
             yield from others
             if not others and tuple(new.shape) != _after(plan, name, old):
                 yield f"{name!r}: the plan makes shape {_after(plan, name, old)} of {tuple(old.shape)}, met {tuple(new.shape)}"
-    for group in optimizer.param_groups if not plan.drops else ():
+    for group in optimizer.param_groups if not plan.leaving else ():
         for parameter in group["params"]:
             if parameter not in parameter_map and id(parameter) not in names:
                 yield (

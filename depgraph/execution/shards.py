@@ -207,8 +207,8 @@ def shard_problems(plan: Plan, tensors: Mapping[str, torch.Tensor], model: nn.Mo
     if not any(map(is_sharded, tensors.values())):
         return
     managed = {id(record.sharded_param): record for record in records(model)}
-    if plan.drops and managed:
-        yield "elements of lists leave, and fully_shard keeps what it does with their parameters"
+    if plan.leaving and managed:
+        yield "elements of lists or branches leave, and fully_shard keeps what it does with their parameters"
     after = {
         cut.atom: UNIT if cut.atom.size - cut.count == 1 else Atom(cut.atom.id, cut.atom.size - cut.count) for cut in plan.cuts
     }

@@ -13,6 +13,7 @@ from depgraph.algebra.index_maps import image, leaves
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import UNIT, Atom, Reversed, Space, atoms, backwards, substitute
+from depgraph.graph.branches import Branch
 from depgraph.graph.drops import Drop, renamed, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import (
@@ -188,9 +189,9 @@ def shrunk_and_numbered(
     graph: Graph,
     removed: Mapping[Atom, Removal],
     values: Mapping[str, int] = MappingProxyType({}),
-    drops: Sequence[Drop] = (),
+    drops: Sequence[Drop | Branch] = (),
 ) -> tuple[Graph, dict[int, int]]:
-    """The graph with smaller atoms and shorter lists of modules; and for each atom number in it the number in the given graph.
+    """The graph with smaller atoms and without what leaves, and for each atom number in it the number in the given graph.
 
     `values` are the new ones of attributes that forward did not read.
     """

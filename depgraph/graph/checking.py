@@ -24,7 +24,8 @@ def check(graph: Graph) -> tuple[str, ...]:
     if problems:  # the other checks rely on valid sizes and names
         return problems
     lists = sequence_problems(graph.sequences)
-    return (*_reading_order(graph), *_operations(graph), *_attributes(graph), *_limits(graph), *_interface(graph), *lists)
+    others = (*_attributes(graph), *_limits(graph), *_interface(graph), *_calls(graph))
+    return (*_reading_order(graph), *_operations(graph), *others, *lists)
 
 
 def _spaces(graph: Graph) -> list[Space]:
@@ -188,6 +189,19 @@ def _interface(graph: Graph) -> Iterator[str]:
             yield f"the named index {path} lies in no free vocabulary"
         if named.path and not all(map(is_step, named.path.split("."))):
             yield f"an index's path names plain data of modules and configurations, met {path}"
+
+
+def _calls(graph: Graph) -> Iterator[str]:
+    """Modules are called with tensors of the graph, and give such."""
+    known = {name for tensor in graph.tensors for name in (tensor.name, *tensor.aliases)}
+    for call in graph.calls:
+        path = shortened(repr(call.path))
+        if call.path and not all(map(is_step, call.path.split("."))):
+            yield f"a call names something else than a module, met {path}"
+        names = {name for _, name in call.takes} | {name for name in call.returns if name}
+        yield from (f"the call of {path} names {shortened(repr(name))}, which is no tensor" for name in sorted(names - known))
+        if any(not (key.isidentifier() or key.isdigit()) for key, _ in call.takes) or call.arguments < len(call.takes):
+            yield f"the call of {path} names arguments by positions and keywords, and not more than it has"
 
 
 def sequence_problems(sequences: Iterable[ModuleSequence]) -> Iterator[str]:

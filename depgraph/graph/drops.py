@@ -7,7 +7,7 @@ does nothing for it outside of it. Then the model runs without it, and computes 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, pairwise
 from typing import TypeAlias
@@ -15,19 +15,11 @@ from typing import TypeAlias
 from attrs import evolve, frozen
 
 from depgraph.algebra.indices import IndexSet
-from depgraph.algebra.spaces import Atom, Product, Reversed, Space, atoms
+from depgraph.algebra.spaces import Atom, Product, Reversed, Space
+from depgraph.graph.branches import Branch, branch_problems, losing, with_stand_ins
 from depgraph.graph.graph import Graph
-from depgraph.graph.records import (
-    Balance,
-    LayerWeight,
-    ModuleSequence,
-    Operation,
-    OperationTraits,
-    OpType,
-    Tensor,
-    UnreadAttribute,
-    place_of,
-)
+from depgraph.graph.records import ModuleSequence, Operation, OpType, Tensor, place_of
+from depgraph.graph.rewiring import rewired, traits_named
 from depgraph.messages import shortened
 
 Rename: TypeAlias = Callable[[str], str | None]
@@ -65,16 +57,26 @@ class Drop:
         return f"{sequence.path or 'the model'}: {len(self.removed)} of {len(sequence.elements)} elements go: {names}"
 
 
-def renaming(drops: Iterable[Drop]) -> Rename:
-    """From a name in the base, of a module, tensor, operation or attribute, to that in the result; None for what is gone."""
-    tables = {drop.sequence.path: {name: drop.left.get(name) for name in drop.sequence.elements} for drop in drops}
-    return lambda name: _renamed(name, tables) if tables else name
+def renaming(drops: Iterable[Drop | Branch]) -> Rename:
+    """From a name in the base, of a module, tensor or attribute, to that in the result; None for what is gone."""
+    lists, branches = parted(drops)
+    tables = {drop.sequence.path: {name: drop.left.get(name) for name in drop.sequence.elements} for drop in lists}
+    lost = losing(branches)
+    if not branches:
+        return lambda name: _renamed(name, tables) if tables else name
+    return lambda name: None if lost(name) else _renamed(name, tables)
 
 
-def naming(drops: Iterable[Drop]) -> Callable[[str], str]:
+def parted(drops: Iterable[Drop | Branch]) -> tuple[list[Drop], list[Branch]]:
+    """The elements that leave lists, and the branches that leave."""
+    drops = tuple(drops)
+    return [item for item in drops if isinstance(item, Drop)], [item for item in drops if isinstance(item, Branch)]
+
+
+def naming(drops: Iterable[Drop | Branch]) -> Callable[[str], str]:
     """From a name in the result back to that in the base."""
     tables: dict[str, Mapping[str, str | None]] = {
-        drop.sequence.path: {new: name for name, new in drop.left.items()} for drop in drops
+        drop.sequence.path: {new: name for name, new in drop.left.items()} for drop in parted(drops)[0]
     }
 
     def base_name(name: str) -> str:
@@ -273,19 +275,23 @@ def _described(operation: Operation) -> str:
     return f"{operation.name} ({operation.op}{f' at {operation.where}' if operation.where else ''})"
 
 
-def drop_problems(graph: Graph, drops: Iterable[Drop]) -> Iterator[str]:
-    """Why elements may not leave their lists, one sentence each; for drops of lists that the graph has."""
+def drop_problems(graph: Graph, drops: Iterable[Drop | Branch]) -> Iterator[str]:
+    """Why elements may not leave their lists, or branches the model, one sentence each; for lists that the graph has."""
     drops = tuple(drops)
-    problems = [problem for drop in drops for problem in _element_problems(graph, drop)]
+    lists, branches = parted(drops)
+    problems = [*branch_problems(graph, branches)]
+    around = graph if problems else with_stand_ins(graph, branches)
+    problems += [problem for drop in lists for problem in _element_problems(around, drop)]
     if problems or not drops:
         yield from problems
         return
-    left = without(graph, drops)
-    problems = [*_left_over(graph, left, drops)]
+    left = without(around, lists)
+    problems = [*_left_over(around, left, lists)] if lists else []
     yield from problems
     if not problems and _inseparable(left) - _inseparable(graph):
-        names = ", ".join(f"{drop.sequence.prefix}{drop.sequence.elements[place]}" for drop in drops for place in drop.removed)
-        yield f"they alone tell parts of an axis apart, so keep one of each kind of {shortened(names)}"
+        names = [f"{drop.sequence.prefix}{drop.sequence.elements[place]}" for drop in lists for place in drop.removed]
+        names += [branch.path for branch in branches]
+        yield f"they alone tell parts of an axis apart, so keep one of each kind of {shortened(', '.join(names))}"
 
 
 def _element_problems(graph: Graph, drop: Drop) -> Iterator[str]:
@@ -357,112 +363,29 @@ def _count_pairs(space: Space, counts: dict[Atom, int], pairs: dict[tuple[Atom, 
                 pairs[one, other] = pairs.get((one, other), 0) + 1
 
 
-def without(graph: Graph, drops: Sequence[Drop]) -> Graph:
-    """The graph without the elements that go, under the names and numbers of the base. `drop_problems` must have none."""
-    if not drops:
+def without(graph: Graph, drops: Sequence[Drop | Branch]) -> Graph:
+    """The graph without what goes, under the names and numbers of the base. `drop_problems` must have none."""
+    lists, branches = parted(drops)
+    graph = with_stand_ins(graph, branches)
+    if not lists:
         return graph
-    rename = renaming(drops)
+    rename = renaming(lists)
     sequences = {item.path: item for item in graph.sequences}
     redirected: dict[str, str] = {}
-    for drop in drops:
+    for drop in lists:
         flow = ElementFlow(graph, sequences[drop.sequence.path])
         for position in drop.removed:
             redirected.update(flow.redirected(position))
-
-    def read(name: str) -> str:
-        while name in redirected:
-            name = redirected[name]
-        return name
-
-    stay = {item.name: _reading(item, read) for item in graph.operations if rename(item.name) is not None}
-    operations = tuple(_in_order(graph.operations, stay))
-    gone = {name for item in graph.operations if rename(item.name) is None for name in item.outputs}
-    tensors = []
-    for tensor in graph.tensors:
-        if tensor.kind == "value":
-            tensors += [tensor] if tensor.name not in gone else []
-        elif left := [name for name in (tensor.name, *tensor.aliases) if rename(name) is not None]:
-            tensors.append(tensor if left[0] == tensor.name else Tensor(left[0], tensor.kind, tensor.axes, tuple(left[1:])))
-    spaces = {space for tensor in tensors for space in tensor.axes}
-    spaces |= {space for item in operations for cost in item.costs for space in cost.axes}
-    present = {atom for space in spaces for atom in atoms(space)}
-    balances = [(item, tuple(atom for atom in item.atoms if atom in present)) for item in graph.balances]
-    return evolve(
-        graph,
-        operations=operations,
-        tensors=tuple(tensors),
-        attributes=tuple(item for item in graph.attributes if rename(item.path) is not None),
-        pinned_atoms=tuple(item for item in graph.pinned_atoms if item.atom in present),
-        balances=tuple(Balance(left, item.reason) for item, left in balances if len(left) > 1),
-        lower_bounds=tuple(item for item in graph.lower_bounds if item.atom in present),
-        multiples=tuple(item for item in graph.multiples if item.atom in present),
-        unread=tuple(_unread_left(graph.unread, rename, present)),
-        free=tuple(item for item in graph.free if item.kind != "vocabulary" or rename(item.name) is not None),
-        indices=tuple(item for item in graph.indices if not item.path or rename(item.path) is not None),
-    )
+    stay = {item.name: item for item in graph.operations if rename(item.name) is not None}
+    return rewired(graph, stay, redirected, lambda name: rename(name) is not None)
 
 
-def _unread_left(attributes: Iterable[UnreadAttribute], rename: Rename, present: set[Atom]) -> Iterator[UnreadAttribute]:
-    """What nothing has read, of what stays: an attribute of a configuration may count axes of elements that go, too."""
-    for item in attributes:
-        spaces = tuple(space for space in item.spaces if present.issuperset(atoms(space)))
-        if spaces and rename(item.path) is not None:
-            yield UnreadAttribute(item.path, spaces)
-
-
-def _in_order(operations: Sequence[Operation], stay: Mapping[str, Operation]) -> Iterator[Operation]:
-    """The operations that stay. A parameter that is a node of its own stands just before what makes it one.
-
-    That is its first use beside its own layer; where this goes, the next one takes its place.
-    """
-    waiting: dict[str, Operation] = {}
-    unplaced: dict[str, Operation] = {}
-    for operation in operations:
-        if operation.type is OpType.PARAMETER:
-            if operation.name in stay:
-                waiting[operation.outputs[0]] = operation
-            continue
-        item = stay.get(operation.name)
-        if item is None:
-            unplaced.update(waiting)
-        else:
-            users = [name for name in item.inputs if name in unplaced and name.rpartition(".")[0] != item.name]
-            yield from (unplaced.pop(name) for name in dict.fromkeys(users))
-            yield from waiting.values()
-            yield item
-        waiting.clear()
-
-
-def _reading(operation: Operation, read: Callable[[str], str]) -> Operation:
-    """The operation on other inputs."""
-    if all(read(name) == name for name in operation.inputs):
-        return operation
-    return evolve(operation, inputs=tuple(map(read, operation.inputs)), traits=_traits(operation.traits, read))
-
-
-def _traits(traits: OperationTraits, name_of: Callable[[str], str]) -> OperationTraits:
-    weight = traits.weight
-    return evolve(
-        traits,
-        mixes=None if traits.mixes is None else tuple((name_of(name), dim) for name, dim in traits.mixes),
-        chooses=tuple((name_of(name), dim) for name, dim in traits.chooses),
-        weight=None
-        if weight is None
-        else LayerWeight(
-            weight.operand,
-            weight.inner,
-            weight.outer,
-            (name_of(weight.read[0]), weight.read[1]),
-            (name_of(weight.made[0]), weight.made[1]),
-        ),
-    )
-
-
-def renamed(graph: Graph, drops: Collection[Drop]) -> Graph:
+def renamed(graph: Graph, drops: Iterable[Drop | Branch]) -> Graph:
     """What `without` left, under the names of the result. The order of attributes is that of their new paths."""
-    if not drops:
+    lists, _ = parted(drops)
+    if not lists:
         return graph
-    new_name = renaming(drops)
+    new_name = renaming(lists)
 
     def rename(name: str) -> str:
         return new_name(name) or name
@@ -473,7 +396,7 @@ def renamed(graph: Graph, drops: Collection[Drop]) -> Graph:
             name=rename(item.name),
             inputs=tuple(map(rename, item.inputs)),
             outputs=tuple(map(rename, item.outputs)),
-            traits=_traits(item.traits, rename),
+            traits=traits_named(item.traits, rename),
         )
         for item in graph.operations
     ]
@@ -486,7 +409,8 @@ def renamed(graph: Graph, drops: Collection[Drop]) -> Graph:
         unread=tuple(evolve(item, path=rename(item.path)) for item in graph.unread),
         free=tuple(evolve(item, name=rename(item.name)) if item.kind == "vocabulary" else item for item in graph.free),
         indices=tuple(sorted((evolve(item, path=rename(item.path)) for item in graph.indices), key=place_of)),
-        sequences=tuple(_left_in(graph.sequences, drops, new_name)),
+        sequences=tuple(_left_in(graph.sequences, lists, new_name)),
+        calls=tuple(item.with_names(rename) for item in graph.calls),
     )
 
 

@@ -22,6 +22,7 @@ from depgraph.graph.records import (
     Balance,
     FreeAxis,
     LowerBound,
+    ModuleCall,
     ModuleSequence,
     NamedIndex,
     Operation,
@@ -58,6 +59,8 @@ class Graph:
         sequences: lists of several modules, from which elements may leave (`depgraph.drop`); equality leaves them out.
         free: axes of inputs, outputs and vocabularies that may lose indices, as `free=` of `trace` asked for.
         indices: integers that stand for single indices of a free vocabulary, such as the id of padding.
+        calls: how forward called the modules that hold parameters, in the order in which they returned; equality leaves them
+            out.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -86,6 +89,7 @@ class Graph:
     sequences: tuple[ModuleSequence, ...] = field(default=(), eq=False, metadata=codec.LATE)
     free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
     indices: tuple[NamedIndex, ...] = field(default=(), metadata=codec.LATE)
+    calls: tuple[ModuleCall, ...] = field(default=(), eq=False, metadata=codec.LATE)
 
     @cached_property
     def params(self) -> int:
@@ -310,6 +314,9 @@ class Graph:
             f"<Graph: {len(self.operations)} operations, {len(self.groups)} groups, {self.params:,} parameters, "
             f"{self.macs:,} MACs>"
         )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # else IPython and Hypothesis print every field
 
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()

@@ -329,6 +329,37 @@ class ModuleSequence:
 
 
 @frozen
+class ModuleCall:
+    """How forward called a module that holds parameters: what it was given, and what it returned.
+
+    Attributes:
+        path: the module's dotted path.
+        takes: the tensors among its arguments, each by its position or keyword.
+        arguments: how many arguments there were.
+        returns: the tensors that it returned, in order; an empty text where None stood.
+        alone: whether it returned one tensor, and no tuple.
+        problem: why another module cannot be called in its place; empty where nothing speaks against it.
+
+    >>> import torch, depgraph as dg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> [(call.path, call.takes, call.returns) for call in dg.trace(model, torch.zeros(1, 4)).calls[:2]]
+    [('0', (('0', 'input[0]:0'),), ('0:0',)), ('2', (('0', '1:0'),), ('2:0',))]
+    """
+
+    path: str
+    takes: tuple[tuple[str, str], ...]
+    arguments: int
+    returns: tuple[str, ...]
+    alone: bool
+    problem: str = ""
+
+    def with_names(self, name: Callable[[str], str]) -> ModuleCall:
+        """The call with other names of modules and tensors."""
+        takes = tuple((key, name(tensor)) for key, tensor in self.takes)
+        return evolve(self, path=name(self.path), takes=takes, returns=tuple(item and name(item) for item in self.returns))
+
+
+@frozen
 class Balance:
     """Groups that must keep equal sizes, such as the halves of a `chunk(2)`; their indices stay independent."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
+from typing import Literal
 
 from attrs import evolve, fields, frozen
 
@@ -16,6 +17,7 @@ from depgraph.algebra.ragged_sets import RaggedSet, Removal, kept_by, left_over,
 from depgraph.algebra.spaces import Atom
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.arguments import of_graph
+from depgraph.graph.branches import Branch
 from depgraph.graph.drops import Drop, renaming, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.patterns import chosen_groups, listed
@@ -88,6 +90,30 @@ class DropDifference:
 
 
 @frozen
+class BranchDifference:
+    """A residual branch that leaves by one of two plans alone.
+
+    Attributes:
+        path: the path of the module that runs it.
+        by: by which plan.
+
+    >>> import torch, depgraph as dg
+    >>> class Residual(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.inner = torch.nn.Linear(4, 4)
+    ...     def forward(self, x):
+    ...         return x + self.inner(x)
+    >>> graph = dg.trace(torch.nn.Sequential(Residual(), Residual()), torch.zeros(1, 4))
+    >>> dg.drop_branches(graph, "*.inner").diff(dg.drop_branches(graph, "0.inner")).branches
+    (BranchDifference(path='1.inner', by='first'),)
+    """
+
+    path: str
+    by: Literal["first", "second"]
+
+
+@frozen
 class PlanDifference:
     """In what two plans of one graph differ. It is false where they are equal.
 
@@ -95,6 +121,7 @@ class PlanDifference:
         cuts: the groups of which they remove different indices, in the order of the graph.
         edits: the edits that were added differently, by path.
         drops: the lists of modules that other elements leave, by path.
+        branches: the residual branches that leave by one of them, by path.
         fields: the names of other fields that differ although they follow from these, which are the same: one of the plans is
             damaged, which `Plan.apply` tells.
 
@@ -111,10 +138,11 @@ class PlanDifference:
     cuts: tuple[CutDifference, ...] = ()
     edits: tuple[EditDifference, ...] = ()
     drops: tuple[DropDifference, ...] = ()
+    branches: tuple[BranchDifference, ...] = ()
     fields: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.cuts or self.edits or self.drops or self.fields)
+        return bool(self.cuts or self.edits or self.drops or self.branches or self.fields)
 
     def __str__(self) -> str:
         lines = [f"<PlanDifference: {len(self.cuts)} groups, {len(self.edits)} edits>"]
@@ -124,6 +152,7 @@ class PlanDifference:
             sides = (("first", item.first), ("second", item.second))
             told = "; ".join(f"only the {which} removes {indices}" for which, indices in sides if indices)
             lines.append(f"  {name}: {told}")
+        lines += [f"  {branch.path}: only the {branch.by} lets the branch leave" for branch in self.branches]
         lines += [f"  {edit.path}: {edit.first} by the first, {edit.second} by the second" for edit in self.edits]
         lines += [f"  {name} differs, though cuts, drops and edits are the same" for name in self.fields]
         return "\n".join(lines)
@@ -151,8 +180,10 @@ def difference(first: Plan, second: Plan) -> PlanDifference:
         for path in sorted({*one, *other})
         if (gone := one.get(path, IndexSet())) != (also := other.get(path, IndexSet()))
     )
-    if cuts or edits or drops:
-        return PlanDifference(cuts, edits, drops)
+    left, right = ({branch.path for branch in plan.branches} for plan in (first, second))
+    branches = tuple(BranchDifference(path, "first" if path in left else "second") for path in sorted(left ^ right))
+    if cuts or edits or drops or branches:
+        return PlanDifference(cuts, edits, drops, branches)
     rest = (item.name for item in fields(Plan) if item.eq and getattr(first, item.name) != getattr(second, item.name))
     return PlanDifference(fields=tuple(rest))
 
@@ -165,7 +196,7 @@ def restricted(graph: Graph, plan: Plan, patterns: str | Iterable[str], ignore: 
     removed = {cut.atom: cut.removal for cut in plan.cuts if cut.group in names}
     if problems := [*_without_base(plan, removed)]:
         raise PlanError.of(problems)
-    part = plan_of(graph, removed, plan.drops if "*" in listed(patterns) else ())
+    part = plan_of(graph, removed, plan.leaving if "*" in listed(patterns) else ())
     sizes = {item.path: item.sizes for item in part.unread}
     for path, edit in _added(plan).items():
         if edit.new in sizes.get(path, ()):
@@ -249,9 +280,15 @@ def _union(graph: Graph, plans: Sequence[Plan]) -> Plan:
     for drop in (drop for each in plans for drop in each.drops):
         before = drops.get(drop.sequence.path, drop)
         drops[drop.sequence.path] = evolve(drop, removed=before.removed | drop.removed)
-    stays = renaming(drops.values())
+    branches: dict[str, Branch] = {}
+    for branch in (branch for each in plans for branch in each.branches):
+        known = branches.get(branch.path, branch)
+        branches[branch.path] = evolve(known, beside=tuple(sorted({*known.beside, *branch.beside})))
+    stays = renaming((*drops.values(), *branches.values()))
     drops = {path: drop for path, drop in drops.items() if not path or stays(path) is not None}
-    plan = plan_of(graph, reduce(united, map(_removals, plans), nothing), list(drops.values()))
+    leaving: list[Drop | Branch] = [*drops.values()]
+    leaving += [branch for path, branch in branches.items() if stays(path) is not None]
+    plan = plan_of(graph, reduce(united, map(_removals, plans), nothing), leaving)
     edits: dict[str, Edit] = {}
     for edit in (edit for each in plans for edit in _added(each).values()):
         edits[edit.path] = min(edits.get(edit.path, edit), edit, key=lambda item: item.new)
@@ -288,7 +325,7 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
     ({'0.weight:0': IndexSet('3,6')}, True)
     """
     first, total = _removals(done), _removals(wanted)
-    left = without(graph, wanted.drops) if wanted.base == graph.fingerprint else graph
+    left = without(graph, wanted.leaving) if wanted.base == graph.fingerprint else graph
     problems = [
         f"the {name} plan is for the graph {plan.base[:12]}, not for {graph.fingerprint[:12]}"
         for name, plan in (("first", done), ("second", wanted))
@@ -311,6 +348,12 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
         for path, gone in _dropped(done).items()
         if (kept := gone - dropped.get(path, IndexSet())) and (not path or wanted.name_after(path) is not None)
     ]
+    names_wanted = {branch.path for branch in wanted.branches}
+    problems += [
+        f"branch {shortened(repr(branch.path))} has left, which the second plan keeps"
+        for branch in done.branches
+        if branch.path not in names_wanted and wanted.name_after(branch.path) is not None
+    ]
     if problems:
         raise MismatchError(
             "the second plan does not go on from the first one:",
@@ -332,7 +375,7 @@ def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
             else removal
             for atom, removal in left_over(first, total).items()
         },
-        [*_drops_left(after, done, wanted)],
+        [*_drops_left(after, done, wanted), *_branches_left(done, wanted)],
     )
     for path, edit in theirs.items():
         present = ours[path].new if path in ours else edit.old
@@ -349,6 +392,15 @@ def _drops_left(after: Graph, done: Plan, wanted: Plan) -> Iterator[Drop]:
         name = done.name_after(path) if path else path
         if name is not None and (more := (drop.removed - before).renumber(before)):
             yield Drop(evolve(sequences[name], fixed=(), problem=""), more)
+
+
+def _branches_left(done: Plan, wanted: Plan) -> Iterator[Branch]:
+    """The branches that are still to leave, by their names in the smaller graph."""
+    gone = {path for branch in done.branches for path in branch.replaced}
+    for branch in wanted.branches:
+        if branch.path not in gone and done.name_after(branch.path) is not None:
+            beside = tuple(path for path in branch.beside if path not in gone)
+            yield evolve(branch, beside=beside).with_names(lambda name: done.name_after(name) or name)
 
 
 def _dropped(plan: Plan) -> dict[str, IndexSet]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from attrs import evolve
@@ -13,6 +14,7 @@ from depgraph.algebra.ragged_sets import RaggedSet, Removal
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
 from depgraph.graph.arguments import of_graph
+from depgraph.graph.branches import BranchFlow
 from depgraph.graph.drops import Drop
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
@@ -124,6 +126,64 @@ def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
     places = [sequence.elements.index(item) if item in sequence.elements else item for item in _listed(elements)]
     removed = index_set(f"the list {path!r}", len(sequence.elements), places)
     return plan_of(graph, {}, [Drop(sequence, removed)]) if removed else Plan.empty(graph)
+
+
+@of_graph
+def drop_branches(graph: Graph, patterns: str | Iterable[str]) -> Plan:
+    """The plan by which residual branches leave: the attention of a layer alone, or its MLP.
+
+    A module may leave where what it returns is only added to the stream from which it is made. One that adds nothing takes its
+    place, `depgraph.execution.branches.AddsNothing`, so that forward runs on as it is. What has no other use than to feed the
+    branch, such as its normalisation, or only comes behind it, such as a projection, goes with it: `torch.nn.Identity` takes
+    its place. All their parameters leave; the model computes what it computes where the last layer of the branch is zero.
+
+    Args:
+        graph: the traced model.
+        patterns: the modules that run the branches, by dotted path or glob, such as ``model.layers.*.mlp``.
+
+    Raises:
+        UnknownNameError: a pattern names no module that holds parameters and that forward calls.
+        PlanError: a module may not leave: what it gives is not added, something else reads it too, it is called more than
+            once, or returns what no other module can. All reasons are told at once.
+
+    >>> import torch, depgraph as dg
+    >>> class Block(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.norm, self.mlp = torch.nn.LayerNorm(4), torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 4))
+    ...     def forward(self, x):
+    ...         return x + self.mlp(self.norm(x))
+    >>> model, x = torch.nn.Sequential(torch.nn.Linear(3, 4), Block(), Block()), torch.randn(1, 3)
+    >>> graph = dg.trace(model, x)
+    >>> plan = dg.drop_branches(graph, "2.mlp")
+    >>> print(plan)
+    <Plan: 0 groups, 0 axes, 0 attributes>
+      2.mlp adds nothing; with it go 2.norm
+    >>> small = dg.execute(plan, model)
+    >>> small[2]
+    Block(
+      (norm): Identity()
+      (mlp): AddsNothing(like='0')
+    )
+    >>> torch.equal(small(x), model[:2](x)), dg.trace(small, x) == plan.apply(graph)
+    (True, True)
+    >>> dg.drop_branches(graph, "0")                                                # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    depgraph.errors.PlanError: 0 may not leave: what it gives is read by 1.norm (aten.layer_norm ...
+    """
+    listed = [patterns] if isinstance(patterns, str) else _listed(patterns)
+    known = dict.fromkeys(call.path for call in graph.calls if call.path)
+    paths: list[str] = []
+    for pattern in listed:
+        matched = [path for path in known if isinstance(pattern, str) and fnmatchcase(path, pattern)]
+        if not matched:
+            raise UnknownNameError("module", pattern, known)
+        paths += matched
+    branches, problems = BranchFlow(graph).found(paths)
+    if problems:
+        raise PlanError.of([f"{problem}." for problem in problems])
+    return plan_of(graph, {}, branches) if branches else Plan.empty(graph)
 
 
 def _listed(elements: object) -> list[Any]:

@@ -16,6 +16,7 @@ from depgraph.algebra.canonical_terms import LARGEST_SIZE, MAX_BLOCKS, term_prob
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Product, Reversed, Space, Sum, atoms
 from depgraph.codec import DEEPEST
+from depgraph.graph.branches import ZEROS
 from depgraph.graph.checking import sequence_problems
 from depgraph.graph.paths import is_step
 from depgraph.graph.records import FreeAxis, Interface, ModuleSequence, UnreadAttribute
@@ -42,7 +43,15 @@ def check(plan: Plan) -> tuple[str, ...]:
         return problems
     structure = (_fingerprints, _cut_problems, _axis_problems, _size_problems)
     problems = tuple(problem for problems_of in structure for problem in problems_of(plan))
-    others = (_interface_problems, _unread_problems, _tie_problems, _renaming_problems, _target_problems, _drop_problems)
+    others = (
+        _interface_problems,
+        _unread_problems,
+        _tie_problems,
+        _renaming_problems,
+        _target_problems,
+        _drop_problems,
+        _branch_problems,
+    )
     return (*problems, *edit_problems(plan.edits), *(problem for problems_of in others for problem in problems_of(plan)))
 
 
@@ -53,6 +62,7 @@ def is_well_typed(plan: Plan) -> bool:
 
 def _type_problems(plan: Plan) -> Iterator[str]:
     """Fields of a wrong type. A file cannot have them, for `load` checks types; a plan that was built by hand can."""
+    from depgraph.graph.branches import Branch
     from depgraph.graph.drops import Drop
     from depgraph.plans.plan import Cut, Edit, PrunedAxis, Target
 
@@ -91,6 +101,12 @@ def _type_problems(plan: Plan) -> Iterator[str]:
     def is_drop(item: Any) -> bool:
         return type(item) is Drop and _is_sequence(item.sequence) and _is_index_set(item.removed)
 
+    def is_branch(item: Any) -> bool:
+        if type(item) is not Branch or type(item.path) is not str or type(item.like) is not str:
+            return False
+        lists = (item.returns, item.beside, item.keeps)
+        return all(type(names) is tuple and all(type(name) is str for name in names) for names in lists)
+
     def is_pair(kind: type) -> Callable[[Any], bool]:
         return lambda item: type(item) is tuple and len(item) == 2 and type(item[0]) is type(item[1]) is kind
 
@@ -110,6 +126,7 @@ def _type_problems(plan: Plan) -> Iterator[str]:
         ("unread_attributes", is_unread),
         ("tied", is_tie),
         ("drops", is_drop),
+        ("branches", is_branch),
     ):
         items = getattr(plan, name)
         if type(items) is not tuple:
@@ -186,7 +203,7 @@ def _fingerprints(plan: Plan) -> Iterator[str]:
     for name, fingerprint in (("base", plan.base), ("result", plan.result)):
         if not _FINGERPRINT.fullmatch(fingerprint):
             yield f"{name} is no fingerprint of 64 hexadecimal digits"
-    if (plan.base == plan.result) != (not plan.cuts and not plan.drops):
+    if (plan.base == plan.result) != (not plan.cuts and not plan.leaving):
         yield "a plan leads to another graph exactly where it cuts something"
 
 
@@ -365,12 +382,36 @@ def _drop_problems(plan: Plan) -> Iterator[str]:
             yield f"list {path} has the elements 0 to {length - 1}, and loses none or one beyond"
         elif len(drop.removed) == length:
             yield f"list {path} would lose its last element"
-    if plan.drops and not problems:
+    if plan.leaving and not problems:
         tensors = {axis.tensor for axis in plan.axes} | {name for names in plan.tied for name in names}
         attributes = {edit.path for edit in plan.writes} | {item.path for item in plan.unread_attributes}
         for name in sorted(tensors | attributes):
             if plan.name_after(name) is None:
-                yield f"{shortened(repr(name))} goes with an element of a list"
+                yield f"{shortened(repr(name))} goes with an element of a list, or with a branch"
+
+
+def _branch_problems(plan: Plan) -> Iterator[str]:
+    """Branches that are not in order, or lead to something else than modules, their arguments and plain data."""
+    paths = [branch.path for branch in plan.branches]
+    if paths != sorted(paths):
+        yield "the branches are not in the order of their paths"
+    replaced = [path for branch in plan.branches for path in branch.replaced]
+    yield from _duplicates("a module that goes with two branches is", replaced)
+    for branch in plan.branches:
+        path = shortened(repr(branch.path))
+        if not all(is_step(step) for name in branch.replaced for step in name.split(".")) or not all(
+            map(is_step, branch.keeps)
+        ):
+            yield f"the branch {path} names something else than modules and plain attributes"
+        keys = [branch.like, *(item for item in branch.returns if item not in {"", ZEROS})]
+        if not all(key.isidentifier() or (is_step(key) and key.isdigit()) for key in keys):
+            yield f"the branch {path} names arguments by positions and keywords, met {shortened(repr(keys))}"
+        if branch.returns and ZEROS not in branch.returns:
+            yield f"the branch {path} returns nothing that could be added"
+        if list(branch.beside) != sorted(branch.beside) or list(branch.keeps) != sorted(branch.keeps):
+            yield f"the branch {path} does not list its modules and attributes in their order"
+    inside = {path for path in replaced for other in replaced if path.startswith(f"{other}.")}
+    yield from (f"the module {shortened(repr(path))} lies in another one that goes" for path in sorted(inside))
 
 
 def _unread_problems(plan: Plan) -> Iterator[str]:

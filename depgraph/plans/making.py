@@ -8,8 +8,9 @@ from depgraph.algebra.ragged_sets import RaggedSet, Removal, canonical, row_prob
 from depgraph.algebra.spaces import Atom, atoms
 from depgraph.errors import PlanError
 from depgraph.graph.arguments import of_graph
+from depgraph.graph.branches import Branch
 from depgraph.graph.canonical import shrunk_and_numbered
-from depgraph.graph.drops import Drop, drop_problems, without
+from depgraph.graph.drops import Drop, drop_problems, parted, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.ragged import ragged_problems
 from depgraph.plans.implied import balance_problems, free_axes, index_problems, moved_indices, shorter_axes, smaller_sizes
@@ -17,19 +18,19 @@ from depgraph.plans.plan import Edit, Plan, PrunedAxis, cuts_of, ordered_axes
 
 
 @of_graph
-def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop] = ()) -> Plan:
-    """The plan that removes the given indices of each group's atom, and the given elements of lists of modules.
+def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop | Branch] = ()) -> Plan:
+    """The plan that removes the given indices of each group's atom, the given elements of lists of modules, and branches.
 
     Args:
         graph: the traced model.
         removed: atom of a group to the original indices that go; a `RaggedSet` where each index of a base loses its own.
             Groups that go as a whole with the elements are left out.
-        drops: which elements leave which lists.
+        drops: which elements leave which lists, and which residual branches leave.
 
     Raises:
         PlanError: a group would keep less than its lower bound, balanced groups would lose unequally many, or a group would
-            lose other indices in each row although it is uniform, or elements may not leave. The error lists all problems at
-            once.
+            lose other indices in each row although it is uniform, or elements or branches may not leave. The error lists all
+            problems at once.
 
     >>> import torch, depgraph as dg
     >>> graph = dg.trace(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)), torch.zeros(1, 4))
@@ -55,6 +56,7 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop]
     if drops or any(atom.size - len(removal) == 1 for atom, removal in removed.items()):
         names = {group.atom.id: group.name for group in graph.groups}  # they follow the structure, not the sizes
         renamed = [(group.name, names[base_numbers[group.atom.id]]) for group in result.groups]
+    lists, branches = parted(drops)
     axes = ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(left, removed))
     reached = {axis.tensor for axis in axes}
     return Plan(
@@ -69,9 +71,10 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop]
             item for item in left.unread if any(atom in removed for space in item.spaces for atom in atoms(space))
         ),
         tied=tuple(sorted((item.name, *item.aliases) for item in left.tensors if item.aliases and item.name in reached)),
-        drops=tuple(sorted(drops, key=lambda drop: drop.sequence.path)),
+        drops=tuple(sorted(lists, key=lambda drop: drop.sequence.path)),
         free=free_axes(left, removed),
         moves=tuple(sorted((Edit(*move) for move in moved_indices(left, removed)), key=lambda edit: edit.path)),
+        branches=tuple(sorted(branches, key=lambda branch: branch.path)),
     )
 
 

@@ -19,6 +19,7 @@ from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_imag
 from depgraph.algebra.spaces import Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.arguments import check_graph
+from depgraph.graph.branches import Branch
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.drops import Drop, drop_problems, naming, renaming, without
 from depgraph.graph.graph import Graph
@@ -188,6 +189,7 @@ class Plan:
         drops: the elements that leave lists of modules. All names are those of the base; `name_after` has the new ones.
         free: axes of the model's inputs, outputs and vocabularies that become shorter: who calls the model must follow.
         moves: edits of attributes that stand for an index of a vocabulary, such as ``padding_idx``: those before it go.
+        branches: the residual branches that leave: in the places of their modules stand ones that add nothing.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -219,6 +221,7 @@ class Plan:
     drops: tuple[Drop, ...] = field(default=(), metadata=codec.LATE)
     free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
     moves: tuple[Edit, ...] = field(default=(), metadata=codec.LATE)
+    branches: tuple[Branch, ...] = field(default=(), metadata=codec.LATE)
 
     @classmethod
     def empty(cls, graph: Graph) -> Plan:
@@ -269,6 +272,11 @@ class Plan:
         return MappingProxyType({name: MappingProxyType(dims) for name, dims in table.items()})
 
     @property
+    def leaving(self) -> tuple[Drop | Branch, ...]:
+        """What leaves as a whole: elements of lists of modules, and residual branches."""
+        return (*self.drops, *self.branches)
+
+    @property
     def writes(self) -> tuple[Edit, ...]:
         """Every integer that the plan writes to a model: sizes, and indices that move."""
         return (*self.edits, *self.moves)
@@ -307,7 +315,9 @@ class Plan:
         return tuple(result)
 
     def name_after(self, name: str) -> str | None:
-        """The name that a tensor, module or attribute of the base has in the result; None if it goes with an element.
+        """The name that a tensor, module or attribute of the base has in the result; None if it goes.
+
+        What lies below an element or a branch that leaves goes; a module that one that adds nothing replaces keeps its name.
 
         >>> import torch, depgraph as dg
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -323,7 +333,7 @@ class Plan:
 
     @cached_property
     def _renaming(self) -> Callable[[str], str | None]:
-        return renaming(self.drops)
+        return renaming(self.leaving)
 
     @cached_property
     def _naming(self) -> Callable[[str], str]:
@@ -425,10 +435,10 @@ class Plan:
             self, graph, "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan."
         )
         problems = [*self.problems] or [*self._unknown_groups(graph)]
-        problems = problems or [*drop_problems(graph, self.drops)]
+        problems = problems or [*drop_problems(graph, self.leaving)]
         if not problems:
             added = {edit.path: edit.new for edit in self.edits if edit.path in self.added}
-            result = shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in self.cuts}, added, self.drops)[0]
+            result = shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in self.cuts}, added, self.leaving)[0]
             problems = [*self._inconsistencies(graph, result)]
         if problems:
             raise MismatchError("the plan is damaged:", problems, "Make a new plan for this graph.")
@@ -445,7 +455,7 @@ class Plan:
 
     def _inconsistencies(self, graph: Graph, result: Graph) -> Iterator[str]:
         """Axes, edits, balances and a result that do not follow from the cuts."""
-        graph = without(graph, self.drops)
+        graph = without(graph, self.leaving)
         removed = {cut.atom: cut.removal for cut in self.cuts}
         yield from balance_problems(graph, removed)
         if self.axes != ordered_axes(PrunedAxis(*axis) for axis in shorter_axes(graph, removed)):
@@ -480,7 +490,7 @@ class Plan:
                 "Make the second plan on first.apply(graph).",
             )
         other = self._with_own_names(other)
-        drops = self._joined_drops(other.drops)
+        drops, branches = self._joined_drops(other)
         now, then = ({edit.path: value(edit) for edit in plan.writes} for plan, value in ((self, _new), (other, _old)))
         problems = [
             f"the first plan sets {shortened(repr(path))} to {now[path]}, the second one expects {then[path]}"
@@ -493,7 +503,7 @@ class Plan:
             )
         numbers, names = dict(self.renumbered), dict(self.renamed)
         base_sizes = {atom.id: atom for axis in self.axes for atom in atoms(axis.space)}
-        stays = renaming(drops)
+        stays = renaming((*drops, *branches))
 
         def in_base(atom: Atom) -> Atom:
             number = numbers.get(atom.id, atom.id)
@@ -523,22 +533,23 @@ class Plan:
             spaces = tuple(substitute(space, in_base) for space in item.spaces)
             if all(space.size == before.get(item.path, item.value) for space in spaces):
                 unread.setdefault(item.path, UnreadAttribute(item.path, spaces))
-        complete = bool(drops)
+        complete = bool(drops or branches)
         return Plan(
             base=self.base,
             result=other.result,
             cuts=cuts,
             axes=ordered_axes(axes.values()),
             edits=_joined_edits(self.edits, other.edits, stays),
-            renumbered=_composed(self.renumbered, other.renumbered, {cut.atom.id for cut in single}, other.drops, complete),
-            renamed=_composed(self.renamed, other.renamed, {cut.group for cut in single}, other.drops, complete),
-            targets=other.targets if other.cuts or other.drops else self.targets,
+            renumbered=_composed(self.renumbered, other.renumbered, {cut.atom.id for cut in single}, other.leaving, complete),
+            renamed=_composed(self.renamed, other.renamed, {cut.group for cut in single}, other.leaving, complete),
+            targets=other.targets if other.cuts or other.leaving else self.targets,
             added=tuple(sorted(path for path in {*self.added, *other.added} if stays(path) is not None)),
             unread_attributes=tuple(unread[path] for path in sorted(unread) if stays(path) is not None),
             tied=tuple(sorted(_ties_left({*self.tied, *other.tied}, stays))),
             drops=drops,
             free=tuple(free[key] for key in sorted(free)),
             moves=_joined_edits(self.moves, other.moves, stays),
+            branches=branches,
         )
 
     def _with_own_names(self, other: Plan) -> Plan:
@@ -556,19 +567,24 @@ class Plan:
             unread_attributes=tuple(evolve(item, path=name(item.path)) for item in other.unread_attributes),
             tied=tuple(tuple(map(name, names)) for names in other.tied),
             drops=tuple(evolve(drop, sequence=drop.sequence.with_names(name)) for drop in other.drops),
+            branches=tuple(branch.with_names(name) for branch in other.branches),
         )
 
-    def _joined_drops(self, others: Iterable[Drop]) -> tuple[Drop, ...]:
-        """The elements that go by this plan, and by another one whose lists have the base's names."""
+    def _joined_drops(self, other: Plan) -> tuple[tuple[Drop, ...], tuple[Branch, ...]]:
+        """The elements and branches that go by this plan, and by another one that has the base's names."""
         joint = {drop.sequence.path: drop for drop in self.drops}
-        for other in others:
-            own = joint.get(other.sequence.path)
+        for drop in other.drops:
+            own = joint.get(drop.sequence.path)
             if own is None:
-                joint[other.sequence.path] = other
+                joint[drop.sequence.path] = drop
             else:
-                joint[other.sequence.path] = evolve(own, removed=own.removed | other.removed.lift(own.removed))
-        stays = renaming(joint.values())
-        return tuple(joint[path] for path in sorted(joint) if not path or stays(path) is not None)
+                joint[drop.sequence.path] = evolve(own, removed=own.removed | drop.removed.lift(own.removed))
+        branches = {branch.path: branch for branch in (*self.branches, *other.branches)}
+        stays = renaming((*joint.values(), *branches.values()))
+        return (
+            tuple(joint[path] for path in sorted(joint) if not path or stays(path) is not None),
+            tuple(branches[path] for path in sorted(branches) if stays(path) is not None),
+        )
 
     def diff(self, other: Plan) -> PlanDifference:
         """In what this plan and another one of the same graph differ: false where they are equal, and printed readably.
@@ -730,7 +746,8 @@ class Plan:
 
     def __repr__(self) -> str:
         drops = f", {len(self.drops)} shorter lists" if self.drops else ""
-        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes{drops}>"
+        branches = f", {len(self.branches)} branches" if self.branches else ""
+        return f"<Plan: {len(self.cuts)} groups, {len(self.axes)} axes, {len(self.edits)} attributes{drops}{branches}>"
 
     def _repr_html_(self) -> str:
         from depgraph.plans.summary import PlanLines
@@ -813,7 +830,7 @@ def _composed(
     first: tuple[tuple[K, K], ...],
     second: tuple[tuple[K, K], ...],
     dropped: Container[K],
-    drops: tuple[Drop, ...],
+    drops: tuple[Drop | Branch, ...],
     complete: bool,
 ) -> tuple[tuple[K, K], ...]:
     """The renamings of two plans in turn, from the second result to the first base; `complete` with what keeps its name.

@@ -18,6 +18,7 @@ from attrs import field, fields, frozen
 from depgraph import codec
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Atom, Space, atoms
+from depgraph.graph.branches import Branch
 from depgraph.graph.drops import Drop
 from depgraph.graph.records import FreeAxis, ModuleSequence, UnreadAttribute
 from depgraph.messages import shortened
@@ -102,6 +103,7 @@ class PlanContent:
     drops: tuple[DropLine, ...] = field(default=(), metadata=codec.LATE)
     free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
     moves: tuple[tuple[str, int, int], ...] = field(default=(), metadata=codec.LATE)
+    branches: tuple[Branch, ...] = field(default=(), metadata=codec.LATE)
 
     @classmethod
     def of(cls, plan: Plan) -> PlanContent:
@@ -123,6 +125,7 @@ class PlanContent:
             tuple(map(DropLine.of, plan.drops)),
             plan.free,
             tuple((edit.path, edit.old, edit.new) for edit in plan.moves),
+            plan.branches,
         )
 
     def plan(self) -> Plan:
@@ -146,6 +149,7 @@ class PlanContent:
             tuple(line.drop() for line in self.drops),
             self.free,
             tuple(Edit(*move) for move in self.moves),
+            self.branches,
         )
 
 

@@ -47,7 +47,7 @@ class PlanSummary(Shown):
         macs_after: how many remain.
         modules: the tree of modules with sizes before and after, each module before what it holds.
         cuts: what groups lose.
-        drops: what leaves lists of modules, a sentence for each list.
+        drops: what leaves lists of modules, and residual branches that leave, a sentence for each.
         targets: the budgets that the plan was made for, with what it comes to.
         edits: the attributes that change, folded.
 
@@ -77,7 +77,7 @@ class PlanSummary(Shown):
         yield Section(f"parameters {params}, MACs {macs}", lines=tuple(map(_target_line, self.targets)))
         yield Section("", _module_table(self.modules))
         if self.drops:
-            yield Section("dropped", lines=listed(self.drops, "in plan.drops"))
+            yield Section("dropped", lines=listed(self.drops, "in plan.drops and plan.branches"))
         if self.cuts:
             rows = tuple(
                 (item.name, item.role, f"{item.size:,}", f"{item.after:,}", f"{item.after / item.size:.1%}", _rows_of(item),
@@ -113,6 +113,7 @@ class PlanLines(Shown):
             "result": plan.result,
             "cuts": cuts,
             "drops": [{"path": drop.sequence.path, "removed": str(drop.removed)} for drop in plan.drops],
+            "branches": [asdict(branch) for branch in plan.branches],
             "edits": [asdict(edit) for edit in plan.edits],
             "targets": [asdict(target) for target in plan.targets],
         }
@@ -128,7 +129,7 @@ def summary_of(plan: Plan, graph: Graph, depth: int | None = None) -> PlanSummar
         macs_after=result.macs,
         modules=module_summaries(graph, depth, result, plan.name_after),
         cuts=tuple(_cuts(plan, graph)),
-        drops=tuple(map(str, plan.drops)),
+        drops=tuple(map(str, plan.leaving)),
         targets=plan.targets,
         edits=tuple(_edits(plan)),
     )
@@ -137,7 +138,7 @@ def summary_of(plan: Plan, graph: Graph, depth: int | None = None) -> PlanSummar
 def lines_of(plan: Plan) -> Iterator[str]:
     """What a plan tells without its graph: how much changes, what groups lose, and what its budgets come to."""
     yield f"<Plan: {len(plan.cuts)} groups, {len(plan.axes)} axes, {len(plan.edits)} attributes>"
-    yield from (f"  {printable(str(drop))}" for drop in plan.drops)
+    yield from (f"  {printable(str(item))}" for item in plan.leaving)
     told = {cut.group: f"{cut.count} of {cut.atom.size} indices go" for cut in plan.cuts}
     for cut in plan.cuts:
         if cut.base is not None:

@@ -168,7 +168,8 @@ def _work(plan: Plan, survey: Survey, writer: Writer, batch_norm: bool) -> tuple
 
 
 def _elements_that_leave(plan: Plan) -> Iterator[str]:
-    """The prefixes of the names in each."""
+    """The prefixes of the names in each element or branch."""
+    yield from (f"{path}." for branch in plan.branches for path in branch.replaced)
     for drop in plan.drops:
         yield from (f"{drop.sequence.prefix}{drop.sequence.elements[place]}." for place in drop.removed)
 

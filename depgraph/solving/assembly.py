@@ -14,6 +14,7 @@ from depgraph.graph.records import (
     Balance,
     Cost,
     LowerBound,
+    ModuleCall,
     Operation,
     OperationTraits,
     OpType,
@@ -47,7 +48,7 @@ from depgraph.solving.interface import (
     named_indices,
     vocabulary_sizes,
 )
-from depgraph.solving.recording import Declared, Recording
+from depgraph.solving.recording import CalledModule, Declared, Recording
 from depgraph.solving.sized import origin, sized_in
 from depgraph.solving.sizes import settle
 from depgraph.solving.statements import (
@@ -237,7 +238,7 @@ def named(
 ) -> Graph:
     """The third stage: operations and tensors with their names and spaces, as a graph; `work` is that of each call."""
     spaces = solution.spaces
-    drafts = _drafts(recording, rules, work)
+    drafts, names = _drafts(recording, rules, work)
     tensors = [_tensor(item.name, item.kind, item.value, spaces, item.aliases) for item in recording.declared]
     for draft in drafts:
         if draft.operation.type is not OpType.PARAMETER:
@@ -262,6 +263,7 @@ def named(
         multiples=tuple(SizeMultiple(atom, number, reason) for atom, number, reason in solution.multiples),
         free=free_axes_of(interface, spaces, {space for tensor in tensors for space in tensor.axes}),
         indices=named_indices(interface, spaces, solution.pins),
+        calls=tuple(_module_call(item, names) for item in recording.modules),
     )
     graph = renumber(graph)[0]
     return evolve(graph, unread=unread_attributes(recording, graph), sequences=recording.sequences)
@@ -383,24 +385,54 @@ def _tensor(name: str, kind: TensorKind, value: Value, spaces: Mapping[Term, Spa
     return Tensor(name, kind, tuple([spaces[axis] for axis in value.axes]), aliases)
 
 
-def _drafts(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[Work, ...]]) -> list[_Draft]:
+def _module_call(item: CalledModule, names: _ValueNames) -> ModuleCall:
+    """The call of a module, by the names of what it took when it began and of what it returned when it ended."""
+    takes = tuple((key, name) for key, value in item.takes if (name := names.at(value, item.begins)))
+    returns = tuple((value and names.at(value, item.ends)) or "" for value in item.returns)
+    return ModuleCall(item.path, takes, item.arguments, returns, item.alone, item.problem)
+
+
+class _ValueNames:
+    """The names of values: of each the present one, and from which call on it had which."""
+
+    def __init__(self) -> None:
+        self.now: dict[int, str] = {}
+        self._since: dict[int, list[tuple[int, str]]] = {}
+
+    def give(self, value: Value, name: str, position: int) -> None:
+        """The value has this name behind the call of this position."""
+        self.now[value.id] = name
+        self._since.setdefault(value.id, []).append((position, name))
+
+    def at(self, value: Value, count: int) -> str:
+        """The name that a value had after so many calls; an empty text for one without a name, such as a number."""
+        names = [name for position, name in self._since.get(value.id, ()) if position < count]
+        return names[-1] if names else ""
+
+
+def _drafts(
+    recording: Recording, rules: Mapping[str, Rule], work: Sequence[tuple[Work, ...]]
+) -> tuple[list[_Draft], _ValueNames]:
     """Name the operations and what flows between them. A value that is written in place changes its producer."""
     names = _Names()
     drafts: list[_Draft] = []
-    current_names: dict[int, str] = {}
+    value_names = _ValueNames()
+    current_names = value_names.now
     owners: dict[int, Declared] = {}
     for declared in recording.declared:
-        current_names.setdefault(declared.value.id, declared.name)
+        if declared.value.id not in current_names:
+            value_names.give(declared.value, declared.name, -1)
         owners.setdefault(declared.value.id, declared)
     for name, value in recording.inputs:
         drafts.append(_boundary(names.unique(name), OpType.INPUT, (), value))
-        current_names[value.id] = drafts[-1].operation.outputs[0]
+        value_names.give(value, drafts[-1].operation.outputs[0], -1)
     parameters_with_node: set[int] = set()
     holders = {declared.owner for declared in recording.declared if declared.value.ndim}
     for position, (call, call_work) in enumerate(zip(recording.calls, work, strict=True)):
         further = bool(recording.begins) and position >= recording.begins[0]
         if position in recording.begins:  # a further forward begins with the parameters and buffers as the model has them
-            current_names.update({declared.value.id: declared.name for declared in recording.declared})
+            for declared in recording.declared:
+                value_names.give(declared.value, declared.name, position - 1)
         if not call.outputs or not any(value.ndim for value in (*call.inputs, *call.outputs)):
             continue  # scalars, such as a BatchNorm's count of batches, have no axes
         name = names.of(call, {owners[value.id].owner for value in call.inputs if value.id in owners}, holders)
@@ -417,12 +449,12 @@ def _drafts(recording: Recording, rules: Mapping[str, Rule], work: Sequence[tupl
         operation = Operation(name, kind, call.op, call.module_class, inputs, outputs, (), call.where, traits, further)
         drafts.append(_Draft(operation, call.outputs, call_work))
         for value, tensor in zip(call.outputs, outputs, strict=True):
-            current_names[value.id] = tensor
+            value_names.give(value, tensor, position)
     for name, value in recording.outputs:
         unique = names.unique(name)
         if value.id in current_names:
             drafts.append(_Draft(Operation(unique, OpType.OUTPUT, "output", "", (current_names[value.id],), ()), ()))
-    return drafts
+    return drafts, value_names
 
 
 def _boundary(name: str, kind: OpType, inputs: tuple[str, ...], value: Value) -> _Draft:

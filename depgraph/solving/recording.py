@@ -41,6 +41,31 @@ class IntegerAttribute:
 
 
 @frozen(eq=False)
+class CalledModule:
+    """A call of a module that holds parameters.
+
+    Attributes:
+        path: the module's dotted path.
+        begins: how many operators were called before it.
+        ends: how many were called when it returned.
+        takes: the tensors among its arguments, each by its position or keyword.
+        arguments: how many arguments there were.
+        returns: what it returned, in order; None where None stood.
+        alone: whether it returned one tensor, and no tuple.
+        problem: why another module cannot be called in its place.
+    """
+
+    path: str
+    begins: int
+    ends: int
+    takes: tuple[tuple[str, Value], ...]
+    arguments: int
+    returns: tuple[Value | None, ...]
+    alone: bool
+    problem: str = ""
+
+
+@frozen(eq=False)
 class Recording:
     """Everything that a tracer records, without a tensor in it.
 
@@ -62,6 +87,7 @@ class Recording:
         containers: paths of modules that are mere lists, dicts and sequences of others.
         sequences: those of several elements, and what forward does with them as lists.
         free: the axes of inputs, outputs and vocabularies that may lose indices, as they were asked for.
+        modules: the calls of modules that hold parameters, as they returned.
     """
 
     calls: tuple[Call, ...]
@@ -81,6 +107,7 @@ class Recording:
     containers: frozenset[str] = frozenset()
     sequences: tuple[ModuleSequence, ...] = ()
     free: tuple[str, ...] = ()
+    modules: tuple[CalledModule, ...] = ()
 
 
 def joined(first: Recording, others: Sequence[Recording]) -> Recording:
@@ -107,6 +134,11 @@ def joined(first: Recording, others: Sequence[Recording]) -> Recording:
         sequences=sequences_of_all([recording.sequences for recording in recordings]),
         value_count=recordings[-1].value_count,
         begins=tuple(accumulate(lengths))[:-1],
+        modules=tuple(
+            evolve(item, begins=item.begins + before, ends=item.ends + before)
+            for recording, before in zip(recordings, accumulate(lengths, initial=0), strict=False)
+            for item in recording.modules
+        ),
     )
 
 

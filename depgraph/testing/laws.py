@@ -137,7 +137,7 @@ def assert_square(
     Linear(in_features=4, out_features=6, bias=True)
     """
     small = execute(plan, model)
-    promised = shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in plan.cuts}, drops=plan.drops)[0]
+    promised = shrunk_and_numbered(graph, {cut.atom: cut.removal for cut in plan.cuts}, drops=plan.leaving)[0]
     traced = trace(small, example_inputs, kwargs, free=[f"{item.name}:{item.dim}" for item in graph.free])
     assert not check_graph(promised), f"an invariant of graphs: {check_graph(promised)[0]}"
     assert same(promised, traced), f"law 3 (the square): {difference(promised, traced)}"

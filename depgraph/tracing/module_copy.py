@@ -23,7 +23,7 @@ from depgraph.solving.sized import Sized
 from depgraph.solving.statements import Value
 from depgraph.tracing.custom_rules import as_one_module
 from depgraph.tracing.layer_attributes import POSITIONAL, followed, read_in_forward
-from depgraph.tracing.module_lists import module_sequences, observed
+from depgraph.tracing.module_lists import module_sequences, observed, one_module, paths_of_modules
 from depgraph.tracing.session import Running, Session, class_name, named_leaves
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
 from depgraph.wrappers import divides, own_class
@@ -86,6 +86,7 @@ def instrumented_copies(
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
         copies[id(module)] = object.__new__(own_class(module))
+    paths = paths_of_modules(model)
     for sequence in module_sequences(model):
         session.lists(sequence)
         observed(copies[id(model.get_submodule(sequence.path))], partial(session.reached_for, sequence.path))
@@ -120,7 +121,7 @@ def instrumented_copies(
         for name, term in counted_terms.items():
             session.followed(prefix + name, term, outside=size_names is not None and name not in size_names)
         state["_apply"] = partial(_apply_to_copy, clone)
-        _follow_calls(clone, path, session)
+        _follow_calls(clone, path, session, None if next(module.parameters(), None) is None else one_module(module, paths))
         if whole and own_class(module) in whole:
             as_one_module(clone, path, whole[own_class(module)], session)
     return tuple(copies.values()), attributes.uncopied
@@ -279,20 +280,27 @@ def _apply_to_copy(clone: nn.Module, function: Callable[[torch.Tensor], torch.Te
     return clone
 
 
-def _follow_calls(clone: nn.Module, path: str, session: Session) -> None:
+def _follow_calls(clone: nn.Module, path: str, session: Session, problem: str | None) -> None:
     """Keep the path of the running module. The hooks are the copy's own; the model's run as well.
+
+    What the module takes and returns is told unless `problem` is None; that is why no other one can take its place.
 
     Not those that gather and divide tensors between ranks: stand-ins are as large as the whole ones.
     """
     label = Running(path, class_name(clone), not clone._modules)
+    begins: list[int] = []
 
     def enter(module: nn.Module, args: Any) -> None:
         session.entered(label)
+        begins.append(session.call_count)
 
-    def leave(module: nn.Module, args: Any, result: Any) -> None:
+    def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         session.left()
+        if problem is not None:
+            session.module_returned(path, begins.pop(), args, kwargs, result, problem)
 
     for name, hook in (("_forward_pre_hooks", enter), ("_forward_hooks", leave)):
         hooks = clone.__dict__.get(name, {})
         hooks = type(hooks)((key, own) for key, own in hooks.items() if not divides(own))
         clone.__dict__[name] = type(hooks)({-1: hook, **hooks} if name == "_forward_pre_hooks" else {**hooks, -1: hook})
+    clone.__dict__["_forward_hooks_with_kwargs"] = {**clone.__dict__.get("_forward_hooks_with_kwargs", {}), -1: True}

@@ -39,9 +39,7 @@ class Reach:
 
 def module_sequences(model: nn.Module) -> Iterator[ModuleSequence]:
     """The lists of several modules, by their first paths, with the integers and entries that go by an element's place."""
-    paths: dict[int, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        paths.setdefault(id(module), []).append(path)
+    paths = paths_of_modules(model)
     configs = list(_configs(model))
     for path, module in model.named_modules():
         if not isinstance(module, _LISTS) or len(module._modules) < 2 or None in module._modules.values():
@@ -56,13 +54,21 @@ def module_sequences(model: nn.Module) -> Iterator[ModuleSequence]:
             numbered,
             positions=tuple(_positions(values)) if numbered else (),
             entries=tuple(_entries(values, configs)) if numbered else (),
-            problem=_shared(modules, paths),
+            problem=next(filter(None, (one_module(child, paths) for child in modules)), ""),
         )
 
 
-def _shared(elements: Iterable[nn.Module], paths: Mapping[int, list[str]]) -> str:
-    """Why elements are more than that: two paths lead to one of them, or to a module in it."""
-    for module in (module for element in elements for module in element.modules()):
+def paths_of_modules(model: nn.Module) -> dict[int, list[str]]:
+    """The dotted paths that lead to each module, by its id."""
+    paths: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
+    return paths
+
+
+def one_module(element: nn.Module, paths: Mapping[int, list[str]]) -> str:
+    """Why a module is no thing of its own: two paths lead to it, or to a module in it; empty where none does."""
+    for module in element.modules():
         if len(paths[id(module)]) > 1:
             first, second, *_ = paths[id(module)]
             return f"{first!r} and {second!r} are one module"

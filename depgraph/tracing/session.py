@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from depgraph.graph.records import ModuleSequence, TensorKind, TraceMode
 from depgraph.solving.expressions import Attribute, AxisSize, Expression, Literal, parts_of
-from depgraph.solving.recording import Declared, IntegerAttribute, Recording
+from depgraph.solving.recording import CalledModule, Declared, IntegerAttribute, Recording
 from depgraph.solving.sized import origin, plain_int
 from depgraph.solving.statements import Axis, Call, Term, Value
 from depgraph.tracing.module_lists import Reach, as_used, reach
@@ -142,6 +142,7 @@ class Session:
         self._differences: dict[tuple[Expression, Expression], str] = {}
         self._orders: dict[tuple[Expression, Expression], str] = {}
         self._modules: list[Running] = [Running("", "", False)]
+        self._module_calls: list[CalledModule] = []
         self._written: Any = ()
         self._assigning = False
         self._autocasts = False
@@ -228,6 +229,28 @@ class Session:
     def left(self) -> None:
         """The forward of the innermost module ends."""
         self._modules.pop()
+
+    @property
+    def call_count(self) -> int:
+        """How many operators were called so far."""
+        return len(self._calls)
+
+    def module_returned(self, path: str, begins: int, args: Any, kwargs: Any, result: Any, problem: str) -> None:
+        """A module that holds parameters was called with these arguments, and returned this."""
+        given = [*((str(place), item) for place, item in enumerate(args)), *kwargs.items()]
+        takes = [(key, self.known(item)) for key, item in given if isinstance(item, torch.Tensor)]
+        alone = isinstance(result, torch.Tensor)
+        items = (result,) if alone else result if type(result) is tuple else ()
+        strange = next((item for item in items if item is not None and not isinstance(item, torch.Tensor)), None)
+        if type(result) is not tuple and not alone:
+            strange = result
+        if strange is not None:
+            problem = problem or f"it returns a {type(strange).__name__}"
+        returns = tuple(self.known(item) if isinstance(item, torch.Tensor) else None for item in items)
+        if any(value is None and item is not None for value, item in zip(returns, items, strict=True)):
+            problem = problem or "it returns a tensor that no operator of forward made"
+        known = tuple((key, value) for key, value in takes if value is not None)
+        self._module_calls.append(CalledModule(path, begins, self.call_count, known, len(given), returns, alone, problem))
 
     def function_entered(self, args: Any, kwargs: Any, assigning: bool, autocasts: bool) -> tuple[Any, bool, bool]:
         """Forward calls a torch function with these arguments. Returns what `function_left` takes back."""
@@ -411,6 +434,7 @@ class Session:
                 as_used(sequence, self._reaches.get(path, ()), [part for sources in self._escapes for part in sources])
                 for path, sequence in self._sequences.items()
             ),
+            modules=tuple(self._module_calls),
         )
         self._values.clear()  # the sizes in the calls know their session: it would live until the garbage collector comes
         self._calls.clear()
