@@ -102,6 +102,7 @@ class PlanContent:
     drops: tuple[DropLine, ...] = field(default=(), metadata=codec.LATE)
     free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
     moves: tuple[tuple[str, int, int], ...] = field(default=(), metadata=codec.LATE)
+    stricter: tuple[tuple[str, str], ...] = field(default=(), metadata=codec.LATE)
 
     @classmethod
     def of(cls, plan: Plan) -> PlanContent:
@@ -123,6 +124,7 @@ class PlanContent:
             tuple(map(DropLine.of, plan.drops)),
             plan.free,
             tuple((edit.path, edit.old, edit.new) for edit in plan.moves),
+            plan.stricter,
         )
 
     def plan(self) -> Plan:
@@ -146,6 +148,7 @@ class PlanContent:
             tuple(line.drop() for line in self.drops),
             self.free,
             tuple(Edit(*move) for move in self.moves),
+            self.stricter,
         )
 
 

@@ -290,7 +290,7 @@ def _follow_calls(clone: nn.Module, path: str, session: Session) -> None:
         session.entered(label)
 
     def leave(module: nn.Module, args: Any, result: Any) -> None:
-        session.left()
+        session.left(result)
 
     for name, hook in (("_forward_pre_hooks", enter), ("_forward_hooks", leave)):
         hooks = clone.__dict__.get(name, {})
