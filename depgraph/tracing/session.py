@@ -249,7 +249,9 @@ class Session:
         """Note whether forward still holds what elements of a list gave, when the next one has taken it: by its place, perhaps."""
         for element, number in gave[:-1] if path not in self._gathered else ():
             tensor, _ = self._values.get(number, (None, None))
-            if tensor is not None and number != gave[-1][1] and sys.getrefcount(tensor) > _OWN_REFERENCES:
+            if tensor is None or number == gave[-1][1]:
+                continue
+            if sys.getrefcount(tensor) > _OWN_REFERENCES + (tensor._use_count() > 1):  # views hold it, by one reference
                 self._gathered[path] = element, self.module or "the model"
 
     def function_entered(self, args: Any, kwargs: Any, assigning: bool, autocasts: bool) -> tuple[Any, bool, bool]:
