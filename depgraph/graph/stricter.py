@@ -98,8 +98,9 @@ class _Elements:
         for space in composite:
             inside = set(atoms(space))
             for item in run.operations:
-                met = {axis for name in (*item.inputs, *item.outputs) for axis in self._axes[name] if inside & set(atoms(axis))}
-                if met and (met != {space} or item.type not in _WHOLE):
+                axes = {axis for name in (*item.inputs, *item.outputs) for axis in self._axes[name]}
+                met = {axis for axis in axes if inside & set(atoms(axis)) or axis == space}
+                if met and (met != {space} or item.type not in _WHOLE or not inside):
                     yield f"{_told(item)} reads parts of an axis that may be one without it"
 
     def _tied(self, run: Run, read: Iterable[str]) -> Iterator[str]:
