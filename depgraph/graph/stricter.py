@@ -1,9 +1,9 @@
 """Whether the graph without some elements is that of another trace, or may still say what only these elements stated.
 
-A graph keeps what follows from all statements and not the statements, so what an element alone said of axes outside of it cannot be
-taken back. It said nothing of its own where a twin stays: an element of the same operations on the same axes, through which what is
-taken passes position by position. Nor where the axes that it touches are whole and apart: then there is nothing that it can have split
-or tied. Everything else is told.
+A graph keeps what follows from all statements and not the statements, so what an element alone said of axes outside of it
+cannot be taken back. It said nothing of its own where a twin stays: an element of the same operations on the same axes, through
+which what is taken passes position by position. Nor where the axes that it touches are whole and apart: then there is nothing
+that it can have split or tied. Everything else is told.
 """
 
 from __future__ import annotations
@@ -35,6 +35,17 @@ def stricter(graph: Graph, left: Graph, drops: Collection[Drop]) -> tuple[tuple[
         graph: the graph with them.
         left: what `without` leaves of it.
         drops: which elements go; nothing keeps them.
+
+    >>> import torch, depgraph as dg
+    >>> class Mirrored(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x + x.flip(-1)                           # the first half of the features is tied to the second one
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), Mirrored(), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> graph = dg.trace(model, torch.zeros(1, 3))
+    >>> dg.drop(graph, "", [2]).stricter
+    ()
+    >>> [element for element, _ in dg.drop(graph, "", [1]).stricter]
+    ['1']
     """
     rename = renaming(drops)
     sequences = {item.path: item for item in graph.sequences}
@@ -95,13 +106,17 @@ class _Elements:
     def _split(self, run: Run, read: Iterable[str]) -> Iterator[str]:
         """Axes that come in as more than one atom, where something in the element can have split them."""
         composite = {space for name in read for space in self._axes[name] if space != UNIT and not isinstance(space, Atom)}
-        for space in composite:
+        for space in sorted(composite, key=str):
             inside = set(atoms(space))
+            suspects = []
             for item in run.operations:
                 axes = {axis for name in (*item.inputs, *item.outputs) for axis in self._axes[name]}
                 met = {axis for axis in axes if inside & set(atoms(axis)) or axis == space}
                 if met and (met != {space} or item.type not in _WHOLE or not inside):
-                    yield f"{_told(item)} reads parts of an axis that may be one without it"
+                    suspects.append(item)
+            if suspects:
+                first = next((item for item in suspects if item.type not in _WHOLE), suspects[0])
+                yield f"{_told(first)} reads parts of an axis that may be one without it"
 
     def _tied(self, run: Run, read: Iterable[str]) -> Iterator[str]:
         """Atoms that stand in more than one axis of what comes in."""

@@ -203,9 +203,7 @@ WALKS = ("inline", "list", "dict", "sequential", "enumerate", "zip", "range", "s
 """How a network goes over its blocks: in its own sequence, or in a list of modules."""
 
 
-def network(
-    kinds: Sequence[str], channels: int, width: int, factor: int, flatten: bool, walk: str = "inline"
-) -> nn.Module:
+def network(kinds: Sequence[str], channels: int, width: int, factor: int, flatten: bool, walk: str = "inline") -> nn.Module:
     """A small classifier of blocks, in evaluation mode: from the shape (batch, 3, 4, 4) to (batch, 5).
 
     Args:

@@ -81,13 +81,15 @@ def plans(draw: st.DrawFn, graph: Graph, elements: bool = False) -> Plan:
         least = min(len(removed[atom]) for atom in balance.atoms)
         removed.update({atom: IndexSet.of(list(removed[atom])[:least]) for atom in balance.atoms})
     lists = [item for item in graph.sequences if not item.problem] if elements else []
-    if lists and draw(st.booleans()):
-        sequence = draw(st.sampled_from(lists))
-        leaving = draw(index_sets(len(sequence.elements), len(sequence.elements) - 1))
-        drop = Drop(evolve(sequence, fixed=(), problem=""), leaving)
-        if leaving and not any(drop_problems(graph, [drop])):
+    go = st.booleans() if lists else st.just(False)
+    if draw(go):
+        sequence = evolve(draw(st.sampled_from(lists)), fixed=(), problem="")
+        alone = [Drop(sequence, IndexSet.of([place])) for place in range(len(sequence.elements))]
+        may_leave = [place for place, drop in enumerate(alone) if not any(drop_problems(graph, [drop]))]
+        drop = Drop(sequence, IndexSet.of(draw(st.sets(st.sampled_from(may_leave), min_size=1))) if may_leave else IndexSet())
+        if may_leave and not any(drop_problems(graph, [drop])):
             plan = plan_of(graph, removed, [drop])
-            return plan if not plan.stricter else plan_of(graph, removed)
+            return plan_of(graph, removed) if plan.stricter else plan
     return plan_of(graph, removed)
 
 

@@ -1,8 +1,8 @@
 """Lists of modules, and what forward does with them as lists: which elements it names, and up to which count it goes.
 
-An element can leave a list that forward runs over. Where forward reaches for elements by their numbers or names, takes a part of
-the list, or gathers what the elements give by their places, another element would come in the place of one that is gone:
-`as_used` says which may not leave, and why.
+An element can leave a list that forward runs over. Where forward reaches for elements by their numbers or names, takes a part
+of the list, or keeps what the elements give and takes it by their places, another element would come in the place of one that
+is gone: `as_used` says which may not leave, and why.
 """
 
 from __future__ import annotations

@@ -246,12 +246,13 @@ class Session:
             self._look_for_gathered(inner, self._gave.pop(inner, []))
 
     def _look_for_gathered(self, path: str, gave: Sequence[tuple[str, int]]) -> None:
-        """Note whether forward still holds what elements of a list gave, when the next one has taken it: by its place, perhaps."""
+        """Note whether forward still holds what elements of a list gave, when the next ones have taken it."""
         for element, number in gave[:-1] if path not in self._gathered else ():
             tensor, _ = self._values.get(number, (None, None))
             if tensor is None or number == gave[-1][1]:
                 continue
-            if sys.getrefcount(tensor) > _OWN_REFERENCES + (tensor._use_count() > 1):  # views hold it, by one reference
+            views: int = tensor._use_count() > 1  # type: ignore[attr-defined]  # they hold it by one reference
+            if sys.getrefcount(tensor) > _OWN_REFERENCES + views:
                 self._gathered[path] = element, self.module or "the model"
 
     def function_entered(self, args: Any, kwargs: Any, assigning: bool, autocasts: bool) -> tuple[Any, bool, bool]:

@@ -1,6 +1,9 @@
 """Elements leave lists of modules: the laws of plans hold for them, and the identity in their places computes the same."""
 
 import copy
+import re
+from collections import OrderedDict
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -159,19 +162,14 @@ def assert_told(graph, plan, model, x):
     assert {item.name: item.shape for item in traced.tensors} == {item.name: item.shape for item in result.tensors}
     for group in result.groups:
         if group.lower_bound < group.size and not any(group.atom in item.atoms for item in result.balances):
-            cut = plan_of(result, {group.atom: dg.IndexSet.of([group.size - 1])})
-            axis = cut.axes[0]
-            again = dg.cut(traced, axis.tensor, axis_removed(cut, axis), dim=axis.dim)
-            assert traced.group_of.keys() and all(
-                set(again.kept[name][dim].complement(size)) <= set(cut.kept[name][dim].complement(size))
-                for name, dims in again.kept.items()
-                for dim, size in ((dim, traced.by_name[name].shape[dim]) for dim in dims)
-            ), "the smaller model loses more than the result of the plan"
+            promised = plan_of(result, {group.atom: dg.IndexSet.of([group.size - 1])})
+            axis = promised.axes[0]
+            gone = promised.kept[axis.tensor][axis.dim].complement(axis.space.size)
+            needed = dg.cut(traced, axis.tensor, gone, dim=axis.dim)
+            for needs in needed.axes:
+                kept = promised.kept[needs.tensor][needs.dim]
+                assert kept & needed.kept[needs.tensor][needs.dim] == kept, "it would keep what has to go"
     return small
-
-
-def axis_removed(plan, axis):
-    return list(plan.kept[axis.tensor][axis.dim].complement(axis.space.size))
 
 
 @given(dropped())
@@ -251,6 +249,105 @@ def test_cut_and_drop_commute(model, data):
     cut = plan_of(graph, {first.atom: last})
     again = dg.drop(cut.apply(graph), "blocks", list(drop.drops[0].removed))
     assert drop.then(second) == cut.then(again)
+
+
+# what elements alone have said
+
+
+def stack(*kinds, skip=False):
+    torch.manual_seed(0)
+    model = Stack(kinds, "list", skip).eval()
+    return model, dg.trace(model, X)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "leave", "why"),
+    [
+        (["mirrored", "relu"], [0], r"aten.flip at .*test_drops.py:\d+ reads parts of an axis"),
+        (["shuffled", "linear"], [0], r"aten.unflatten at .*test_drops.py:\d+ reads parts of an axis|aten.view at"),
+        (["rolled", "relu"], [0], r"aten.roll at .*test_drops.py:\d+ reads parts of an axis"),
+        (["half", "attention"], [0], r"aten.slice at .*test_drops.py:\d+ reads parts of an axis"),
+        (["literal", "relu"], [0], r"an axis may be pinned for it alone: .*aten.expand"),
+    ],
+)
+def test_what_an_element_alone_says_is_told(kinds, leave, why):
+    """The graph after it is another one than a trace of the smaller model, and the plan says so, with operator and line."""
+    model, graph = stack(*kinds)
+    plan = dg.drop(graph, "blocks", leave)
+    ((element, told),) = plan.stricter
+    assert element == "blocks.0" and re.search(why, told), told
+    small = assert_told(graph, plan, model, X)
+    assert dg.trace(small, X) != plan.apply(graph)
+    assert "may be stricter than another trace: blocks.0 goes" in str(plan)
+    with pytest.raises(MismatchError, match=r"It is stricter than a trace of the pruned model, for blocks.0 may alone"):
+        plan.then(dg.Plan.empty(dg.trace(small, X)))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in {"turned", "half"}])
+def test_a_twin_that_stays_says_the_same(kind):
+    """The control: where an element of the same kind stays, nothing is told, and the square closes."""
+    model, graph = stack(kind, kind, "relu")
+    plan = dg.drop(graph, "blocks", [1])
+    assert plan.stricter == ()
+    testing.assert_square(graph, plan, model, X)
+
+
+def test_a_twin_says_the_same_only_where_what_it_takes_passes_through():
+    """Three halves turned are one half turned, and two are none: which of them has tied the halves cannot be told."""
+    model, graph = stack("turned", "turned", "turned", skip=True)
+    plan = dg.drop(graph, "blocks", [1])
+    assert plan.stricter
+    assert dg.trace(assert_told(graph, plan, model, X), X) != plan.apply(graph)
+
+
+def test_what_is_told_composes_and_is_written(tmp_path):
+    """Of two plans in turn, in the names of the first graph; a file keeps it."""
+    model, graph = stack("mirrored", "relu", "mirrored", "relu")
+    p = dg.drop(graph, "blocks", [0])
+    q = dg.drop(p.apply(graph), "blocks", [1])
+    assert not p.stricter and [element for element, _ in q.stricter] == ["blocks.1"]
+    both = p.then(q)
+    assert [element for element, _ in both.stricter] == ["blocks.2"]
+    assert not both.problems
+    assert_told(graph, both, model, X)
+    both.save(tmp_path / "plan.json")
+    assert dg.Plan.load(tmp_path / "plan.json").stricter == both.stricter
+    for wrong in ((("blocks.1", "it stays"),), both.stricter * 2):
+        assert attrs.evolve(both, stricter=wrong).problems
+
+
+def test_the_square_refutes_a_plan_that_does_not_tell():
+    model, graph = stack("mirrored", "relu")
+    plan = dg.drop(graph, "blocks", [0])
+    assert_told(graph, plan, model, X)
+    refuted(assert_told, graph, attrs.evolve(plan, stricter=()), model, X)
+
+
+class Shared:
+    """A size that blocks read outside of them."""
+
+    def __init__(self):
+        self.heads = 2
+
+
+@pytest.mark.parametrize("leave", [[0], [1], [0, 1]])
+def test_a_size_outside_that_only_elements_read_goes_with_them(leave):
+    """What no element reads any more counts nothing in the graph."""
+    model = Stack(["attention", "attention", "relu"], "list").eval()
+    model.shared = Shared()
+    for block in model.blocks:
+        block.heads = None
+        block.shared = model.shared
+
+    def forward(self, x):
+        if self.kind == "attention":
+            self.heads = self.shared.heads
+        return Block.forward(self, x)
+
+    for block in model.blocks:
+        block.__class__ = type("Block", (Block,), {"forward": forward})
+    graph = dg.trace(model, X)
+    assert_told(graph, dg.drop(graph, "blocks", leave), model, X)
 
 
 # what a law refutes
@@ -341,8 +438,12 @@ class Refused(nn.Module):
                 skip = x
             if self.way == "collected":
                 given.append(x)
+            if self.way == "by place":
+                given.append(x)
         if self.way == "last":
             x = self.layers[-1](x)
+        if self.way == "by place":
+            x = given[3]
         return x + skip if skip is not None else given if self.way == "collected" else x
 
 
@@ -358,6 +459,7 @@ class Refused(nn.Module):
         ("last", 3, "forward asks for element -1 at"),
         ("part", 2, "forward takes a part of it at"),
         ("numbers", 2, "up to a number that is not its length"),
+        ("by place", 2, "the model keeps what layers.0 gives, and may take it by its place"),
         ("shared", 1, "'layers.1' and 'again' are one module"),
         ("wider", 1, "it takes no tensor of the space"),
     ],
@@ -375,6 +477,86 @@ def test_the_same_model_without_the_obstacle_lets_them_go():
     """The control of the refusals: nothing in the network itself keeps its elements."""
     graph = dg.trace(Refused("plain"), X)
     assert [len(dg.drop(graph, "layers", [place]).apply(graph).sequences[0].elements) for place in range(4)] == [3] * 4
+
+
+class Head(nn.Module):
+    """A named sequence whose elements forward reaches as attributes."""
+
+    def __init__(self, by_name):
+        super().__init__()
+        self.by_name = by_name
+        self.head = nn.Sequential(OrderedDict(norm=nn.LayerNorm(4), act=nn.ReLU(), last=nn.Linear(4, 4)))
+
+    def forward(self, x):
+        return self.head.last(self.head.act(self.head.norm(x))) if self.by_name else self.head(x)
+
+
+def test_an_element_that_forward_reaches_as_an_attribute_stays():
+    with pytest.raises(PlanError, match=r"head.act may not leave: forward asks for 'act' at .*test_drops.py:\d+"):
+        dg.drop(dg.trace(Head(True), X), "head", ["act"])
+    graph = dg.trace(model := Head(False), X)
+    testing.assert_square(graph, dg.drop(graph, "head", ["act"]), model, X)
+
+
+class Gathering(nn.Module):
+    """Views of what elements give live on, the elements' results do not; or a list keeps these, and returns the last."""
+
+    def __init__(self, keeps):
+        super().__init__()
+        self.keeps, self.layers = keeps, nn.ModuleList(Moving() for _ in range(3))
+
+    def forward(self, x):
+        given = []
+        for layer in self.layers:
+            x = layer(x)
+            given += [x] if self.keeps else []
+        return given[-1] if self.keeps else x
+
+
+class Moving(nn.Linear):
+    """Reads its operand through views."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+
+    def forward(self, x):
+        return x + super().forward(x.transpose(1, 2).transpose(1, 2))
+
+
+def test_what_is_only_viewed_is_not_kept():
+    graph = dg.trace(model := Gathering(False), X)
+    testing.assert_square(graph, dg.drop(graph, "layers", [1]), model, X)
+    with pytest.raises(PlanError, match=r"the model keeps what layers.0 gives"):
+        dg.drop(dg.trace(Gathering(True), X), "layers", [1])
+
+
+class Hybrid(nn.Module):
+    """Two kinds of blocks, told apart by a list in the configuration that no block holds."""
+
+    def __init__(self, texts):
+        super().__init__()
+        self.config = SimpleNamespace(kinds=texts)
+        self.blocks = nn.ModuleList(Block("attention" if text == "a" else "relu", place) for place, text in enumerate(texts))
+
+    def forward(self, x):
+        for kind, block in zip(self.config.kinds, self.blocks, strict=True):
+            assert (kind == "a") == (block.kind == "attention")
+            x = block(x)
+        return x
+
+
+def test_places_at_several_paths_and_a_list_of_kinds_follow():
+    """Blocks of two kinds hold their places at two paths, and differ in their modules where the texts do."""
+    model = Hybrid(["a", "b", "a", "b"]).eval()
+    graph = dg.trace(model, X)
+    (sequence,) = graph.sequences
+    assert set(sequence.positions) == {"mixer.place", "place"} and dict(sequence.entries) == {
+        "config.kinds": ("a", "b", "a", "b")
+    }
+    small = dg.execute(dg.drop(graph, "blocks", [0]), model)
+    assert small.config.kinds == ["b", "a", "b"] and model.config.kinds == ["a", "b", "a", "b"]
+    assert [small.blocks[0].place, small.blocks[1].mixer.place, small.blocks[2].place] == [0, 1, 2]
+    testing.assert_square(graph, dg.drop(graph, "blocks", [0]), model, X)
 
 
 def test_all_problems_are_told_at_once():
