@@ -57,7 +57,7 @@ def module_sequences(model: nn.Module) -> Iterator[ModuleSequence]:
             numbered,
             positions=tuple(_positions(values)) if numbered else (),
             entries=tuple(_entries(modules, configs)) if numbered else (),
-            problem=_shared(modules, paths),
+            problem=_shared(modules, paths) or _chosen_by_place(modules, configs),
         )
 
 
@@ -102,7 +102,7 @@ def _entries(elements: list[nn.Module], configs: Iterable[tuple[str, Any]]) -> I
     """
     values = [dict(_plain_values(element)) for element in elements]
     shared = set.intersection(*(set(held) for held in values))
-    kinds = [tuple((path, type(module)) for path, module in element.named_modules()) for element in elements]
+    kinds = _kinds(elements)
     for path, config in configs:
         for name, content in vars(config).items():
             is_list = is_step(name) and type(content) is list and len(content) == len(elements)
@@ -111,6 +111,24 @@ def _entries(elements: list[nn.Module], configs: Iterable[tuple[str, Any]]) -> I
             by_kind = len(set(content)) == len(set(kinds)) == len(set(zip(content, kinds, strict=True))) > 1
             if by_kind or any(content == [held[key] for held in values] for key in shared):
                 yield f"{path}.{name}", tuple(content)
+
+
+def _kinds(elements: list[nn.Module]) -> list[tuple[tuple[str, type], ...]]:
+    """Which modules are in each element."""
+    return [tuple((path, type(module)) for path, module in element.named_modules()) for element in elements]
+
+
+def _chosen_by_place(elements: list[nn.Module], configs: Iterable[tuple[str, Any]]) -> str:
+    """Why elements are chosen by their places: a configuration lists those of one kind, such as ``attn_layer_indices``."""
+    kinds = _kinds(elements)
+    for path, config in configs if len(set(kinds)) > 1 else ():
+        for name, content in vars(config).items():
+            if type(content) is not list or not all(type(place) is int and 0 <= place < len(kinds) for place in content):
+                continue
+            inside = {kinds[place] for place in content}
+            if inside and inside.isdisjoint(kind for place, kind in enumerate(kinds) if place not in content):
+                return f"{path}.{name} lists the places of its elements of one kind"
+    return ""
 
 
 def _configs(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -559,6 +559,16 @@ def test_places_at_several_paths_and_a_list_of_kinds_follow():
     testing.assert_square(graph, dg.drop(graph, "blocks", [0]), model, X)
 
 
+def test_a_configuration_that_lists_places_keeps_them():
+    """Where a list says by numbers which blocks are of a kind, a gap would make it wrong."""
+    model = Hybrid(["a", "b", "a", "b"]).eval()
+    model.config.attention_places = [0, 2]
+    with pytest.raises(PlanError, match=r"config.attention_places lists the places of its elements of one kind"):
+        dg.drop(dg.trace(model, X), "blocks", [1])
+    model.config.attention_places = [0, 1]
+    assert dg.drop(dg.trace(model, X), "blocks", [1]).drops
+
+
 def test_all_problems_are_told_at_once():
     graph = dg.trace(Stack(["relu"] * 3, "list").eval(), X)
     with pytest.raises(PlanError, match="all 3 elements of blocks would go"):
