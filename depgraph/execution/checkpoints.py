@@ -26,7 +26,7 @@ from depgraph.execution.distributed_folders import (
     with_optimizer_states,
     write_folder,
 )
-from depgraph.execution.execute import other_sizes
+from depgraph.execution.fitting import other_sizes
 from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.messages import shortened
 from depgraph.plans.checking import is_well_typed

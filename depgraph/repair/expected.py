@@ -8,7 +8,7 @@ import torch
 from attrs import field, frozen
 from torch import nn
 
-from depgraph.execution.execute import checked
+from depgraph.execution.fitting import checked
 from depgraph.execution.repairs import LayerRepair
 from depgraph.moments.checking import check_moments
 from depgraph.moments.layers import Layer

@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from depgraph.execution.execute import copied
+from depgraph.execution.copying import copied
 from depgraph.execution.repairs import LayerRepair
 from depgraph.moments.collecting import Survey
 from depgraph.moments.gathering import Gathered, Images, Reading, readings
