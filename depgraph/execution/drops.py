@@ -24,19 +24,24 @@ def drop_elements(plan: Plan, model: nn.Module) -> None:
         vars(container)["_modules"] = {new: container._modules[name] for name, new in drop.left.items()}
 
 
-def written_paths(plan: Plan) -> Iterator[str]:
+def written_paths(plan: Plan, model: nn.Module) -> Iterator[str]:
     """The attributes that change because elements go, under the names from before."""
     for drop in plan.drops:
         yield from (*drop.sequence.counts, *(path for path, _ in drop.sequence.entries))
-        yield from (path for path, _ in _places(plan, drop))
+        yield from (path for path, _ in _places(plan, drop, model))
 
 
-def _places(plan: Plan, drop: Drop) -> Iterator[tuple[str, int]]:
-    """The paths of what says where an element that stays stands, with its place from before."""
+def _places(plan: Plan, drop: Drop, model: nn.Module) -> Iterator[tuple[str, int]]:
+    """The paths of what says where an element that stays stands, with its place from before.
+
+    Of several paths an element has some. One that has none of them has no place to follow: all are told, as missing.
+    """
     for place in drop.removed.complement(len(drop.sequence.elements)):
         element = f"{drop.sequence.prefix}{drop.sequence.elements[place]}"
-        paths = (f"{element}.{path}" for path in drop.sequence.positions)
-        yield from ((path, place) for path in paths if plan.name_after(path) is not None)
+        paths = [f"{element}.{path}" for path in drop.sequence.positions]
+        paths = [path for path in paths if plan.name_after(path) is not None]
+        held = [path for path in paths if _plain(model, path) is not None]
+        yield from ((path, place) for path in held or paths)
 
 
 def _values_after(plan: Plan, model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -44,7 +49,7 @@ def _values_after(plan: Plan, model: nn.Module) -> Iterator[tuple[str, Any]]:
         left = list(drop.removed.complement(len(drop.sequence.elements)))
         yield from ((path, len(left)) for path in drop.sequence.counts)
         yield from ((path, [texts[place] for place in left]) for path, texts in drop.sequence.entries)
-        yield from ((path, left.index(place)) for path, place in _places(plan, drop))
+        yield from ((path, left.index(place)) for path, place in _places(plan, drop, model))
 
 
 def other_sequences(plan: Plan, model: nn.Module) -> Iterator[str]:
@@ -58,7 +63,7 @@ def other_sequences(plan: Plan, model: nn.Module) -> Iterator[str]:
             yield f"{shortened(repr(sequence.path))}: expected {expected}, met {_described(container)}"
             continue
         expected_values = [(path, len(sequence.elements)) for path in sequence.counts]
-        for path, value in (*expected_values, *_places(plan, drop)):
+        for path, value in (*expected_values, *_places(plan, drop, model)):
             met = _plain(model, path)
             if type(met) is not int or met != value:
                 yield f"attribute {shortened(repr(path))}: expected {value}, met {shortened(repr(met))}"

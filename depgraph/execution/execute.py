@@ -129,7 +129,7 @@ def execute_(
     to_shards(model)
     smaller = {} if release else _prepared(plan, model, repair)
     tensors = _releasable(fitting(plan, model), repair) if release else {}
-    before, releasing = _State(model, [*(edit.path for edit in plan.writes), *written_paths(plan)]), Releasing()
+    before, releasing = _State(model, [*(edit.path for edit in plan.writes), *written_paths(plan, model)]), Releasing()
     records: Regrouping | None = None
     try:
         smaller = sliced(plan, tensors, releasing.taken) if release else smaller

@@ -110,7 +110,7 @@ def _renamed(name: str, tables: Mapping[str, Mapping[str, str | None]], backward
 
 
 @frozen
-class _Run:
+class Run:
     """One call of an element: its operations, and what flows in and out.
 
     Attributes:
@@ -149,8 +149,12 @@ class ElementFlow:
         place = self._places.get(step)
         return place if place is not None else self._places.get(_STEP.fullmatch(step)[1])  # type: ignore[index]
 
+    def path_of(self, position: int) -> str:
+        """The dotted path of an element."""
+        return f"{self._sequence.prefix}{self._sequence.elements[position]}"
+
     @cached_property
-    def runs(self) -> tuple[_Run, ...]:
+    def runs(self) -> tuple[Run, ...]:
         """The calls of the elements, in order. Parameters that are nodes of their own stand where they are first used."""
         called = [item for item in self._graph.operations if item.type is not OpType.PARAMETER]
         runs = []
@@ -159,7 +163,7 @@ class ElementFlow:
                 runs.append(self._run(position, tuple(items)))
         return tuple(runs)
 
-    def _run(self, position: int, operations: tuple[Operation, ...]) -> _Run:
+    def _run(self, position: int, operations: tuple[Operation, ...]) -> Run:
         produced = frozenset(name for item in operations for name in item.outputs)
         own = {item.name for item in operations}
         read = dict.fromkeys(name for item in operations for name in item.inputs)
@@ -168,7 +172,7 @@ class ElementFlow:
             for item in operations
             for name in item.outputs
         }
-        return _Run(
+        return Run(
             position,
             operations,
             produced,
@@ -205,12 +209,12 @@ class ElementFlow:
             if second.position > first.position:
                 yield from self._chain_problems(first, second)
 
-    def _between(self, first: _Run, second: _Run) -> str:
+    def _between(self, first: Run, second: Run) -> str:
         operations = [item for item in self._graph.operations if item.type is not OpType.PARAMETER]
         start = operations.index(first.operations[-1])
         return _described(operations[start + 1]) if operations[start + 1] is not second.operations[0] else "it"
 
-    def _chain_problems(self, first: _Run, second: _Run) -> Iterator[str]:
+    def _chain_problems(self, first: Run, second: Run) -> Iterator[str]:
         """Why the second run does not go on just where the first one ends."""
         names = self._sequence.elements
         for readers in first.leaving.values():
@@ -255,7 +259,7 @@ class ElementFlow:
                 continue
             yield given, taken[0], ""
 
-    def _taken(self, place: int, run: _Run, given: str) -> list[str]:
+    def _taken(self, place: int, run: Run, given: str) -> list[str]:
         """What enters a run and has the same space as what it gives: of several, what the run before gives."""
         axes = self._by_name[given].axes
         fitting = [name for name in run.entering if self._by_name[name].axes == axes]

@@ -290,7 +290,8 @@ class ModuleSequence:
         elements: the names of its elements, in order.
         numbered: whether they are named by their positions, so that those behind a gap move up.
         counts: paths of integers that say how many elements there are.
-        positions: paths below each element of integers that say where it stands, such as ``self_attn.layer_idx``.
+        positions: paths below the elements of integers that say where each stands, such as ``self_attn.layer_idx``; where
+            there are several, an element has some of them.
         entries: paths of lists of texts that have one for each element, such as ``config.layer_types``, with what they hold.
         fixed: positions that may not become vacant, with the reason: forward reaches for an element by its number or name.
         problem: why none of its elements may leave; empty where nothing speaks against it.

@@ -127,6 +127,7 @@ def _type_problems(plan: Plan) -> Iterator[str]:
         ("tied", is_tie),
         ("drops", is_drop),
         ("branches", is_branch),
+        ("stricter", is_pair(str)),
     ):
         items = getattr(plan, name)
         if type(items) is not tuple:
@@ -382,6 +383,11 @@ def _drop_problems(plan: Plan) -> Iterator[str]:
             yield f"list {path} has the elements 0 to {length - 1}, and loses none or one beyond"
         elif len(drop.removed) == length:
             yield f"list {path} would lose its last element"
+    if list(plan.stricter) != sorted(dict(plan.stricter).items()):
+        yield "the elements that make the result stricter are not in their order, each once"
+    for name, _ in () if problems else plan.stricter:
+        if plan.name_after(name) is not None:
+            yield f"{shortened(repr(name))} is said to make the result stricter, but goes with no element"
     if plan.leaving and not problems:
         tensors = {axis.tensor for axis in plan.axes} | {name for names in plan.tied for name in names}
         attributes = {edit.path for edit in plan.writes} | {item.path for item in plan.unread_attributes}

@@ -13,6 +13,7 @@ from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.drops import Drop, drop_problems, parted, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.ragged import ragged_problems
+from depgraph.graph.stricter import stricter
 from depgraph.plans.implied import balance_problems, free_axes, index_problems, moved_indices, shorter_axes, smaller_sizes
 from depgraph.plans.plan import Edit, Plan, PrunedAxis, cuts_of, ordered_axes
 
@@ -75,6 +76,7 @@ def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop 
         free=free_axes(left, removed),
         moves=tuple(sorted((Edit(*move) for move in moved_indices(left, removed)), key=lambda edit: edit.path)),
         branches=tuple(sorted(branches, key=lambda branch: branch.path)),
+        stricter=tuple(sorted(stricter(graph, left, lists, branches))) if lists else (),
     )
 
 

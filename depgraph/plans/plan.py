@@ -190,6 +190,9 @@ class Plan:
         free: axes of the model's inputs, outputs and vocabularies that become shorter: who calls the model must follow.
         moves: edits of attributes that stand for an index of a vocabulary, such as ``padding_idx``: those before it go.
         branches: the residual branches that leave: in the places of their modules stand ones that add nothing.
+        stricter: elements that go and may alone have split, tied or pinned axes of what stays, each with what speaks for it.
+            The result still says what they said, so it may forbid what a trace of the pruned model allows: to go on from
+            there, trace that model. Where it is empty, the result is that trace. Equality leaves it out.
 
     >>> import torch, depgraph as dg
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -222,6 +225,7 @@ class Plan:
     free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
     moves: tuple[Edit, ...] = field(default=(), metadata=codec.LATE)
     branches: tuple[Branch, ...] = field(default=(), metadata=codec.LATE)
+    stricter: tuple[tuple[str, str], ...] = field(default=(), eq=False, metadata=codec.LATE)
 
     @classmethod
     def empty(cls, graph: Graph) -> Plan:
@@ -487,7 +491,7 @@ class Plan:
             raise MismatchError(
                 "the second plan does not start where the first one ends:",
                 [f"the first plan leads to {self.result[:12]}, the second one starts at {other.base[:12]}"],
-                "Make the second plan on first.apply(graph).",
+                f"Make the second plan on first.apply(graph).{self._other_start()}",
             )
         other = self._with_own_names(other)
         drops, branches = self._joined_drops(other)
@@ -550,6 +554,17 @@ class Plan:
             free=tuple(free[key] for key in sorted(free)),
             moves=_joined_edits(self.moves, other.moves, stays),
             branches=branches,
+            stricter=tuple(sorted({**dict(other.stricter), **dict(self.stricter)}.items())),
+        )
+
+    def _other_start(self) -> str:
+        """What else the fix of a second plan may be where the first one's result is stricter than a trace."""
+        if not self.stricter:
+            return ""
+        name, why = self.stricter[0]
+        return (
+            f" It is stricter than a trace of the pruned model, for {shortened(name)} may alone have said of axes what it says "
+            f"({why}): a plan that was made on that trace is executed on the pruned model, after the first one."
         )
 
     def _with_own_names(self, other: Plan) -> Plan:
@@ -568,6 +583,7 @@ class Plan:
             tied=tuple(tuple(map(name, names)) for names in other.tied),
             drops=tuple(evolve(drop, sequence=drop.sequence.with_names(name)) for drop in other.drops),
             branches=tuple(branch.with_names(name) for branch in other.branches),
+            stricter=tuple((name(element), why) for element, why in other.stricter),
         )
 
     def _joined_drops(self, other: Plan) -> tuple[tuple[Drop, ...], tuple[Branch, ...]]:

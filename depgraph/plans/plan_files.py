@@ -104,6 +104,7 @@ class PlanContent:
     free: tuple[FreeAxis, ...] = field(default=(), metadata=codec.LATE)
     moves: tuple[tuple[str, int, int], ...] = field(default=(), metadata=codec.LATE)
     branches: tuple[Branch, ...] = field(default=(), metadata=codec.LATE)
+    stricter: tuple[tuple[str, str], ...] = field(default=(), metadata=codec.LATE)
 
     @classmethod
     def of(cls, plan: Plan) -> PlanContent:
@@ -126,6 +127,7 @@ class PlanContent:
             plan.free,
             tuple((edit.path, edit.old, edit.new) for edit in plan.moves),
             plan.branches,
+            plan.stricter,
         )
 
     def plan(self) -> Plan:
@@ -150,6 +152,7 @@ class PlanContent:
             self.free,
             tuple(Edit(*move) for move in self.moves),
             self.branches,
+            self.stricter,
         )
 
 

@@ -139,6 +139,8 @@ def lines_of(plan: Plan) -> Iterator[str]:
     """What a plan tells without its graph: how much changes, what groups lose, and what its budgets come to."""
     yield f"<Plan: {len(plan.cuts)} groups, {len(plan.axes)} axes, {len(plan.edits)} attributes>"
     yield from (f"  {printable(str(item))}" for item in plan.leaving)
+    if plan.stricter:
+        yield f"  {printable(_stricter_line(plan))}"
     told = {cut.group: f"{cut.count} of {cut.atom.size} indices go" for cut in plan.cuts}
     for cut in plan.cuts:
         if cut.base is not None:
@@ -146,6 +148,12 @@ def lines_of(plan: Plan) -> Iterator[str]:
     lines = [f"{item.name}: {told[item.first]}" + _of_how_many(item.count) for item in folded(told.items())]
     yield from (f"  {printable(line)}" for line in listed(lines, "in plan.cuts"))
     yield from (f"  {_target_line(target)}" for target in plan.targets)
+
+
+def _stricter_line(plan: Plan) -> str:
+    name, why = plan.stricter[0]
+    others = f" and {len(plan.stricter) - 1} more" if len(plan.stricter) > 1 else ""
+    return f"the result may be stricter than another trace: {name} goes{others}, and {why}"
 
 
 def _of_how_many(count: int) -> str:

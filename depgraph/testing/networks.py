@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +158,52 @@ KINDS = tuple(_STEPS)
 """What a block may do to its channels."""
 
 
-def network(kinds: Sequence[str], channels: int, width: int, factor: int, flatten: bool) -> nn.Module:
+class Walk(nn.Module):
+    """Blocks in a list of modules, over which forward goes in some way.
+
+    Args:
+        blocks: in order.
+        walk: one of `WALKS`, and not the first one.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], walk: str) -> None:
+        super().__init__()
+        self.walk, self.depth = walk, len(blocks)
+        self.blocks: nn.Module = (
+            nn.ModuleDict({f"block_{place}": block for place, block in enumerate(blocks)})
+            if walk == "dict"
+            else nn.Sequential(*blocks)
+            if walk == "sequential"
+            else nn.ModuleList(blocks)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the shape of `x`."""
+        for block in self._order():
+            x = block(x)
+        return x
+
+    def _order(self) -> Iterator[Any]:
+        blocks: Any = self.blocks
+        if self.walk == "sequential":
+            yield blocks
+        elif self.walk == "enumerate":
+            yield from (block for _, block in enumerate(blocks))
+        elif self.walk == "zip":
+            yield from (block for block, _ in zip(blocks, range(len(blocks)), strict=True))
+        elif self.walk == "range":
+            yield from (blocks[place] for place in range(self.depth))
+        elif self.walk == "slice":
+            yield from blocks[: self.depth]
+        else:
+            yield from blocks.values() if self.walk == "dict" else blocks
+
+
+WALKS = ("inline", "list", "dict", "sequential", "enumerate", "zip", "range", "slice")
+"""How a network goes over its blocks: in its own sequence, or in a list of modules."""
+
+
+def network(kinds: Sequence[str], channels: int, width: int, factor: int, flatten: bool, walk: str = "inline") -> nn.Module:
     """A small classifier of blocks, in evaluation mode: from the shape (batch, 3, 4, 4) to (batch, 5).
 
     Args:
@@ -166,12 +212,14 @@ def network(kinds: Sequence[str], channels: int, width: int, factor: int, flatte
         width: a block's inside has ``width * factor`` channels.
         factor: number of heads, of convolution or normalisation groups, of parts to split into.
         flatten: whether the classifier reads every position, or the mean over positions.
+        walk: how forward goes over the blocks, of `WALKS`.
 
     >>> model = network(["residual", "attention"], channels=2, width=3, factor=2, flatten=False)
     >>> model(torch.zeros(7, 3, 4, 4)).shape, model.training
     (torch.Size([7, 5]), False)
     """
-    blocks = [Block(kind, channels, width, factor) for kind in kinds]
+    blocks: list[nn.Module] = [Block(kind, channels, width, factor) for kind in kinds]
+    blocks = blocks if walk == "inline" else [Walk(blocks, walk)]
     tail = (
         [nn.Flatten(1), nn.Linear(channels * 16, 5)]
         if flatten

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import torch
+from attrs import evolve
 from hypothesis import strategies as st
 from torch import nn
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import UNIT, Atom, Space, backwards, laid_end_to_end, product
 from depgraph.graph.arguments import of_graph
+from depgraph.graph.drops import Drop, drop_problems
 from depgraph.graph.graph import Graph
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
-from depgraph.testing.networks import KINDS, network
+from depgraph.testing.networks import KINDS, WALKS, network
 
 
 def index_sets(size: int, max_size: int | None = None) -> st.SearchStrategy[IndexSet]:
@@ -62,12 +64,13 @@ def spaces(draw: st.DrawFn, max_atoms: int = 4, max_depth: int = 3) -> Space:
 
 @of_graph
 @st.composite
-def plans(draw: st.DrawFn, graph: Graph) -> Plan:
+def plans(draw: st.DrawFn, graph: Graph, elements: bool = False) -> Plan:
     """Plans of a graph: any removal that keeps each group's lower bound and the balances.
 
     Args:
         draw: given by Hypothesis.
         graph: the graph to plan on.
+        elements: whether elements may leave lists of modules as well, where the result is what a trace gives.
 
     >>> from hypothesis import find
     >>> import depgraph as dg
@@ -79,6 +82,16 @@ def plans(draw: st.DrawFn, graph: Graph) -> Plan:
     for balance in graph.balances:
         least = min(len(removed[atom]) for atom in balance.atoms)
         removed.update({atom: IndexSet.of(list(removed[atom])[:least]) for atom in balance.atoms})
+    lists = [item for item in graph.sequences if not item.problem] if elements else []
+    go = st.booleans() if lists else st.just(False)
+    if draw(go):
+        sequence = evolve(draw(st.sampled_from(lists)), fixed=(), problem="")
+        alone = [Drop(sequence, IndexSet.of([place])) for place in range(len(sequence.elements))]
+        may_leave = [place for place, drop in enumerate(alone) if not any(drop_problems(graph, [drop]))]
+        drop = Drop(sequence, IndexSet.of(draw(st.sets(st.sampled_from(may_leave), min_size=1))) if may_leave else IndexSet())
+        if may_leave and not any(drop_problems(graph, [drop])):
+            plan = plan_of(graph, removed, [drop])
+            return plan_of(graph, removed) if plan.stricter else plan
     return plan_of(graph, removed)
 
 
@@ -102,5 +115,10 @@ def modules(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return network(
-            block_kinds, draw(st.integers(2, 6)), draw(st.integers(2, 4)), draw(st.integers(2, 3)), draw(st.booleans())
+            block_kinds,
+            draw(st.integers(2, 6)),
+            draw(st.integers(2, 4)),
+            draw(st.integers(2, 3)),
+            draw(st.booleans()),
+            draw(st.sampled_from(WALKS)),
         )

@@ -295,7 +295,7 @@ def _follow_calls(clone: nn.Module, path: str, session: Session, problem: str | 
         begins.append(session.call_count)
 
     def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        session.left()
+        session.left(result)
         if problem is not None:
             session.module_returned(path, begins.pop(), args, kwargs, result, problem)
 

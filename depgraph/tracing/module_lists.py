@@ -1,7 +1,8 @@
 """Lists of modules, and what forward does with them as lists: which elements it names, and up to which count it goes.
 
-An element can leave a list that forward runs over. Where forward reaches for elements by their numbers or names, or takes a
-part of the list, another element would come in the place of one that is gone: `as_used` says which may not leave, and why.
+An element can leave a list that forward runs over. Where forward reaches for elements by their numbers or names, takes a part
+of the list, or keeps what the elements give and takes it by their places, another element would come in the place of one that
+is gone: `as_used` says which may not leave, and why.
 """
 
 from __future__ import annotations
@@ -53,9 +54,16 @@ def module_sequences(model: nn.Module) -> Iterator[ModuleSequence]:
             elements,
             numbered,
             positions=tuple(_positions(values)) if numbered else (),
-            entries=tuple(_entries(values, configs)) if numbered else (),
-            problem=next(filter(None, (one_module(child, paths) for child in modules)), ""),
+            entries=tuple(_entries(modules, configs)) if numbered else (),
+            problem=next(filter(None, (one_module(child, paths) for child in modules)), "")
+            or _chosen_by_place(modules, configs),
         )
+
+
+def _problems(elements: list[nn.Module], paths: Mapping[int, list[str]], configs: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    """Why no element of a list may leave; empty texts where nothing speaks against it."""
+    yield from (one_module(element, paths) for element in elements)
+    yield _chosen_by_place(elements, configs)
 
 
 def paths_of_modules(model: nn.Module) -> dict[int, list[str]]:
@@ -85,20 +93,55 @@ def _plain_values(element: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _positions(values: list[dict[str, Any]]) -> Iterator[str]:
-    """Paths at which every element holds its own position."""
-    for path in values[0]:
-        if all(type(held.get(path)) is int and held[path] == place for place, held in enumerate(values)):
-            yield path
+    """Paths at which elements hold their own positions, under one name: each element does so at some of them.
+
+    Elements of several kinds do so at several: ``mixer.place`` here, ``attention.place`` there.
+    """
+    by_name: dict[str, dict[str, None]] = {}
+    for held in values:
+        for path, content in held.items():
+            if type(content) is int:
+                by_name.setdefault(path.rpartition(".")[2], {})[path] = None
+    for paths in by_name.values():
+        own = [{held[path] for path in paths if path in held} for held in values]
+        if all(numbers == {place} for place, numbers in enumerate(own)):
+            yield from paths
 
 
-def _entries(values: list[dict[str, Any]], configs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Lists of texts in configurations whose entries the elements hold, each its own, by their paths."""
+def _entries(elements: list[nn.Module], configs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Lists of texts in configurations that have one for each element, by their paths.
+
+    The elements hold these texts, each its own, or differ in their modules just where the texts do.
+    """
+    values = [dict(_plain_values(element)) for element in elements]
     shared = set.intersection(*(set(held) for held in values))
+    kinds = _kinds(elements)
     for path, config in configs:
         for name, content in vars(config).items():
-            is_list = is_step(name) and type(content) is list and all(type(text) is str for text in content)
-            if is_list and any(content == [held[key] for held in values] for key in shared):
+            is_list = is_step(name) and type(content) is list and len(content) == len(elements)
+            if not is_list or not all(type(text) is str for text in content):
+                continue
+            by_kind = len(set(content)) == len(set(kinds)) == len(set(zip(content, kinds, strict=True))) > 1
+            if by_kind or any(content == [held[key] for held in values] for key in shared):
                 yield f"{path}.{name}", tuple(content)
+
+
+def _kinds(elements: list[nn.Module]) -> list[tuple[tuple[str, type], ...]]:
+    """Which modules are in each element."""
+    return [tuple((path, type(module)) for path, module in element.named_modules()) for element in elements]
+
+
+def _chosen_by_place(elements: list[nn.Module], configs: Iterable[tuple[str, Any]]) -> str:
+    """Why elements are chosen by their places: a configuration lists those of one kind, such as ``attn_layer_indices``."""
+    kinds = _kinds(elements)
+    for path, config in configs if len(set(kinds)) > 1 else ():
+        for name, content in vars(config).items():
+            if type(content) is not list or not all(type(place) is int and 0 <= place < len(kinds) for place in content):
+                continue
+            inside = {kinds[place] for place in content}
+            if inside and inside.isdisjoint(kind for place, kind in enumerate(kinds) if place not in content):
+                return f"{path}.{name} lists the places of its elements of one kind"
+    return ""
 
 
 def _configs(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -128,6 +171,12 @@ class _Observed:
         finally:
             if told is not None:
                 self.__dict__[_TOLD] = told
+
+    def __getattr__(self, name: str) -> Any:
+        told = self.__dict__.get(_TOLD)
+        if told is not None and name in self._modules:
+            told(name)
+        return super().__getattr__(name)  # type: ignore[misc]
 
     def __len__(self) -> int:
         told = self.__dict__.get(_TOLD)
@@ -161,13 +210,19 @@ def reach(key: Any, where: str) -> Reach:
     return Reach(plain_int(key) if isinstance(key, int) else key, None, where)
 
 
-def as_used(sequence: ModuleSequence, reaches: Collection[Reach], escaped: Iterable[Expression]) -> ModuleSequence:
+def as_used(
+    sequence: ModuleSequence,
+    reaches: Collection[Reach],
+    escaped: Iterable[Expression],
+    gathered: tuple[str, str] | None = None,
+) -> ModuleSequence:
     """The list with what forward's reaches into it say: what counts it, and which elements may not leave, and why.
 
     Args:
         sequence: the list.
         reaches: what forward asked it for, in order.
         escaped: sizes of which forward made plain numbers, as `range` does.
+        gathered: an element whose result forward holds when the next one has taken it, and the module in which it does.
     """
     length = len(sequence.elements)
     counts, fixed, problem = dict.fromkeys(sequence.counts), dict[int, str](), sequence.problem
@@ -194,6 +249,9 @@ def as_used(sequence: ModuleSequence, reaches: Collection[Reach], escaped: Itera
             for number in set(numbers):
                 behind = range(number % length, length) if number < 0 else range(number + 1)
                 fixed.update((place, f"forward asks for element {number} at {line}") for place in behind if place not in fixed)
+    if gathered is not None:
+        why = f"{gathered[1]} keeps what {gathered[0]} gives, and may take it by its place"
+        fixed = dict.fromkeys(range(length), why) | fixed
     return evolve(sequence, counts=tuple(sorted(counts)), fixed=tuple(sorted(fixed.items())), problem=problem)
 
 

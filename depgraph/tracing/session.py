@@ -137,6 +137,10 @@ class Session:
         self._containers: set[str] = set()
         self._sequences: dict[str, ModuleSequence] = {}
         self._reaches: dict[str, list[Reach]] = {}
+        self._lists_of: dict[str, list[str]] = {}
+        self._list_of: dict[str, str] = {}
+        self._gave: dict[str, list[tuple[str, int]]] = {}
+        self._gathered: dict[str, tuple[str, str]] = {}
         self._escapes: dict[tuple[Expression, ...], str] = {}
         self._facts: dict[tuple[Expression, Expression], str] = {}
         self._differences: dict[tuple[Expression, Expression], str] = {}
@@ -217,6 +221,8 @@ class Session:
     def lists(self, sequence: ModuleSequence) -> None:
         """The model holds a list of modules."""
         self._sequences[sequence.path] = sequence
+        self._lists_of.setdefault(sequence.path.rpartition(".")[0], []).append(sequence.path)
+        self._list_of.update(dict.fromkeys((f"{sequence.prefix}{name}" for name in sequence.elements), sequence.path))
 
     def reached_for(self, path: str, key: Any) -> None:
         """Forward asks the list of this path for elements, or by `len` for how many it has."""
@@ -224,11 +230,31 @@ class Session:
 
     def entered(self, module: Running) -> None:
         """The forward of a module begins."""
+        path = self._list_of.get(module.path)
+        if path is not None:
+            self._look_for_gathered(path, self._gave.get(path, []))
         self._modules.append(module)
 
-    def left(self) -> None:
-        """The forward of the innermost module ends."""
-        self._modules.pop()
+    def left(self, result: Any = None) -> None:
+        """The forward of the innermost module ends with a result."""
+        module = self._modules.pop()
+        path = self._list_of.get(module.path)
+        given = next((leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)), None) if path else None
+        if path is not None and given is not None:
+            self._gave.setdefault(path, []).append((module.path, id(given)))
+        del given
+        for inner in self._lists_of.get(module.path, ()):
+            self._look_for_gathered(inner, self._gave.pop(inner, []))
+
+    def _look_for_gathered(self, path: str, gave: Sequence[tuple[str, int]]) -> None:
+        """Note whether forward still holds what elements of a list gave, when the next ones have taken it."""
+        for element, number in gave[:-1] if path not in self._gathered else ():
+            tensor, _ = self._values.get(number, (None, None))
+            if tensor is None or number == gave[-1][1]:
+                continue
+            views: int = tensor._use_count() > 1  # type: ignore[attr-defined]  # they hold it by one reference
+            if sys.getrefcount(tensor) > _OWN_REFERENCES + views:
+                self._gathered[path] = element, self.module or "the model"
 
     @property
     def call_count(self) -> int:
@@ -431,7 +457,12 @@ class Session:
             integers=tuple(self._integers),
             containers=frozenset(self._containers),
             sequences=tuple(
-                as_used(sequence, self._reaches.get(path, ()), [part for sources in self._escapes for part in sources])
+                as_used(
+                    sequence,
+                    self._reaches.get(path, ()),
+                    [part for sources in self._escapes for part in sources],
+                    self._gathered.get(path),
+                )
                 for path, sequence in self._sequences.items()
             ),
             modules=tuple(self._module_calls),

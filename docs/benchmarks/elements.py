@@ -35,8 +35,9 @@ INTRODUCTION = """# Whole layers in the zoo
 Written by `tox run -e elements` from `docs/benchmarks/elements.json`, never by hand. Of each model every list of modules is
 looked at that holds parameters and lies in no element of another such list: how many of its elements `dg.drop` lets go, each by
 itself. Of a list that lets some go, the one in the middle of these leaves: *square*, the trace of the model without it equals
-the graph that the plan promises; *identity*, its outputs equal, bit for bit, those of the whole model in which this element
-hands on what it is given.
+the graph that the plan promises, and *told* where the plan says that it may not, because this element alone may have said
+something of axes that stay (`plan.stricter`); *identity*, its outputs equal, bit for bit, those of the whole model in which
+this element hands on what it is given.
 """
 
 
@@ -84,9 +85,11 @@ def page(records: dict[str, dict[str, Any]]) -> str:
     free = [item for item in lists if item["free"]]
     models = [record for record in records.values() if any(item["free"] for item in record.get("lists", ()))]
     failed = sum("error" in record for record in records.values())
+    squares = Counter((item.get("square", False), "stricter" in item) for item in free)
     lines.append(
         f"{len(records)} models, {failed} of which failed; {len(models)} have a list whose elements may leave: {len(free)} of "
-        f"{len(lists)} lists. The square closes for {sum(item.get('square', False) for item in free)} of these, the identity "
+        f"{len(lists)} lists. The square closes for {squares[True, False] + squares[True, True]} of these; it is open for "
+        f"{squares[False, True]}, whose plans tell it, and for {squares[False, False]}, whose plans don't. The identity "
         f"computes the same for {sum(item.get('identity') is True for item in free)} of "
         f"{sum(item.get('identity') is not None for item in free)} with weights.\n"
     )
@@ -96,6 +99,7 @@ def page(records: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {name} | | | | | {_cell(record['error'])} |")
         for item in record.get("lists", ()):
             marks = [{True: "yes", False: "no"}.get(item.get(key), "") for key in ("square", "identity")]
+            marks[0] += ", told" if "stricter" in item else ""
             why = _cell(item.get("why", ""))
             lines.append(f"| {name} | `{item['path']}` | {item['free']} of {item['elements']} | {' | '.join(marks)} | {why} |")
     return "\n".join(lines) + "\n"

@@ -159,4 +159,4 @@ def test_every_graph_that_is_made_is_sound(data):
     """A traced one, and what a plan makes of it, down to single indices."""
     graph = dg.trace(data.draw(modules()), torch.zeros(2, 3, 4, 4))
     assert check(graph) == ()
-    assert check(data.draw(plans(graph)).apply(graph)) == ()
+    assert check(data.draw(plans(graph, elements=True)).apply(graph)) == ()

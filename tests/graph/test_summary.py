@@ -74,7 +74,7 @@ def test_the_numbers_add_up(data):
     """Over all modules, before and after any plan; and every operation but inputs and outputs has a module that is there."""
     model = data.draw(modules())
     graph = dg.trace(model, X)
-    plan = data.draw(plans(graph))
+    plan = data.draw(plans(graph, elements=True))
     assert_adds_up(graph.summary(), {"params": graph.params, "macs": graph.macs})
     result = plan.apply(graph)
     summary = plan.summary(graph)

@@ -65,7 +65,7 @@ def test_the_size_of_blocks_changes_no_number(case, size):
 def test_two_plans_in_turn_are_both_as_one(case, data):
     """A checkpoint pruned by one plan, and by another one after it, is that of both."""
     model, graph, first = case
-    second = data.draw(dg.testing.plans(first.apply(graph)))
+    second = data.draw(dg.testing.plans(first.apply(graph), elements=True))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = checkpoints.save("safetensors", checkpoints.untied(checkpoints.state_of(model)), folder)

@@ -1,11 +1,14 @@
 """Elements leave lists of modules: the laws of plans hold for them, and the identity in their places computes the same."""
 
 import copy
+import re
+from collections import OrderedDict
+from types import SimpleNamespace
 
 import attrs
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -22,11 +25,15 @@ X = torch.randn(2, 3, 4)
 
 
 class Block(nn.Module):
-    """A residual block of one of three kinds, which knows its place."""
+    """A residual block of one of several kinds, which knows its place; some say something of the axes that all share."""
 
     def __init__(self, kind, place, width=4):
         super().__init__()
-        self.kind, self.place = kind, place
+        self.kind = kind
+        if kind == "attention":
+            self.mixer = Place(place)
+        else:
+            self.place = place
         self.norm = nn.LayerNorm(width)
         self.inner, self.outer = nn.Linear(width, 6 if kind != "attention" else 3 * width), nn.Linear(6, width)
         if kind == "attention":
@@ -38,15 +45,36 @@ class Block(nn.Module):
             batch, length, _ = x.shape
             q, k, v = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in y.chunk(3, -1))
             y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return x + self.outer(y.relu() if self.kind == "relu" else y)
+        made = self.outer(y.relu() if self.kind == "relu" else y)
+        return made + SHAPES[self.kind](x) if self.kind in SHAPES else x + made
+
+
+class Place(nn.Module):
+    """Holds an element's place one step further in."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place = place
+
+
+SHAPES = {
+    "turned": lambda x: torch.cat(x.chunk(2, -1)[::-1], -1),
+    "mirrored": lambda x: x + x.flip(-1),
+    "shuffled": lambda x: x + x.unflatten(-1, (2, 2)).transpose(-1, -2).flatten(-2),
+    "half": lambda x: torch.cat([x[..., :2] + x[..., 2:], x[..., 2:]], -1),
+    "rolled": lambda x: x + x.roll(1, 1),
+    "literal": lambda x: x + x.mean(-1, keepdim=True).expand(-1, -1, 4),
+    "transposed": lambda x: x + (x @ x.transpose(1, 2)).softmax(-1) @ x,
+}
+"""What a block does to the axes of what all blocks share, beside its own layers."""
 
 
 class Stack(nn.Module):
     """Blocks between two layers, over which forward goes in one of several ways."""
 
-    def __init__(self, kinds, way):
+    def __init__(self, kinds, way, skip=False):
         super().__init__()
-        self.way, self.depth = way, len(kinds)
+        self.way, self.depth, self.skip = way, len(kinds), skip
         self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
         blocks = [Block(kind, place) for place, kind in enumerate(kinds)]
         if way == "dict":
@@ -56,28 +84,43 @@ class Stack(nn.Module):
 
     def forward(self, x):
         x = self.first(x)
+        y = self.through(x)
+        return self.last(x + y if self.skip else y)
+
+    def through(self, x):
         if self.way == "sequential":
-            return self.last(self.blocks(x))
+            return self.blocks(x)
         if self.way == "range":
             for place in range(self.depth):
                 x = self.blocks[place](x)
-            return self.last(x)
-        chosen = {"list": self.blocks, "dict": self.blocks}.get(self.way)
-        blocks = self.blocks[: self.depth] if chosen is None else chosen.values() if self.way == "dict" else chosen
-        for block in blocks:
-            x = block(x)
-        return self.last(x)
+        elif self.way == "enumerate":
+            for place, block in enumerate(self.blocks):
+                x = block(x) * (place + 1) ** 0
+        elif self.way == "zip":
+            for block, other in zip(self.blocks, reversed(self.blocks), strict=True):
+                x = block(x) if other is not None else x
+        elif self.way in {"slice", "dict"}:
+            for block in self.blocks.values() if self.way == "dict" else self.blocks[: self.depth]:
+                x = block(x)
+        else:
+            for block in self.blocks:
+                x = block(x)
+        return x
 
 
-WAYS = ("list", "dict", "sequential", "slice", "range")
+WAYS = ("list", "dict", "sequential", "slice", "range", "enumerate", "zip")
+APART = ("relu", "linear", "attention")
+"""Kinds that say nothing of what all blocks share."""
+KINDS = (*APART, *SHAPES)
 
 
 @st.composite
-def stacks(draw):
+def stacks(draw, kinds=KINDS):
     """A network with a list of blocks."""
     torch.manual_seed(draw(st.integers(0, 99)))
-    kinds = draw(st.lists(st.sampled_from(["relu", "linear", "attention"]), min_size=2, max_size=5))
-    return Stack(kinds, draw(st.sampled_from(WAYS))).eval()
+    some = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=2))
+    kinds = draw(st.lists(st.sampled_from(some), min_size=2, max_size=5))
+    return Stack(kinds, draw(st.sampled_from(WAYS)), draw(st.booleans())).eval()
 
 
 @st.composite
@@ -90,10 +133,13 @@ def dropped(draw):
 
 @st.composite
 def drops(draw, graph):
-    """A plan by which some elements leave."""
+    """A plan by which some elements leave that may."""
     (sequence,) = graph.sequences
     places = draw(st.sets(st.integers(0, len(sequence.elements) - 1), max_size=len(sequence.elements) - 1))
-    return dg.drop(graph, "blocks", sorted(places))
+    try:
+        return dg.drop(graph, "blocks", sorted(places))
+    except PlanError:
+        return reject()
 
 
 def assert_identity(model, plan, small, x):
@@ -107,11 +153,32 @@ def assert_identity(model, plan, small, x):
         assert testing.tensor_bytes(small(x)) == testing.tensor_bytes(other(x)), "another result than with the identity"
 
 
+def assert_told(graph, plan, model, x):
+    """The square closes, or the plan says that it may not: then what its result allows, the smaller model allows."""
+    if not plan.stricter:
+        return testing.assert_square(graph, plan, model, x)
+    small, result = dg.execute(plan, model), plan.apply(graph)
+    traced = dg.trace(small, x)
+    assert traced.sequences == result.sequences
+    assert [item.name for item in traced.operations] == [item.name for item in result.operations]
+    assert {item.name: item.shape for item in traced.tensors} == {item.name: item.shape for item in result.tensors}
+    for group in result.groups:
+        if group.lower_bound < group.size and not any(group.atom in item.atoms for item in result.balances):
+            promised = plan_of(result, {group.atom: dg.IndexSet.of([group.size - 1])})
+            axis = promised.axes[0]
+            gone = promised.kept[axis.tensor][axis.dim].complement(axis.space.size)
+            needed = dg.cut(traced, axis.tensor, gone, dim=axis.dim)
+            for needs in needed.axes:
+                kept = promised.kept[needs.tensor][needs.dim]
+                assert kept & needed.kept[needs.tensor][needs.dim] == kept, "it would keep what has to go"
+    return small
+
+
 @given(dropped())
 def test_the_laws_of_plans_hold_for_elements(case):
-    """The square, the identity in their places, the round trip of files, and all or nothing."""
+    """The square or word of it, the identity in their places, the round trip of files, and all or nothing."""
     model, graph, plan = case
-    small = testing.assert_square(graph, plan, model, X)
+    small = assert_told(graph, plan, model, X)
     assert dg.trace(small, X).sequences == plan.apply(graph).sequences
     assert_identity(model, plan, small, X)
     testing.assert_round_trip(graph, plan)
@@ -126,12 +193,13 @@ def test_places_and_counts_follow(case):
     small = dg.execute(plan, model)
     blocks = list(small.blocks.children())
     numbered = model.way != "dict"
-    assert not numbered or [block.place for block in blocks] == list(range(len(blocks)))
+    places = [block.mixer.place if block.kind == "attention" else block.place for block in blocks]
+    assert not numbered or places == list(range(len(blocks)))
     assert small.depth == (len(blocks) if model.way in {"slice", "range"} else model.depth)
     assert model.depth == len(model.blocks), "the model changed"
 
 
-@given(stacks(), st.data())
+@given(stacks(APART), st.data())
 def test_drops_compose_with_cuts_and_drops(model, data):
     """In any order: first one and then the other is both, on graphs and modules, in the names of the first graph."""
     graph = dg.trace(model, X)
@@ -165,7 +233,7 @@ class Steps:
         return plan
 
 
-@given(stacks(), st.data())
+@given(stacks(APART), st.data())
 def test_cut_and_drop_commute(model, data):
     """Widths that stay are cut before or after the elements go: one plan."""
     graph = dg.trace(model, X)
@@ -183,6 +251,105 @@ def test_cut_and_drop_commute(model, data):
     cut = plan_of(graph, {first.atom: last})
     again = dg.drop(cut.apply(graph), "blocks", list(drop.drops[0].removed))
     assert drop.then(second) == cut.then(again)
+
+
+# what elements alone have said
+
+
+def stack(*kinds, skip=False):
+    torch.manual_seed(0)
+    model = Stack(kinds, "list", skip).eval()
+    return model, dg.trace(model, X)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "leave", "why"),
+    [
+        (["mirrored", "relu"], [0], r"aten.flip at .*test_drops.py:\d+ reads parts of an axis"),
+        (["shuffled", "linear"], [0], r"aten.unflatten at .*test_drops.py:\d+ reads parts of an axis|aten.view at"),
+        (["rolled", "relu"], [0], r"aten.roll at .*test_drops.py:\d+ reads parts of an axis"),
+        (["half", "attention"], [0], r"aten.slice at .*test_drops.py:\d+ reads parts of an axis"),
+        (["literal", "relu"], [0], r"an axis may be pinned for it alone: .*aten.expand"),
+    ],
+)
+def test_what_an_element_alone_says_is_told(kinds, leave, why):
+    """The graph after it is another one than a trace of the smaller model, and the plan says so, with operator and line."""
+    model, graph = stack(*kinds)
+    plan = dg.drop(graph, "blocks", leave)
+    ((element, told),) = plan.stricter
+    assert element == "blocks.0" and re.search(why, told), told
+    small = assert_told(graph, plan, model, X)
+    assert dg.trace(small, X) != plan.apply(graph)
+    assert "may be stricter than another trace: blocks.0 goes" in str(plan)
+    with pytest.raises(MismatchError, match=r"It is stricter than a trace of the pruned model, for blocks.0 may alone"):
+        plan.then(dg.Plan.empty(dg.trace(small, X)))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in {"turned", "half"}])
+def test_a_twin_that_stays_says_the_same(kind):
+    """The control: where an element of the same kind stays, nothing is told, and the square closes."""
+    model, graph = stack(kind, kind, "relu")
+    plan = dg.drop(graph, "blocks", [1])
+    assert plan.stricter == ()
+    testing.assert_square(graph, plan, model, X)
+
+
+def test_a_twin_says_the_same_only_where_what_it_takes_passes_through():
+    """Three halves turned are one half turned, and two are none: which of them has tied the halves cannot be told."""
+    model, graph = stack("turned", "turned", "turned", skip=True)
+    plan = dg.drop(graph, "blocks", [1])
+    assert plan.stricter
+    assert dg.trace(assert_told(graph, plan, model, X), X) != plan.apply(graph)
+
+
+def test_what_is_told_composes_and_is_written(tmp_path):
+    """Of two plans in turn, in the names of the first graph; a file keeps it."""
+    model, graph = stack("mirrored", "relu", "mirrored", "relu")
+    p = dg.drop(graph, "blocks", [0])
+    q = dg.drop(p.apply(graph), "blocks", [1])
+    assert not p.stricter and [element for element, _ in q.stricter] == ["blocks.1"]
+    both = p.then(q)
+    assert [element for element, _ in both.stricter] == ["blocks.2"]
+    assert not both.problems
+    assert_told(graph, both, model, X)
+    both.save(tmp_path / "plan.json")
+    assert dg.Plan.load(tmp_path / "plan.json").stricter == both.stricter
+    for wrong in ((("blocks.1", "it stays"),), both.stricter * 2):
+        assert attrs.evolve(both, stricter=wrong).problems
+
+
+def test_the_square_refutes_a_plan_that_does_not_tell():
+    model, graph = stack("mirrored", "relu")
+    plan = dg.drop(graph, "blocks", [0])
+    assert_told(graph, plan, model, X)
+    refuted(assert_told, graph, attrs.evolve(plan, stricter=()), model, X)
+
+
+class Shared:
+    """A size that blocks read outside of them."""
+
+    def __init__(self):
+        self.heads = 2
+
+
+@pytest.mark.parametrize("leave", [[0], [1], [0, 1]])
+def test_a_size_outside_that_only_elements_read_goes_with_them(leave):
+    """What no element reads any more counts nothing in the graph."""
+    model = Stack(["attention", "attention", "relu"], "list").eval()
+    model.shared = Shared()
+    for block in model.blocks:
+        block.heads = None
+        block.shared = model.shared
+
+    def forward(self, x):
+        if self.kind == "attention":
+            self.heads = self.shared.heads
+        return Block.forward(self, x)
+
+    for block in model.blocks:
+        block.__class__ = type("Block", (Block,), {"forward": forward})
+    graph = dg.trace(model, X)
+    assert_told(graph, dg.drop(graph, "blocks", leave), model, X)
 
 
 # what a law refutes
@@ -273,8 +440,12 @@ class Refused(nn.Module):
                 skip = x
             if self.way == "collected":
                 given.append(x)
+            if self.way == "by place":
+                given.append(x)
         if self.way == "last":
             x = self.layers[-1](x)
+        if self.way == "by place":
+            x = given[3]
         return x + skip if skip is not None else given if self.way == "collected" else x
 
 
@@ -290,6 +461,7 @@ class Refused(nn.Module):
         ("last", 3, "forward asks for element -1 at"),
         ("part", 2, "forward takes a part of it at"),
         ("numbers", 2, "up to a number that is not its length"),
+        ("by place", 2, "the model keeps what layers.0 gives, and may take it by its place"),
         ("shared", 1, "'layers.1' and 'again' are one module"),
         ("wider", 1, "it takes no tensor of the space"),
     ],
@@ -307,6 +479,96 @@ def test_the_same_model_without_the_obstacle_lets_them_go():
     """The control of the refusals: nothing in the network itself keeps its elements."""
     graph = dg.trace(Refused("plain"), X)
     assert [len(dg.drop(graph, "layers", [place]).apply(graph).sequences[0].elements) for place in range(4)] == [3] * 4
+
+
+class Head(nn.Module):
+    """A named sequence whose elements forward reaches as attributes."""
+
+    def __init__(self, by_name):
+        super().__init__()
+        self.by_name = by_name
+        self.head = nn.Sequential(OrderedDict(norm=nn.LayerNorm(4), act=nn.ReLU(), last=nn.Linear(4, 4)))
+
+    def forward(self, x):
+        return self.head.last(self.head.act(self.head.norm(x))) if self.by_name else self.head(x)
+
+
+def test_an_element_that_forward_reaches_as_an_attribute_stays():
+    with pytest.raises(PlanError, match=r"head.act may not leave: forward asks for 'act' at .*test_drops.py:\d+"):
+        dg.drop(dg.trace(Head(True), X), "head", ["act"])
+    graph = dg.trace(model := Head(False), X)
+    testing.assert_square(graph, dg.drop(graph, "head", ["act"]), model, X)
+
+
+class Gathering(nn.Module):
+    """Views of what elements give live on, the elements' results do not; or a list keeps these, and returns the last."""
+
+    def __init__(self, keeps):
+        super().__init__()
+        self.keeps, self.layers = keeps, nn.ModuleList(Moving() for _ in range(3))
+
+    def forward(self, x):
+        given = []
+        for layer in self.layers:
+            x = layer(x)
+            given += [x] if self.keeps else []
+        return given[-1] if self.keeps else x
+
+
+class Moving(nn.Linear):
+    """Reads its operand through views."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+
+    def forward(self, x):
+        return x + super().forward(x.transpose(1, 2).transpose(1, 2))
+
+
+def test_what_is_only_viewed_is_not_kept():
+    graph = dg.trace(model := Gathering(False), X)
+    testing.assert_square(graph, dg.drop(graph, "layers", [1]), model, X)
+    with pytest.raises(PlanError, match=r"the model keeps what layers.0 gives"):
+        dg.drop(dg.trace(Gathering(True), X), "layers", [1])
+
+
+class Hybrid(nn.Module):
+    """Two kinds of blocks, told apart by a list in the configuration that no block holds."""
+
+    def __init__(self, texts):
+        super().__init__()
+        self.config = SimpleNamespace(kinds=texts)
+        self.blocks = nn.ModuleList(Block("attention" if text == "a" else "relu", place) for place, text in enumerate(texts))
+
+    def forward(self, x):
+        for kind, block in zip(self.config.kinds, self.blocks, strict=True):
+            assert (kind == "a") == (block.kind == "attention")
+            x = block(x)
+        return x
+
+
+def test_places_at_several_paths_and_a_list_of_kinds_follow():
+    """Blocks of two kinds hold their places at two paths, and differ in their modules where the texts do."""
+    model = Hybrid(["a", "b", "a", "b"]).eval()
+    graph = dg.trace(model, X)
+    (sequence,) = graph.sequences
+    assert set(sequence.positions) == {"mixer.place", "place"} and dict(sequence.entries) == {
+        "config.kinds": ("a", "b", "a", "b")
+    }
+    small = dg.execute(dg.drop(graph, "blocks", [0]), model)
+    assert small.config.kinds == ["b", "a", "b"] and model.config.kinds == ["a", "b", "a", "b"]
+    assert [small.blocks[0].place, small.blocks[1].mixer.place, small.blocks[2].place] == [0, 1, 2]
+    testing.assert_square(graph, dg.drop(graph, "blocks", [0]), model, X)
+
+
+def test_a_configuration_that_lists_places_keeps_them():
+    """Where a list says by numbers which blocks are of a kind, a gap would make it wrong."""
+    model = Hybrid(["a", "b", "a", "b"]).eval()
+    model.config.attention_places = [0, 2]
+    with pytest.raises(PlanError, match=r"config.attention_places lists the places of its elements of one kind"):
+        dg.drop(dg.trace(model, X), "blocks", [1])
+    model.config.attention_places = [0, 1]
+    assert dg.drop(dg.trace(model, X), "blocks", [1]).drops
 
 
 def test_all_problems_are_told_at_once():

@@ -30,7 +30,7 @@ def pruned(draw):
     """A module, its graph, and a plan that removes something."""
     model = draw(modules())
     graph = dg.trace(model, X)
-    plan = draw(plans(graph))
+    plan = draw(plans(graph, elements=True))
     return model, graph, plan
 
 
@@ -100,9 +100,9 @@ def assert_composition(graph, model, p, q, both):
 def test_law_4_composition(model, data):
     """`p.then(q)` is first p then q, on graphs and on modules; `then` is associative; the empty plan is its unit."""
     graph = dg.trace(model, X)
-    p = data.draw(plans(graph))
-    q = data.draw(plans(p.apply(graph)))
-    r = data.draw(plans(q.apply(p.apply(graph))))
+    p = data.draw(plans(graph, elements=True))
+    q = data.draw(plans(p.apply(graph), elements=True))
+    r = data.draw(plans(q.apply(p.apply(graph)), elements=True))
     assert_composition(graph, model, p, q, p.then(q))
     assert p.then(q).then(r) == p.then(q.then(r))
     testing.assert_unit(graph, p)

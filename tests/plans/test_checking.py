@@ -274,8 +274,8 @@ def test_plans_that_are_made_and_composed_are_sound(data):
     """Whatever is drawn, its rest, and both as one plan."""
     model, x = data.draw(modules()), torch.randn(2, 3, 4, 4)
     graph = dg.trace(model, x)
-    first = data.draw(plans(graph))
-    second = data.draw(plans(first.apply(graph)))
+    first = data.draw(plans(graph, elements=True))
+    second = data.draw(plans(first.apply(graph), elements=True))
     assert check(first) == check(second) == check(first.then(second)) == ()
 
 

@@ -116,7 +116,7 @@ def agrees(data, graph, plan):
 def test_the_data_are_those_of_graph_and_plan(data):
     """Whatever the network and the plan, unfolding the data gives the graph's axes, nodes and edges, and the plan's sizes."""
     graph = dg.trace(data.draw(modules()), torch.zeros(2, 3, 4, 4))
-    plan = data.draw(plans(graph))
+    plan = data.draw(plans(graph, elements=True))
     report = dg.report(graph, plan)
     agrees(report.data, graph, plan)
     assert json.loads(json.dumps(report.data)) == report.data

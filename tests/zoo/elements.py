@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import depgraph as dg
+from depgraph.testing import tensor_bytes
 
 
 class HandsOn(nn.Module):
@@ -26,20 +27,30 @@ class HandsOn(nn.Module):
             return getattr(self._modules["element"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The element's result with its first tensor exchanged."""
+        """The element's result with its tensors exchanged: each that has the form of the tensor in its place among those taken.
+
+        Where none has, the first one is exchanged for the first tensor of its form.
+        """
         taken = [leaf.clone() for leaf in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(leaf)]
         leaves, spec = pytree.tree_flatten(self.element(*args, **kwargs))
-        place = next(place for place, leaf in enumerate(leaves) if torch.is_tensor(leaf))
-        leaves[place] = next(leaf for leaf in taken if leaf.shape == leaves[place].shape and leaf.dtype == leaves[place].dtype)
-        return pytree.tree_unflatten(leaves, spec)
+        places = [place for place, leaf in enumerate(leaves) if torch.is_tensor(leaf)]
+        handed = {place: leaf for place, leaf in zip(places, taken, strict=False) if _form(leaf) == _form(leaves[place])}
+        first = places[0]
+        handed = handed or {first: next(leaf for leaf in taken if _form(leaf) == _form(leaves[first]))}
+        return pytree.tree_unflatten([handed.get(place, leaf) for place, leaf in enumerate(leaves)], spec)
+
+
+def _form(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
 
 
 def proven(graph: dg.Graph, plan: dg.Plan, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Whether the square closes, and the identity computes the same; the latter is not asked of models without weights."""
     small = dg.execute(plan, model)
     square = dg.trace(small, args, kwargs) == plan.apply(graph)
+    stricter = {"stricter": plan.stricter[0][1]} if plan.stricter else {}
     if any(parameter.is_meta for parameter in model.parameters()):
-        return {"square": square, "identity": None}
+        return {"square": square, **stricter, "identity": None}
     other = copy.deepcopy(model)
     (drop,) = plan.drops
     container = other.get_submodule(drop.sequence.path)
@@ -53,5 +64,7 @@ def proven(graph: dg.Graph, plan: dg.Plan, model: nn.Module, args: Any, kwargs: 
             result = each(*args, **kwargs)
             results.append(list(pytree.tree_leaves(dict(result) if hasattr(result, "items") else result)))
     one, two = ([leaf for leaf in leaves if torch.is_tensor(leaf)] for leaves in results)
-    equal = len(one) == len(two) > 0 and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    return {"square": square, "identity": equal}
+    equal = len(one) == len(two) > 0 and all(
+        _form(a) == _form(b) and tensor_bytes(a) == tensor_bytes(b) for a, b in zip(one, two, strict=True)
+    )
+    return {"square": square, **stricter, "identity": equal}
