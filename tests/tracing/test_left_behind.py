@@ -339,7 +339,12 @@ def nested(count):
     return nn.Sequential(nn.Linear(4, 4), model)
 
 
-@pytest.mark.parametrize("count, limit", [(400, 1900), (200, None)])
+NO_DEEP_CALLS = pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12), reason="3.12 has a fixed limit of C calls: the model itself fails"
+)
+
+
+@pytest.mark.parametrize("count, limit", [pytest.param(1000, 4500, marks=NO_DEEP_CALLS), (200, None)])
 def test_what_is_nested_deeply_is_traced_where_it_runs(count, limit):
     """Python's limit of frames is raised by what a trace adds to each module, and is afterwards as it was."""
     before = sys.getrecursionlimit()
