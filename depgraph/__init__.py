@@ -1,8 +1,9 @@
 """depgraph: exact structural pruning of PyTorch models as a pure, immutable graph library.
 
 The names of the main job are here; the others stand on shelves, by topic: `dg.criteria`, `dg.penalties`, `dg.schedules`,
-`dg.ragged`, `dg.latency`, `dg.engines`, `dg.optimizers`, `dg.choosing`, `dg.plans`, `dg.hf`, `dg.errors`, `dg.testing`. Names
-are loaded when they are asked for, so that graphs and plans can be read, and plans made, without loading torch.
+`dg.ragged`, `dg.latency`, `dg.engines`, `dg.optimizers`, `dg.choosing`, `dg.plans`, `dg.moments`, `dg.repair`, `dg.rules`,
+`dg.hf`, `dg.errors`, `dg.testing`. Names are loaded when they are asked for, so that graphs and plans can be read, and plans
+made, without loading torch.
 
 >>> import torch, depgraph as dg
 >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))

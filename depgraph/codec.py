@@ -335,10 +335,11 @@ def write_whole(path: str | Path, write_to: Callable[[BinaryIO], object]) -> Non
     """
     target, temporary = _beside(path)
     try:
-        write_new(temporary, write_to)
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
+        with _named(path, temporary):
+            write_new(temporary, write_to)
+            if target.exists():
+                shutil.copymode(target, temporary)
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -352,11 +353,12 @@ def write_whole_folder(path: str | Path, fill: Callable[[Path], object], *, repl
     """
     target, temporary = _beside(path)
     try:
-        temporary.mkdir()
-        fill(temporary)
-        for place in (*temporary.rglob("*"), temporary):
-            _sync(place)
-        put_folder(temporary, target, replace)
+        with _named(path, temporary):
+            temporary.mkdir()
+            fill(temporary)
+            for place in (*temporary.rglob("*"), temporary):
+                _sync(place)
+            put_folder(temporary, target, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -415,6 +417,18 @@ def _beside(path: str | Path) -> tuple[Path, Path]:
     """The place that a path leads to, and a temporary one beside it, of this call's own."""
     target = Path(os.path.realpath(path))
     return target, target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+
+
+@contextmanager
+def _named(path: str | Path, temporary: Path) -> Iterator[None]:
+    """Let errors of the system name the file that was asked for, and not the one that it is for a moment."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename = str(path)
+            del error.filename2
+        raise
 
 
 def read(path: str | Path, kind: str, cls: type[T], check: Callable[[T], Sequence[str]] | None = None) -> T:

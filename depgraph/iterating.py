@@ -17,6 +17,7 @@ from depgraph.execution.execute import execute
 from depgraph.execution.repairs import Repair
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
+from depgraph.progress import shown
 from depgraph.tracing.calls import Call
 from depgraph.tracing.trace import trace
 from depgraph.wrappers import names_of
@@ -57,6 +58,7 @@ def iterate(
     kwargs: Mapping[str, Any] | None = None,
     also: Sequence[Call] = (),
     repair: Repairing | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> Iterator[Step]:
     """Prune in steps, scoring the model of each step anew. The given model is left as it was.
@@ -72,6 +74,7 @@ def iterate(
         also: further calls of the model, as for `trace`.
         repair: called in each step with what it removes and the model that it removes it from; what it gives is written when
             the step is executed. For example ``lambda plan, model: dg.refit(plan, model, batches)``.
+        progress: show a progress bar over the steps; needs the package tqdm.
         options: further arguments of `plan`. They are understood in terms of the original graph, as targets are. Wherever
             `plan` takes a pattern, here and in `target`, modules of the model and classes of modules may stand for one.
 
@@ -97,7 +100,7 @@ def iterate(
     graph = trace(model, example_inputs, kwargs, also=also)
     models = {name: options.get(name) for name in ("latency_model", "memory_model")}
     targets = schedule(graph, target, steps, shape, **models)
-    return _steps(graph, model, scores, targets, repair, options)
+    return _steps(graph, model, scores, targets, repair, options, progress)
 
 
 def _named(model: nn.Module, option: str, value: Any) -> Any:
@@ -123,9 +126,10 @@ def _steps(
     targets: Sequence[Mapping[str, Any]],
     repair: Repairing | None,
     options: Mapping[str, Any],
+    progress: bool,
 ) -> Iterator[Step]:
     current, done = graph, Plan.empty(graph)
-    for number, target in enumerate(targets, start=1):
+    for number, target in enumerate(shown(targets, "iterate", "step", progress), start=1):
         scores_before = lifted(graph, done, score(current, model, scores))
         if number == 1:
             choose(graph, scores_before, **targets[-1], **options)

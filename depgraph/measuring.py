@@ -15,11 +15,13 @@ from depgraph.choosing.tables import Table, tabulate
 from depgraph.criteria.scoring import Criterion, Scoring, score
 from depgraph.errors import PlanError
 from depgraph.execution.masking import mask_
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
 from depgraph.running import shown
 
 
+@of_graph
 def sensitivity(
     graph: Graph,
     model: nn.Module,

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from depgraph.errors import PlanError
 from depgraph.process import FUSED_ATTENTION, same_draws
+from depgraph.progress import shown as shown  # batches are run with it
 from depgraph.wrappers import unwrap
 
 P = ParamSpec("P")
@@ -135,27 +135,6 @@ def mapping_explained(batch: Any, args: tuple[Any, ...]) -> Iterator[None]:
 def are_batches(value: object) -> bool:
     """Whether something can be read batch by batch: a single tensor, mapping or text could, too, but is one batch at most."""
     return not isinstance(value, (torch.Tensor, str, bytes, Mapping)) and hasattr(value, "__iter__")
-
-
-def shown(items: Iterable[T], what: str, unit: str, progress: bool) -> Iterator[T]:
-    """The items, with a bar where one is wanted.
-
-    Raises:
-        PlanError: a bar is wanted, and tqdm is not installed.
-    """
-    if not progress:
-        return iter(items)
-    bar: Iterator[T] = iter(progress_bar(items, desc=what, unit=unit))
-    return bar
-
-
-def progress_bar(*args: Any, **kwargs: Any) -> Any:
-    """What tqdm gives. Raises `PlanError` where it is not installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise PlanError("progress=True needs the package tqdm; install depgraph[progress], or leave it out.") from None
-    return tqdm(*args, **kwargs)
 
 
 def has_ranks() -> bool:

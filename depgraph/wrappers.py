@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Container, Iterable, Iterator
 from typing import TypeAlias
 
-import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -69,12 +69,18 @@ def unprefixed_below(name: str, paths: Collection[str]) -> str | None:
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside `torch.compile`, `DataParallel`, `DistributedDataParallel` and `AveragedModel` wrappers."""
     while True:
-        if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
-            model = model._orig_mod
+        if _is_compiled(model):
+            model = model._orig_mod  # type: ignore[assignment]
         elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
             model = model.module
         else:
             return model
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether `torch.compile` has made a module. Its compiler, which takes a second to load, is not loaded to ask."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    return compiler is not None and isinstance(model, compiler.OptimizedModule)
 
 
 def name_of(model: nn.Module, module: nn.Module) -> str:

@@ -122,9 +122,9 @@ def write_reference(app: Any) -> None:
             path.write_text(text)
 
 
-def leads_inside(app: Any, name: str, source: list[str]) -> None:
-    """What lies beside `docs` in the repository has a page of its own in the site."""
-    source[0] = source[0].replace("](../SECURITY.md)", "](security.md)")
+def for_readers(app: Any, name: str, source: list[str]) -> None:
+    """Links lead to pages of the site, and examples end without the empty line that doctest wants."""
+    source[0] = source[0].replace("](../SECURITY.md)", "](security.md)").replace("\n\n```\n", "\n```\n")
 
 
 def is_field(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
@@ -148,7 +148,12 @@ def check_reference(app: Any, env: Any) -> None:
 
 def setup(app: Any) -> None:
     """Writes the reference before the pages are read, and checks it afterwards."""
+    from sphinx.domains.python import PyObject
+
+    for kind in PyObject.doc_field_types:
+        kind.label = "Attributes" if kind.name == "variable" else kind.label  # what docstrings call them
     app.connect("builder-inited", write_reference)
-    app.connect("source-read", leads_inside)
+    app.connect("source-read", for_readers)
+    app.connect("include-read", lambda app, path, parent, source: for_readers(app, parent, source))
     app.connect("autodoc-skip-member", is_field)
     app.connect("env-check-consistency", check_reference)

@@ -4,6 +4,8 @@ from importlib.util import find_spec
 
 NEEDS = {
     "migration.md": "torch_pruning",
+    "recipes/distil.md": "sklearn",
+    "recipes/mixture_of_experts.md": "transformers",
     "recipes/vision_transformer.md": "timm",
 }
 collect_ignore = [page for page, package in NEEDS.items() if find_spec(package) is None]

@@ -49,13 +49,13 @@ class UNet(nn.Module):
 
 
 class SequenceClassifier(nn.Module):
-    """An embedding, a two-layer bidirectional LSTM and a classifier. Inputs: token ids (batch, length)."""
+    """An embedding, an LSTM, of two layers and both directions unless told, and a classifier; for token ids (batch, length)."""
 
-    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, **options: int) -> None:
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, layers: int = 2, directions: int = 2, **options: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(50, 12)
-        self.recurrent = kind(12, 10, num_layers=2, bidirectional=True, batch_first=True, **options)
-        self.head = nn.Linear(2 * (options.get("proj_size") or 10), 4)
+        self.recurrent = kind(12, 10, num_layers=layers, bidirectional=directions == 2, batch_first=True, **options)
+        self.head = nn.Linear(directions * (options.get("proj_size") or 10), 4)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.head(self.recurrent(self.embedding(tokens))[0][:, -1])

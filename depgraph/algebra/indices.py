@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from attrs import field, frozen
 
@@ -108,22 +108,24 @@ class IndexSet:
 
     def __and__(self, other: IndexSet) -> IndexSet:
         result: list[tuple[int, int]] = []
-        left, right = self.intervals, other.intervals
-        i = j = 0
-        while i < len(left) and j < len(right):
-            start, stop = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
-            if start < stop:
-                result.append((start, stop))
-            if left[i][1] < right[j][1]:
-                i += 1
+        left, right = iter(self.intervals), iter(other.intervals)
+        mine, theirs = next(left, None), next(right, None)
+        while mine is not None and theirs is not None:
+            start = mine[0] if mine[0] > theirs[0] else theirs[0]
+            if mine[1] < theirs[1]:
+                if start < mine[1]:
+                    result.append((start, mine[1]))
+                mine = next(left, None)
             else:
-                j += 1
+                if start < theirs[1]:
+                    result.append((start, theirs[1]))
+                theirs = next(right, None)
         return IndexSet._canonical(result)
 
     def __sub__(self, other: IndexSet) -> IndexSet:
-        if not self.intervals:
+        if not self.intervals or not other.intervals:
             return self
-        return self & other.complement(self.intervals[-1][1])
+        return self & other.complement(max(self.intervals[-1][1], other.intervals[-1][1]))
 
     def __le__(self, other: IndexSet) -> bool:
         """Whether every index of this set is in the other one."""
@@ -131,12 +133,12 @@ class IndexSet:
 
     def complement(self, size: int) -> IndexSet:
         """The indices of ``range(size)`` that are not in the set."""
-        gaps, position = [], 0
-        for start, stop in self.intervals:
-            gaps.append((position, min(start, size)))
-            position = stop
-        gaps.append((position, size))
-        return IndexSet._canonical([gap for gap in gaps if gap[0] < gap[1]])
+        edges = [0, *chain.from_iterable(self.intervals), size]
+        gaps = [*zip(edges[::2], edges[1::2], strict=True)]
+        if len(edges) > 2 and edges[-2] > size:
+            gaps = [(start, min(stop, size)) for start, stop in gaps if start < min(stop, size)]
+        first, last = bool(gaps) and gaps[0][0] >= gaps[0][1], bool(gaps) and gaps[-1][0] >= gaps[-1][1]
+        return IndexSet._canonical(gaps[first : len(gaps) - last])
 
     def shift(self, offset: int) -> IndexSet:
         """Every index plus `offset`."""

@@ -15,6 +15,7 @@ from depgraph.choosing.costs import Savings
 from depgraph.choosing.coupled import coupled_groups
 from depgraph.choosing.scores import Scores, fitting, mean_of
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import INTERFACE, Group
 from depgraph.plans.indices import index_set
@@ -86,6 +87,7 @@ class Candidate:
         return {self.group: self.indices, **{share.group: share.indices for share in self.partners}}
 
 
+@of_graph
 def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: int = 1) -> Iterator[Candidate]:
     """The cuts that one may choose from, the least important first.
 
@@ -113,8 +115,6 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
     >>> dg.combine(graph, [second, first]) == dg.combine(graph, [first, second])
     True
     """
-    if not isinstance(graph, Graph):
-        raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
     if not isinstance(scores, Mapping):
         raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use dg.score(graph, model, criterion).")
     if not is_whole(step, least=1):
@@ -129,6 +129,7 @@ def candidates(graph: Graph, scores: Scores, plan: Plan | None = None, *, step: 
     return iter(sorted((_candidate(graph, savings, cut, scores) for cut in cuts), key=_mean))
 
 
+@of_graph
 def combine(graph: Graph, accepted: Iterable[Candidate | Mapping[str, Iterable[int]]]) -> Plan:
     """The plan that makes every accepted cut: the union of their indices, whatever the order.
 

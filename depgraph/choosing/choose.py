@@ -19,6 +19,7 @@ from depgraph.choosing.scopes import Scope, interleaved, positions_by_key, ranki
 from depgraph.choosing.scores import Scores
 from depgraph.collector import without_collections
 from depgraph.errors import PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.drops import Drop, drop_problems, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
@@ -29,6 +30,7 @@ from depgraph.plans.plan import Plan
 Ratio: TypeAlias = float | Mapping[str | tuple[str, ...], float]
 
 
+@of_graph
 @without_collections()
 def plan(
     graph: Graph,
@@ -114,8 +116,6 @@ def plan(
       0.weight:0: 2 of 8 indices go
       macs: 36 of at most 36
     """
-    if not isinstance(graph, Graph):
-        raise PlanError(f"expected a Graph, met {type(graph).__name__}; pass what dg.trace returned.")
     if not isinstance(scores, Mapping):
         raise PlanError(f"expected scores by group name, met {type(scores).__name__}; use {_scores_call(scores)}.")
     keywords = {"params": params, "macs": macs, "active_params": active_params, "memory": memory, "latency": latency}

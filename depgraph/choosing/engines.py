@@ -32,6 +32,7 @@ from depgraph.algebra.numbers import is_whole
 from depgraph.choosing.isomorphism import signatures
 from depgraph.choosing.layer_sizes import LayerAxis, SizedLayer, Sizes
 from depgraph.errors import PlanError
+from depgraph.graph.arguments import check_graph
 from depgraph.graph.drops import without
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
@@ -313,10 +314,7 @@ def check(graph: Graph, engine: str, *, plan: Plan | None = None, **settings: An
     >>> dg.engines.check(graph, "vllm", tensor_parallel=4).findings
     ()
     """
-    if not isinstance(graph, Graph):
-        raise PlanError(
-            f"expected a Graph, met {type(graph).__name__}; a plan has no layers: dg.engines.check(graph, engine, plan=plan)."
-        )
+    check_graph(graph, "a plan has no layers: dg.engines.check(graph, engine, plan=plan)")
     if plan is not None:
         refuse_other_graph(plan, graph, "Pass the graph that it was made for.")
     needs = _engine(engine, settings)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from typing import TypeAlias
 
 from attrs import frozen
 
 from depgraph.algebra.numbers import is_whole
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
+from depgraph.progress import shown
 
 Mutate: TypeAlias = Callable[[Plan, random.Random], Plan | None]
 """A function of a plan and a source of numbers; None where it found no other plan."""
@@ -63,6 +66,7 @@ class Generation:
         return self.population[0].plan
 
 
+@of_graph
 def evolve(
     graph: Graph,
     start: Plan | Iterable[Plan],
@@ -72,6 +76,7 @@ def evolve(
     population: int = 8,
     children: int = 8,
     seed: int = 0,
+    progress: bool = False,
 ) -> Iterator[Generation]:
     """Generations without end: children are mutated plans, and the fittest of parents and children go on.
 
@@ -87,6 +92,7 @@ def evolve(
         population: how many plans go on.
         children: how many are made in each generation.
         seed: of the draws.
+        progress: count the generations in a progress bar; needs the package tqdm.
 
     Yields:
         A `Generation`, the first one before any mutation.
@@ -117,7 +123,7 @@ def evolve(
             raise PlanError(f"expected {name}= as a whole number from 1 up, met {value!r}.")
     for plan in first:
         _check(graph, plan)
-    return _generations(graph, first, mutate, fitness, population, children, random.Random(seed))
+    return _generations(graph, first, mutate, fitness, population, children, random.Random(seed), progress)
 
 
 def _generations(
@@ -128,6 +134,7 @@ def _generations(
     population: int,
     children: int,
     draws: random.Random,
+    progress: bool,
 ) -> Iterator[Generation]:
     known: dict[Plan, float] = {}
 
@@ -138,8 +145,7 @@ def _generations(
         return [Evaluated(plan, known[plan]) for plan in plans]
 
     current = _fittest(evaluated(list(dict.fromkeys(start))), population)
-    number = 0
-    while True:
+    for number in shown(count(), "evolve", "generation", progress):
         yield Generation(number, current, len(known))
         made: dict[Plan, None] = {}
         for _ in range(children):
@@ -149,7 +155,6 @@ def _generations(
                 made[plan] = None
         held = {each.plan for each in current}
         current = _fittest([*current, *evaluated([plan for plan in made if plan not in held])], population)
-        number += 1
 
 
 def _fittest(plans: list[Evaluated], count: int) -> tuple[Evaluated, ...]:

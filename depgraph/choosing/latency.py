@@ -8,6 +8,7 @@ from typing import TypeAlias
 from attrs import frozen
 
 from depgraph.errors import PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import Operation, OpType
 
@@ -41,6 +42,7 @@ class OperationForm:
 Measured: TypeAlias = Mapping[OperationForm, float] | Callable[[OperationForm], float]
 
 
+@of_graph
 def form_of(graph: Graph, operation: Operation) -> OperationForm:
     """The form that an operation has in a graph.
 

@@ -121,11 +121,12 @@ class Memory:
             caches.extend((graph.tensor(name).axes, 1) for name in names)
         caches.extend((axes, 1) for axes in _recurrent(graph))
         counted = set[str]()
+        producer = {name: made for made in graph.operations for name in made.outputs}
         for operation in _attentions(graph) if any(tokens for _, tokens in _pairs(self.cache_tokens)) else ():
             tokens = _matched(self.cache_tokens, operation.name)
             if tokens is None:
                 problems.append(f"cache_tokens= has no length for {operation.name!r}; add '*' for all others.")
-            for name, axes in _cached(graph, operation) if tokens else ():
+            for name, axes in _cached(graph, operation, producer) if tokens else ():
                 if axes is None:
                     problems.append(
                         f"{operation.name!r} reads {name!r}, {graph.tensor(name).shape}, whose tokens or sequences can't be "
@@ -187,9 +188,10 @@ _TOKENS_THIRD = ("_flash_attention_forward", "_efficient_attention_forward", "_c
 """Kernels that take tokens before heads."""
 
 
-def _cached(graph: Graph, operation: Operation) -> Iterator[tuple[str, tuple[Space, ...] | None]]:
+def _cached(
+    graph: Graph, operation: Operation, producer: Mapping[str, Operation]
+) -> Iterator[tuple[str, tuple[Space, ...] | None]]:
     """Names of the tensors that an attention's cache holds, each with the axes of one token; None: they can't be told."""
-    producer = {name: made for made in graph.operations for name in made.outputs}
     tokens_third = any(part in operation.op for part in _TOKENS_THIRD)
     key, value = operation.inputs[1:3]
     for name in (key, value):

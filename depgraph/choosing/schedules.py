@@ -15,6 +15,7 @@ from depgraph.choosing.costs import CostPolynomial
 from depgraph.choosing.memory import Memory
 from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.ragged import bases_of, why_uniform
@@ -39,6 +40,7 @@ Numbers: TypeAlias = tuple[float, ...] | tuple[tuple[float, ...], ...]
 BUDGETS = ("params", "active_params", "macs", "memory", "latency")
 
 
+@of_graph
 def schedule(
     graph: Graph,
     target: Mapping[str, Any],
@@ -101,6 +103,7 @@ def _target_at(name: str, value: Any, share: float, total: float | None) -> Any:
     return limit if name == "latency" else math.floor(limit)
 
 
+@of_graph
 def lifted(graph: Graph, done: Plan, scores: Scores) -> dict[str, Numbers]:
     """Scores of ``done.apply(graph)`` as scores of `graph`: what is gone already goes first, with minus infinity.
 

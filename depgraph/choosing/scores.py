@@ -74,7 +74,10 @@ def _order(group: Group, values: Sequence[float]) -> tuple[int, ...]:
 def fitting(group: Group, values: Sequence[float] | None) -> Sequence[float]:
     """The scores of a group's indices. Raises `PlanError` if there are none, too few or too many, or NaN among them."""
     if values is None:
-        raise PlanError(f"there is no score for group {group.name!r}; use dg.score(graph, model, criterion) on this graph.")
+        raise PlanError(
+            f"there is no score for group {group.name!r}; use dg.score(graph, model, criterion) on this graph. Where a "
+            "criterion scores some groups alone, as REAP does experts, name these in only=."
+        )
     if len(values) != group.size:
         raise PlanError(f"group {group.name!r} has {group.size} indices, its scores are {len(values)}; score this graph anew.")
     if math.isnan(sum(values)) and any(map(math.isnan, values)):

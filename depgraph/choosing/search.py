@@ -32,9 +32,11 @@ from depgraph.choosing.memory import Memory
 from depgraph.choosing.tables import Curve, Table
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan, Target
+from depgraph.progress import shown
 from depgraph.read_only import read_only
 
 BUDGETS = ("params", "active_params", "macs", "memory")
@@ -96,6 +98,7 @@ class Item:
     losses: tuple[float, ...]
 
 
+@of_graph
 @without_collections()
 def pareto(
     graph: Graph,
@@ -108,6 +111,7 @@ def pareto(
     min_width: int | Mapping[str, int] | None = None,
     round_to: int | Mapping[str, int] | None = None,
     uniform: str | Iterable[str | tuple[str, ...]] = (),
+    progress: bool = False,
 ) -> tuple[Allocation, ...]:
     """For each budget the allocation over all groups whose losses add up to least. Needs scipy; runs no model.
 
@@ -130,6 +134,7 @@ def pareto(
         round_to: likewise.
         uniform: as for `dg.plan`: groups that are to lose equally many indices. Their losses are added up at each count that
             all their curves have.
+        progress: show a progress bar over the budgets; needs the package tqdm.
 
     Returns:
         The allocations, in the order of the budgets. `Allocation.plan` is the plan.
@@ -164,7 +169,7 @@ def pareto(
     _refuse_unreachable(items, costs, requested)
     solver = Knapsack.of(items, costs) or Program(items, costs)
     found = []
-    for budget in requested:
+    for budget in shown(requested, "pareto", "budget", progress):
         for choice in solver.best(budget, top_k):
             targets = tuple(Target(name, limit, costs[name].at(choice)) for name, limit in budget.items())
             loss = table.whole + sum(item.losses[option] for item, option in zip(items, choice, strict=True))

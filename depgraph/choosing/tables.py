@@ -19,6 +19,7 @@ from depgraph.choosing.coupled import Coupling, couplings_of
 from depgraph.choosing.scores import Scores
 from depgraph.collector import without_collections
 from depgraph.errors import PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.patterns import chosen_groups, defaults
 from depgraph.plans.making import plan_of
@@ -216,6 +217,7 @@ def _orders(coupling: Coupling) -> tuple[Order, ...]:
     )
 
 
+@of_graph
 def tabulate(
     graph: Graph,
     scores: Scores,

@@ -9,12 +9,15 @@ from depgraph.algebra.numbers import is_whole
 from depgraph.choosing.choose import plan
 from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
+from depgraph.progress import shown
 
 
+@of_graph
 def plans_by_depth(
-    graph: Graph, scores: Scores, path: str, counts: Iterable[int] | None = None, **options: Any
+    graph: Graph, scores: Scores, path: str, counts: Iterable[int] | None = None, *, progress: bool = False, **options: Any
 ) -> Iterator[Plan]:
     """Plans that come to one budget by fewer layers or by narrower ones, for a measure of the user's to choose from.
 
@@ -28,6 +31,7 @@ def plans_by_depth(
         scores: of groups, and of the elements of the list by its path.
         path: the list of modules.
         counts: how many elements go; by default none, one, two, ... to all but one.
+        progress: show a progress bar; needs the package tqdm.
         options: the other options of `dg.plan`, with at least one budget: ``params=``, ``macs=``, ``latency=``, ...
 
     Yields:
@@ -64,7 +68,7 @@ def plans_by_depth(
         problem = f"counts= below {len(sequence.elements)}, a budget such as params=, and no depth="
         raise PlanError.of([f"expected {problem}, met {strange[:3] or sorted(options)}."])
     refused: list[PlanError] = []
-    for number in numbers:
+    for number in shown(numbers, "plans_by_depth", "plan", progress):
         try:
             yield plan(graph, scores, depth={path: number}, **options)
         except PlanError as error:

@@ -5,6 +5,7 @@ Nothing of this package is imported by the others, and torch is loaded by those 
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -18,4 +19,6 @@ def main() -> None:
         sys.exit("depgraph: the command needs the package click; install depgraph[cli].")
     from depgraph.cli.commands import depgraph
 
+    if sys.stdout is None:  # closed by who called: `depgraph show graph.json >&-`
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  it stays open until the process ends
     depgraph(prog_name="depgraph")

@@ -83,7 +83,7 @@ def _check_checkpoint(plan: Plan, checkpoint: str, strict: bool) -> None:
 
 
 def _check_model(plan: Plan, model: str) -> None:
-    from depgraph.cli.models import factory_at
-    from depgraph.execution.execute import checked, fitting
+    from depgraph.cli.models import model_alone
+    from depgraph.execution.fitting import checked, fitting
 
-    fitting(plan, checked(plan, factory_at(model)))
+    fitting(plan, checked(plan, model_alone(model)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,8 @@ Exit codes:
   6  a plan for another graph, model or checkpoint
   7  the model cannot be traced
   8  your own module or forward failed
+  9  an unexpected error
+  130  interrupted
 """
 
 CRITERIA = ("magnitude", "l1", "bnscale", "lamp", "fpgm", "random")
@@ -47,7 +50,7 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line."""
-        from depgraph.cli.ending import fail, one_line
+        from depgraph.cli.ending import INTERRUPTED, fail, one_line
 
         try:
             code: Any = super().main(*args, **{**extra, "standalone_mode": False})
@@ -58,7 +61,7 @@ class Commands(click.Group):
             where = error.ctx.command_path if error.ctx is not None else "depgraph"
             fail(2, f"{one_line(Exception(error.format_message()))} See `{where} --help`.")
         except click.Abort:
-            fail(1, "aborted")
+            fail(INTERRUPTED, "interrupted")
         raise SystemExit(code if isinstance(code, int) else 0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -181,7 +184,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
 @click.argument("file")
 @click.option("--graph", "graph_file", metavar="FILE", help="The graph that the plan was made for.")
 @click.option("--checkpoint", metavar="PATH", help="A file or folder of weights that the plan is to fit.")
-@click.option("--model", metavar="MODULE:FACTORY", help="A model that the plan is to fit; imports the module.")
+@click.option("--model", metavar="SOURCE", help="A model that the plan is to fit: module:factory, or a folder of transformers.")
 @click.option("--engine", type=click.Choice(ENGINES), help="An engine that is to take the sizes; with a plan needs --graph.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the engine. Repeatable.")
 @click.option("--no-strict", is_flag=True, help="The checkpoint may lack tensors that the plan cuts.")
@@ -212,7 +215,7 @@ def check(file: str, graph_file: str | None, as_json: bool, **against: Any) -> N
 
 @command(
     "depgraph apply plan.json model.safetensors small.safetensors\n"
-    "depgraph apply plan.json model/ small/ --max-shard-size 5GB\n"
+    "depgraph apply plan.json ./Llama-3.2-1B ./small --max-shard-size 5GB\n"
     "depgraph apply plan.json last.pt small.pt --strip-prefix model."
 )
 @click.argument("plan_file", metavar="PLAN")
@@ -222,6 +225,7 @@ def check(file: str, graph_file: str | None, as_json: bool, **against: Any) -> N
 @click.option("--max-shard-size", metavar="SIZE", help="Write a folder with shards of at most so many bytes, such as 5GB.")
 @click.option("--no-strict", is_flag=True, help="The checkpoint may lack tensors that the plan cuts.")
 @click.option("--progress", is_flag=True, help="Show a progress bar; needs tqdm.")
+@FORCE
 @AS_JSON
 def apply(
     plan_file: str,
@@ -231,29 +235,46 @@ def apply(
     max_shard_size: str | None,
     no_strict: bool,
     progress: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Prune a checkpoint without its model: SOURCE in, TARGET out, whole or not at all.
 
-    Safetensors, what torch.save wrote (read with weights_only=True), folders of shards. A folder must be new.
+    Safetensors, what torch.save wrote (read with weights_only=True), folders of shards. A folder must be new. Of a folder of
+    transformers the configuration follows and all other files are copied, so that transformers loads it.
     """
-    from depgraph.cli.files import load_plan, size_of
-    from depgraph.execution.checkpoints import prune_checkpoint
+    from depgraph.cli.files import load_plan, refuse_existing, size_of
 
+    if not Path(target).is_dir():  # a folder is refused by whoever would write it
+        refuse_existing(target, force)
     plan = load_plan(plan_file)
-    prefix = strip_prefix or ""
-    prune_checkpoint(
-        plan,
-        source,
-        target,
-        rename=(lambda name: name.removeprefix(prefix)) if prefix else None,
-        strict=not no_strict,
-        max_shard_size=max_shard_size,
-        progress=progress,
-    )
-    before, after = size_of(source), size_of(target)
-    data = {"source": source, "target": target, "bytes_before": before, "bytes_after": after}
-    _tell(data, f"{target}: {after / before:.0%} of the bytes of {source}", as_json)
+    before = size_of(source)
+    data: dict[str, Any] = {"source": source, "target": target}
+    if (Path(source) / "config.json").is_file():
+        from depgraph.cli.models import prune_folder
+
+        if strip_prefix or no_strict:
+            raise click.UsageError("--strip-prefix and --no-strict are for checkpoints without a config.json.")
+        saved = prune_folder(plan, source, target, max_shard_size=max_shard_size, replace=force, progress=progress)
+        data.update(stock=saved.stock, keys=saved.keys, problems=saved.problems)
+        text = f"{saved}\n"
+    else:
+        from depgraph.execution.checkpoints import prune_checkpoint
+
+        prefix = strip_prefix or ""
+        prune_checkpoint(
+            plan,
+            source,
+            target,
+            rename=(lambda name: name.removeprefix(prefix)) if prefix else None,
+            strict=not no_strict,
+            max_shard_size=max_shard_size,
+            progress=progress,
+        )
+        text = ""
+    after = size_of(target)
+    data.update(bytes_before=before, bytes_after=after)
+    _tell(data, f"{text}{target}: {after / before:.0%} of the bytes of {source}", as_json)
 
 
 @command(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
+
+import click
 
 from depgraph.errors import (
     DocumentError,
@@ -41,6 +46,15 @@ CODES: dict[type[BaseException], int] = {
 USER_CODE = 8
 """Exit code where the user's own module cannot be imported, or raises."""
 
+FAULT = 9
+"""Exit code of what should not happen: a fault of depgraph, or no memory left."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+TRACEBACK = "DEPGRAPH_TRACEBACK"
+"""The variable of the environment that lets an unexpected error through, with its traceback."""
 
 _SHOWN = 3
 """So many problems stand in the line; `depgraph check` tells all of them."""
@@ -55,7 +69,11 @@ def one_line(error: BaseException) -> str:
 
     >>> one_line(ValueError("two problems:\\n  - this\\n  - that\\nFix them."))
     'two problems: this; that. Fix them.'
+    >>> one_line(FileNotFoundError(2, "No such file or directory", "graph.json"))
+    'graph.json: No such file or directory'
     """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return printable(f"{error.filename}: {error.strerror}")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     problems = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
     more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
@@ -65,6 +83,14 @@ def one_line(error: BaseException) -> str:
     first = next(place for place, line in enumerate(lines) if line.startswith("- "))
     others = [line for line in lines[first:] if not line.startswith("- ")]
     return printable(" ".join([*lines[:first], f"{listed.rstrip('.')}.", *others]))
+
+
+def place_of(error: BaseException) -> str:
+    """Where an error was raised, such as `` at model.py:12``: in the user's code, if it is below ours; empty if unknown."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f" at {Path(error.filename).name}:{error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def fail(code: int, message: str) -> NoReturn:
@@ -87,5 +113,16 @@ def ending(command: Callable[P, T]) -> Callable[P, T]:
         except tuple(CODES) as error:
             code = next(code for kind, code in CODES.items() if isinstance(error, kind))
             fail(code, one_line(error))
+        except KeyboardInterrupt:
+            fail(INTERRUPTED, "interrupted")
+        except MemoryError:
+            fail(FAULT, "there is not enough memory.")
+        except click.ClickException:
+            raise
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            said = f"unexpected {type(error).__name__}{place_of(error)}: {one_line(error)}"
+            fail(FAULT, f"{said} Please report it, with the traceback that {TRACEBACK}=1 shows.")
 
     return run

@@ -6,10 +6,10 @@ the installed transformers.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -20,11 +20,13 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from depgraph.cli.ending import UserCodeError
+from depgraph.cli.ending import UserCodeError, place_of
 from depgraph.errors import DepgraphError, DocumentError, PlanError
-from depgraph.hf.building import built, library
-from depgraph.hf.folders import PLAN, from_pretrained
+from depgraph.hf import Saved, pruning
+from depgraph.hf.building import library
+from depgraph.hf.pruning import loaded, skeleton
 from depgraph.messages import shortened
+from depgraph.plans.plan import Plan
 
 _SPEC = re.compile(r"(?:([A-Za-z_]\w*)=)?(\d+(?:x\d+)*)(?::(\w+))?")
 _TOKENS = 8
@@ -59,6 +61,9 @@ def model_at(source: str, inputs: Sequence[str], *, weights: bool, checkpoint: s
         UserCodeError: importing the module or calling the factory failed.
     """
     tensors = [_tensor(spec) for spec in inputs]
+    names = [name for name, _ in tensors if name]
+    if len(set(names)) < len(names):
+        raise PlanError(f"expected one --input for each name, met {', '.join(names)}.")
     with users_code(source):
         model, main = _of_folder(Path(source), weights) if Path(source).is_dir() else (_of_factory(source), "")
     if main and not tensors:
@@ -76,23 +81,22 @@ def users_code(what: str) -> Iterator[None]:
     """Turn what the user's code raises into `UserCodeError`, with where it was raised; depgraph's own errors pass."""
     try:
         yield
-    except (DepgraphError, UserCodeError):
+    except (DepgraphError, UserCodeError, MemoryError):
         raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        raise UserCodeError(f"{what}: {type(error).__name__} at {place}: {error}") from error
+    except (Exception, SystemExit) as error:
+        said = str(error) if not isinstance(error, SystemExit) else "it ends the process"
+        raise UserCodeError(f"{what}: {type(error).__name__}{place_of(error)}: {said}") from error
 
 
-def factory_at(source: str) -> nn.Module:
-    """The model of ``module:factory``, without inputs."""
+def model_alone(source: str) -> nn.Module:
+    """The model of ``module:factory`` or, without its weights, of a folder; without inputs."""
     with users_code(source):
-        return _of_factory(source)
+        return _of_folder(Path(source), weights=False)[0] if Path(source).is_dir() else _of_factory(source)
 
 
 def _of_factory(source: str) -> nn.Module:
-    module_name, separator, path = source.partition(":")
-    if not separator or not module_name or not path:
+    module_name, _, path = source.partition(":")
+    if not all(step.isidentifier() for step in (*module_name.split("."), *path.split("."))):
         raise PlanError(f"expected module:factory or a folder with a config.json, met {source!r}.")
     sys.path.insert(0, os.getcwd())  # as `python -m` does; a console script has its own folder there
     try:
@@ -101,33 +105,41 @@ def _of_factory(source: str) -> nn.Module:
         sys.path.remove(os.getcwd())
     for step in path.split("."):
         value = getattr(value, step)
-    model = value if isinstance(value, nn.Module) else value()
+    if callable(value) and not isinstance(value, nn.Module):
+        _check_takes_nothing(value, source)
+    model = value if isinstance(value, nn.Module) or not callable(value) else value()
     if not isinstance(model, nn.Module):
         raise PlanError(f"{source} gives a {type(model).__name__}; expected an nn.Module, or a function that returns one.")
     return model.eval()
 
 
+def _check_takes_nothing(factory: Callable[..., Any], source: str) -> None:
+    """Raise `PlanError` for a factory that needs arguments."""
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise PlanError(f"{source} takes arguments ({error}); name a function that needs none, or a module.") from None
+    except ValueError:  # built in, without a signature: the call will tell
+        return
+
+
 def _of_folder(folder: Path, weights: bool) -> tuple[nn.Module, str]:
     """The model of a folder, and the name of its main input."""
-    transformers = library()
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise DocumentError(f"{folder} is no folder of transformers: {shortened(str(error).splitlines()[0])}") from None
-    names = config.architectures or ()
-    model_class = getattr(transformers, names[0], None) if names else None
-    if model_class is None:
-        raise DocumentError(
-            f"{folder} names the class {names[0] if names else 'of no model'}, which the installed transformers has not; "
-            "trace the model as module:factory."
-        )
-    if (folder / PLAN).exists():
-        model = from_pretrained(folder)
-    elif weights:
-        model = model_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    else:
-        model = built(model_class, config)
-    return model.eval(), str(model_class.main_input_name)
+    quiet()
+    model = (loaded if weights else skeleton)(folder)
+    return model.eval(), str(model.main_input_name)
+
+
+def prune_folder(plan: Plan, source: str, target: str, *, max_shard_size: str | None, replace: bool, progress: bool) -> Saved:
+    """Prune a folder of transformers."""
+    quiet()
+    shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    return pruning.prune_folder(plan, source, target, replace=replace, progress=progress, **shards)
+
+
+def quiet() -> None:
+    """Let transformers show no bars: a command tells what it does in lines."""
+    library().logging.disable_progress_bar()
 
 
 def _default_input(model: nn.Module, main: str) -> tuple[str, torch.Tensor]:
@@ -150,19 +162,31 @@ def _tensor(spec: str) -> tuple[str, torch.Tensor]:
     if parts is None or not isinstance(dtype, torch.dtype):
         raise PlanError(f"expected a shape such as 1x3x224x224, or name=1x8:int64, met {spec!r}.")
     sizes = tuple(map(int, shape.split("x")))
+    try:
+        return name or "", _filled(sizes, dtype, masks=(name or "").endswith("mask"))
+    except (RuntimeError, TypeError, OverflowError, MemoryError):
+        raise PlanError(f"no input of shape {shape} can be made: it is too large for the memory.") from None
+
+
+def _filled(sizes: tuple[int, ...], dtype: torch.dtype, masks: bool) -> torch.Tensor:
+    """Random floating numbers, or integers of one value."""
     if dtype.is_floating_point:
-        return name or "", torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(dtype)
-    return name or "", torch.ones(sizes, dtype=dtype) if (name or "").endswith("mask") else torch.zeros(sizes, dtype=dtype)
+        return torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return torch.ones(sizes, dtype=dtype) if masks else torch.zeros(sizes, dtype=dtype)
 
 
 def _load(model: nn.Module, checkpoint: str) -> None:
     """Load a state dict into a model; nothing in the file is executed."""
     if checkpoint.endswith(".safetensors"):
         try:
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
         except ImportError:
             raise PlanError("safetensors is not installed; install depgraph[files].") from None
-        state: Any = load_file(checkpoint)
+        try:
+            state: Any = load_file(checkpoint)
+        except SafetensorError as error:
+            raise DocumentError(f"{checkpoint} is no file of safetensors, or is damaged ({error}).") from None
     else:
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)

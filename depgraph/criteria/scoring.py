@@ -13,6 +13,7 @@ from depgraph.algebra.ragged_sets import is_table
 from depgraph.criteria import Importances, MemberScores
 from depgraph.criteria.gathering import Tensors
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.ragged import bases_of, why_uniform
@@ -33,6 +34,7 @@ Scoring: TypeAlias = Callable[[Graph, nn.Module], Mapping[str, Any]]
 """A criterion of the user's own: group name to one number per index, as a sequence or a tensor."""
 
 
+@of_graph
 def score(graph: Graph, model: nn.Module, criterion: Criterion | Scoring) -> Importances:
     """The importance of every index of every group.
 

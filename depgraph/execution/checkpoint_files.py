@@ -21,7 +21,7 @@ from attrs import Factory, field, frozen
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.errors import DocumentError, PlanError
-from depgraph.execution.execute import like, positions_of, selected
+from depgraph.execution.slicing import like, positions_of, selected
 from depgraph.messages import shortened
 
 Kept: TypeAlias = Mapping[int, IndexSet]

@@ -26,12 +26,12 @@ from depgraph.execution.distributed_folders import (
     with_optimizer_states,
     write_folder,
 )
-from depgraph.execution.execute import other_sizes
+from depgraph.execution.fitting import other_sizes
 from depgraph.execution.repairs import Repair, checked_repair
 from depgraph.messages import shortened
 from depgraph.plans.checking import is_well_typed
 from depgraph.plans.plan import Plan
-from depgraph.running import progress_bar
+from depgraph.progress import ticks
 from depgraph.wrappers import unprefixed, unprefixed_below
 
 Rename: TypeAlias = Callable[[str], str]
@@ -114,18 +114,13 @@ def prune_checkpoint(
 
     checkpoint, pieces = on_all_ranks(checked) if distributed else checked()
     into_folder = checkpoint.is_folder or most is not None
-    bar = progress_bar(total=len(pieces), desc="prune_checkpoint", unit="tensor") if progress else None
-    tick: Tick = bar.update if bar is not None else bool
-    try:
+    with ticks(len(pieces), "prune_checkpoint", "tensor", progress) as tick:
         if isinstance(checkpoint.files[0], DistributedFolder):
             write_folder(Path(target), checkpoint.files[0], pieces, tick)
         elif into_folder:
             codec.write_whole_folder(Path(target), lambda folder: _fill(folder, checkpoint, pieces, most, tick))
         else:
             codec.write_whole(Path(target), lambda file: write_pieces(file, pieces, tick))
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 def check_checkpoint(plan: Plan, source: str | os.PathLike[str], *, rename: Rename | None = None, strict: bool = True) -> None:

@@ -24,7 +24,7 @@ from attrs import evolve, frozen
 from depgraph import codec
 from depgraph.errors import DocumentError
 from depgraph.execution.checkpoint_files import Entry, Piece, Tick
-from depgraph.execution.execute import positions_of
+from depgraph.execution.slicing import positions_of
 from depgraph.messages import shortened
 from depgraph.plans.plan import Plan
 from depgraph.wrappers import unprefixed

@@ -6,31 +6,27 @@ Everything is checked and every new tensor is made before the first write; a fai
 from __future__ import annotations
 
 import copy
-import types
-from array import array
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from depgraph.algebra.indices import IndexSet
 from depgraph.collector import without_collections
 from depgraph.errors import MismatchError, PlanError
-from depgraph.execution.attributes import OWN_STATE, holders, other_attributes, other_in_copy, write
-from depgraph.execution.drops import drop_elements, other_sequences, written_paths
+from depgraph.execution.attributes import OWN_STATE, holders, other_in_copy, write
+from depgraph.execution.copying import copied
+from depgraph.execution.drops import drop_elements, written_paths
+from depgraph.execution.fitting import checked, fitting
 from depgraph.execution.fsdp import Regrouping, to_shards
-from depgraph.execution.quantised import quantised_slice, refuse_quantised
-from depgraph.execution.releasing import Releasing, ordered_as
+from depgraph.execution.releasing import Releasing
 from depgraph.execution.repairs import Repair, checked_repair
-from depgraph.execution.shards import cut_shard, shard_of, shard_problems, told_by_all_ranks, whole
-from depgraph.messages import number_text, shortened
-from depgraph.plans.checking import is_well_typed
+from depgraph.execution.shards import shard_of, whole
+from depgraph.execution.slicing import like, move_hooks, sliced
 from depgraph.plans.plan import Plan
 from depgraph.running import outside_inference_mode
-from depgraph.unsupported import is_made_of_parts, replaceable, sliceable, supported, supported_in_shards
+from depgraph.unsupported import replaceable, sliceable, supported, supported_in_shards
 from depgraph.weights import named_tensors
 from depgraph.wrappers import is_sharded, unwrap
 
@@ -134,11 +130,11 @@ def execute_(
     before, releasing = _State(model, [*(edit.path for edit in plan.writes), *written_paths(plan)]), Releasing()
     records: Regrouping | None = None
     try:
-        smaller = _sliced(plan, tensors, releasing.taken) if release else smaller
+        smaller = sliced(plan, tensors, releasing.taken) if release else smaller
         new_of = {id(old): new for old, new in smaller.values()}
         records = Regrouping(model, new_of)
         for old, new in smaller.values():
-            _move_hooks(old, new)
+            move_hooks(old, new)
         records.write()
         for module in model.modules():
             _replace_tensors(module, new_of)
@@ -239,181 +235,10 @@ def parameter_map(before: nn.Module, after: nn.Module, plan: Plan | None = None)
     return {old[name]: new[after] for name, after in name_after.items() if after is not None}
 
 
-def checked(plan: object, model: object, inside: Callable[[nn.Module], nn.Module] = supported) -> nn.Module:
-    """The module inside of its wrappers. Raises `PlanError` for anything else than a plan and a module."""
-    if not isinstance(plan, Plan) or not isinstance(model, nn.Module):
-        met = f"({type(plan).__name__}, {type(model).__name__})"
-        raise PlanError(f"expected a Plan and an nn.Module, in this order, met {met}. Nothing was changed.")
-    return inside(model)
-
-
-@outside_inference_mode
-def copied(model: nn.Module, instead: Mapping[int, torch.Tensor]) -> nn.Module:
-    """A copy that shares no tensor with the model; a tensor whose id is given is replaced by the given one."""
-    memo: dict[int, Any] = dict(instead)
-    tied = {name for pair in _overlaps(model) for name in pair}
-    storages: dict[int, torch.UntypedStorage] = {}
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in memo:
-            values = _same_place(parameter, storages) if name in tied else parameter.detach().clone()
-            memo[id(parameter)] = like(parameter, values, lambda gradient: gradient.clone())
-    memo.update(_computed_tensors(model))
-    modules = list(model.modules())
-    for module in modules:
-        for content in vars(module).values():  # a dozen empty dictionaries for hooks in each module, which deepcopy takes apart
-            if type(content) is OrderedDict and not content and not vars(content):
-                memo.setdefault(id(content), OrderedDict())
-    if not any(map(_has_own_copying, {type(module) for module in modules})):
-        _copy_trees(modules, memo)
-    for module in reversed(modules):  # the innermost first: deepcopy does not go from one into the next
-        copy.deepcopy(module, memo)
-    result: nn.Module = memo[id(model)]
-    return result
-
-
-def _same_place(parameter: nn.Parameter, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
-    """The same place in a copy of the parameter's storage: what shares memory in the model shares it in the copy."""
-    storage = parameter.untyped_storage()
-    if storage.data_ptr() not in storages:
-        storages[storage.data_ptr()] = storage.clone()  # type: ignore[no-untyped-call]
-    values = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
-    return values.set_(storages[storage.data_ptr()], parameter.storage_offset(), parameter.shape, parameter.stride())
-
-
-_COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__slots__")
-
-
-def _has_own_copying(kind: type[nn.Module]) -> bool:
-    """Whether a class of modules says itself how it is copied. Torch's own layers only add what old pickles lack to a state."""
-    own = [vars(base) for base in kind.__mro__ if base not in nn.Module.__mro__]
-    restores = any("__setstate__" in names and not names["__module__"].startswith("torch.nn.modules.") for names in own)
-    return restores or any(name in names for names in own for name in _COPYING)
-
-
-def _copy_trees(modules: Sequence[nn.Module], memo: dict[int, Any]) -> None:
-    """Put the copy of each module in the memo as deepcopy would make it, which asks a dozen questions for each attribute.
-
-    Registries and plain values come first, so that a class that is copied in a way of its own meets modules that are whole.
-    """
-    for module in modules:
-        memo[id(module)] = object.__new__(type(module))
-    others: list[tuple[dict[str, Any], str, Any]] = []
-    for module in modules:
-        clone, state = memo[id(module)], module.__getstate__()  # type: ignore[no-untyped-call]
-        for name, content in state.items():
-            if name in ("_parameters", "_modules") and type(content) is dict:
-                state[name] = {key: memo.get(id(item)) for key, item in content.items()}
-            elif type(content) not in _VALUES:
-                state[name] = memo.get(id(content), content)
-                others.append((vars(clone), name, content))
-        clone.__setstate__(state)
-    for state, name, content in others:
-        state[name] = copy.deepcopy(content, memo)
-
-
-_VALUES = frozenset({int, float, bool, str, type(None)})
-
-
-def fitting(plan: Plan, model: nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters and buffers that the plan cuts, by name. Raises `MismatchError`, with everything that does not fit."""
-    tensors = named_tensors(model, every_name=True)
-    problems = [*plan.problems]
-    if not problems or is_well_typed(plan):
-        problems += [*_shape_problems(plan, tensors), *other_attributes(plan, model), *other_sequences(plan, model)]
-    if not problems:  # sizes are those of tensors that are there: only now are indices listed
-        problems += [*_tie_problems(plan, tensors), *_shared_memory(plan, model)]
-    uneven = [] if problems else [*shard_problems(plan, tensors, model)]
-    problems = told_by_all_ranks(plan, tensors, problems or uneven)
-    if problems:
-        raise MismatchError(
-            "the plan is damaged:" if plan.problems else "the plan does not fit this model:",
-            problems,
-            "Make the plan with round_to= for these groups, so that ranks can divide what stays; or prune the checkpoint."
-            if uneven
-            else "Execute it on the model that it was made for, before any other change.",
-        )
-    return {name: tensors[name] for name in plan.kept}
-
-
-def _shape_problems(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    for name, sizes in plan.sizes.items():
-        tensor = tensors.get(name)
-        if tensor is None:
-            yield f"the model has no parameter or buffer {shortened(repr(name))}"
-            continue
-        yield from other_sizes(name, sizes, tuple(tensor.shape))
-
-
-def other_sizes(name: str, sizes: Mapping[int, int], shape: tuple[int, ...]) -> Iterator[str]:
-    """The dimensions of a tensor that have other sizes than a plan expects, one sentence each."""
-    for dim, size in sizes.items():
-        if not 0 <= dim < len(shape) or shape[dim] != size:
-            expected = f"expected size {number_text(size)} in dimension {number_text(dim)}"
-            yield f"{name!r}: {expected}, met shape {shape}"
-
-
-def _tie_problems(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    """One tensor under several names must be cut alike under all of them, the ones that the plan does not reach included."""
-    first_of: dict[int, tuple[str, Mapping[int, IndexSet]]] = {}
-    for name, dims in plan.kept.items():
-        if name in tensors:
-            first, cut = first_of.setdefault(id(tensors[name]), (name, dims))
-            if cut != dims:
-                yield f"{first!r} and {name!r} are one tensor here, but the plan cuts them differently"
-    reached = set(plan.kept)
-    for name, tensor in tensors.items():
-        if id(tensor) in first_of and name not in reached:
-            yield f"{name!r} is tied to {first_of[id(tensor)][0]!r} here, but not in the model that was traced"
-
-
-def _shared_memory(plan: Plan, model: nn.Module) -> Iterator[str]:
-    """Two parameters that share memory would be separate after the cut, and diverge in training."""
-    for one, other in _overlaps(model):
-        if one in plan.kept or other in plan.kept:
-            yield (
-                f"{one!r} and {other!r} are two parameters that share memory, which a cut would part; make them one, as in "
-                "`layer.weight = other_layer.weight`, or give each its own by `.clone()`, and trace again"
-            )
-
-
-def _overlaps(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of parameters that are different objects over the same memory. Disjoint parts of one flat buffer do not count."""
-    by_storage: dict[int, list[tuple[int, int, str, nn.Parameter]]] = {}
-    for name, parameter in model.named_parameters():
-        if (
-            parameter.layout is torch.strided
-            and not (parameter.is_meta or is_made_of_parts(parameter) or is_sharded(parameter))
-            and parameter.numel()
-        ):
-            start = int(parameter.storage_offset())
-            last = sum((int(size) - 1) * int(step) for size, step in zip(parameter.shape, parameter.stride(), strict=True))
-            place = parameter.untyped_storage().data_ptr()
-            by_storage.setdefault(place, []).append((start, start + last, name, parameter))
-    pairs = []
-    for parts in by_storage.values():
-        parts.sort(key=lambda part: part[0])
-        for position, (_, end, name, parameter) in enumerate(parts):
-            for start, _, other_name, other in parts[position + 1 :]:
-                if start > end:
-                    break
-                if _share_elements(parameter, other):
-                    pairs.append((name, other_name))
-    return pairs
-
-
-def _share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors that reach into the same stretch of a storage share a number there: columns may lie in between."""
-    if one.dtype != other.dtype:
-        return True
-    marks = torch.zeros(one.untyped_storage().nbytes() // one.element_size(), dtype=torch.bool)
-    marks.as_strided(one.shape, one.stride(), one.storage_offset()).fill_(True)
-    return bool(marks.as_strided(other.shape, other.stride(), other.storage_offset()).any())
-
-
 @outside_inference_mode
 def _prepared(plan: Plan, model: nn.Module, repair: Repair | None) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Check the plan against the model, then make every new tensor. Name to (old, new); tied names share both."""
-    smaller = _sliced(plan, fitting(plan, model))
+    smaller = sliced(plan, fitting(plan, model))
     if repair is not None:
         tensors = named_tensors(model)
         after = {name: smaller[name][1] if name in smaller else tensor for name, tensor in tensors.items()}
@@ -437,76 +262,6 @@ def _repair_problems(repair: Repair, plan: Plan, model: nn.Module, after: Mappin
         return [f"it adds {', '.join(map(repr, repair.added))}: a model that is spread over ranks takes no new parameters"]
     sizes = {name: tuple(tensor.shape) for name, tensor in after.items()}
     return repair.problems_with_tensors(plan, sizes, lambda name: whole(tensors[name]))
-
-
-def _index_selected(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """What the positions select of each dimension."""
-    result = tensor.detach()
-    for dim, index in positions.items():
-        result = result.index_select(dim, index.to(result.device))
-    return ordered_as(tensor, result)
-
-
-@outside_inference_mode
-def _sliced(
-    plan: Plan, tensors: Mapping[str, torch.Tensor], take: Callable[..., torch.Tensor] = _index_selected
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    new_of: dict[int, torch.Tensor] = {}
-    distinct = {id(indices): indices for dims in plan.kept.values() for indices in dims.values()}
-    positions = {number: positions_of(indices) for number, indices in distinct.items()}
-    kept = {name: {dim: positions[id(indices)] for dim, indices in dims.items()} for name, dims in plan.kept.items()}
-    refuse_quantised(tensors, kept)
-    for name in plan.kept:
-        old = tensors[name]
-        if id(old) not in new_of:
-            new_of[id(old)] = selected(old, kept[name], take)
-    return {name: (tensors[name], new_of[id(tensors[name])]) for name in plan.kept}
-
-
-def positions_of(indices: IndexSet) -> torch.Tensor:
-    """The indices as a tensor that selects."""
-    return torch.frombuffer(array("q", indices), dtype=torch.long)
-
-
-def selected(
-    tensor: torch.Tensor, positions: Mapping[int, torch.Tensor], take: Callable[..., torch.Tensor] = _index_selected
-) -> torch.Tensor:
-    """The tensor with what the positions select of each dimension, and its gradient cut alongside."""
-
-    def select(source: torch.Tensor) -> torch.Tensor:
-        if is_sharded(source):
-            return cut_shard(source, positions)  # type: ignore[arg-type]
-        return quantised_slice(source, positions) if is_made_of_parts(source) else take(source, positions)
-
-    return like(tensor, select(tensor), select)
-
-
-def like(old: torch.Tensor, data: torch.Tensor, select: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """A tensor of the old one's class and marks around new data."""
-    if isinstance(old, nn.Parameter):
-        new: torch.Tensor = nn.Parameter(data, requires_grad=old.requires_grad)
-        if type(old) is not nn.Parameter and not isinstance(new, type(old)):
-            new = data.as_subclass(type(old)).requires_grad_(old.requires_grad)
-    else:
-        new = data.requires_grad_(old.requires_grad)
-    own = vars(new) if is_made_of_parts(old) else ("_is_param",)  # numbers and scales lie in its attributes
-    new.__dict__.update({key: value for key, value in old.__dict__.items() if key not in own})
-    for hooks in _HOOKS:
-        if content := getattr(old, hooks, None):
-            setattr(new, hooks, type(content)(content))  # its own: a hook that is added later belongs to one model alone
-    if old.grad is not None:
-        new.grad = select(old.grad)
-    return new
-
-
-def _move_hooks(old: torch.Tensor, new: torch.Tensor) -> None:
-    """Let a tensor that takes the place of another have that one's hooks, so that the user's handles still remove them."""
-    for hooks in _HOOKS:
-        if content := getattr(old, hooks, None):
-            setattr(new, hooks, content)
-
-
-_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def _replace_tensors(module: nn.Module, new_of: Mapping[int, torch.Tensor]) -> None:
@@ -546,44 +301,3 @@ def _replaced(content: Any, new_of: Mapping[int, torch.Tensor]) -> Any:
         new.update(values)
         return new
     return content
-
-
-def _computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
-    """Detached copies of tensors that modules keep from a forward, however deep: deepcopy refuses these.
-
-    Such are weight_norm's weight, losses and features in lists, attention maps in a dataclass.
-    """
-    computed: dict[int, torch.Tensor] = {}
-    seen: set[int] = set()
-    pending: list[Any] = [model]
-    while pending:
-        content = pending.pop()
-        if id(content) in seen or isinstance(content, _WITHOUT_TENSORS):
-            continue
-        seen.add(id(content))
-        if isinstance(content, torch.Tensor):
-            if not content.is_leaf:
-                computed[id(content)] = content.detach().clone()
-            continue
-        if isinstance(content, dict):
-            pending.extend(content.values())
-        elif isinstance(content, (list, tuple, set, frozenset, deque)):
-            pending.extend(content)
-        pending.extend(getattr(content, "__dict__", {}).values())
-        pending.extend(getattr(content, name) for name in _slots(type(content)) if hasattr(content, name))  # type: ignore[arg-type]
-    return computed
-
-
-_WITHOUT_TENSORS = (str, bytes, int, float, type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
-"""What holds no tensor, or is not copied."""
-
-
-@cache
-def _slots(kind: type) -> tuple[str, ...]:
-    """The names of attributes that a class keeps in slots, such as those of a dataclass with ``slots=True``."""
-    return tuple(
-        name
-        for base in kind.__mro__
-        for name, content in vars(base).items()
-        if isinstance(content, types.MemberDescriptorType) and not base.__module__.startswith(("builtins", "torch"))
-    )

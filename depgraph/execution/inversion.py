@@ -10,7 +10,8 @@ from torch import nn
 
 from depgraph.algebra.numbers import is_number
 from depgraph.errors import MismatchError, PlanError
-from depgraph.execution.execute import other_sizes, positions_of
+from depgraph.execution.fitting import other_sizes
+from depgraph.execution.slicing import positions_of
 from depgraph.messages import shortened
 from depgraph.plans.plan import Plan
 from depgraph.running import outside_inference_mode

@@ -19,7 +19,9 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from depgraph.errors import MismatchError, PlanError
-from depgraph.execution.execute import checked, copied, fitting, like
+from depgraph.execution.copying import copied
+from depgraph.execution.fitting import checked, fitting
+from depgraph.execution.slicing import like
 from depgraph.plans.plan import Plan
 from depgraph.running import outside_inference_mode
 

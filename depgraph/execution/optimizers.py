@@ -15,7 +15,8 @@ from torch import nn
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.errors import MismatchError, PlanError
-from depgraph.execution.execute import checked, fitting, other_sizes, positions_of, selected
+from depgraph.execution.fitting import checked, fitting, other_sizes
+from depgraph.execution.slicing import positions_of, selected
 from depgraph.messages import shortened
 from depgraph.plans.plan import Plan
 from depgraph.running import outside_inference_mode

@@ -11,7 +11,8 @@ from attrs import evolve
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import Space, atoms
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
-from depgraph.execution.execute import other_sizes, positions_of
+from depgraph.execution.fitting import other_sizes
+from depgraph.execution.slicing import positions_of
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import Tensor
 from depgraph.messages import shortened

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import UnknownNameError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.modules import modules_of
@@ -18,6 +19,7 @@ LONGEST = 24
 """Dependencies that `explain` writes out for one group."""
 
 
+@of_graph
 def explain(graph: Graph, name: str, dim: int) -> str:
     """Why an axis is coupled to what, or why it is pinned, as text for people.
 
@@ -82,7 +84,8 @@ def _pattern_lines(graph: Graph, pattern: str, names: set[str]) -> Iterator[str]
     try:
         groups = groups_at(graph, pattern)
     except UnknownNameError:
-        known = {*names, *graph.by_name, *graph.groups_by_name} - {""}
+        roles = {f"role:{group.role}" for group in graph.groups}
+        known = roles if pattern.startswith("role:") else {*names, *graph.by_name, *graph.groups_by_name} - {""}
         raise UnknownNameError("tensor, group, attribute, module or operation", pattern, known) from None
     bases = bases_of(graph)
     for group in groups:

@@ -19,6 +19,7 @@ from itertools import product as all_choices
 from depgraph.algebra.index_maps import Summand, summands
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import UnknownNameError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.records import Operation, Tensor
@@ -26,6 +27,7 @@ from depgraph.graph.records import Operation, Tensor
 __all__ = ["ragged_groups", "why_uniform"]
 
 
+@of_graph
 def ragged_groups(graph: Graph) -> dict[str, str]:
     """The groups that may be ragged, each with its base: for each index of the base other indices may go.
 
@@ -47,6 +49,7 @@ def ragged_groups(graph: Graph) -> dict[str, str]:
     return {graph.group_of[atom].name: graph.group_of[base].name for atom, base in bases_of(graph).items()}
 
 
+@of_graph
 def why_uniform(graph: Graph, group: str | Group) -> str | None:
     """Why all blocks of a group must lose the same indices; None where it may be ragged.
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from depgraph.errors import MismatchError, PlanError
-from depgraph.execution.execute import other_sizes
+from depgraph.execution.fitting import other_sizes
 from depgraph.plans.plan import Plan
 from depgraph.weights import named_tensors
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +100,7 @@ def save_pretrained(
     """
     checked_model(plan, model)
     folder = Path(folder)
-    if folder.exists() and not (replace and folder.is_dir()):
-        fix = "give replace=True to replace it whole" if folder.is_dir() else "it is a file"
-        raise PlanError(f"{str(folder)!r} exists: expected a new folder; {fix}. Nothing was changed.")
+    check_new(folder, replace)
     solution = solution_of(plan, model)
     restored = None if not solution.problems else _restored(plan, model, solution)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +111,13 @@ def save_pretrained(
     )
     keys = {key: (solution.before.get(key), value) for key, value in solution.values.items()}
     return Saved(folder, not solution.problems, keys, solution.problems)
+
+
+def check_new(folder: Path, replace: bool) -> None:
+    """Raise `PlanError` for a folder that exists and may not be replaced."""
+    if folder.exists() and not (replace and folder.is_dir()):
+        fix = "give replace=True to replace it whole" if folder.is_dir() else "it is a file"
+        raise PlanError(f"{str(folder)!r} exists: expected a new folder; {fix}. Nothing was changed.")
 
 
 def _restored(plan: Plan, model: Any, solution: Solution) -> Any:
@@ -172,9 +176,6 @@ def _write(
             save_file({name: buffer.detach().cpu().clone() for name, buffer in other.items()}, folder / BUFFERS)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def from_pretrained(
@@ -212,7 +213,7 @@ def from_pretrained(
     stored = json.loads((folder / "config.json").read_text())
     record = stored.get(RECORD)
     record = record if isinstance(record, dict) else {}
-    model_class = model_class or _class_of(transformers, stored)
+    model_class = model_class or class_of(transformers, stored.get("architectures"))
     plan = Plan.load(folder / PLAN)
     if record.get("stock"):
         return model_class.from_pretrained(folder, **({} if dtype is None else {"dtype": dtype})).to(device).eval()
@@ -229,14 +230,13 @@ def from_pretrained(
     return model.to(device).eval()
 
 
-def _class_of(transformers: Any, stored: dict[str, Any]) -> type[Any]:
-    for name in stored.get("architectures") or ():
+def class_of(transformers: Any, names: Any) -> type[Any]:
+    """The first class of transformers that a configuration names as its architectures."""
+    for name in names or ():
         found = getattr(transformers, name, None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
-    raise PlanError(
-        f"no class of transformers is called {stored.get('architectures')}; give model_class=. Nothing was changed."
-    )
+    raise PlanError(f"no class of transformers is called {names}; give model_class=. Nothing was changed.")
 
 
 def _load(model: Any, folder: Path, dtype: torch.dtype | None) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from depgraph.criteria.gathering import GroupIndices, gathered
 from depgraph.criteria.sums import real
 from depgraph.errors import MismatchError, PlanError, UnknownNameError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
 from depgraph.graph.patterns import INNER
@@ -33,6 +34,7 @@ Strength: TypeAlias = float | Mapping[str, float | Sequence[float] | torch.Tenso
 """One number for every group that a plain ratio would cut; or group names to a number, or to one number per index."""
 
 
+@of_graph
 def group_lasso(graph: Graph, parameters: Parameters, strength: Strength) -> torch.Tensor:
     """Group lasso over the graph's groups: sum of ``strength * norm(w[i])`` over all indices i.
 
@@ -62,6 +64,7 @@ def group_lasso(graph: Graph, parameters: Parameters, strength: Strength) -> tor
     return _total(graph, parameters, strength, torch.square, _root)
 
 
+@of_graph
 def group_l2(graph: Graph, parameters: Parameters, strength: Strength) -> torch.Tensor:
     """Half the sum of ``strength * norm(w[i]) ** 2``, so that the gradient is ``strength * w[i]``.
 
@@ -81,6 +84,7 @@ def group_l2(graph: Graph, parameters: Parameters, strength: Strength) -> torch.
     return _total(graph, parameters, strength, torch.square, lambda squares: squares / 2)
 
 
+@of_graph
 def scale_l1(
     graph: Graph, parameters: Parameters, strength: Strength, *, types: Iterable[OpType] = (OpType.BN,)
 ) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from depgraph.algebra.ragged_sets import is_table
 from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
 
@@ -19,6 +20,7 @@ Numbers: TypeAlias = Mapping[str, Sequence[float]]
 Strengths: TypeAlias = dict[str, tuple[float, ...]]
 
 
+@of_graph
 def strengths_of(graph: Graph, strength: float = 0.0) -> Strengths:
     """The same strength for every index of every group, group name to one number per index: where growing begins.
 

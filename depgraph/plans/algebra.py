@@ -15,6 +15,7 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, kept_by, left_over, united
 from depgraph.algebra.spaces import Atom
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.drops import Drop, renaming, without
 from depgraph.graph.graph import Graph
 from depgraph.graph.patterns import chosen_groups, listed
@@ -156,6 +157,7 @@ def difference(first: Plan, second: Plan) -> PlanDifference:
     return PlanDifference(fields=tuple(rest))
 
 
+@of_graph
 def restricted(graph: Graph, plan: Plan, patterns: str | Iterable[str], ignore: str | Iterable[str] = ()) -> Plan:
     """The cuts of some groups, with what follows from them: the function behind `Plan.restrict`."""
     _check_bases((plan,), graph)
@@ -183,6 +185,7 @@ def _without_base(plan: Plan, removed: Mapping[Atom, Removal]) -> Iterator[str]:
             )
 
 
+@of_graph
 def merge(graph: Graph, plans: Iterable[Plan]) -> Plan:
     """One plan that does what several plans of one graph do, each to groups of its own.
 
@@ -258,12 +261,14 @@ def _union(graph: Graph, plans: Sequence[Plan]) -> Plan:
     return plan
 
 
+@of_graph
 def rebased(graph: Graph, plan: Plan, onto: Plan) -> Plan:
     """What is left to do of a plan when another one of the same graph is done: the function behind `Plan.rebase`."""
     _check_bases((plan, onto), graph)
     return remainder(graph, onto, _union(graph, (onto, plan)))
 
 
+@of_graph
 def remainder(graph: Graph, done: Plan, wanted: Plan) -> Plan:
     """What is left to do: the plan for ``done.apply(graph)`` with ``done.then(remainder) == wanted``.
 
@@ -363,8 +368,6 @@ def _added(plan: Plan) -> dict[str, Edit]:
 
 def _check_bases(plans: Sequence[object], graph: Graph | None = None) -> None:
     """Refuse what is no plan, and plans of different graphs, or of another one than the given graph."""
-    if graph is not None and not isinstance(graph, Graph):
-        raise PlanError(f"expected a Graph first, met {type(graph).__name__}; pass the graph that the plans were made for.")
     problems = [f"expected a Plan, met {type(plan).__name__}." for plan in plans if not isinstance(plan, Plan)]
     if problems:
         raise PlanError.of(problems)

@@ -12,6 +12,7 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.drops import Drop
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
@@ -21,6 +22,7 @@ from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
 
+@of_graph
 def cut(graph: Graph, name: str, indices: Iterable[int], dim: int) -> Plan:
     """The plan that removes the given indices from one axis, and from everything that depends on it.
 
@@ -74,6 +76,7 @@ def _unaligned(graph: Graph, name: str, dim: int, space: Space, unreached: Index
     )
 
 
+@of_graph
 def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
     """The plan by which elements leave a list of modules: whole layers of a transformer, blocks of a network.
 
@@ -112,11 +115,8 @@ def drop(graph: Graph, path: str, elements: Iterable[int | str]) -> Plan:
         ...
     depgraph.errors.PlanError: 0 may not leave: it takes no tensor of the space that it gives, not one. Nothing was changed.
     """
-    if not isinstance(graph, Graph) or not isinstance(path, str):
-        raise PlanError(
-            "expected a Graph, which dg.trace gives, and the path of a list of modules, "
-            f"met ({type(graph).__name__}, {type(path).__name__}). Nothing was changed."
-        )
+    if not isinstance(path, str):
+        raise PlanError(f"expected the path of a list of modules, met {type(path).__name__}. Nothing was changed.")
     sequences = {item.path: item for item in graph.sequences}
     if path not in sequences:
         raise UnknownNameError("list of modules", path, sequences)
@@ -133,6 +133,7 @@ def _listed(elements: object) -> list[Any]:
     return list(elements)
 
 
+@of_graph
 def cut_each(graph: Graph, lost: Mapping[str, Sequence[int] | Sequence[Sequence[int]]]) -> Plan:
     """The plan by which each block of a group loses its own indices, such as each head its own head dims.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, canonical, row_problem
 from depgraph.algebra.spaces import Atom, atoms
 from depgraph.errors import PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.drops import Drop, drop_problems, without
 from depgraph.graph.graph import Graph
@@ -15,6 +16,7 @@ from depgraph.plans.implied import balance_problems, free_axes, index_problems, 
 from depgraph.plans.plan import Edit, Plan, PrunedAxis, cuts_of, ordered_axes
 
 
+@of_graph
 def plan_of(graph: Graph, removed: Mapping[Atom, Removal], drops: Sequence[Drop] = ()) -> Plan:
     """The plan that removes the given indices of each group's atom, and the given elements of lists of modules.
 

@@ -18,6 +18,7 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_image
 from depgraph.algebra.spaces import Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
+from depgraph.graph.arguments import check_graph
 from depgraph.graph.canonical import shrunk_and_numbered
 from depgraph.graph.drops import Drop, drop_problems, naming, renaming, without
 from depgraph.graph.graph import Graph
@@ -233,7 +234,7 @@ class Plan:
     def kept(self) -> Mapping[str, Mapping[int, IndexSet]]:
         """Parameter or buffer name to dimension to the original indices that stay."""
         removed: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts}
-        kept_of = {space: _gone(space, removed).complement(space.size) for space in {axis.space for axis in self.axes}}
+        kept_of = {space: gone_from(space, removed).complement(space.size) for space in {axis.space for axis in self.axes}}
         return self._by_axis(lambda space: kept_of[space])
 
     @cached_property
@@ -264,7 +265,7 @@ class Plan:
         table: dict[str, dict[int, IndexSet]] = {}
         for item in self.free:
             if item.kind == kind:
-                table.setdefault(item.name, {})[item.dim] = _gone(item.space, removed).complement(item.space.size)
+                table.setdefault(item.name, {})[item.dim] = gone_from(item.space, removed).complement(item.space.size)
         return MappingProxyType({name: MappingProxyType(dims) for name, dims in table.items()})
 
     @property
@@ -419,8 +420,7 @@ class Plan:
         Raises:
             MismatchError: the graph is not the one that the plan was made for, or the plan promises what is not true.
         """
-        if not isinstance(graph, Graph):
-            raise PlanError(f"expected a Graph, met {type(graph).__name__}; a module is pruned by dg.execute(plan, model).")
+        check_graph(graph, "a module is pruned by dg.execute(plan, model)")
         refuse_other_graph(
             self, graph, "Trace the model that the plan was made for, with inputs of the same shape, or make a new plan."
         )
@@ -770,11 +770,12 @@ def cuts_of(removals: Mapping[Atom, Removal], groups: Mapping[Atom, str]) -> tup
     return tuple(sorted(cuts, key=lambda cut: cut.atom.id))
 
 
-def _gone(space: Space, removed: Mapping[Atom, Removal]) -> IndexSet:
+def gone_from(space: Space, removed: Mapping[Atom, Removal]) -> IndexSet:
     """The flat indices of a space that go."""
-    gone = image(space, {atom: removal for atom, removal in removed.items() if isinstance(removal, IndexSet)})
-    for atom in atoms(space):
-        if isinstance(rows := removed.get(atom), RaggedSet):
+    parts = {atom: removal for atom in atoms(space) if (removal := removed.get(atom)) is not None}
+    gone = image(space, {atom: removal for atom, removal in parts.items() if isinstance(removal, IndexSet)})
+    for atom, rows in parts.items():
+        if isinstance(rows, RaggedSet):
             gone = gone | ragged_image(space, atom, rows)
     return gone
 

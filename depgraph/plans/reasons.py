@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from depgraph.errors import MismatchError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.explain import explain_path
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
 
 
+@of_graph
 def why(graph: Graph, what: str | Plan) -> str:
     """Why a part of a graph is coupled to what, limited or pinned; or why a plan is refused. As text for people.
 

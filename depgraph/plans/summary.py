@@ -9,7 +9,8 @@ from attrs import asdict, frozen
 
 from depgraph.graph.folding import folded
 from depgraph.graph.graph import Graph
-from depgraph.graph.summary import ModuleSummary, label_of, module_summaries, shape_text, times, without_empty
+from depgraph.graph.module_rows import ModuleSummary, TensorSummary, module_summaries
+from depgraph.graph.summary import label_of, shape_text, times, without_empty
 from depgraph.graph.tables import Section, Shown, Table, listed, printable
 from depgraph.plans.plan import Edit, Plan, Target
 
@@ -177,19 +178,25 @@ def _edits(plan: Plan) -> Iterator[Edit]:
 def _module_table(modules: tuple[ModuleSummary, ...]) -> Table:
     rows = []
     for item in modules:
-        main = item.main_tensor
+        main = item.main_tensors
         rows.append(
             (
                 label_of(item),
                 item.module_class,
-                shape_text(main.shape) if main else "",
-                "" if not main or main.after == main.shape else "gone" if item.dropped else shape_text(main.after),
+                shape_text(main[0].shape, main[1].shape) if main else "",
+                _after(item, *main) if main else "",
                 *_numbers(item.params, item.params_after),
                 *_numbers(item.macs, item.macs_after),
             )
         )
     headings = ("module", "class", "weight", "after", "parameters", "after", "MACs", "after")
     return Table(headings, tuple(rows), frozenset({4, 5, 6, 7}), tuple(item.level for item in modules))
+
+
+def _after(item: ModuleSummary, smallest: TensorSummary, largest: TensorSummary) -> str:
+    if smallest.after == smallest.shape and largest.after == largest.shape:
+        return ""
+    return "gone" if item.dropped else shape_text(smallest.after, largest.after)
 
 
 def _numbers(before: int, after: int) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import torch
 from attrs import evolve
 from torch import nn
 
-from depgraph.execution.execute import copied
+from depgraph.execution.copying import copied
 from depgraph.plans.plan import Plan, PrunedAxis
 from depgraph.weights import named_tensors
 

@@ -8,7 +8,7 @@ import torch
 from attrs import field, frozen
 from torch import nn
 
-from depgraph.execution.execute import checked
+from depgraph.execution.fitting import checked
 from depgraph.execution.repairs import LayerRepair
 from depgraph.moments.checking import check_moments
 from depgraph.moments.layers import Layer
@@ -59,7 +59,7 @@ class _Unwritten(Writer):
 
 
 def reconstruction_error(
-    plan: Plan, moments: Moments, model: nn.Module, *, ridges: Sequence[float] = RIDGES
+    plan: Plan, moments: Moments, model: nn.Module, *, ridges: Sequence[float] = RIDGES, progress: bool = False
 ) -> ReconstructionError:
     """What the layers of a plan will miss after `dg.refit(plan, model, moments)`, without running either model.
 
@@ -75,6 +75,7 @@ def reconstruction_error(
         moments: the moments of the model, with held-out samples.
         model: its weights are read, never written.
         ridges: as for `refit`.
+        progress: show a progress bar over the layers; needs the package tqdm.
 
     Raises:
         MismatchError: the plan or the moments are not this model's.
@@ -93,5 +94,5 @@ def reconstruction_error(
     with torch.no_grad():
         stay = {name: tensors[name] for name in base_names(plan, model).values()}
         writer = _Unwritten(plan, tensors, stay, moments.layers, moments.left)
-        rows, left = repaired_independently(writer, lambda: moments, ridges, progress=False)
+        rows, left = repaired_independently(writer, lambda: moments, ridges, progress)
     return ReconstructionError(tuple(rows), left)

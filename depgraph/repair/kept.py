@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
-from depgraph.execution.execute import positions_of
+from depgraph.execution.slicing import positions_of
 from depgraph.moments.layers import Layout
 from depgraph.plans.plan import Plan
 

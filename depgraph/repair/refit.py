@@ -14,7 +14,8 @@ from torch import nn
 
 from depgraph.algebra.numbers import is_number
 from depgraph.errors import PlanError
-from depgraph.execution.execute import checked, execute
+from depgraph.execution.execute import execute
+from depgraph.execution.fitting import checked
 from depgraph.execution.repairs import LayerRepair, Repair, plan_digest
 from depgraph.moments.checking import check_moments
 from depgraph.moments.collecting import Survey, collected, surveyed

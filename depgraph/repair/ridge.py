@@ -15,6 +15,9 @@ from depgraph.running import together
 NEGLIGIBLE = 1e-12
 """A layer that misses so small a share of what it gave misses what rounding makes of it, by rows in single precision."""
 
+CONSTANT = 1e-6
+"""What deviates from its mean by so small a share of its squares is constant: rows in single precision tell no more."""
+
 AT_ONCE = 2**22
 """So many elements of a matrix of outputs by inputs are worked on together."""
 
@@ -63,8 +66,9 @@ class Residual:
 
     @property
     def energy(self) -> float:
-        """The sum of squared deviations of what the original layer gave."""
-        return max(self.yy - float(self.y.square().sum()) / max(self.count, 1), 0.0)
+        """The sum of squared deviations of what the original layer gave; of squares, if it gave the same up to rounding."""
+        deviations = self.yy - float(self.y.square().sum()) / max(self.count, 1)
+        return deviations if deviations > CONSTANT * self.yy else self.yy
 
     def error(self, change: Change) -> float:
         """What is still missing after a change, as a share of what the original layer gave: 0 is perfect."""
@@ -235,22 +239,37 @@ def _judged(change: Change, held_out: Residual) -> Change:
 
 
 def _missed(change: Change) -> float:
-    return change.missed
+    """What a change misses, as far as it is no rounding: of two that miss nothing neither is better."""
+    return max(change.missed, NEGLIGIBLE)
 
 
 def solved(fit: Residual, ridge: float, bias: bool) -> Change:
     """The ridge regression towards the weights that are left, with a penalty that scales with each input's own variance.
 
     W' − W = C_rx (C_xx + λ diag C_xx)⁻¹. Where there is a bias, C is centred and the bias takes the means:
-    b' − b = μ_r − (W' − W) μ_x.
+    b' − b = μ_r − (W' − W) μ_x. Weights of inputs that are constant up to rounding stay, for the bias does what they could: the
+    variance of such an input, and with it the penalty, is noise, and its weight would be a quotient of noise by noise.
     """
     if not bias:
         weight, note = _divided(fit.rx, fit.xx.clone, ridge)
         return Change(f"ridge {ridge:g}", weight, None, note)
     count = max(fit.count, 1)
     mean = fit.x / count
-    weight, note = _divided(fit.rx - fit.r[..., None] * mean[:, None], lambda: fit.xx - fit.x[..., None] * mean[:, None], ridge)
+    constant = _constant(fit, mean)
+
+    def centred() -> torch.Tensor:
+        xx = fit.xx - fit.x[..., None] * mean[:, None]
+        return xx.masked_fill_(constant[:, None], 0).masked_fill_(constant[..., None], 0)
+
+    rx = (fit.rx - fit.r[..., None] * mean[:, None]).masked_fill_(constant[:, None], 0)
+    weight, note = _divided(rx, centred, ridge)
     return Change(f"ridge {ridge:g}", weight, fit.r / count - (weight @ mean[..., None])[..., 0], note)
+
+
+def _constant(fit: Residual, mean: torch.Tensor) -> torch.Tensor:
+    """Which inputs are constant up to rounding."""
+    squares = fit.xx.diagonal(dim1=-2, dim2=-1)
+    return squares - fit.x * mean <= CONSTANT * squares
 
 
 def _divided(rx: torch.Tensor, moments: Callable[[], torch.Tensor], ridge: float) -> tuple[torch.Tensor, str]:

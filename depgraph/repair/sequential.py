@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from depgraph.execution.execute import copied
+from depgraph.execution.copying import copied
 from depgraph.execution.repairs import LayerRepair
 from depgraph.moments.collecting import Survey
 from depgraph.moments.gathering import Gathered, Images, Reading, readings
@@ -18,12 +18,13 @@ from depgraph.moments.layers import Layer, Layout
 from depgraph.moments.samples import Batch
 from depgraph.moments.watching import LayerCall, NormCall, Watch
 from depgraph.plans.plan import Plan
+from depgraph.progress import ticks
 from depgraph.repair.kept import Kept, kept
 from depgraph.repair.lockstep import Task, in_step
 from depgraph.repair.names import tensors_by
 from depgraph.repair.ridge import Missing, best
 from depgraph.repair.writing import Writer, row_of
-from depgraph.running import Forward, progress_bar, together, untouched
+from depgraph.running import Forward, together, untouched
 from depgraph.weights import named_tensors
 
 Place: TypeAlias = tuple[str, int]
@@ -112,9 +113,9 @@ def repaired_in_order(
     order = {names.of(place): number for number, place in enumerate(survey.order)}
     work, left = _work(writer.plan, survey, writer, batch_norm)
     rows: list[LayerRepair] = []
-    bar = progress_bar(total=len(work), desc="refit", unit="layer") if progress else None
 
     def solve(place: Any, tasks: list[Task]) -> list[Any]:
+        tick()
         stops: list[_Stop] = [task.offer for task in tasks]
         pairs = _pairs(stops)
         item = work[place]
@@ -126,21 +127,17 @@ def repaired_in_order(
         else:
             row = _solved(writer, item, pairs, ridges, dtype)
         rows.append(row)
-        if bar is not None:
-            bar.update()
         again = row.choice != "as it was"
         return [stop.call.run() if again and not stop.is_original else stop.result for stop in stops]
 
     original, pruned = models.original, models.pruned
     same = {name: name for name in writer.before}
-    with untouched(original, training=False):
+    with untouched(original, training=False), ticks(len(work), "refit", "layer", progress) as tick:
         tasks = []
         for batch in batches:
             tasks.append(_task(original, dict(original.named_parameters()), same, batch, True, set(work), forward))
             tasks.append(_task(pruned, named_tensors(pruned), models.names, batch, False, set(work), forward))
         in_step(tasks, order.__getitem__, solve)
-    if bar is not None:
-        bar.close()
     return rows, left
 
 

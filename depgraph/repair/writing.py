@@ -9,8 +9,8 @@ from collections.abc import Container, Iterable, Mapping
 
 import torch
 
-from depgraph.execution.execute import positions_of
 from depgraph.execution.repairs import LayerRepair
+from depgraph.execution.slicing import positions_of
 from depgraph.moments.layers import Layer, Layout
 from depgraph.plans.plan import Plan
 from depgraph.repair.kept import Kept

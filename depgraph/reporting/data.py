@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from depgraph.algebra.indices import IndexSet
+from depgraph.algebra.ragged_sets import Removal
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.choosing import engines
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group, reasons_of
 from depgraph.graph.records import Operation
-from depgraph.plans.plan import Cut, Plan
-from depgraph.reporting.bars import heat_strip, numbers, share_strip
+from depgraph.plans.plan import Cut, Plan, gone_from
+from depgraph.reporting.bars import LONGEST, SHORTEST, heat_strip, numbers, share_strip
+from depgraph.reporting.cards import Costs, cards
+from depgraph.reporting.drawing import encoded, frames
 from depgraph.reporting.folding import Encoded, folded_names, folded_tree, module_tree, pattern_of, unfolded
 from depgraph.reporting.freeing import way_out
 
@@ -24,31 +27,42 @@ FORM = 1
 LONGEST_TEXT = 160
 """Characters of indices that the page writes out; the plan's file has all."""
 
+AT_ONCE = 2
+"""So many plans have strips of full length and texts; of more ones each has its share of them."""
 
-@frozen
+
+@define(slots=False)
 class Outcome:
     """A plan with the graph that it leads to."""
 
     plan: Plan
     result: Graph
-    kept: Mapping[Space, IndexSet]
+    removals: Mapping[Atom, Removal]
     cuts: Mapping[Atom, Cut]
+    _gone: dict[Space, IndexSet] = field(factory=dict)
 
     @classmethod
     def of(cls, graph: Graph, plan: Plan) -> Outcome:
         """The plan applied to its graph."""
-        kept = {axis.space: plan.kept[axis.tensor][axis.dim] for axis in plan.axes}
-        return cls(plan, plan.apply(graph), kept, {cut.atom: cut for cut in plan.cuts})
+        return cls(plan, plan.apply(graph), {cut.atom: cut.removal for cut in plan.cuts}, {cut.atom: cut for cut in plan.cuts})
 
     def size(self, space: Space) -> int:
         """How long an axis is after the plan."""
-        return len(self.kept[space]) if space in self.kept else space.size
+        removal = self.removals.get(space) if isinstance(space, Atom) else None
+        return space.size - (len(removal) if removal is not None else len(self._removed(space)))
 
-    def strip(self, space: Space) -> str:
+    def strip(self, space: Space, cells: int) -> str:
         """Which indices of an axis go; empty where none does."""
         if isinstance(space, Atom) and (cut := self.cuts.get(space)) is not None:
-            return share_strip(cut.removed, space.size * (cut.base.size if cut.base is not None else 1))
-        return share_strip(self.kept[space].complement(space.size), space.size) if space in self.kept else ""
+            return share_strip(cut.removed, space.size * (cut.base.size if cut.base is not None else 1), cells)
+        removed = self._removed(space)
+        return share_strip(removed, space.size, cells) if removed else ""
+
+    def _removed(self, space: Space) -> IndexSet:
+        """The flat indices that go."""
+        if space not in self._gone:
+            self._gone[space] = gone_from(space, self.removals)
+        return self._gone[space]
 
 
 @define
@@ -68,32 +82,47 @@ class Table:
 
 
 def report_data(
-    graph: Graph, plans: Sequence[Plan], scores: Mapping[str, Iterable[SupportsFloat]] | None, found: engines.Report | None
+    graph: Graph,
+    plans: Sequence[Plan],
+    scores: Mapping[str, Iterable[SupportsFloat]] | None,
+    found: engines.Report | None,
+    costs: Costs,
+    *,
+    in_turn: bool = False,
 ) -> Encoded:
     """Everything that the page shows.
 
-    Its parts refer to each other by their places: the tree, the spaces of axes, the groups and the nodes. Where sizes after
-    the plans stand, there is one for each plan.
+    Its parts refer to each other by their places: the tree, the spaces of axes, the groups, the nodes, and the texts that stand
+    in it often. Where sizes after the plans stand, there is one for each plan. `in_turn`: the plans are shown one at a time.
     """
     outcomes = [Outcome.of(graph, plan) for plan in plans]
+    share = AT_ONCE / max(AT_ONCE, len(plans))
     places = {group.atom: place for place, group in enumerate(graph.groups)}
     root = module_tree(tensor for tensor in graph.tensors if tensor.kind != "value")
+    tree = folded_tree(root, {item.name: item.module_class for item in graph.operations})
     tensors = list(unfolded(root))
-    spaces = Table()
+    spaces, reasons, texts, widths = Table(), Table(), Table(), Table()
+    texts.place("")
     axes = [spaces.place(space) for tensor in tensors for space in tensor.axes]
     for group in graph.groups:
         spaces.place(group.atom)
-    reasons = Table()
-    space_rows = [_space_row(graph, space, places, outcomes, reasons) for space in spaces.values]
+    cells = max(SHORTEST, int(LONGEST * share))
+    space_rows = [_space_row(graph, space, places, outcomes, reasons, texts, cells) for space in spaces.values]
+    drawn = {frame.path: encoded(frame, widths.place) for frame in frames(graph, tree)}
+    length = int(LONGEST_TEXT * share)
     return {
         "form": FORM,
         "plans": len(plans),
-        "cards": _cards(graph, outcomes),
-        "tree": folded_tree(root, {item.name: item.module_class for item in graph.operations}),
+        "in_turn": in_turn,
+        "cards": cards(graph, [(outcome.plan, outcome.result) for outcome in outcomes], costs),
+        "tree": tree,
         "axes": axes,
         "aliases": {tensor.name: list(tensor.aliases) for tensor in tensors if tensor.aliases},
         "spaces": space_rows,
-        "groups": [_group_row(graph, group, spaces, places, outcomes, scores) for group in graph.groups],
+        "groups": [_group_row(graph, group, spaces, places, outcomes, scores, texts, length) for group in graph.groups],
+        "balances": [[item.reason, [places[atom] for atom in item.atoms if atom in places]] for item in graph.balances],
+        "frames": drawn,
+        "widths": [_width_row(space, places, outcomes) for space in widths.values],
         "reasons": [[reason, way_out(reason)] for reason in reasons.values],
         "nodes": _nodes(graph, places, outcomes),
         "pinned": _pinned(graph),
@@ -102,35 +131,33 @@ def report_data(
         "unread": [_unread(outcome.plan) for outcome in outcomes],
         "drops": [_drops(outcome.plan) for outcome in outcomes],
         "engine": _engine(found),
-        "difference": _difference(plans),
+        "difference": None if in_turn else _difference(plans),
+        "texts": texts.values,
     }
-
-
-def _cards(graph: Graph, outcomes: Sequence[Outcome]) -> list[Encoded]:
-    """Parameters, MACs, and what else plans were made for: before, after each plan, and asked."""
-    targets = [{item.name: item for item in outcome.plan.targets} for outcome in outcomes]
-    names = dict.fromkeys(("params", "macs", *(name for named in targets for name in named)))
-    before = {"params": graph.params, "macs": graph.macs}
-    measured: dict[str, list[float | None]] = {
-        "params": [outcome.result.params for outcome in outcomes],
-        "macs": [outcome.result.macs for outcome in outcomes],
-    }
-    cards = []
-    for name in names:
-        realised = [named[name].realised if name in named else None for named in targets]
-        asked = [named[name].requested if name in named else None for named in targets]
-        cards.append({"name": name, "before": before.get(name), "after": measured.get(name, realised), "asked": asked})
-    return cards
 
 
 def _space_row(
-    graph: Graph, space: Space, places: Mapping[Atom, int], outcomes: Sequence[Outcome], reasons: Table
+    graph: Graph,
+    space: Space,
+    places: Mapping[Atom, int],
+    outcomes: Sequence[Outcome],
+    reasons: Table,
+    texts: Table,
+    cells: int,
 ) -> list[Any]:
     """Its text, size, sizes after, strips, groups and why it is pinned."""
-    groups = [places[atom] for atom in dict.fromkeys(atoms(space)) if atom in places]
     why = [reasons.place(reason) for reason in reasons_of(space, graph.reasons)]
-    after, strips = [item.size(space) for item in outcomes], [item.strip(space) for item in outcomes]
-    return [str(space), space.size, after, strips, groups, why]
+    after, strips = [item.size(space) for item in outcomes], [texts.place(item.strip(space, cells)) for item in outcomes]
+    return [str(space), space.size, after, strips, _groups_in(space, places), why]
+
+
+def _width_row(space: Space, places: Mapping[Atom, int], outcomes: Sequence[Outcome]) -> list[Any]:
+    """Of an axis of a tensor that passes between boxes: its size, sizes after, and groups."""
+    return [space.size, [item.size(space) for item in outcomes], _groups_in(space, places)]
+
+
+def _groups_in(space: Space, places: Mapping[Atom, int]) -> list[int]:
+    return [places[atom] for atom in dict.fromkeys(atoms(space)) if atom in places]
 
 
 def _group_row(
@@ -140,6 +167,8 @@ def _group_row(
     places: Mapping[Atom, int],
     outcomes: Sequence[Outcome],
     scores: Mapping[str, Iterable[SupportsFloat]] | None,
+    texts: Table,
+    length: int,
 ) -> Encoded:
     """What the page says of one group; its members are found by its space."""
     row: Encoded = {"name": group.name, "role": group.role, "space": spaces.place(group.atom)}
@@ -147,25 +176,25 @@ def _group_row(
         row["bound"], row["why"] = group.lower_bound, graph.why_kept(group.atom)
     if group.multiple > 1:
         row["multiple"] = [group.multiple, graph.why_multiple(group.atom)]
-    removed = [_removed(outcome.cuts.get(group.atom), graph) for outcome in outcomes]
+    removed = [texts.place(_removed(outcome.cuts.get(group.atom), graph, length)) for outcome in outcomes]
     if any(removed):
         row["removed"] = removed
-    balances = [item for item in graph.balances if group.atom in item.atoms]
+    balances = [place for place, item in enumerate(graph.balances) if group.atom in item.atoms]
     if balances:
-        others = [[places[atom] for atom in item.atoms if atom != group.atom and atom in places] for item in balances]
-        row["balanced"] = [[item.reason, found] for item, found in zip(balances, others, strict=True)]
+        row["balanced"] = balances
     if scores is not None and group.name in scores:
         strip, low, high = heat_strip(numbers(scores[group.name]))
         row["heat"] = [strip, float(f"{low:.3g}"), float(f"{high:.3g}")]
     return row
 
 
-def _removed(cut: Cut | None, graph: Graph) -> str:
+def _removed(cut: Cut | None, graph: Graph, length: int) -> str:
+    """The indices that a group loses, the first ones of many."""
     if cut is None:
         return ""
-    text = str(cut.removed)
-    if len(text) > LONGEST_TEXT:
-        text = text[:LONGEST_TEXT].rpartition(",")[0] + ", …"
+    text = str(IndexSet(cut.removed.intervals[:length]))  # more than are shown, for each has a digit
+    if len(text) > length:
+        text = text[:length].rpartition(",")[0] + ", …"
     return text if cut.base is None else f"each index of {graph.group_of[cut.base].name} its own, as row * size + index: {text}"
 
 
@@ -250,7 +279,7 @@ def _pinned(graph: Graph) -> list[Encoded]:
     return [
         {
             "reason": firsts[pattern],
-            "free": way_out(pattern),
+            "free": way_out(firsts[pattern]),
             "count": len(alike[pattern]),
             "axes": folded_names(alike[pattern]),
         }

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from attrs import define, field
 
+from depgraph.graph.folding import continues
 from depgraph.graph.records import Tensor
 
 Encoded: TypeAlias = dict[str, Any]
@@ -47,7 +48,7 @@ def folded_tree(module: Module, classes: dict[str, str], path: str = "") -> Enco
     for name, child in module.children.items():
         encoded = folded_tree(child, classes, f"{path}{name}.")
         last = children[-1] if children else None
-        if last is not None and name.isdigit() and last["name"].isdigit() and _equal(last, encoded):
+        if last is not None and _neighbours(last.get("members", [last["name"]]), name) and _equal(last, encoded):
             last.setdefault("members", [last["name"]]).append(name)
         else:
             children.append(encoded)
@@ -64,6 +65,10 @@ def unfolded(module: Module) -> Iterable[Tensor]:
     yield from module.tensors
     for child in module.children.values():
         yield from unfolded(child)
+
+
+def _neighbours(members: Sequence[str], name: str) -> bool:
+    return (members[-1].isdigit() and name.isdigit()) or continues(members[0], members[-1], name)
 
 
 def _equal(one: Encoded, other: Encoded) -> bool:

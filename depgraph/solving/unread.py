@@ -7,7 +7,7 @@ factor of one, of the layers of the module that holds it. The nearest such layer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from depgraph.algebra.spaces import Product, Reversed, Space, Sum, atoms, product
 from depgraph.graph.graph import Graph
@@ -20,7 +20,8 @@ from depgraph.solving.sized import sized_in
 _MAX_DEPTH = 2
 """An integer counts axes of its module's layers, and of theirs where they are blocks such as a convolution with its norm.
 
-The number of experts is an exception: a model holds it for the loss that balances them."""
+The number of experts is an exception: a model holds it for the loss that balances them, and it may be as large as something
+nearer: 64 experts as the rotary frequencies of head dims of 128."""
 
 
 def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribute, ...]:
@@ -30,12 +31,13 @@ def unread_attributes(recording: Recording, graph: Graph) -> tuple[UnreadAttribu
     read.update(attribute.path for attribute in graph.attributes)
     read.update(path for sequence in recording.sequences for path in sequence.followed)
     integers = {item.path: item for item in recording.integers if item.path not in read and not names_an_index(item.path)}
-    nearest = _nearest(recording, graph, list(integers.values()))
+    known = list(integers.values())
+    nearest, experts = _nearest(recording, graph, known), _nearest(recording, graph, known, _counts_experts)
     result = []
     for path, item in sorted(integers.items()):
         depth, spaces = nearest.get((item.module, item.value), (0, {}))
-        if not item.in_config and depth > _MAX_DEPTH:
-            spaces = {space: None for space in spaces if _counts_experts(space, graph)}
+        _, of_experts = experts.get((item.module, item.value), (0, {}))
+        spaces = of_experts if depth > _MAX_DEPTH and not item.in_config else {**spaces, **of_experts}
         if spaces:
             result.append(UnreadAttribute(path, tuple(spaces)))
     return tuple(result)
@@ -61,9 +63,15 @@ def _read_sizes(recording: Recording) -> Iterator[Expression]:
 
 
 def _nearest(
-    recording: Recording, graph: Graph, integers: list[IntegerAttribute]
+    recording: Recording,
+    graph: Graph,
+    integers: list[IntegerAttribute],
+    counts: Callable[[Space, Graph], bool] = lambda *_: True,
 ) -> Mapping[tuple[str, int], tuple[int, dict[Space, None]]]:
-    """For each module and size: the least depth below the module at which axes have this size, and their spaces."""
+    """For each module and size: the least depth below the module at which axes have this size, and their spaces.
+
+    Of all spaces, or of those of which `counts` is true.
+    """
     sizes: dict[str, set[int]] = {}
     for item in integers:
         sizes.setdefault(item.module, set()).add(item.value)
@@ -74,7 +82,7 @@ def _nearest(
             continue
         for space in tensor.axes:
             if id(space) not in by_size:
-                by_size[id(space)] = _parts_by_size(space, graph)
+                by_size[id(space)] = _parts_by_size(space, graph, counts)
         for name in (tensor.name, *tensor.aliases):
             for depth, module in _enclosing_modules(name, recording.containers):
                 module_sizes = sizes.get(module, set())
@@ -97,11 +105,11 @@ def _enclosing_modules(name: str, containers: frozenset[str]) -> Iterator[tuple[
     yield depth, ""
 
 
-def _parts_by_size(space: Space, graph: Graph) -> dict[int, list[Space]]:
+def _parts_by_size(space: Space, graph: Graph, counts: Callable[[Space, Graph], bool]) -> dict[int, list[Space]]:
     """The space and its parts, where something in them can be pruned, by their sizes."""
     parts: dict[int, list[Space]] = {}
     for part in dict.fromkeys(_parts(space)):
-        if any(atom in graph.group_of for atom in atoms(part)):
+        if any(atom in graph.group_of for atom in atoms(part)) and counts(part, graph):
             parts.setdefault(part.size, []).append(part)
     return parts
 

@@ -18,6 +18,7 @@ from depgraph.choosing.choose import plan as choose
 from depgraph.criteria import Random
 from depgraph.criteria.scoring import score
 from depgraph.execution.execute import execute, execute_
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.canonical import renumber, shrunk_and_numbered
 from depgraph.graph.checking import check as check_graph
 from depgraph.graph.graph import Graph
@@ -120,6 +121,7 @@ def assert_pure(model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[s
     return graph
 
 
+@of_graph
 def assert_square(
     graph: Graph, plan: Plan, model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[str, Any] | None = None
 ) -> nn.Module:
@@ -146,6 +148,7 @@ def assert_square(
     return small
 
 
+@of_graph
 def same(promised: Graph, met: Graph) -> bool:
     """Whether two graphs are equal. Where forward reads data, axes that no parameter or buffer has may differ in size.
 
@@ -186,6 +189,7 @@ def _without_counts(graph: Graph) -> Graph:
     )[0]
 
 
+@of_graph
 def difference(left: Graph, right: Graph) -> str:
     """The first three places in which two graphs differ, as text.
 
@@ -202,6 +206,7 @@ def difference(left: Graph, right: Graph) -> str:
     return "; ".join(differences[:3]) or "nothing"
 
 
+@of_graph
 def assert_round_trip(graph: Graph, plan: Plan) -> None:
     """Law 5: what was saved loads as the same value.
 
@@ -220,6 +225,7 @@ def assert_round_trip(graph: Graph, plan: Plan) -> None:
     assert plan_files.dumps(again) == text, "law 5 (round trip): the plan's text changed"
 
 
+@of_graph
 def assert_unit(graph: Graph, plan: Plan) -> None:
     """Law 4, the unit: the empty plan before or after changes nothing.
 
@@ -257,6 +263,7 @@ def assert_atomic(plan: Plan, model: nn.Module) -> None:
         raise AssertionError("law 8 (atomicity): a plan for another graph was executed")
 
 
+@of_graph
 def assert_cost(graph: Graph, model: nn.Module, example_inputs: Inputs = (), kwargs: Mapping[str, Any] | None = None) -> None:
     """Law 10: the graph's parameters and MACs are those that PyTorch counts on the model.
 
@@ -308,6 +315,7 @@ class _plain_kernels:
         torch.backends.mha.set_fastpath_enabled(self.fast)
 
 
+@of_graph
 def normalised_atoms(graph: Graph) -> frozenset[Atom]:
     """Atoms over which something is averaged, normalised or drawn: masking them is not the same as removing them.
 
@@ -355,6 +363,7 @@ def _scaled_dims(graph: Graph) -> dict[str, frozenset[tuple[str, int]]]:
     return scaled
 
 
+@of_graph
 def assert_zero_channels(
     graph: Graph,
     plan: Plan,

@@ -8,6 +8,7 @@ from torch import nn
 
 from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.spaces import UNIT, Atom, Space, backwards, laid_end_to_end, product
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
@@ -59,6 +60,7 @@ def spaces(draw: st.DrawFn, max_atoms: int = 4, max_depth: int = 3) -> Space:
     return build(max_depth)
 
 
+@of_graph
 @st.composite
 def plans(draw: st.DrawFn, graph: Graph) -> Plan:
     """Plans of a graph: any removal that keeps each group's lower bound and the balances.

@@ -70,7 +70,7 @@ def _minilm(subject: MiniLM, peer: Peer, quick: bool, say: Say) -> Iterator[Row]
     limits = _limits(subject, peer, quick)
     for seed in subject.seeds:
         batches = subject.unlabelled(seed, most)
-        for name, criterion in _minilm_criteria(batches).items():
+        for name, criterion in _minilm_criteria(batches, quick).items():
             scores = dg.score(graph, model, criterion)
             for setting in subject.settings[:1] if quick else subject.settings:
                 plan = dg.plan(graph, scores, macs=limits[setting]["macs"], **subject.ours(setting))
@@ -83,11 +83,8 @@ def _minilm(subject: MiniLM, peer: Peer, quick: bool, say: Say) -> Iterator[Row]
         say(f"repair of minilm, seed {seed}")
 
 
-def _minilm_criteria(batches: list[Any]) -> dict[str, Any]:
-    return {
-        "Magnitude L2": dg.Magnitude(p=2),
-        "Activation": dg.criteria.Activation(batches),
-    }
+def _minilm_criteria(batches: list[Any], quick: bool) -> dict[str, Any]:
+    return {"Magnitude L2": dg.Magnitude(p=2)} | ({} if quick else {"Activation": dg.criteria.Activation(batches)})
 
 
 def _variants(criterion: str, most: int, quick: bool) -> list[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""Whether allocation on measured losses beats uniform cuts and a global ranking at equal MACs; writes docs/search.md.
+"""Whether allocation on measured losses beats uniform cuts and a global ranking at equal MACs; writes docs/allocations.md.
 
 Run it with ``tox run -e search``, or ``python docs/benchmarks/search.py``; with ``--only digits`` or ``--only minilm`` on one
 network, with ``--page`` to write the page anew from the numbers of docs/benchmarks/search.json, and those of pareto.json.
@@ -33,7 +33,7 @@ from quality_subjects import Digits, MiniLM, copied  # noqa: E402
 
 Subject = Digits | MiniLM
 Row = dict[str, Any]
-STORE, PAGE = DOCS / "benchmarks" / "search.json", DOCS / "search.md"
+STORE, PAGE = DOCS / "benchmarks" / "search.json", DOCS / "allocations.md"
 BUDGETS = {"digits": (0.65, 0.5, 0.35), "minilm": (0.8, 0.65, 0.5)}
 RATIOS = {"digits": [k / 8 for k in range(1, 8)], "minilm": [k / 6 for k in range(1, 6)]}
 SAMPLES = {"digits": 256, "minilm": 48}

@@ -1,8 +1,6 @@
 """Choosing on small models with exact values, and on real ones: patterns, sides, scopes, limits, budgets and corners."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,6 +9,7 @@ from torch import nn
 import depgraph as dg
 from depgraph.choosing.isomorphism import signatures
 from depgraph.graph.checking import check as graph_problems
+from tests.processes import elsewhere, plans_of_every_scope
 from tests.zoo import torchvision
 
 pytestmark = pytest.mark.models
@@ -485,17 +484,4 @@ def test_the_sides_of_a_real_layer():
 
 def test_the_same_plan_in_every_process():
     """No choice depends on the order of a set."""
-    program = (
-        "import hashlib, torch, depgraph as dg; from depgraph import codec; from depgraph.testing import network; "
-        "torch.manual_seed(0); m = network(['attention', 'split', 'gate'], 6, 4, 2, True); "
-        "g = dg.trace(m, torch.zeros(2, 3, 4, 4)); s = {x.name: (1.0,) * x.size for x in g.groups}; "
-        "ps = [dg.plan(g, s, macs=0.6, scope=k, ignore=['1.last:in']) for k in ('group', 'global', 'isomorphic', [('0',)])]; "
-        "print(hashlib.sha256(''.join(codec.dumps('plan', p) for p in ps).encode()).hexdigest())"
-    )
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(seen) == 1 and len(seen.pop().strip()) == 64
+    assert elsewhere(plans_of_every_scope) == plans_of_every_scope()

@@ -30,6 +30,15 @@ def broken():
 
 def number():
     return 3
+
+def sized(width):
+    return torch.nn.Linear(width, 2)
+
+def leaving():
+    raise SystemExit(0)
+
+def stopped():
+    raise KeyboardInterrupt
 """
 
 
@@ -128,7 +137,7 @@ def test_apply_needs_no_model(folder):
     torch.save({f"net.{name}": tensor for name, tensor in model.state_dict().items()}, "longer.pt")
     assert "names begin with 'net.'" in told(run("apply", "plan.json", "longer.pt", "short.pt"), 6)
     assert run("apply", "plan.json", "longer.pt", "short.pt", "--strip-prefix", "net.").exit_code == 0
-    assert not Path("none.pt").exists() and told(run("apply", "plan.json", "none.pt", "short.pt"), 3)
+    assert not Path("none.pt").exists() and told(run("apply", "plan.json", "none.pt", "shorter.pt"), 3)
 
 
 def test_trace_and_plan(folder):
@@ -176,8 +185,107 @@ def test_weights_are_loaded(folder):
     assert result.exit_code == 0 and str(dg.Plan.load("made.json").removed["0.weight:0"]) == "3"
 
 
+@pytest.fixture
+def wrong(folder):
+    """The folder with files that are damaged or of another kind."""
+    dg.trace(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), torch.zeros(1, 4)).save("foreign.json")
+    dg.cut(dg.Graph.load("foreign.json"), "0.weight", [1], dim=0).save("foreign_plan.json")
+    for whole in ("graph.json", "plan.json", "scores.json", "model.pt"):
+        content = Path(whole).read_bytes()
+        Path(f"half_{whole}").write_bytes(content[: len(content) // 2])
+    Path("latin.json").write_bytes('{"format": "depgraph.graph", "é": 1}'.encode("latin1"))
+    Path("deep.json").write_text('{"format": "depgraph.graph", "version": ' + "[" * 100_000)
+    Path("long.json").write_text('{"format": "depgraph.plan", "version": ' + "9" * 5000 + "}")
+    Path("nan.json").write_text('{"0.weight:0": [NaN, 1, 1, 1, 1, 1, 1, 1]}')
+    Path("bad.safetensors").write_bytes(b"\xff" * 100)
+    Path("unreadable.py").write_text("def net(:")
+    Path("empty").mkdir()
+    Path("foreign").mkdir()
+    Path("foreign/config.json").write_text('{"model_type": "no_such_model"}')
+    Path("half").mkdir()
+    Path("half/config.json").write_text('{"model_ty')
+    return folder
+
+
+TRACE = ("trace", "factory_of_tests:net")
+RATIO = ("plan", "factory_of_tests:net", "-i", "1x4", "--ratio", "0.5")
+WRONG = {
+    ("show", "empty"): (3, "depgraph: empty: Is a directory"),
+    ("show", "half_graph.json"): (3, "is truncated or not a graph"),
+    ("show", "half_plan.json"): (3, "is truncated or not a plan"),
+    ("show", "latin.json"): (3, "neither a graph nor a plan"),
+    ("show", "deep.json"): (3, "nested too deeply"),
+    ("show", "long.json"): (3, "not complete JSON"),
+    ("why", "graph.json", "role:chanel"): (4, "did you mean 'role:channel'?"),
+    ("why", "graph.json", "0.weight:7"): (5, "has 2 dimensions"),
+    ("why", "graph.json", f"0.weight:{9**40}"): (5, "has 2 dimensions"),
+    ("diff", "plan.json", "foreign_plan.json"): (6, "different graphs"),
+    ("check", "plan.json", "--checkpoint", "nothing.pt"): (3, "depgraph: nothing.pt: No such file"),
+    ("check", "plan.json", "--checkpoint", "half_model.pt"): (3, "is damaged"),
+    ("check", "plan.json", "--checkpoint", "bad.safetensors"): (3, "is damaged"),
+    ("check", "plan.json", "--model", "factory_of_tests:sized"): (5, "takes arguments (missing a required argument: 'width')"),
+    ("check", "graph.json", "--engine", "vllm", "--set", "tensor_parallel=0"): (5, "at least 1, met 0"),
+    ("apply", "plan.json", "model.pt", "model.pt"): (5, "model.pt exists; give --force"),
+    ("apply", "plan.json", "model.pt", "empty"): (5, "empty is a folder"),
+    ("apply", "plan.json", "model.pt", "none/small.pt"): (3, "depgraph: none/small.pt: No such file"),
+    ("apply", "plan.json", "model.pt", "small", "--max-shard-size", "5XB"): (5, "met '5XB'"),
+    ("apply", "foreign_plan.json", "model.pt", "small.pt"): (6, "does not fit this checkpoint"),
+    ("trace", "factory_of_tests:sized", "-i", "1x4"): (5, "name a function that needs none, or a module"),
+    ("trace", "factory_of_tests:leaving", "-i", "1x4"): (8, "SystemExit at factory_of_tests.py:18"),
+    ("trace", "factory_of_tests:stopped", "-i", "1x4"): (130, "interrupted"),
+    ("trace", "unreadable:net", "-i", "1x4"): (8, "SyntaxError at unreadable.py:1"),
+    ("trace", ".:net", "-i", "1x4"): (5, "expected module:factory"),
+    (*TRACE, "-i", f"1x{9**40}"): (5, "too large for the memory"),
+    (*TRACE, "-i", f"4x{10**13}"): (5, "too large for the memory"),
+    (*TRACE, "-i", "input=1x4", "-i", "input=1x4"): (5, "one --input for each name"),
+    (*TRACE, "-i", "1x4", "-o", "none/graph.json"): (3, "depgraph: none/graph.json: No such file"),
+    (*TRACE, "-i", "1x4", "-o", "empty", "--force"): (3, "depgraph: empty: Is a directory"),
+    ("trace", "foreign"): (3, "is no folder of transformers"),
+    ("trace", "half"): (3, "is no folder of transformers"),
+    (*RATIO[:-1], "nan"): (5, "met nan"),
+    (*RATIO[:-1], "role:chanel=0.5"): (4, "did you mean 'role:channel'?"),
+    (*RATIO, "--weights", "bad.safetensors"): (3, "is damaged"),
+    (*RATIO, "--weights", "half_model.pt"): (3, "is no state dict"),
+    (*RATIO, "--scores", "half_scores.json"): (3, "is no JSON"),
+    (*RATIO, "--scores", "nan.json"): (3, "lists of numbers"),
+    ("report", "graph.json", "--plan", "foreign_plan.json", "-o", "report.html"): (6, "another graph"),
+    ("report", "graph.json", "-o", "none/report.html"): (3, "depgraph: none/report.html: No such file"),
+}
+
+
+@pytest.mark.parametrize("line", WRONG, ids=lambda line: " ".join(line)[:60])
+def test_wrong_use_is_told_in_one_line(wrong, line):
+    """Damaged and foreign files, places that cannot be written to, numbers without end; nothing is left behind."""
+    before = sorted(wrong.rglob("*"))
+    code, text = WRONG[line]
+    assert text in told(run(*line), code)
+    assert [path for path in sorted(wrong.rglob("*")) if path not in before and "__pycache__" not in path.parts] == []
+
+
+def test_a_checkpoint_is_written_over_when_told_to(folder):
+    """By --force alone, as by the other commands."""
+    assert run("apply", "plan.json", "model.pt", "model.pt", "--force").exit_code == 0
+    assert torch.load("model.pt")["0.weight"].shape == (6, 4)
+
+
+def test_what_no_one_expected_is_one_line_too(folder, monkeypatch):
+    """With a code of its own; the traceback is there for who asks for it."""
+    monkeypatch.setattr(dg.Graph, "load", lambda path: {}["none"])
+    assert "unexpected KeyError at test_commands.py:" in told(run("show", "graph.json"), 9)
+    monkeypatch.setenv("DEPGRAPH_TRACEBACK", "1")
+    assert isinstance(run("show", "graph.json").exception, KeyError)
+
+
+def test_output_that_no_one_reads_ends_the_command(folder):
+    """A reader that has seen enough, a full disk and a stdout that is closed leave no traceback."""
+    show = f"{sys.executable} -m depgraph show graph.json --json"
+    for line, code in ((f"{show} | true; exit ${{PIPESTATUS[0]}}", 0), (f"{show} >&-", 0), (f"{show} >/dev/full", 3)):
+        result = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        assert result.returncode == code and result.stderr.count("\n") == (code > 0), result.stderr
+
+
 FAILURES = {
-    ("show", "nothing.json"): (3, "No such file"),
+    ("show", "nothing.json"): (3, "depgraph: nothing.json: No such file"),
     ("show", "model.pt"): (3, "neither a graph nor a plan"),
     ("show", "scores.json"): (3, "neither a graph nor a plan"),
     ("why", "plan.json", "0.weight"): (3, "expected a graph"),

@@ -161,8 +161,9 @@ def test_bn_scale_is_the_absolute_scale():
     graph = dg.trace(both, torch.randn(1, 1, 2, 2))
     scores = dg.score(graph, both, dg.criteria.BNScale())
     assert list(scores) == ["0.weight:0"]
-    with pytest.raises(dg.errors.PlanError, match=r"there is no score for group '2\.weight:0'"):
+    with pytest.raises(dg.errors.PlanError, match=r"there is no score for group '2\.weight:0'.* name these in only="):
         dg.plan(graph, scores, ratio=0.5)
+    assert dg.plan(graph, scores, ratio=0.5, only=["0.weight:0"]).cuts
     assert dg.plan(graph, {**dg.score(graph, both, dg.Magnitude()), **scores}, ratio=0.5).cuts
 
 

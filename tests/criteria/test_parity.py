@@ -88,17 +88,31 @@ class Peer:
         return f"{self.names[module]}.weight", int(inner and module.weight.ndim > 1 and not depthwise)
 
 
+def narrow_vgg():
+    """VGG-16 whose linear layers have some hundred features: of 120 million weights scores take seconds, and show no more."""
+    models = zoo.torchvision().models
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = models.vgg16_bn()
+    model.features = models.vgg.make_layers(models.vgg.cfgs["D"], batch_norm=True)
+    model.classifier[0], model.classifier[3], model.classifier[6] = (
+        nn.Linear(25088, 256),
+        nn.Linear(256, 192),
+        nn.Linear(192, 1000),
+    )
+    model.classifier[1] = model.classifier[4] = nn.LeakyReLU()  # units of which no sample is active have no gradient, and tie
+    return model.eval()
+
+
 @functools.cache
 def subject(name):
     """A classifier with scales that differ, its input, its graph, and Torch-Pruning's view of it."""
-    model = classifier(name)
+    model = narrow_vgg() if name == "vgg16_bn" else classifier(name)
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias)
-    if name == "vgg16_bn":  # units of which no sample is active have no gradient, and tie
-        model.classifier[1] = model.classifier[4] = nn.LeakyReLU()
     x = torch.randn(2, 3, 32 if name == "vgg16_bn" else 64, 32 if name == "vgg16_bn" else 64)
     return model, x, dg.trace(model, x), Peer(model, x, [HEADS[name]])
 

@@ -68,6 +68,7 @@ def without_example(shelf):
 def test_the_table_has_the_shelves_and_the_top():
     """No shelf and no name at the top is left out, and none is there that does not exist."""
     assert set(TABLE) == {"dg", *(f"dg.{shelf}" for shelf in dg._SHELVES)}
+    assert set(re.findall(r"`dg\.(\w+)`", dg.__doc__)) == set(dg._SHELVES)
     assert set(TABLE["dg"]) == set(dg.__all__) - set(dg._SHELVES) - {"__version__"}
 
 

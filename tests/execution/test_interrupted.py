@@ -4,6 +4,7 @@ import linecache
 import os
 import sys
 from collections import OrderedDict
+from functools import cache
 from types import SimpleNamespace
 
 import attrs
@@ -19,6 +20,9 @@ pytestmark = pytest.mark.models
 
 WRITERS = (
     "depgraph/execution/execute.py",
+    "depgraph/execution/fitting.py",
+    "depgraph/execution/slicing.py",
+    "depgraph/execution/copying.py",
     "depgraph/execution/attributes.py",
     "depgraph/execution/masking.py",
     "depgraph/execution/optimizers.py",
@@ -26,30 +30,41 @@ WRITERS = (
 )
 
 
+EVERY_LINE = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+"""Whether nothing is left out: a job is run as often as it has lines, so its time grows with their square."""
+
+
 class Interruption(BaseException):
     """What no code expects, as Ctrl-C is."""
 
 
-def interrupted(call, line, writers=WRITERS):
-    """Run the call and raise before the given line of a writer, counted as they run. Whether it came to that line.
+@cache
+def counts(path, line):
+    """Whether an interruption may come before a line: not before one that begins with ``with``.
 
-    Lines that begin with ``with`` are left out: Python comes to them a second time before the context manager is left, and an
-    exception between the two skips that, in any program.
+    Python comes to it a second time before the context manager is left, and an exception between the two skips that, in any
+    program.
     """
+    return not linecache.getline(path, line).lstrip().startswith("with ")
+
+
+def interrupted(call, line, writers=WRITERS):
+    """Run the call and raise before the given line of a writer, counted as they run. Whether it came to that line."""
     left = line
 
-    def trace(frame, event, argument):
+    def called(frame, event, argument):
+        return at_line if frame.f_code.co_filename.endswith(writers) else None
+
+    def at_line(frame, event, argument):
         nonlocal left
-        if not frame.f_code.co_filename.endswith(writers):
-            return None
-        if event == "line" and not linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with "):
+        if event == "line" and counts(frame.f_code.co_filename, frame.f_lineno):
             left -= 1
             if left == 0:
                 raise Interruption
-        return trace
+        return at_line
 
     before = sys.gettrace()
-    sys.settrace(trace)
+    sys.settrace(called)
     try:
         call()
     except Interruption:
@@ -102,9 +117,10 @@ def hoarding():
 
 
 def recurrent():
-    """An LSTM, whose weights lie in a flat list too."""
+    """An LSTM, whose weights lie in a flat list too: of one layer and direction, or of all, which are four times as many."""
     torch.manual_seed(0)
-    return networks.SequenceClassifier(), torch.randint(0, 50, (2, 7)), None
+    each = 2 if EVERY_LINE else 1
+    return networks.SequenceClassifier(layers=each, directions=each), torch.randint(0, 50, (2, 7)), None
 
 
 def tied():
@@ -142,7 +158,7 @@ JOBS = {
 }
 
 
-STRIDES = {"carry_state": 7} if os.environ.get("HYPOTHESIS_PROFILE") == "long" else {"carry_state": 7, "execute": 5, "mask": 5}
+STRIDES = {"carry_state": 7} if EVERY_LINE else {"carry_state": 7, "execute": 5, "mask": 5}
 """How many lines on the next interruption is, of jobs that write nothing and have the same lines for each tensor."""
 
 

@@ -19,6 +19,7 @@ from depgraph.graph.modules import modules_of, owners_of
 from depgraph.graph.summary import summary_of
 from depgraph.graph.tables import MOST_LINES, printable
 from depgraph.testing import modules, plans
+from tests import zoo
 from tests.laws.refuting import refuted
 
 X = torch.zeros(2, 3, 4, 4)
@@ -53,13 +54,11 @@ def assert_adds_up(summary, whole):
 
 def expanded(name):
     """The names for which a folded one stands."""
-    parts = [
-        [str(k) for k in range(int(found[1]), int(found[2]) + 1)] if (found := re.fullmatch(r"(\d+)-(\d+)", part)) else [part]
-        for part in name.split(".")
-    ]
     names = [""]
-    for options in parts:
-        names = [f"{name}.{option}" if name else option for name in names for option in options]
+    for part in re.split(r"(\d+-\d+)", name):
+        low, dash, high = part.partition("-")
+        options = [str(k).zfill(len(low)) for k in range(int(low), int(high) + 1)] if dash else [part]
+        names = [f"{name}{option}" for name in names for option in options]
     return names
 
 
@@ -100,19 +99,113 @@ class Row:
         return cls(row.path, row.count)
 
 
+NUMBERED = st.one_of(st.integers(0, 12).map(str), st.integers(0, 12).map("{:02}".format))
 NAMES = st.lists(
-    st.tuples(st.sampled_from("ab"), st.integers(0, 4), st.sampled_from("xy"), st.integers(0, 3), st.integers(0, 1)),
-    unique=True,
+    st.tuples(st.sampled_from(["a.", "a_", ""]), NUMBERED, st.sampled_from(["", ".x.", "x_"]), NUMBERED, st.integers(0, 1)),
+    unique_by=lambda parts: parts[:4],
 )
 
 
 @given(NAMES)
 def test_folding_loses_no_name(names):
-    """Whatever is folded, each name is there once; only names with the same key share one."""
-    keys = {f"{a}.{i}.{b}.{k}": key for a, i, b, k, key in names}
+    """Whatever is folded, each name is there once; only names with the same key share one, and dimensions are not folded."""
+    keys = {f"{before}{one}{between or 'w.'}{other}.weight:{key}": key for before, one, between, other, key in names}
     items = folded(keys.items())
     assert_nothing_lost(items, keys)
     assert all(len({keys[name] for name in expanded(item.name)}) == 1 for item in items)
+
+
+class Inner(nn.Module):
+    """A block that returns as much as it takes, with a width of its own inside."""
+
+    def __init__(self, width, inside):
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(width, inside), nn.ReLU(), nn.Linear(inside, width)
+
+    def forward(self, x):
+        return x + self.down(self.act(self.up(x)))
+
+
+def uneven(inside, names="layer{}"):
+    """Blocks of different widths inside, called by numbers."""
+    blocks = OrderedDict((names.format(k + 1), Inner(4, width)) for k, width in enumerate(inside))
+    return nn.Sequential(OrderedDict(stem=nn.Linear(4, 4), blocks=nn.Sequential(blocks), head=nn.Linear(4, 2)))
+
+
+def assert_ranges_are_those_of(rows, graph):
+    """Every module is in one row, and the sizes of a row are the smallest and largest of its modules."""
+    modules = modules_of(graph)
+    assert sorted(path for row in rows for path in expanded(row.path)) == sorted(path for path in modules if path)
+    for row in rows:
+        found = [modules[path] for path in expanded(row.path)]
+        for low, high in zip(row.tensors, row.largest_tensors, strict=True):
+            shapes = [module.tensors[low.name].shape for module in found]
+            assert low.shape == tuple(map(min, zip(*shapes, strict=True))), row.path
+            assert high.shape == tuple(map(max, zip(*shapes, strict=True))), row.path
+        assert row.params >= sum(module.params for module in found) and row.count == len(found)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.sampled_from([2, 3, 5]), min_size=1, max_size=6), st.sampled_from(["{}", "layer{}", "b_{:02}_x", "block{}a"])
+)
+def test_blocks_of_different_widths_are_unfolded_to_all_modules(inside, names):
+    """However wide they are and whatever they are called: each module once, the graph's sums, and ranges that are attained."""
+    graph = dg.trace(uneven(inside, names), torch.zeros(1, 4))
+    summary = graph.summary()
+    assert_adds_up(summary, {"params": graph.params, "macs": graph.macs})
+    assert_ranges_are_those_of(summary.modules, graph)
+    assert summary == dg.trace(uneven(inside, names), torch.zeros(1, 4)).summary()
+
+
+def test_wrong_ranges_are_refuted():
+    """The negative control: sizes of the first module for all, and a module twice."""
+    graph = dg.trace(uneven([2, 3, 5]), torch.zeros(1, 4))
+    rows = graph.summary().modules
+    assert_ranges_are_those_of(rows, graph)
+    refuted(assert_ranges_are_those_of, [attrs.evolve(row, largest_tensors=row.tensors) for row in rows], graph)
+    refuted(assert_ranges_are_those_of, (*rows, rows[-1]), graph)
+
+
+def test_blocks_that_differ_in_widths_alone_are_one_row():
+    """From three on, if they return the same; two say more by themselves, and so do layers without layers in them."""
+    rows = {row.path: row for row in dg.trace(uneven([2, 3, 5, 3]), torch.zeros(1, 4)).summary().modules}
+    assert list(rows) == ["stem", "blocks", *(f"blocks.layer1-4{end}" for end in ("", ".up", ".act", ".down")), "head"]
+    up = rows["blocks.layer1-4.up"]
+    assert (up.main_tensor.shape, up.main_tensors[1].shape, up.largest_output) == ((2, 4), (5, 4), (1, 5))
+    assert up.params == 13 * 5 and "2…5x4" in str(dg.trace(uneven([2, 3, 5, 3]), torch.zeros(1, 4)))
+    for inside, blocks in {(2, 3): ["layer1", "layer2"], (2, 2, 3): ["layer1-3"], (2, 2): ["layer1-2"]}.items():
+        summary = dg.trace(uneven(inside), torch.zeros(1, 4)).summary(depth=2)
+        assert [row.name for row in summary.modules if row.level == 1] == blocks
+    layers = nn.Sequential(*(nn.Linear(k, k + 1) for k in range(2, 6)))
+    assert [row.path for row in dg.trace(layers, torch.zeros(1, 2)).summary().modules] == ["0", "1", "2", "3"]
+
+
+def test_what_a_plan_makes_different_is_not_hidden():
+    """Blocks of one width that lose different numbers have rows of their own; those whose widths differed before share one."""
+    graph = dg.trace(uneven([4, 4, 4]), torch.zeros(1, 4))
+    plan = dg.cut(graph, "blocks.layer2.up.weight", [0], dim=0)
+    assert [row.name for row in plan.summary(graph, depth=2).modules if row.level == 1] == ["layer1", "layer2", "layer3"]
+    graph = dg.trace(uneven([2, 3, 4]), torch.zeros(1, 4))
+    plan = dg.combine(graph, [{f"blocks.layer{k}.up.weight:0": [0]} for k in (1, 2, 3)])
+    rows = {row.path: row for row in plan.summary(graph).modules}
+    small, large = rows["blocks.layer1-3.up"].main_tensors
+    assert (small.after, large.after) == ((1, 4), (3, 4))
+    assert re.search(r"up +Linear +2…4x4 +1…3x4", str(plan.summary(graph)))
+
+
+def test_networks_of_torchvision_are_short():
+    """The layers of a DenseNet and of a vision transformer are one row, whatever stands before their numbers."""
+    library = zoo.torchvision().models
+    dense = library.DenseNet(growth_rate=4, block_config=(3, 4), num_init_features=8, bn_size=2, num_classes=5)
+    rows = {row.path: row for row in dg.trace(dense, torch.zeros(1, 3, 32, 32)).summary().modules}
+    assert [path for path in rows if path.count(".") == 2 and "dense" in path] == [
+        "features.denseblock1.denselayer1-3", "features.denseblock2.denselayer1-4"
+    ]  # fmt: skip
+    assert rows["features.denseblock1.denselayer1-3.conv1"].main_tensors[1].shape == (8, 16, 1, 1)
+    vision = library.VisionTransformer(32, 16, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=5)
+    paths = [row.path for row in dg.trace(vision, torch.zeros(1, 3, 32, 32)).summary().modules]
+    assert [path for path in paths if path.count(".") == 2] == ["encoder.layers.encoder_layer_0-2"]
 
 
 def test_lost_names_and_numbers_are_refuted():
@@ -305,6 +398,34 @@ def test_why_tells_balances_and_bounds():
     assert len(graph.summary().limits) >= len(graph.balances)
     for balance in graph.balances:
         assert any(balance.reason in text for text in texts) and any(balance.reason in line for line in graph.summary().limits)
+
+
+class Heads(nn.Module):
+    """Attention whose queries, keys and values have heads of one width."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.width = 4
+
+    def forward(self, x):
+        q, k, v = (layer(x).view(1, 3, -1, self.width).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        heads = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(heads.transpose(1, 2).reshape(1, 3, -1))
+
+
+def test_what_limits_layers_that_are_alike_is_told_once():
+    """With the numbers of the layers, also where the layers stand in turn; and a tensor without use is `it`."""
+    graph = dg.trace(nn.Sequential(*(Heads() for _ in range(3))), torch.zeros(1, 3, 8))
+    assert len(graph.balances) == 3
+    assert [line.partition(":0[1], ")[0] for line in graph.summary().limits] == ["0-2.q.weight"]
+    model = stack()
+    model.spare1, model.spare2 = nn.Linear(3, 3), nn.Linear(4, 4)
+    model.forward = lambda x: model.head(model.blocks(model.stem(x)))
+    with pytest.warns(dg.errors.UnreachedWarning):
+        pinned = {item.reason: item for item in dg.trace(model, torch.zeros(1, 8)).summary().pinned}
+    unused = pinned["it is not used in forward"]
+    assert unused.params == 32 and unused.axes == ("spare1-2.weight:0", "spare1-2.weight:1", "spare1-2.bias:0")
 
 
 def test_why_refuses_unknown_names():

@@ -121,6 +121,25 @@ def test_whole_heads_and_widths_are_found_together(tmp_path):
     assert {key for key in original if stored[key] != original[key]} <= {*saved.keys, "architectures", "dtype"}
 
 
+@pytest.mark.parametrize("head_dim", [16, 8, 12], ids=["as many as rotary frequencies", "as head dims", "as nothing else"])
+def test_the_number_of_experts_follows_whatever_else_is_as_large(head_dim, tmp_path):
+    """The model's own number of experts is read by no forward without the loss that balances them; OLMoE has 64 of both."""
+    module = transformers()
+    torch.manual_seed(0)
+    config = module.Qwen3MoeConfig(
+        vocab_size=32, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=head_dim, num_experts=8, num_experts_per_tok=2,
+    )  # fmt: skip
+    model, inputs = module.Qwen3MoeForCausalLM(config).eval(), {"input_ids": torch.arange(8)[None], "use_cache": False}
+    graph = dg.trace(model, inputs)
+    plan = dg.plan(graph, dg.score(graph, model, dg.Magnitude(p=2)), ratio=0.5, only=["role:expert"])
+    small = dg.execute(plan, model)
+    saved = dg.hf.save_pretrained(plan, small, tmp_path / "model")
+    assert saved.stock and saved.keys == {"num_local_experts": (8, 4)}
+    again = module.Qwen3MoeForCausalLM.from_pretrained(saved.folder).eval()
+    assert alike(small, again, inputs) and again.num_experts == again.config.num_experts == 4
+
+
 def test_a_key_that_was_none_is_given_its_value(tmp_path):
     """GPT-2's inner width is four times its width where the configuration says None."""
     assert check_stock("gpt2", tmp_path / "model").keys == {"n_inner": (None, 128)}

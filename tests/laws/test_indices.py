@@ -51,6 +51,7 @@ def test_complement_and_text(a):
     x = IndexSet.of(a)
     assert set(x.complement(41)) == set(range(41)) - a
     assert x.complement(41).complement(41) == x
+    assert [set(x.complement(size)) for size in (0, 1, 17)] == [set(range(size)) - a for size in (0, 1, 17)]
     assert IndexSet.parse(str(x)) == x
 
 

@@ -2,8 +2,6 @@
 
 import copy
 import os
-import subprocess
-import sys
 from itertools import combinations
 
 import attrs
@@ -20,6 +18,7 @@ from depgraph.plans.making import plan_of
 from depgraph.solving.statements import Equal
 from depgraph.testing import KINDS, index_sets, laws, modules, network, plans
 from tests.laws.refuting import refuted
+from tests.processes import elsewhere, graph_and_plan
 
 pytestmark = pytest.mark.models
 
@@ -69,19 +68,7 @@ def test_law_2_refutes_a_tracer_that_counts_its_traces(monkeypatch):
 
 def test_law_2_holds_in_another_process():
     """The bytes of a graph and a plan do not depend on the process or on its hash seed."""
-    program = (
-        "import hashlib, torch, depgraph as dg; from depgraph import codec; from depgraph.testing import network; "
-        "torch.manual_seed(0); m = network(['attention', 'split', 'grouped'], 4, 3, 2, True); "
-        "g = dg.trace(m, torch.zeros(2, 3, 4, 4)); p = dg.plan(g, dg.score(g, m, dg.Magnitude(p=2)), ratio=0.5); "
-        "print(hashlib.sha256((codec.dumps('graph', g) + codec.dumps('plan', p)).encode()).hexdigest())"
-    )
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(seen) == 1 and len(seen.pop().strip()) == 64
+    assert elsewhere(graph_and_plan) == graph_and_plan()
 
 
 @given(pruned())

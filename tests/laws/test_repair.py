@@ -11,7 +11,7 @@ from torch import nn
 import depgraph as dg
 from depgraph import testing
 from depgraph.repair import independent, refit, ridge
-from depgraph.testing import plans
+from depgraph.testing import network, plans
 from tests.laws import test_drops
 from tests.laws.refuting import refuted
 from tests.laws.test_models import X, pruned
@@ -136,20 +136,48 @@ def test_with_an_endless_penalty_weights_are_those_of_the_plan(case, mode):
             assert torch.allclose(parameter, sliced[name], rtol=1e-5), name
 
 
-@given(pruned(), st.sampled_from(["sequential", "independent"]), st.sets(st.integers(1, 8), max_size=3))
-@settings(deadline=None)
-def test_any_split_of_the_batches_gives_the_same_repair(case, mode, borders):
-    """In double precision. The rows of a recurrent layer go by time, and are parted by it."""
+def same_by_any_split(case, mode, borders, seed):
+    """In double precision, a repair by one batch is that by its parts."""
     model, _, plan = case
-    assume(not any(isinstance(module, nn.RNNBase) for module in model.modules()))
     model = model.double().eval()
-    x = torch.randn(9, *X.shape[1:], dtype=torch.float64)
+    x = torch.randn(9, *X.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     parts = list(torch.tensor_split(x, sorted(borders)))
     options = {"mode": mode, "dtype": torch.float64, "holdout": 0.3}
     one, two = (dg.refit(plan, model, batches, **options) for batches in ([x], parts))
     assert [layer.choice for layer in one.layers] == [layer.choice for layer in two.layers]
     for name, values in one.values.items():
-        assert torch.allclose(values, two.values[name], rtol=1e-6, atol=1e-8), name
+        assert torch.allclose(values, two.values[name], rtol=1e-6, atol=1e-8), f"{name} is solved otherwise"
+    return one
+
+
+@given(pruned(), st.sampled_from(["sequential", "independent"]), st.sets(st.integers(1, 8), max_size=3), st.integers(0, 2**16))
+@settings(deadline=None)
+def test_any_split_of_the_batches_gives_the_same_repair(case, mode, borders, seed):
+    """The rows of a recurrent layer go by time, and are parted by it."""
+    assume(not any(isinstance(module, nn.RNNBase) for module in case[0].modules()))
+    same_by_any_split(case, mode, borders, seed)
+
+
+def with_constants(constant):
+    """A network with a layer of whose inputs so many are constant, and a plan that takes the last one but one."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = network(["residual"], 3, 2, 3, True)
+        model[1].middle.weight[:constant] = 0
+        model[1].middle.bias.abs_()
+    graph = dg.trace(model, X)
+    return model, graph, dg.cut(graph, "1.middle.weight", [4], dim=0)
+
+
+@pytest.mark.parametrize("mode", ["sequential", "independent"])
+def test_inputs_that_are_constant_up_to_rounding_are_left_to_the_bias(monkeypatch, mode):
+    """Their variance is noise, what is divided by it another number for each split; and a lost constant the bias gives back."""
+    same_by_any_split(with_constants(3), mode, {2, 5}, 0)
+    all_constant = same_by_any_split(with_constants(6), mode, {2, 5}, 0)
+    (layer,) = (layer for layer in all_constant.layers if layer.weight == "1.last.weight")
+    assert layer.choice == "bias" and layer.held_out[0] > 1e-6 and layer.held_out[1] < 1e-12
+    monkeypatch.setattr(ridge, "CONSTANT", -1.0)
+    refuted(same_by_any_split, with_constants(3), mode, {2, 5}, 0, says="last.* is solved otherwise")
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.lists(st.integers(1, 4), min_size=1, max_size=3))

@@ -1,5 +1,7 @@
 """The solver against brute force: what it couples is what the equations say, index by index."""
 
+from functools import cache
+
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -15,25 +17,31 @@ from tests.laws.refuting import refuted
 SIZES = (2, 3, 4, 5, 6, 7, 8, 10, 12)
 
 
-def terms(size: int, axes: list[Axis], depth: int = 2) -> st.SearchStrategy[Term]:
-    """Terms of one size over the given axes."""
-    same = [axis for axis in axes if axis.size == size]
+AXES = [Axis(value, 0, size) for value, size in enumerate(SIZES * 2)]
+
+
+@cache
+def terms(size: int, depth: int = 2) -> st.SearchStrategy[Term]:
+    """Terms of one size over the axes; made once, for a strategy takes longer to be made than to draw from."""
+    same = [axis for axis in AXES if axis.size == size]
     choices: list[st.SearchStrategy[Term]] = [st.sampled_from(same)] if same else []
     if depth:
-        choices.append(st.deferred(lambda: st.builds(Backwards, terms(size, axes, depth - 1))))
+        choices.append(st.deferred(lambda: st.builds(Backwards, terms(size, depth - 1))))
         for k in range(2, size):
             if size % k == 0:
-                factors = terms(k, axes, depth - 1), terms(size // k, axes, depth - 1)
-                choices.append(st.builds(lambda a, b: Times((a, b)), *factors))
+                choices.append(st.builds(lambda a, b: Times((a, b)), terms(k, depth - 1), terms(size // k, depth - 1)))
             if k in SIZES and size - k in SIZES:
-                choices.append(
-                    st.builds(lambda a, b: Plus((a, b)), terms(k, axes, depth - 1), terms(size - k, axes, depth - 1))
-                )
+                choices.append(st.builds(lambda a, b: Plus((a, b)), terms(k, depth - 1), terms(size - k, depth - 1)))
     return st.one_of(choices) if choices else st.nothing()
 
 
-AXES = [Axis(value, 0, size) for value, size in enumerate(SIZES * 2)]
-equations = st.sampled_from(SIZES[2:]).flatmap(lambda n: st.builds(Equal, terms(n, AXES), terms(n, AXES)))
+@cache
+def equations_of(size: int) -> st.SearchStrategy[Equal]:
+    """Two terms of one size are equal."""
+    return st.builds(Equal, terms(size), terms(size))
+
+
+equations = st.sampled_from(SIZES[2:]).flatmap(equations_of)
 
 
 def only(index: int) -> IndexSet:

@@ -60,11 +60,11 @@ def test_plans_of_other_graphs_are_refused():
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        (lambda: dg.merge([FIRST], GRAPH), "expected a Graph first, met list"),
+        (lambda: dg.merge([FIRST], GRAPH), "expected a Graph, met list"),
         (lambda: dg.merge(GRAPH, [FIRST, "plan.json"]), "expected a Plan, met str"),
         (lambda: FIRST.diff(GRAPH), "expected a Plan, met Graph"),
-        (lambda: FIRST.restrict("first", GRAPH), "expected a Graph first, met str"),
-        (lambda: FIRST.rebase(SECOND, GRAPH), "expected a Graph first, met Plan"),
+        (lambda: FIRST.restrict("first", GRAPH), "expected a Graph, met str"),
+        (lambda: FIRST.rebase(SECOND, GRAPH), "expected a Graph, met Plan"),
         (lambda: FIRST.invert([torch.zeros(2)]), "expected the pruned tensors as a module or a mapping .*, met list"),
         (lambda: FIRST.invert({"first.weight": 3}), "expected the pruned tensors as a module or a mapping .*, met dict"),
         (lambda: FIRST.invert({}, fill="0"), "expected fill= as a module or a mapping .*, or a finite number, met str"),

@@ -269,10 +269,108 @@ def test_scores_budgets_engines_and_pins(graph):
 def test_two_plans_side_by_side(graph, both):
     data = dg.report(graph, *both).data
     assert data["difference"]["rows"] == [["blocks.1.0.weight:0", 2, 0], [GROUP, 0, 1]]
+    results = [plan.apply(graph) for plan in both]
     assert [card["after"] for card in data["cards"]] == [
-        [plan.apply(graph).params for plan in both],
-        [plan.apply(graph).macs for plan in both],
+        [item.params for item in results],
+        [item.macs for item in results],
+        [2 * item.params for item in results],
     ]
+
+
+def test_plans_in_turn(graph, both):
+    """Plans, steps and allocations are shown one at a time, in the order that they are given."""
+    data = dg.report(graph, plans=both).data
+    beside = dg.report(graph, *both).data
+    assert data["in_turn"] and not beside["in_turn"] and data["difference"] is None
+    assert {key: data[key] for key in ("cards", "spaces", "nodes", "edits")} == {
+        key: beside[key] for key in ("cards", "spaces", "nodes", "edits")
+    }
+    assert not dg.report(graph, plans=both[:1]).data["in_turn"]
+    assert dg.report(graph, plans=iter(both[:1])).data == dg.report(graph, both[0]).data
+    scores = {group.name: range(group.size) for group in graph.groups}
+    table = dg.choosing.tabulate(graph, scores, [0.2, 0.4, 0.6], lambda plan: sum(map(len, plan.removed.values())))
+    allocations = dg.pareto(graph, table, [{"params": share} for share in (0.98, 0.95, 0.9)])
+    (params, *_) = dg.report(graph, plans=allocations).data["cards"]
+    assert params["after"] == [item.plan.apply(graph).params for item in allocations]
+    assert params["asked"] == [item.targets[0].requested for item in allocations]
+
+
+def test_many_plans_take_little_more_room(graph):
+    """Strips and texts of many plans are shorter: ten times the plans take less than three times the bytes."""
+    model = nn.Sequential(nn.Linear(3, 600), nn.Linear(600, 600), nn.Linear(600, 2))
+    graph = dg.trace(model, torch.zeros(1, 3))
+    generator = torch.Generator().manual_seed(0)
+    scores = {group.name: torch.rand(group.size, generator=generator).tolist() for group in graph.groups}
+    plans = [dg.plan(graph, scores, params=0.9 - 0.04 * step) for step in range(20)]
+    sizes = [len(json.dumps(dg.report(graph, plans=plans[:count]).data)) for count in (2, 20)]
+    assert sizes[1] < 3 * sizes[0]
+
+
+class Attending(nn.Module):
+    """An attention of two heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = 2
+        self.qkv, self.out = nn.Linear(8, 24, bias=False), nn.Linear(8, 8, bias=False)
+
+    def forward(self, x):
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        x = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(1, 2).flatten(2))
+
+
+def test_memory_before_after_and_asked():
+    """By a model of memory: weights and cache apart; without one, weights of two bytes, as `dg.plan` counts them."""
+    graph = dg.trace(Attending(), torch.zeros(1, 5, 8))
+    scores = {group.name: range(group.size) for group in graph.groups}
+    model = dg.Memory(cache_tokens=100, batch=3)
+    plan = dg.plan(graph, scores, memory=0.5, memory_model=model)
+    card = dg.report(graph, plan, memory_model=model).data["cards"][2]
+    assert (card["name"], card["before"], card["after"], card["asked"]) == ("memory", 10112, [5056], [5056.0])
+    assert card["parts"] == [
+        {"name": "weights", "before": 512, "after": [256]},
+        {"name": "cache of 100 tokens, 3 sequences", "before": 9600, "after": [4800]},
+        {"name": "weights of 32 bits", "before": 1024, "after": [512]},
+        {"name": "weights of 16 bits", "before": 512, "after": [256]},
+        {"name": "weights of 8 bits", "before": 256, "after": [128]},
+        {"name": "weights of 4 bits", "before": 128, "after": [64]},
+    ]
+    untold = dg.report(graph, plan).data["cards"][2]
+    assert (untold["before"], untold["after"], untold["asked"]) == (None, [5056], [5056.0])
+    plain = dg.report(graph, dg.plan(graph, scores, memory=0.5)).data["cards"][2]
+    assert (plain["before"], plain["after"], plain["asked"]) == (512, [256], [256.0])
+
+
+def test_groups_that_lose_other_indices_in_each_head_have_their_sizes():
+    """A ragged cut: the group's size after it is that of each head, and its bar has each head's indices."""
+    graph = dg.trace(Attending(), torch.zeros(1, 5, 8))
+    plan = dg.cut_each(graph, {"qkv.weight:0[1]": [[0], [2]], "qkv.weight:0[2]": [[1], [1]]})
+    data = dg.report(graph, plan).data
+    (group,) = (item for item in data["groups"] if item["name"] == "qkv.weight:0[1]")
+    _, size, after, (strip,), _, _ = data["spaces"][group["space"]]
+    assert (size, after) == (4, [3])
+    assert data["texts"][strip] == "_AAAAA_A"
+    assert data["texts"][group["removed"][0]] == "each index of qkv.weight:0[0] its own, as row * size + index: 0,6"
+
+
+def test_latency_and_active_parameters(graph):
+    """A latency is told where a plan was made for it, and before it where its model is given; so are other budgets."""
+    scores = {group.name: range(group.size) for group in graph.groups}
+
+    def latency(item):
+        return item.macs / 4
+
+    plan = dg.plan(graph, scores, latency=0.8, latency_model=latency, active_params=0.9)
+    cards = {card["name"]: card for card in dg.report(graph, plan).data["cards"]}
+    result = plan.apply(graph)
+    assert [*cards] == ["params", "macs", "memory", *(target.name for target in plan.targets)]
+    assert (cards["latency"]["before"], cards["latency"]["after"]) == (None, [result.macs / 4])
+    assert cards["active_params"]["before"] == graph.params and cards["active_params"]["after"] == [result.params]
+    known = dg.report(graph, plan, dg.cut(graph, "head.weight", [1], dim=1), latency_model=latency).data["cards"]
+    (card,) = (each for each in known if each["name"] == "latency")
+    assert (card["before"], card["asked"][1]) == (graph.macs / 4, None)
+    assert card["after"][0] == result.macs / 4 and card["after"][1] < graph.macs / 4
 
 
 def test_bad_arguments_are_told(graph, both):
@@ -280,6 +378,12 @@ def test_bad_arguments_are_told(graph, both):
         dg.report(3, "plan")
     with pytest.raises(dg.errors.PlanError, match="expected a plan beside the other one"):
         dg.report(graph, None, both[0])
+    with pytest.raises(dg.errors.PlanError, match=r"expected plans= or a plan and another one(.|\n)*"):
+        dg.report(graph, both[0], plans=both)
+    with pytest.raises(dg.errors.PlanError, match=r"expected a Plan, met int(.|\n)*expected a Plan, met str"):
+        dg.report(graph, plans=[both[0], 3, "plan"])
+    with pytest.raises(dg.errors.PlanError, match="expected a Plan, met int"):
+        dg.report(graph, plans=3)
     with pytest.raises(dg.errors.PlanError, match="expected 5, met 4"):
         dg.report(graph, scores={GROUP: range(4)})
     with pytest.raises(dg.errors.UnknownNameError, match="group"):

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 import depgraph as dg
 from depgraph import testing
-from depgraph.execution.execute import copied
+from depgraph.execution.copying import copied
 from depgraph.tracing.session import named_leaves
 from tests.zoo import Maker
 

@@ -31,8 +31,8 @@ def examine(make: Maker, *, report: Report = lambda record: None) -> Record:
     torch.manual_seed(0)
     try:
         model, args, kwargs = make()
-    except Exception as error:  # noqa: BLE001 - a model that cannot be built is a result
-        record["checks"]["construct"] = f"not made: {type(error).__name__}"
+    except Exception as error:  # noqa: BLE001 - a model that cannot be built tells nothing about a pruner
+        record["checks"] = dict.fromkeys(CHECKS, f"- not made: {type(error).__name__}")
         return record
     if on_meta(model):
         record["checks"] = dict.fromkeys(CHECKS, "- on the meta device, where only depgraph is run")

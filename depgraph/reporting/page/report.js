@@ -2,7 +2,9 @@
 // Shows the data of one report. Everything from the data enters the page as text, by `el`, and never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const PLANS = data.plans;
+  const PLANS = data.plans, IN_TURN = data.in_turn;
+  let shown = IN_TURN ? [0] : Array.from({ length: PLANS }, (_, plan) => plan);   // the plans that one sees
+  const seen = (values) => shown.map((plan) => values[plan]);
   const LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
   const ROWS_AT_START = 70, ROWS_OPEN = 25, LINES = 60, NEIGHBOURS = 36;
   const byId = (id) => document.getElementById(id);
@@ -22,15 +24,19 @@
   const link = (text, onclick) => el("button", { type: "button", class: "link", onclick }, text);
   function short(number) {
     for (const [size, unit] of [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]])
-      if (number >= size) return `${(number / size).toPrecision(3)} ${unit}`;
+      if (number >= size) return `${(number / size).toPrecision(3)}\u00a0${unit}`;
     return Number.isInteger(number) ? String(number) : number.toPrecision(3);
   }
-  const plain = (number) => (number === null || number === undefined ? "–" : Number(number).toLocaleString("en"));
+  // (toLocaleString loads its tables for 30 ms)
+  const plain = (number) => {
+    if (number === null || number === undefined) return "–";
+    return Number.isInteger(number) ? String(number).replace(/\B(?=(\d{3})+$)/g, ",") : Number(number).toLocaleString("en");
+  };
   const changed = (before, after, write = String) => {
     if (!after.length || after.every((value) => value === before)) return write(before);
     return `${write(before)} → ${after.map((value) => write(value)).join(" | ")}`;
   };
-  const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "");
+  const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)}\u00a0%` : "");
 
   // ---- nodes: names are written by what they share with the one before
   const nodes = [];
@@ -102,7 +108,7 @@
 
   // ---- what is open, chosen and lit
   const open = new Set([""]), chosen = new Map();
-  let picked = null, lit = new Set(), sums = null, centre = null, filter = "";
+  let picked = null, module = null, lit = new Set(), sums = null, centre = null, filter = "";
   function light(groups) {
     lit = new Set(groups);
     sums = new Int32Array(data.axes.length + 1);
@@ -129,12 +135,12 @@
     return element;
   }
   function strips(place, tall = "") {
-    const [, size, , cells, groups, reasons] = data.spaces[place];
+    const [, , , cells, groups, reasons] = data.spaces[place];
     if (!groups.length) return [el("span", { class: `strip ${tall} ${reasons.length ? "pinned" : "fixed"}`, "aria-hidden": "true" })];
-    const shown = (PLANS ? cells : [""]).map((text) => strip(text || "A", SHARES, tall));
+    const all = (PLANS ? seen(cells) : [0]).map((text) => strip(data.texts[text] || "A", SHARES, tall));
     const own = data.groups[groups[0]];
-    if (groups.length === 1 && own.space === place && own.heat) shown.push(strip(own.heat[0], HEATS, `heat ${tall}`));
-    return shown;
+    if (groups.length === 1 && own.space === place && own.heat) all.push(strip(own.heat[0], HEATS, `heat ${tall}`));
+    return all;
   }
 
   // ---- rows of the tree
@@ -151,8 +157,8 @@
     const [params, macs] = [sumOf(all, 0), sumOf(all, 1)];
     const within = sums[span_[1]] - sums[span_[0]];
     const isOpen = open.has(key) || Boolean(filter);
-    const gone = data.drops.length > 0 && data.drops.every((_, plan) => all.every((each) => dropped(each, plan)));
-    const row = el("div", { class: `row module${within ? " lit" : ""}${gone ? " gone" : ""}` });
+    const gone = shown.length > 0 && shown.every((plan) => all.every((each) => dropped(each, plan)));
+    const row = el("div", { class: `row module${within ? " lit" : ""}${gone ? " gone" : ""}${all.includes(module) ? " chosen" : ""}` });
     row.style.setProperty("--depth", depth);
     const toggle = el("button", {
       type: "button", class: "toggle", "aria-expanded": String(isOpen), "data-key": key,
@@ -165,14 +171,15 @@
         onchange: (event) => { chosen.set(key, Number(event.target.value)); draw(); },
       }, ...tree.members.map((member, k) => el("option", { value: k, selected: k === (chosen.get(key) || 0) }, member)));
       what.append(el("span", { class: "soft" }, `${all.length} equal, shown:`), select);
-      const goes = data.drops.map((_, plan) => all.filter((each) => dropped(each, plan)).length);
+      const goes = shown.map((plan) => all.filter((each) => dropped(each, plan)).length);
       if (goes.some(Boolean)) what.append(el("span", { class: "soft" }, `${goes.join(" | ")} go`));
     }
-    if (nodeOf.has(path)) what.append(link("drawing", () => chooseNode(nodeOf.get(path).place)));
+    if (data.frames[key]) what.append(link("drawing", () => chooseModule(path)));
+    else if (nodeOf.has(path)) what.append(link("drawing", () => chooseNode(nodeOf.get(path).place)));
     if (gone) what.append(el("span", { class: "soft" }, "goes as a whole"));
     if (within) what.append(el("span", { class: "soft" }, `${within} lit`));
-    row.append(what, el("span", { class: "cost" }, `${changed(params[0], params.slice(1), short)} params`,
-      macs[0] ? ` · ${changed(macs[0], macs.slice(1), short)} MACs` : ""));
+    row.append(what, el("span", { class: "cost" }, `${changed(params[0], seen(params.slice(1)), short)} params`,
+      macs[0] ? ` · ${changed(macs[0], seen(macs.slice(1)), short)} MACs` : ""));
     return [row, isOpen];
   }
   function tensorRow(full, depth) {
@@ -191,7 +198,7 @@
       axes.append(el("button", {
         type: "button", class: classes.join(" ").trim(), "data-key": `${full}:${dim}`, title: `${full} dim ${dim}`, "aria-pressed": String(picked === offset + dim),
         onclick: () => choose(offset + dim),
-      }, el("span", { class: "label" }, `dim ${dim}: ${changed(size, after)}${state}`), ...strips(place)));
+      }, el("span", { class: "label" }, `dim ${dim}: ${changed(size, seen(after))}${state}`), ...strips(place)));
     }
     row.append(axes);
     return row;
@@ -237,15 +244,38 @@
       level = next;
     }
   }
-  function reveal(full) {
-    const steps = tensorOf.get(full).path.split(".").filter(Boolean);
-    let tree = data.tree, key = "";
-    for (const step of steps) {
-      tree = (tree.children || []).find((each) => (each.members || [each.name]).includes(step));
-      key = join(key, (tree.members || [tree.name])[0]);
-      open.add(key);
-      if (tree.members) chosen.set(key, tree.members.indexOf(step));
+  // the module at a path: its part of the tree, the rows that lead to it, it and its equals, and where their axes begin and end
+  function moduleAt(path) {
+    let tree = data.tree, above = "", key = "", all = [""], inner = 0, from = 0, to = data.axes.length;
+    const rows = [];
+    for (const step of path.split(".").filter(Boolean)) {
+      let at = inner + (tree.tensors || []).reduce((sum, tensor) => sum + tensor[2].length, 0);
+      let found = null;
+      for (const child of tree.children || []) {
+        const width = span(child) * (child.members || [0]).length;
+        if ((child.members || [child.name]).includes(step)) {
+          [found, from, to] = [child, at, at + width];
+          break;
+        }
+        at += width;
+      }
+      if (!found) return null;
+      const members = found.members || [found.name];
+      key = join(key, members[0]);
+      rows.push([key, members.indexOf(step), found]);
+      all = members.map((name) => join(above, name));
+      above = join(above, step);
+      inner = from + span(found) * members.indexOf(step);
+      tree = found;
     }
+    return { tree, key, rows, all, from, to };
+  }
+  function reveal(path, inside = true) {
+    const { rows: steps } = moduleAt(path);
+    steps.forEach(([key, member, tree], k) => {
+      if (inside || k < steps.length - 1) open.add(key);
+      if (tree.members) chosen.set(key, member);
+    });
   }
 
   // ---- many names as few
@@ -285,6 +315,7 @@
   function choose(axis, quiet = false) {
     const [full, dim] = axisNames[axis];
     picked = axis;
+    module = null;
     light(data.spaces[data.axes[axis]][4]);
     const tensor = tensorOf.get(full);
     const node = nodeOf.get(tensor.path) || nodes.find((each) => each.name.startsWith(tensor.path ? `${tensor.path}.` : ""));
@@ -294,7 +325,7 @@
     panel();
   }
   function goTo(axis) {
-    reveal(axisNames[axis][0]);
+    reveal(tensorOf.get(axisNames[axis][0]).path);
     choose(axis);
     const element = document.querySelector(".axis.chosen");
     if (element) { element.focus(); element.scrollIntoView({ block: "center" }); }
@@ -304,19 +335,43 @@
     anchor(`node=${encodeURIComponent(nodes[place].name)}`);
     panel();
   }
+  function chooseModule(path, quiet = false) {
+    const node = nodeOf.get(path);
+    [module, picked] = [path, null];
+    centre = node && !data.frames[moduleAt(path).key] ? node.place : null;
+    light([]);
+    reveal(path, false);
+    if (!quiet) anchor(`module=${encodeURIComponent(path)}`);
+    draw();
+    panel();
+    document.querySelector("#tree .row.chosen")?.scrollIntoView({ block: "nearest" });
+  }
   function panel() {
     const parts = [];
+    if (module !== null) parts.push(...moduleParts(module));
     if (picked !== null) parts.push(...axisParts(picked));
     if (centre !== null) parts.push(...nodeParts(nodes[centre]));
     if (!parts.length) parts.push(el("h2", {}, "Selection"), el("p", { class: "soft" },
-      "Choose an axis in the tree: everything that is removed together with it lights up. Arrow keys move between rows, Enter chooses, / filters, Escape clears."));
+      "Choose an axis in the tree: everything that is removed together with it lights up. Choose a box above: its module opens. Arrow keys move between rows, Enter chooses, / filters, Escape clears."));
     byId("detail").replaceChildren(...parts);
+    byId("side").className = module === null && picked === null && centre === null ? "idle" : "";
+    if (document.documentElement.dataset.ready) whole();
+  }
+  function moduleParts(path) {
+    const { tree, key, all } = moduleAt(path);
+    const [params, macs] = [sumOf(all, 0), sumOf(all, 1)];
+    const facts = [["class", tree.class], ["equal ones", all.length > 1 ? folded(all) : ""],
+      ["parameters", changed(params[0], seen(params.slice(1)), plain)], ["MACs", macs[0] ? changed(macs[0], seen(macs.slice(1)), plain) : ""]];
+    const parts = [el("h2", {}, path), el("dl", {},
+      ...facts.filter(([, value]) => value).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))];
+    if (data.frames[key]) parts.push(el("h3", {}, "Inside"), inside(key));
+    return parts;
   }
   function axisParts(axis) {
     const [full, dim] = axisNames[axis];
     const [text, size, after, , groups, reasons] = data.spaces[data.axes[axis]];
     const parts = [el("h2", {}, `${full} dim ${dim}`), el("dl", {},
-      el("dt", {}, "size"), el("dd", {}, changed(size, after, plain)),
+      el("dt", {}, "size"), el("dd", {}, changed(size, seen(after), plain)),
       el("dt", {}, "ranges over"), el("dd", {}, el("code", {}, text)))];
     if (!groups.length || data.groups[groups[0]].space !== data.axes[axis]) parts.push(...strips(data.axes[axis], "tall"));
     for (const reason of reasons) {
@@ -330,13 +385,16 @@
   function groupParts(place) {
     const group = data.groups[place];
     const [, size, after] = data.spaces[group.space];
-    const facts = [["role", group.role], ["indices", changed(size, after, plain)]];
+    const facts = [["role", group.role], ["indices", changed(size, seen(after), plain)]];
     if (group.bound) facts.push(["at least", `${group.bound} stay: ${group.why}`]);
     if (group.multiple) facts.push(["a multiple of", `${group.multiple[0]} stays: ${group.multiple[1]}`]);
-    (group.removed || []).forEach((text, plan) => { if (text) facts.push([PLANS > 1 ? `plan ${plan + 1} removes` : "removes", text]); });
+    for (const plan of group.removed ? shown : [])
+      if (group.removed[plan]) facts.push([shown.length > 1 ? `plan ${plan + 1} removes` : "removes", data.texts[group.removed[plan]]]);
     if (group.heat) facts.push(["scores", `${group.heat[1]} (lightest) to ${group.heat[2]} (strongest)`]);
-    for (const [reason, others] of group.balanced || [])
-      facts.push(["loses as many as", `${others.map((other) => data.groups[other].name).join(", ")}: ${reason}`]);
+    for (const [reason, members] of (group.balanced || []).map((balance) => data.balances[balance])) {
+      const others = members.filter((other) => other !== place).map((other) => data.groups[other].name);
+      facts.push(["loses as many as", `${gathered(others, pattern).map(folded).join(", ")}: ${reason}`]);
+    }
     const parts = [el("h3", {}, `Group ${group.name}`), ...strips(group.space, "tall"),
       el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))];
     const members = axesOfGroup[place].map((axis) => [axis, ...axisNames[axis]]);
@@ -382,68 +440,141 @@
     element.append(...children);
     return element;
   }
+  const litness = (groups) => (groups.some((group) => lit.has(group)) ? 2 : groups.length ? 1 : 0);
   function picture(place) {
     const near = around(place);
-    const graph = new dagre.graphlib.Graph();
-    graph.setGraph({ rankdir: "TB", nodesep: 18, ranksep: 34, marginx: 12, marginy: 12 });
-    graph.setDefaultEdgeLabel(() => ({}));
-    const labels = new Map();
-    for (const each of near) {
-      const lines = [trimmed(nodes[each].name, 30), trimmed(nodes[each].operator, 34)];
-      labels.set(each, lines);
-      graph.setNode(String(each), { width: Math.max(lines[0].length * 7.3, lines[1].length * 6.4) + 18, height: 40 });
-    }
-    const state = new Map();
+    const boxes = [...near].map((each) => ({
+      id: String(each), name: nodes[each].name, title: `${nodes[each].name}\n${nodes[each].operator} ${nodes[each].where}`,
+      lines: [trimmed(nodes[each].name, 30), trimmed(nodes[each].operator, 34)],
+      kind: each === place ? "centre" : "", onclick: () => chooseNode(each),
+    }));
+    const levels = new Map();
     for (const edge of edges)
       if (near.has(edge.source) && near.has(edge.target)) {
         const key = `${edge.source} ${edge.target}`;
-        const now = edge.groups.some((group) => lit.has(group)) ? 2 : edge.groups.length ? 1 : 0;
-        state.set(key, Math.max(state.get(key) || 0, now));
-        graph.setEdge(String(edge.source), String(edge.target));
+        levels.set(key, Math.max(levels.get(key) || 0, litness(edge.groups)));
       }
+    const arrows = [...levels].map(([key, level]) => ({ from: key.split(" ")[0], to: key.split(" ")[1], level, label: "" }));
+    return diagram(`Neighbourhood of ${nodes[place].name}`, boxes, arrows, String(place));
+  }
+  // the inside of a module, or the whole: boxes of modules, equal ones as one, and of operators that join
+  function inside(path) {
+    const { boxes, arrows } = data.frames[path];
+    const drawn = boxes.map((name, k) => ({ id: String(k), ...(name === "<in>" || name === "<out>" ? border(name) : nodeBox(name, path)) }));
+    const size = ([before, after]) => changed(before, seen(after));
+    const lines = arrows.map(([from, to, tensors, count]) => {
+      const axes = tensors.map((spaces) => spaces.map((space) => data.widths[space]));
+      const label = axes.map((row) => row.map((axis) => (row.length > 1 && size(axis).includes(" ") ? `(${size(axis)})` : size(axis))).join(" × ")).join(", ") + (count > axes.length ? ", …" : "");
+      return { from: String(from), to: String(to), level: Math.max(0, ...axes.flat().map(([, , groups]) => litness(groups))), label };
+    });
+    const middle = drawn.find((box) => box.kind.includes("centre"));
+    return diagram(path ? `Inside of ${path}` : "The whole model", drawn, lines, middle ? middle.id : null);
+  }
+  const border = (name) => ({ name: "", title: "", lines: [name === "<in>" ? "from outside" : "to outside", ""], kind: "border", onclick: null });
+  function nodeBox(name, path) {
+    const at = moduleAt(name), node = nodeOf.get(name);
+    const inner = path && name.startsWith(`${path}.`) ? name.slice(path.length + 1) : name;
+    if (at) return moduleBox(name, inner, at);
+    return {
+      name, title: node ? `${name}\n${node.operator} ${node.where}` : name,
+      lines: [trimmed(inner, 38), node ? trimmed(node.operator.slice(node.operator.indexOf(" ") + 1), 34) : ""],
+      kind: node && module === null && picked === null && centre === node.place ? "centre" : "", onclick: node ? () => chooseNode(node.place) : null,
+    };
+  }
+  function moduleBox(name, inner, { tree, all, from, to }) {
+    const params = sumOf(all, 0), sizes = seen(params.slice(1));
+    let title = trimmed(inner, 30);
+    if (all.length > 1) {
+      const numbers = runs(all.map((each) => Number(each.slice(each.lastIndexOf(".") + 1)))).replace(/[{}]/g, "");
+      const goes = shown.map((plan) => all.filter((each) => dropped(each, plan)).length);
+      title = `${trimmed(inner.slice(0, inner.lastIndexOf(".") + 1) + numbers, 24)} ×${all.length}${goes.some(Boolean) ? `, ${goes.join(" | ")} go` : ""}`;
+    }
+    const isChosen = module !== null && all.some((each) => `${module}.`.startsWith(`${each}.`));
+    return {
+      name, title: `${folded(all)}\n${tree.class}, ${changed(params[0], sizes, plain)} parameters`,
+      lines: [title, params[0] ? changed(params[0], sizes, short) : tree.class],
+      kind: `module${isChosen ? " centre" : ""}${sums[to] > sums[from] ? " has-lit" : ""}`, onclick: () => chooseModule(name),
+    };
+  }
+  // what is open stays where it was scrolled, and a box that has the focus keeps it
+  function whole() {
+    const place = byId("whole-picture"), old = place.firstElementChild;
+    const focused = place.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+    const now = inside("");
+    if (old) old.replaceWith(now);
+    else place.append(now);
+    if (focused) [...now.querySelectorAll(".node")].find((box) => box.getAttribute("aria-label") === focused)?.focus();
+  }
+  let drawings = 0;
+  function diagram(name, boxes, arrows, middle) {
+    const graph = new dagre.graphlib.Graph();
+    graph.setGraph({ rankdir: "TB", nodesep: 18, ranksep: arrows.some((arrow) => arrow.label) ? 16 : 34, marginx: 12, marginy: 12 });
+    for (const { id, lines } of boxes)
+      graph.setNode(id, { width: Math.max(lines[0].length * 7.3, lines[1].length * 6.4) + 18, height: lines[1] ? 40 : 26 });
+    for (const { from, to, label } of arrows)
+      graph.setEdge(from, to, label ? { width: label.length * 6.4 + 10, height: 15, labelpos: "c" } : {});
     dagre.layout(graph);
-    const { width, height } = graph.graph();
-    const image = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `Neighbourhood of ${nodes[place].name}` },
-      svg("defs", {}, svg("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9, markerHeight: 9, orient: "auto", markerUnits: "userSpaceOnUse" },
+    const { width, height } = graph.graph(), tip = `tip${(drawings += 1)}`;
+    const image = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": name },
+      svg("defs", {}, svg("marker", { id: tip, viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9, markerHeight: 9, orient: "auto", markerUnits: "userSpaceOnUse" },
         svg("path", { d: "M0 0 L8 4 L0 8 z", class: "tip" }))));
-    for (const { v, w } of graph.edges()) {
-      const points = graph.edge(v, w).points;
+    for (const { from, to, level } of arrows)
       image.append(svg("path", {
-        class: ["edge", "edge forced", "edge lit"][state.get(`${v} ${w}`)], "marker-end": "url(#tip)",
-        d: points.map((point, k) => `${k ? "L" : "M"}${point.x.toFixed(1)} ${point.y.toFixed(1)}`).join(" "),
+        class: ["edge", "edge forced", "edge lit"][level], "marker-end": `url(#${tip})`,
+        d: graph.edge(from, to).points.map((point, k) => `${k ? "L" : "M"}${point.x.toFixed(1)} ${point.y.toFixed(1)}`).join(" "),
       }));
+    for (const { from, to, label } of arrows.filter((arrow) => arrow.label)) {
+      const { x, y, width: wide } = graph.edge(from, to);
+      image.append(svg("rect", { class: "plate", x: x - wide / 2 + 3, y: y - 7.5, width: wide - 6, height: 15 }),
+        svg("text", { x, y: y + 4, "text-anchor": "middle", class: "width" }, label));
     }
-    for (const each of near) {
-      const { x, y, width: wide, height: high } = graph.node(String(each));
-      const box = svg("g", { class: each === place ? "node centre" : "node", role: "button", tabindex: 0, "aria-label": nodes[each].name },
-        svg("title", {}, `${nodes[each].name}\n${nodes[each].operator} ${nodes[each].where}`),
-        svg("rect", { x: x - wide / 2, y: y - high / 2, width: wide, height: high, rx: 6 }),
-        svg("text", { x, y: y - 4, "text-anchor": "middle" }, labels.get(each)[0]),
-        svg("text", { x, y: y + 12, "text-anchor": "middle", class: "op" }, labels.get(each)[1]));
-      box.addEventListener("click", () => chooseNode(each));
-      box.addEventListener("keydown", (event) => {
-        if (event.key === "Enter" || event.key === " ") { event.preventDefault(); chooseNode(each); }
-      });
-      image.append(box);
-    }
+    for (const box of boxes) image.append(boxOf(box, graph.node(box.id)));
     const frame = el("div", { class: "picture" }, image);
-    const { x, y } = graph.node(String(place));
+    const { x, y } = middle === null ? { x: width / 2, y: 0 } : graph.node(middle);
     requestAnimationFrame(() => frame.scrollTo(x - frame.clientWidth / 2, y - frame.clientHeight / 2));
     return frame;
+  }
+  function boxOf({ name, title, lines, kind, onclick }, { x, y, width, height }) {
+    const group = svg("g", { class: `node ${kind}`.trim(), ...(onclick ? { role: "button", tabindex: 0, "aria-label": name } : {}) },
+      svg("title", {}, title),
+      svg("rect", { x: x - width / 2, y: y - height / 2, width, height, rx: 6 }),
+      svg("text", { x, y: lines[1] ? y - 4 : y + 4, "text-anchor": "middle" }, lines[0]),
+      ...(lines[1] ? [svg("text", { x, y: y + 12, "text-anchor": "middle", class: "op" }, lines[1])] : []));
+    if (onclick) {
+      group.addEventListener("click", onclick);
+      group.addEventListener("keydown", (event) => boxKeys(event, onclick));
+    }
+    return group;
+  }
+  function boxKeys(event, onclick) {
+    const ahead = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      onclick();
+    } else if (ahead) {
+      const all = [...event.currentTarget.ownerSVGElement.querySelectorAll(".node[tabindex]")];
+      const next = all[all.indexOf(event.currentTarget) + ahead];
+      event.preventDefault();
+      if (next) next.focus();
+    }
   }
 
   // ---- cards and sections
   const NAMES = { params: "Parameters", macs: "MACs", latency: "Latency", memory: "Memory", active_params: "Active parameters" };
-  function card({ name, before, after, asked }) {
-    const write = (value) => (value === null ? "–" : short(value));
-    const lines = after.map((value, plan) => {
-      const share = before && value !== null ? `, ${percent(value, before)}` : "";
-      const wish = asked[plan] === null ? "" : `, asked at most ${short(asked[plan])}`;
-      return el("p", {}, `${PLANS > 1 ? `plan ${plan + 1}: ` : "after: "}${plain(value)}${share}${wish}`);
+  const bytes = (number) => (number < 1000 ? `${plain(number)}\u00a0bytes` : `${short(number)}B`);
+  const told = (write) => (value) => (value === null || value === undefined ? "–" : write(value));
+  const writersOf = (name) => (name === "memory" ? [bytes, bytes] : [short, plain]).map(told);
+  function card({ name, before, after, asked, parts }) {
+    const [write, exact] = writersOf(name);
+    const lines = shown.map((plan) => {
+      const share = before && after[plan] !== null ? `, ${percent(after[plan], before)}` : "";
+      const wish = asked[plan] === null ? "" : `, asked at most ${write(asked[plan])}`;
+      return el("p", {}, `${shown.length > 1 ? `plan ${plan + 1}: ` : "after: "}${exact(after[plan])}${share}${wish}`);
     });
-    return el("div", { class: "card" }, el("h2", {}, NAMES[name] || name),
-      el("div", { class: "big" }, before === null ? after.map(write).join(" | ") : changed(before, after, write)),
-      el("p", {}, `before: ${plain(before)}`), ...lines);
+    const rows = (parts || []).map((part) => el("div", {}, el("dt", {}, part.name), el("dd", {}, changed(part.before, seen(part.after), bytes))));
+    return el("div", { class: "card", "data-name": name }, el("h2", {}, NAMES[name] || name),
+      el("div", { class: "big" }, before === null ? seen(after).map(write).join(" | ") : changed(before, seen(after), write)),
+      el("p", {}, `before: ${exact(before)}`), ...lines, rows.length ? el("dl", {}, ...rows) : null);
   }
   function table(heads, lines) {
     return el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((head, k) =>
@@ -457,23 +588,27 @@
     byId("sections").append(details);
     byId("nav").append(el("a", { href: `#${id}`, onclick: () => { details.open = true; } }, title));
   }
-  const planName = (plan) => (PLANS > 1 ? ` of plan ${plan + 1}` : "");
+  const planName = (plan) => (shown.length > 1 ? ` of plan ${plan + 1}` : "");
   function sections() {
+    const were = new Map([...document.querySelectorAll("#sections > details")].map((each) => [each.id, each.open]));
+    byId("sections").replaceChildren();
+    byId("nav").replaceChildren();
+    if (IN_TURN) section("plans", "Plans", table(["plan", ...data.cards.map(({ name }) => NAMES[name] || name)], data.cards[0].after.map((_, plan) => [
+      [el("button", { type: "button", class: "link", "aria-pressed": String(shown[0] === plan), onclick: () => turn(plan) }, `plan ${plan + 1}`),
+        shown[0] === plan ? " (shown)" : ""],
+      ...data.cards.map((each) => costText(each, plan))])));
     section("pinned", "Pinned axes", el("p", {}, `${plain(data.coverage[0])} of ${plain(data.coverage[1])} parameters (${percent(...data.coverage)}) lie in groups.`),
       data.pinned.length ? table(["reason", "what would free them", "axes", ""], data.pinned.map((item) =>
         [item.reason, item.free, [listed(item.axes, (name) => [name])], item.count])) : el("p", {}, "None."));
-    data.edits.forEach((edits, plan) => {
+    for (const plan of shown) {
+      const edits = data.edits[plan], unread = data.unread[plan], drops = data.drops[plan];
       if (edits.length) section(`edits-${plan}`, `Attribute edits${planName(plan)}`, table(["attribute", "before", "after", ""],
         edits.map(([path, old, now, added]) => [path, old, now, added ? "added by hand" : ""])));
-    });
-    data.unread.forEach((unread, plan) => {
       if (unread.length) section(`unread-${plan}`, `Attributes that forward does not read${planName(plan)}`, table(["attribute", "now", "perhaps"],
         unread.map(([path, value, sizes]) => [path, value, sizes.join(" or ")])));
-    });
-    data.drops.forEach((drops, plan) => {
       if (drops.length) section(`drops-${plan}`, `Dropped elements of lists${planName(plan)}`, table(["list", "go", "of", "renamed"], drops.map((drop) =>
         [drop.path || "the model", drop.removed.join(", "), drop.count, drop.left.map(([old, now]) => `${old} → ${now}`).join(", ")])));
-    });
+    }
     if (data.engine)
       section("engine", `Engine: ${data.engine.name}, ${data.engine.count} findings`, data.engine.rows.length
         ? table(["layer", "what", "size", "needs", "then", "why", "source"], data.engine.rows) : el("p", {}, "Nothing found."));
@@ -483,6 +618,31 @@
           const place = data.groups.findIndex((group) => group.name === name);
           return [place < 0 ? name : [link(name, () => goTo(axesOfGroup[place][0]))], one, other];
         })));
+    document.querySelectorAll("#sections > details").forEach((each) => { if (were.has(each.id)) each.open = were.get(each.id); });
+  }
+
+  // ---- plans in turn
+  function costText({ name, before, after, asked }, plan) {
+    const [write] = writersOf(name);
+    const share = before && after[plan] !== null ? `, ${percent(after[plan], before)}` : "";
+    return `${write(after[plan])}${share}${asked[plan] === null ? "" : `, asked ${write(asked[plan])}`}`;
+  }
+  function turn(plan) {
+    const within = document.activeElement.closest("#plans");
+    shown = [plan];
+    byId("turn-range").value = plan + 1;
+    byId("turn-range").setAttribute("aria-valuetext", `plan ${plan + 1} of ${PLANS}`);
+    byId("turn-back").disabled = plan === 0;
+    byId("turn-on").disabled = plan === PLANS - 1;
+    byId("turn-name").textContent = `Plan ${plan + 1} of ${PLANS}`;
+    show();
+    if (within) document.querySelector("#plans [aria-pressed=true]").focus();
+  }
+  function show() {
+    byId("cards").replaceChildren(...data.cards.map(card));
+    sections();
+    draw();
+    panel();
   }
   function legend() {
     const entry = (text, background, extra = "") => {
@@ -492,7 +652,7 @@
     };
     byId("legend").append(entry("stays", "var(--kept)"), PLANS ? entry("goes", "var(--gone)") : "", entry("pinned", "", "pinned"),
       ...(data.groups.some((group) => group.heat) ? [entry("scores, low to high", "linear-gradient(to right, var(--cold), var(--hot))")] : []),
-      ...(PLANS > 1 ? [el("span", {}, "Upper strip: plan 1. Lower strip: plan 2.")] : []));
+      ...(shown.length > 1 ? [el("span", {}, "Upper strip: plan 1. Lower strip: plan 2.")] : []));
   }
 
   // ---- keys
@@ -514,7 +674,7 @@
     if (next) { next.focus(); event.preventDefault(); }
   }
   function clear() {
-    picked = centre = null;
+    picked = centre = module = null;
     light([]);
     history.replaceState(null, "", location.pathname + location.search);
     draw();
@@ -539,17 +699,23 @@
   function follow() {
     const [kind, text] = decodeURIComponent(location.hash.slice(1)).split(/=(.*)/s);
     const axis = kind === "axis" ? axisNames.findIndex(([full, dim]) => `${full}:${dim}` === text) : -1;
-    if (axis >= 0) { reveal(axisNames[axis][0]); choose(axis, true); }
+    if (axis >= 0) { reveal(tensorOf.get(axisNames[axis][0]).path); choose(axis, true); }
+    if (kind === "module" && moduleAt(text)) chooseModule(text, true);
     if (kind === "node" && nodeOf.has(text)) { centre = nodeOf.get(text).place; panel(); }
   }
-  byId("cards").append(...data.cards.map(card));
   legend();
-  sections();
   expand(ROWS_AT_START);
-  draw();
-  panel();
+  if (IN_TURN) {
+    byId("turn").hidden = false;
+    byId("turn-range").max = PLANS;
+    byId("turn-range").oninput = (event) => turn(Number(event.target.value) - 1);
+    byId("turn-back").onclick = () => turn(shown[0] - 1);
+    byId("turn-on").onclick = () => turn(shown[0] + 1);
+    turn(0);
+  } else show();
   follow();
   addEventListener("hashchange", follow);
   addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => { each.open = true; }));
   document.documentElement.dataset.ready = "true";
+  requestAnimationFrame(() => setTimeout(whole));          // the drawing is laid out when all else can be seen
 })();
