@@ -1,12 +1,10 @@
-"""Builds the wheel and the source distribution, looks into both, and uses each in an environment that has nothing else.
+"""Builds the wheel and the source distribution, looks into both, and uses each, then each extra, in an empty environment.
 
     python .ci/package.py            # tox run -e package
 
 Raises `AssertionError` or `CalledProcessError` at the first thing that is wrong.
 """
 
-import os
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -14,7 +12,9 @@ import venv
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+import extras
+from running import ROOT, run
+
 BESIDE = {
     "CITATION.cff",
     "CONTRIBUTING.md",
@@ -39,12 +39,6 @@ for name in depgraph._SHELVES:
         getattr(depgraph, name)
 print("depgraph", depgraph.__version__, "with torch", __import__("torch").__version__)
 """
-
-
-def run(*command: object, where: Path = ROOT) -> None:
-    """A command that must succeed, without the repository on its path."""
-    seen = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    subprocess.run([str(part) for part in command], cwd=where, check=True, env=seen)
 
 
 def sources() -> set[str]:
@@ -93,6 +87,7 @@ def main() -> None:
         for artefact in (wheel, sdist):
             check_use(artefact, folder / artefact.suffix.strip("."))
             print(f"{artefact.name}: {artefact.stat().st_size:,} bytes, installed and used")
+        extras.check(folder / "whl", wheel, folder)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,15 @@ def test_what_needs_no_torch_loads_none():
     assert "torch" in edge.stdout
 
 
+def test_without_hypothesis_the_error_names_the_extra(monkeypatch):
+    """The shelf for property tests is the one that needs a package as soon as it is named."""
+    for name in [name for name in sys.modules if name.startswith("depgraph.testing")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(ImportError, match=r"hypothesis; install depgraph\[test\]"):
+        import_module("depgraph.testing")
+
+
 def test_an_unknown_name_is_refused_with_a_hint():
     """A misspelt name is told the nearest one, an unknown one where to look."""
     with pytest.raises(AttributeError, match=r"no attribute 'excute'.*Did you mean 'execute'"):

@@ -12,6 +12,11 @@ Needs the `test` extra (Hypothesis). `assert_lawful` checks one model; the strat
 (True, True)
 """
 
+try:
+    import hypothesis  # noqa: F401
+except ImportError:
+    raise ImportError("dg.testing needs the package hypothesis; install depgraph[test].") from None
+
 from depgraph.testing.laws import (
     assert_atomic,
     assert_cost,

@@ -389,8 +389,9 @@ class Session:
         read |= {self._values[id(tensor)][1].id for _, tensor in outputs if id(tensor) in self._values}
         producers = {value.id: call for call in self._calls for value in call.outputs if value.ndim and value.id not in read}
         boundary = {declared.value.id for declared in self._declared} | {value.id for _, value in self._inputs}
-        for tensor, value in self._values.values():
-            if value.id in producers and value.id not in boundary and sys.getrefcount(tensor) > _OWN_REFERENCES:
+        references = _references(self._values.values())
+        for (_, value), count in zip(self._values.values(), references, strict=True):
+            if value.id in producers and value.id not in boundary and count > _OWN_REFERENCES:
                 call = producers[value.id]
                 place = f"{call.op} in {call.module or 'the model'} at {call.where}"
                 reason = f"it leaves forward by another way than the model's output, where anybody may read it ({place})"
@@ -472,8 +473,13 @@ class Session:
         return recording
 
 
-_OWN_REFERENCES = 3
-"""The references to a tensor that the session's table, the loop over it and the call that counts them hold themselves."""
+def _references(table: Iterable[tuple[object, object]]) -> list[int]:
+    """How many references there are to the first of each pair."""
+    return [sys.getrefcount(item) for item, _ in table]
+
+
+(_OWN_REFERENCES,) = _references([(object(), None)])
+"""Those of the table and of the count itself, which differ between versions of Python: 3.14 borrows where 3.11 adds one."""
 
 
 def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
