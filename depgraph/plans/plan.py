@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -15,7 +15,7 @@ from attrs import evolve, field, frozen
 from depgraph import codec
 from depgraph.algebra.index_maps import image
 from depgraph.algebra.indices import IndexSet
-from depgraph.algebra.ragged_sets import RaggedSet, Removal, joined, ragged_image
+from depgraph.algebra.ragged_sets import RaggedSet, Removal, ragged_image
 from depgraph.algebra.spaces import Atom, Space, atoms, substitute
 from depgraph.errors import MismatchError, PlanError
 from depgraph.graph.arguments import check_graph
@@ -485,122 +485,9 @@ class Plan:
         Raises:
             MismatchError: the other plan was not made for this plan's result.
         """
-        if not isinstance(other, Plan):
-            raise PlanError(f"expected a Plan, met {type(other).__name__}; load a file with dg.Plan.load(path).")
-        if other.base != self.result:
-            raise MismatchError(
-                "the second plan does not start where the first one ends:",
-                [f"the first plan leads to {self.result[:12]}, the second one starts at {other.base[:12]}"],
-                f"Make the second plan on first.apply(graph).{self._other_start()}",
-            )
-        other = self._with_own_names(other)
-        drops, branches = self._joined_drops(other)
-        now, then = ({edit.path: value(edit) for edit in plan.writes} for plan, value in ((self, _new), (other, _old)))
-        problems = [
-            f"the first plan sets {shortened(repr(path))} to {now[path]}, the second one expects {then[path]}"
-            for path in sorted(now.keys() & then.keys())
-            if now[path] != then[path]
-        ]
-        if problems:
-            raise MismatchError(
-                "the second plan does not start where the first one ends:", problems, "Make its edits on first.apply(graph)."
-            )
-        numbers, names = dict(self.renumbered), dict(self.renamed)
-        base_sizes = {atom.id: atom for axis in self.axes for atom in atoms(axis.space)}
-        stays = renaming((*drops, *branches))
+        from depgraph.plans.composing import composed
 
-        def in_base(atom: Atom) -> Atom:
-            number = numbers.get(atom.id, atom.id)
-            return base_sizes.get(number, Atom(number, atom.size))
-
-        axes = {(axis.tensor, axis.dim): axis for axis in self.axes}
-        for axis in other.axes:
-            lifted_axis = PrunedAxis(axis.tensor, axis.dim, substitute(axis.space, in_base))
-            axes.setdefault((axis.tensor, axis.dim), lifted_axis)
-        axes = {key: axis for key, axis in axes.items() if stays(axis.tensor) is not None}
-        left = {atom for axis in axes.values() for atom in atoms(axis.space)}  # a group goes with the elements that hold it
-        first: dict[Atom, Removal] = {cut.atom: cut.removal for cut in self.cuts if cut.atom in left}
-        groups = {cut.atom: cut.group for cut in self.cuts}
-        second: dict[Atom, Removal] = {}
-        for cut in other.cuts:
-            atom = in_base(cut.atom)
-            groups.setdefault(atom, names.get(cut.group, cut.group))
-            removal = cut.removal
-            second[atom] = RaggedSet(in_base(removal.base), removal.sets) if isinstance(removal, RaggedSet) else removal
-        cuts = cuts_of(joined(first, second), groups)
-        single = [cut for cut in other.cuts if cut.atom.size - cut.count == 1]  # an axis of size 1 has no atom
-        free = {(item.name, item.dim, item.kind): evolve(item, space=substitute(item.space, in_base)) for item in other.free}
-        free.update({(item.name, item.dim, item.kind): item for item in self.free})
-        before = {edit.path: edit.old for edit in (*other.edits, *self.edits)}
-        unread = {item.path: item for item in self.unread_attributes}
-        for item in other.unread_attributes:
-            spaces = tuple(substitute(space, in_base) for space in item.spaces)
-            if all(space.size == before.get(item.path, item.value) for space in spaces):
-                unread.setdefault(item.path, UnreadAttribute(item.path, spaces))
-        complete = bool(drops or branches)
-        return Plan(
-            base=self.base,
-            result=other.result,
-            cuts=cuts,
-            axes=ordered_axes(axes.values()),
-            edits=_joined_edits(self.edits, other.edits, stays),
-            renumbered=_composed(self.renumbered, other.renumbered, {cut.atom.id for cut in single}, other.leaving, complete),
-            renamed=_composed(self.renamed, other.renamed, {cut.group for cut in single}, other.leaving, complete),
-            targets=other.targets if other.cuts or other.leaving else self.targets,
-            added=tuple(sorted(path for path in {*self.added, *other.added} if stays(path) is not None)),
-            unread_attributes=tuple(unread[path] for path in sorted(unread) if stays(path) is not None),
-            tied=tuple(sorted(_ties_left({*self.tied, *other.tied}, stays))),
-            drops=drops,
-            free=tuple(free[key] for key in sorted(free)),
-            moves=_joined_edits(self.moves, other.moves, stays),
-            branches=branches,
-            stricter=tuple(sorted({**dict(other.stricter), **dict(self.stricter)}.items())),
-        )
-
-    def _other_start(self) -> str:
-        """What else the fix of a second plan may be where the first one's result is stricter than a trace."""
-        if not self.stricter:
-            return ""
-        name, why = self.stricter[0]
-        return (
-            f" It is stricter than a trace of the pruned model, for {shortened(name)} may alone have said of axes what it says "
-            f"({why}): a plan that was made on that trace is executed on the pruned model, after the first one."
-        )
-
-    def _with_own_names(self, other: Plan) -> Plan:
-        """A plan of this plan's result, with the base's names of tensors and attributes."""
-        if not self.drops:
-            return other
-        name = self.name_before
-        return evolve(
-            other,
-            axes=tuple(evolve(axis, tensor=name(axis.tensor)) for axis in other.axes),
-            edits=tuple(evolve(edit, path=name(edit.path)) for edit in other.edits),
-            added=tuple(map(name, other.added)),
-            free=tuple(evolve(item, name=name(item.name)) if item.kind == "vocabulary" else item for item in other.free),
-            moves=tuple(evolve(edit, path=name(edit.path)) for edit in other.moves),
-            unread_attributes=tuple(evolve(item, path=name(item.path)) for item in other.unread_attributes),
-            tied=tuple(tuple(map(name, names)) for names in other.tied),
-            drops=tuple(evolve(drop, sequence=drop.sequence.with_names(name)) for drop in other.drops),
-            branches=tuple(branch.with_names(name) for branch in other.branches),
-            stricter=tuple((name(element), why) for element, why in other.stricter),
-        )
-
-    def _joined_drops(self, other: Plan) -> tuple[tuple[Drop, ...], tuple[Branch, ...]]:
-        """The elements and branches that go by this plan, and by another one that has the base's names."""
-        joint = {drop.sequence.path: drop for drop in self.drops}
-        for drop in other.drops:
-            own = joint.get(drop.sequence.path)
-            if own is None:
-                joint[drop.sequence.path] = drop
-            else:
-                joint[drop.sequence.path] = evolve(own, removed=own.removed | drop.removed.lift(own.removed))
-        branches = {branch.path: branch for branch in (*self.branches, *other.branches)}
-        stays = renaming((*joint.values(), *branches.values()))
-        return (
-            tuple(joint[path] for path in sorted(joint) if not path or stays(path) is not None),
-            tuple(branches[path] for path in sorted(branches) if stays(path) is not None),
-        )
+        return composed(self, other)
 
     def diff(self, other: Plan) -> PlanDifference:
         """In what this plan and another one of the same graph differ: false where they are equal, and printed readably.
@@ -771,22 +658,6 @@ class Plan:
         return PlanLines(self)._repr_html_()
 
 
-def _ties_left(ties: Iterable[tuple[str, ...]], stays: Callable[[str], str | None]) -> Iterator[tuple[str, ...]]:
-    """The ties of what stays."""
-    for names in ties:
-        left = tuple(name for name in names if stays(name) is not None)
-        if len(left) > 1:
-            yield left
-
-
-def _joined_edits(first: Iterable[Edit], second: Iterable[Edit], stays: Callable[[str], str | None]) -> tuple[Edit, ...]:
-    """What two sets of edits come to, one after the other."""
-    first, second = tuple(first), tuple(second)
-    before = {edit.path: edit.old for edit in (*second, *first)}
-    after = {edit.path: edit.new for edit in (*first, *second) if stays(edit.path) is not None}
-    return tuple(Edit(path, before[path], after[path]) for path in sorted(after) if before[path] != after[path])
-
-
 def refuse_other_graph(plan: Plan, graph: Graph, fix: str) -> None:
     """Raise `MismatchError` if the plan was made for another graph; `fix` says what to do."""
     if graph.fingerprint != plan.base:
@@ -813,14 +684,6 @@ def gone_from(space: Space, removed: Mapping[Atom, Removal]) -> IndexSet:
     return gone
 
 
-def _old(edit: Edit) -> int:
-    return edit.old
-
-
-def _new(edit: Edit) -> int:
-    return edit.new
-
-
 def _other_values(path: object, new: object, old: object, known: Mapping[str, int]) -> Iterator[str]:
     """What is wrong with the arguments of `Plan.edit`, before the edit itself is looked at."""
     if type(path) is not str:
@@ -840,25 +703,3 @@ def _other_values(path: object, new: object, old: object, known: Mapping[str, in
 def ordered_axes(axes: Iterable[PrunedAxis]) -> tuple[PrunedAxis, ...]:
     """Axes by tensor and dimension, so that equal plans are equal values."""
     return tuple(sorted(axes, key=lambda axis: (axis.tensor, axis.dim)))
-
-
-def _composed(
-    first: tuple[tuple[K, K], ...],
-    second: tuple[tuple[K, K], ...],
-    dropped: Container[K],
-    drops: tuple[Drop | Branch, ...],
-    complete: bool,
-) -> tuple[tuple[K, K], ...]:
-    """The renamings of two plans in turn, from the second result to the first base; `complete` with what keeps its name.
-
-    That of a second plan with `drops` is complete itself.
-
-    A name that only the first plan changes is that of the second result too, unless it is `dropped`: a group that comes down
-    to one index is none any more.
-    """
-    to_base = dict(first)
-    second_map = dict(second)
-    result = {new: to_base.get(middle, middle) for new, middle in second_map.items()}
-    unchanged = set() if drops else to_base.keys() - second_map.keys() - set(second_map.values())
-    result.update({middle: to_base[middle] for middle in unchanged if middle not in dropped})
-    return tuple(sorted((new, base) for new, base in result.items() if complete or new != base))
