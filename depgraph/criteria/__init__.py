@@ -7,6 +7,7 @@ What a criterion gives are `Importances`, a plain mapping; any mapping of the sa
 
 from depgraph.criteria.activations import Activation, Wanda
 from depgraph.criteria.blocks import AngularDistance, BlockInfluence
+from depgraph.criteria.branches import BranchInfluence
 from depgraph.criteria.collecting import DataDriven
 from depgraph.criteria.experts import REAP, Frequency
 from depgraph.criteria.gradients import OBDC, Hessian, Taylor
@@ -23,6 +24,7 @@ __all__ = [
     "AngularDistance",
     "BNScale",
     "BlockInfluence",
+    "BranchInfluence",
     "DataDriven",
     "Elementwise",
     "Fluctuation",

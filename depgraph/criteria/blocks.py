@@ -49,7 +49,6 @@ def watched_lists(graph: Graph, lists: Iterable[str] | None) -> list[_Watched]:
         raise PlanError.of([f"the graph has no list of modules {path!r}; it has {known}." for path in unknown])
     found: list[_Watched] = []
     parameters = [tensor for tensor in graph.tensors if tensor.kind == "parameter"]
-    learned = {atom for tensor in parameters for axis in tensor.axes for atom in atoms(axis)}  # positions are in no parameter
     for sequence in graph.sequences:
         if named is None and any(sequence.path.startswith(outer.sequence.prefix) for outer in found):
             continue
@@ -61,10 +60,15 @@ def watched_lists(graph: Graph, lists: Iterable[str] | None) -> list[_Watched]:
         free = tuple(place for place in places if not flow.problems_of(place))
         if free:
             (given, *_) = flow.redirected(free[0])
-            axes = graph.tensor(given).axes
-            dims = [dim for dim, axis in enumerate(axes) if any(atom in learned for atom in atoms(axis))]
-            found.append(_Watched(sequence, free, dims[-1] if dims else len(axes) - 1))
+            found.append(_Watched(sequence, free, channels_of(graph, given)))
     return found
+
+
+def channels_of(graph: Graph, name: str) -> int:
+    """The dimension along which directions of a value are compared: the last that parameters have, too; positions have none."""
+    learned = {atom for tensor in graph.tensors if tensor.kind == "parameter" for axis in tensor.axes for atom in atoms(axis)}
+    axes = graph.tensor(name).axes
+    return max((dim for dim, axis in enumerate(axes) if not learned.isdisjoint(atoms(axis))), default=len(axes) - 1)
 
 
 def _paths(value: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -142,7 +146,7 @@ def _observe(
             entered[place] = taken[0]
         start = entered.get(place - span + 1)
         if start is not None and start.shape == given.shape:
-            cosines = nn.functional.cosine_similarity(_wide(start), _wide(given), dim=item.dim).clamp(-1, 1)
+            cosines = nn.functional.cosine_similarity(wide(start), wide(given), dim=item.dim).clamp(-1, 1)
             values = distance(cosines)
             sums[place - span + 1] += torch.stack([values.sum(), values.new_tensor(values.numel())]).to(sums)
 
@@ -151,7 +155,7 @@ def _observe(
         element.register_forward_hook(partial(left, place), with_kwargs=True)
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
+def wide(tensor: torch.Tensor) -> torch.Tensor:
     """In single precision at least: a cosine near 1 has no digits left in half precision."""
     values = real(tensor.detach())
     return values if values.dtype == torch.float64 else values.float()

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cached_property
 
 from attrs import evolve, field, frozen
 
 from depgraph import codec
 from depgraph.algebra.spaces import UNIT, Atom, Space, atoms, substitute
+from depgraph.errors import DepgraphError, PlanError, UnknownNameError
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import ModuleCall, ModuleSequence, Operation, OperationTraits, OpType, Tensor
 from depgraph.graph.rewiring import rewired
+from depgraph.messages import shortened
 
 ZEROS = "zeros"
 """What stands in `Branch.returns` for the tensor that is added."""
@@ -69,6 +72,25 @@ class Branch:
 
     def __str__(self) -> str:
         return f"{self.path} adds nothing" + (f"; with it go {', '.join(self.beside)}" if self.beside else "")
+
+
+@frozen
+class Stream:
+    """What a branch is made from and added to, and where a forward has it.
+
+    Attributes:
+        name: the value, the latest one to which the branch is added and from which it is made.
+        path: a module that is given it, or that returns it alone.
+        key: the position or keyword by which the module is given it; empty where the module returns it.
+        returned: the place of what is added among what the branch's module returns; None where it returns that alone.
+        behind: the modules between the branch's module and the sum, in order.
+    """
+
+    name: str
+    path: str
+    key: str
+    returned: int | None
+    behind: tuple[str, ...]
 
 
 class BranchFlow:
@@ -136,10 +158,59 @@ class BranchFlow:
                 branch, scopes[path] = self._branch(path)
                 branches.append(branch)
             except _NotOne as error:
-                problems.append(f"{path} may not leave: {error}")
+                problems.append(f"{path} may not leave: {error}{self._goes_with(path)}")
         if problems:
             return branches, problems
         return self._with_feeders(branches, scopes)
+
+    def outermost(self) -> list[Branch]:
+        """All branches that may leave, each by itself, in the order of forward; none that lies within another one."""
+        found = [self.found([path])[0][0] for path in self._calls if path and self._is_branch(path)]
+        found.sort(key=lambda branch: -len(self.inside(branch.path)))
+        outer: list[Branch] = []
+        for branch in found:
+            if not any(path in other.replaced for other in outer for path in _upwards(branch.path)):
+                outer.append(branch)
+        return sorted(outer, key=lambda branch: self._order[self.inside(branch.path)[0].name])
+
+    def _goes_with(self, path: str) -> str:
+        """The branch with which a module goes that is none itself, as a hint."""
+        holder = next((branch.path for branch in self._outermost if path in branch.beside), "")
+        return f"; it goes with {holder}: name that one" if holder else ""
+
+    @cached_property
+    def _outermost(self) -> list[Branch]:
+        return self.outermost()
+
+    def _is_branch(self, path: str) -> bool:
+        try:
+            self._branch(path)
+        except _NotOne:
+            return False
+        return not self.found([path])[1]
+
+    def stream(self, branch: Branch) -> Stream | None:
+        """What a branch is made from and added to; None where no module is given or returns that. It may leave."""
+        call = self._call(branch.path)
+        given = self._given(branch.path, call)
+        behind, _, place, _ = self._added(branch.path, given)
+        common = place & self._sources(dict(call.takes)[branch.like])
+        name = max(common, key=lambda item: self._order[self._makers[item].name] if item in self._makers else -1)
+        returned, root = None if call.alone else call.returns.index(given), self._root(name)
+        for path in dict.fromkeys((*branch.replaced, *_upwards(branch.path), "")):
+            for key, value in self._calls[path][0].takes if len(self._calls.get(path, ())) == 1 and path not in behind else ():
+                if self._root(value) == root:
+                    return Stream(name, path, key, returned, tuple(behind))
+        for path, calls in self._calls.items():
+            if len(calls) == 1 and calls[0].alone and self._root(calls[0].returns[0]) == root:
+                return Stream(name, path, "", returned, tuple(behind))
+        return None
+
+    def _root(self, name: str) -> str:
+        """The first name of a value that operations hand on."""
+        while (maker := self._makers.get(name)) is not None and _hands_on(maker):
+            (name,) = maker.inputs
+        return name
 
     def _branch(self, path: str) -> tuple[Branch, str]:
         """The branch of a module without what feeds it, and the path of the innermost module around the branch and its sum."""
@@ -346,6 +417,27 @@ class BranchFlow:
             same = hands_on and self._axes(call.takes[0][1]) == self._axes(call.returns[0])
             if same and _lies_below(path, scopes[user]) and self._gives_one(call):
                 yield path, user
+
+
+def named_modules(graph: Graph, patterns: object) -> tuple[list[str], list[DepgraphError]]:
+    """The modules that forward calls and patterns name, and what is wrong with the patterns."""
+    if not isinstance(patterns, Iterable):
+        return [], [PlanError(f"expected dotted paths of modules or globs, met {shortened(repr(patterns))}.")]
+    listed = [patterns] if isinstance(patterns, str) else list(patterns)
+    known = dict.fromkeys(call.path for call in graph.calls if call.path)
+    paths: dict[str, None] = {}
+    problems: list[DepgraphError] = []
+    for place, pattern in enumerate(listed):
+        if not isinstance(pattern, str):
+            problems.append(PlanError(f"expected dotted paths of modules or globs, met a {type(pattern).__name__}."))
+            continue
+        matched = [path for path in known if fnmatchcase(path, pattern)]
+        if not matched:
+            problems.append(UnknownNameError("module", pattern, known))
+        elif pattern in listed[:place]:
+            problems.append(PlanError(f"{pattern!r} is given more than once; give it once."))
+        paths.update(dict.fromkeys(matched))
+    return [*paths], problems
 
 
 class _NotOne(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from attrs import evolve
@@ -14,7 +13,7 @@ from depgraph.algebra.ragged_sets import RaggedSet, Removal
 from depgraph.algebra.spaces import Atom, Space, atoms
 from depgraph.errors import PinnedError, PlanError, UnknownNameError
 from depgraph.graph.arguments import of_graph
-from depgraph.graph.branches import BranchFlow
+from depgraph.graph.branches import BranchFlow, named_modules
 from depgraph.graph.drops import Drop
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
@@ -144,7 +143,7 @@ def drop_branches(graph: Graph, patterns: str | Iterable[str]) -> Plan:
     Raises:
         UnknownNameError: a pattern names no module that holds parameters and that forward calls.
         PlanError: a module may not leave: what it gives is not added, something else reads it too, it is called more than
-            once, or returns what no other module can. All reasons are told at once.
+            once, or returns what no other module can; a pattern is given twice, or several problems. All are told at once.
 
     >>> import torch, depgraph as dg
     >>> class Block(torch.nn.Module):
@@ -172,17 +171,12 @@ def drop_branches(graph: Graph, patterns: str | Iterable[str]) -> Plan:
         ...
     depgraph.errors.PlanError: 0 may not leave: what it gives is read by 1.norm (aten.layer_norm ...
     """
-    listed = [patterns] if isinstance(patterns, str) else _listed(patterns)
-    known = dict.fromkeys(call.path for call in graph.calls if call.path)
-    paths: list[str] = []
-    for pattern in listed:
-        matched = [path for path in known if isinstance(pattern, str) and fnmatchcase(path, pattern)]
-        if not matched:
-            raise UnknownNameError("module", pattern, known)
-        paths += matched
+    paths, wrong = named_modules(graph, patterns)
     branches, problems = BranchFlow(graph).found(paths)
-    if problems:
-        raise PlanError.of([f"{problem}." for problem in problems])
+    if len(wrong) == 1 and not problems and isinstance(wrong[0], UnknownNameError):
+        raise wrong[0]
+    if wrong or problems:
+        raise PlanError.of([*map(str, wrong), *(f"{problem}." for problem in problems)])
     return plan_of(graph, {}, branches) if branches else Plan.empty(graph)
 
 
