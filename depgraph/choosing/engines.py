@@ -33,6 +33,7 @@ from depgraph.choosing.isomorphism import signatures
 from depgraph.choosing.layer_sizes import LayerAxis, SizedLayer, Sizes
 from depgraph.errors import PlanError
 from depgraph.graph.arguments import check_graph
+from depgraph.graph.branches import STAND_IN
 from depgraph.graph.drops import without
 from depgraph.graph.graph import Graph
 from depgraph.graph.groups import Group
@@ -55,6 +56,7 @@ _TRTLLM = "tensorrt_llm/_torch/modules/attention.py in NVIDIA/TensorRT-LLM: Atte
 _TRTLLM_SPLIT = "tensorrt_llm/_torch/modules/linear.py in NVIDIA/TensorRT-LLM: ranks get equal parts"
 _LLAMA_CPP = "src/llama-quant.cpp in ggml-org/llama.cpp: a row is cut into blocks of 256 (k-quants) or 32"
 _CONFIGURATION = "the configuration of the model has one number for all layers"
+_BRANCHES = "the configuration of the model can't say that a layer has no attention or no MLP"
 _TENSOR_CORES = "docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication: dimensions of 16 bytes"
 _ONNX_BLOCKS = "docs/ContribOperators.md in microsoft/onnxruntime: MatMulNBits has ceil(K / block_size) blocks"
 
@@ -64,9 +66,10 @@ class Finding:
     """A size that an engine does not take as it is.
 
     Attributes:
-        layer: the parameter, attention or group.
+        layer: the parameter, attention or group, or the module of a branch.
         what: ``inputs`` or ``outputs`` of a layer, as one rank holds them; ``heads`` of an attention or in a projection;
-            ``head dim``; or ``equal sizes``, for groups whose sizes differ from those of the same groups in other layers.
+            ``head dim``; ``equal sizes``, for groups whose sizes differ from those of the same groups in other layers; or
+            ``branch``, of size 0, for a residual branch that has left.
         size: what it is, after the plan; not a whole number where ranks can't get equal parts.
         needs: what the engine asks for.
         effect: ``refused``; ``falls back`` to a slower or larger form; ``padded``; ``slower``; or ``differs``: the engine
@@ -161,8 +164,8 @@ class Engine:
         ranks: over how many ranks attentions and inner widths are spread.
         heads: why heads are to be divisible by the ranks.
         split: the same of inner widths.
-        stock: whether the engine builds the model from its configuration: layers have equal sizes, and what depends on the
-            width of a head is computed from it.
+        stock: whether the engine builds the model from its configuration: layers have equal sizes and all branches, and what
+            depends on the width of a head is computed from it.
     """
 
     name: str
@@ -293,7 +296,8 @@ def check(graph: Graph, engine: str, *, plan: Plan | None = None, **settings: An
     Args:
         graph: the traced model.
         engine: ``vllm``, ``tensorrt_llm``, ``gguf``, ``onnxruntime`` or ``flash_attention``.
-        plan: a plan for this graph: the sizes after it are checked, and whether what goes changes what the engine computes.
+        plan: a plan for this graph: the sizes after it are checked, whether what goes changes what the engine computes, and
+            whether branches leave that the engine's own classes have.
         settings: those of the engine's preset, such as ``tensor_parallel=4``.
 
     Raises:
@@ -338,6 +342,7 @@ def _findings(graph: Graph, plan: Plan | None, engine: Engine) -> Iterator[Findi
             if width and engine.head_dim is not None and not engine.head_dim.met(width):
                 yield _finding(attention.name, "head dim", width, engine.head_dim)
     if engine.stock:
+        yield from _without_branches(graph)
         yield from _unlike(graph, sizes)
         yield from _changed_head_dims(graph, plan)
 
@@ -369,6 +374,14 @@ def _split_findings(name: str, what: str, axis: LayerAxis, engine: Engine) -> It
             yield Finding(name, "heads", part.heads, need, "refused", engine.heads.why, engine.heads.source)
         if not part.heads and engine.split is not None and not engine.split.met(part.size):
             yield Finding(name, what, part.size, str(engine.split), "refused", engine.split.why, engine.split.source)
+
+
+def _without_branches(graph: Graph) -> Iterator[Finding]:
+    """Modules that add nothing, in the places of residual branches: no class of an engine has them."""
+    for item in graph.operations:
+        if item.module_class == STAND_IN:
+            why = "the engine's classes have every branch, and find no weights for this one"
+            yield Finding(item.name, "branch", 0, "the whole branch", "refused", why, _BRANCHES)
 
 
 def _unlike(graph: Graph, sizes: Sizes) -> Iterator[Finding]:

@@ -35,9 +35,9 @@ class BranchInfluence:
     """How much a residual branch alone changes the stream to which it is added: 1 minus the mean cosine of before and after.
 
     `S = 1 - E[ cos(x, x + M(LN(x))) ]`, over all samples and positions; the vectors lie along the channels. He et al., "What
-    Matters in Transformers? Not All Attention is Needed" (2406.15786), equations 4 to 6. What feeds the branch, such as its
-    normalisation, and what comes behind it before the sum count as parts of it; of branches that run beside each other, each
-    is added to `x` alone. The model is run once over the batches, in evaluation mode, and left as it was. Where
+    Matters in Transformers? Not All Attention is Needed" (2406.15786), the score of attention and MLP. What feeds the branch,
+    such as its normalisation, and what comes behind it before the sum count as parts of it; of branches that run beside each
+    other, each is added to `x` alone. The batches are read once. The model is run in evaluation mode and left as it was. Where
     `torch.distributed` is initialised, each rank reads its own batches, and all get the numbers of all of them.
 
     `dg.score` returns one number for each branch, by the path of the module that runs it. The lowest are for
@@ -102,7 +102,7 @@ class BranchInfluence:
             problems += [] if branches else ["no module of the graph runs a branch that may leave: dg.drop_branches says why."]
         else:
             paths, wrong = named_modules(graph, self.branches)
-            branches, kept = flow.found(paths)
+            branches, kept = flow.asked(paths)
             problems += [*map(str, wrong), *(f"{problem}." for problem in kept)]
         streams = {} if problems else {branch.path: flow.stream(branch) for branch in branches}
         problems += [
@@ -178,14 +178,14 @@ class _Sums(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         met = [item for item in tree_leaves((args, kwargs)) if isinstance(item, torch.Tensor)] if self._given else []
-        followed = [(place, self._given[id(item)]) for place, item in enumerate(met) if id(item) in self._given]
+        followed = [self._given[id(item)] for item in met if id(item) in self._given]
         name = func.overloadpacket.__name__.removesuffix("_")
         if followed and len(met) == 2 and name in _SIGNS:
-            for place, (tensor, path) in followed:
-                self._summed(path, tensor * (_SIGNS[name] * kwargs.get("alpha", 1)) if place else tensor)
+            for tensor, path in followed:
+                self._summed(path, tensor * _SIGNS[name])
         result = func(*args, **kwargs)
         if len(met) == 1 and followed and isinstance(result, torch.Tensor):
-            self._follow(result, followed[0][1][1])
+            self._follow(result, followed[0][1])
         return result
 
     def _summed(self, path: str, added: torch.Tensor) -> None:
@@ -196,4 +196,4 @@ class _Sums(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 _SIGNS = {"add": 1, "sub": -1}
-"""Operators of sums, and the sign of the second term."""
+"""Operators of sums, and the sign with which a branch counts beside the stream, whichever comes first."""

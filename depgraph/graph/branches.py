@@ -8,7 +8,9 @@ handed on.
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -166,17 +168,32 @@ class BranchFlow:
     def outermost(self) -> list[Branch]:
         """All branches that may leave, each by itself, in the order of forward; none that lies within another one."""
         found = [self.found([path])[0][0] for path in self._calls if path and self._is_branch(path)]
-        found.sort(key=lambda branch: -len(self.inside(branch.path)))
+        found.sort(key=lambda branch: -self._params(branch.path))
         outer: list[Branch] = []
         for branch in found:
             if not any(path in other.replaced for other in outer for path in _upwards(branch.path)):
                 outer.append(branch)
         return sorted(outer, key=lambda branch: self._order[self.inside(branch.path)[0].name])
 
+    def asked(self, paths: Iterable[str]) -> tuple[list[Branch], list[str]]:
+        """As `found`, for paths that a user names: a module that only stands beside the one that runs the branch is refused."""
+        branches, problems = self.found(paths)
+        for branch in branches if not problems else ():
+            largest = max(branch.replaced, key=self._params)
+            other, why = self.found([largest]) if largest != branch.path else ([branch], [])
+            if not why and other[0].path != branch.path and {*other[0].replaced} == {*branch.replaced}:
+                problems.append(f"{branch.path} may not leave alone: it goes with {largest}; name that one")
+        return branches, problems
+
+    def _params(self, path: str) -> int:
+        """How many parameters a module holds."""
+        held = (tensor for tensor in self._graph.tensors if tensor.kind == "parameter" and tensor.name.startswith(f"{path}."))
+        return sum(math.prod(tensor.shape) for tensor in held)
+
     def _goes_with(self, path: str) -> str:
         """The branch with which a module goes that is none itself, as a hint."""
         holder = next((branch.path for branch in self._outermost if path in branch.beside), "")
-        return f"; it goes with {holder}: name that one" if holder else ""
+        return f"; it goes with {holder}, name that one" if holder else ""
 
     @cached_property
     def _outermost(self) -> list[Branch]:
@@ -425,16 +442,16 @@ def named_modules(graph: Graph, patterns: object) -> tuple[list[str], list[Depgr
         return [], [PlanError(f"expected dotted paths of modules or globs, met {shortened(repr(patterns))}.")]
     listed = [patterns] if isinstance(patterns, str) else list(patterns)
     known = dict.fromkeys(call.path for call in graph.calls if call.path)
-    paths: dict[str, None] = {}
+    strange = dict.fromkeys(type(item).__name__ for item in listed if not isinstance(item, str))
     problems: list[DepgraphError] = []
-    for place, pattern in enumerate(listed):
-        if not isinstance(pattern, str):
-            problems.append(PlanError(f"expected dotted paths of modules or globs, met a {type(pattern).__name__}."))
-            continue
+    if strange:
+        problems.append(PlanError(f"expected dotted paths of modules or globs, met {' and '.join(strange)}."))
+    paths: dict[str, None] = {}
+    for pattern, count in Counter(item for item in listed if isinstance(item, str)).items():
         matched = [path for path in known if fnmatchcase(path, pattern)]
         if not matched:
             problems.append(UnknownNameError("module", pattern, known))
-        elif pattern in listed[:place]:
+        elif count > 1:
             problems.append(PlanError(f"{pattern!r} is given more than once; give it once."))
         paths.update(dict.fromkeys(matched))
     return [*paths], problems

@@ -172,7 +172,7 @@ def drop_branches(graph: Graph, patterns: str | Iterable[str]) -> Plan:
     depgraph.errors.PlanError: 0 may not leave: what it gives is read by 1.norm (aten.layer_norm ...
     """
     paths, wrong = named_modules(graph, patterns)
-    branches, problems = BranchFlow(graph).found(paths)
+    branches, problems = BranchFlow(graph).asked(paths)
     if len(wrong) == 1 and not problems and isinstance(wrong[0], UnknownNameError):
         raise wrong[0]
     if wrong or problems:

@@ -130,6 +130,7 @@ def report_data(
         "edits": [_edits(outcome.plan) for outcome in outcomes],
         "unread": [_unread(outcome.plan) for outcome in outcomes],
         "drops": [_drops(outcome.plan) for outcome in outcomes],
+        "branches": [_branches(outcome.plan) for outcome in outcomes],
         "engine": _engine(found),
         "difference": None if in_turn else _difference(plans),
         "texts": texts.values,
@@ -318,6 +319,11 @@ def _drops(plan: Plan) -> list[Encoded]:
         }
         for item in plan.drops
     ]
+
+
+def _branches(plan: Plan) -> list[Encoded]:
+    """Residual branches that leave, with what goes with them."""
+    return [{"path": item.path, "beside": list(item.beside)} for item in plan.branches]
 
 
 def _engine(found: engines.Report | None) -> Encoded | None:

@@ -229,6 +229,31 @@ def test_layers_that_leave_are_not_asked():
     assert [item.layer for item in dg.engines.check(graph, "vllm", plan=kept).findings] == ["layers.2.up.weight:0"]
 
 
+def test_engines_with_classes_of_their_own_refuse_models_without_branches():
+    """From a plan, and from the graph of a model whose branch has left before; what is exported or run by PyTorch is fine."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.mlp = nn.LayerNorm(64), nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 64))
+
+        def forward(self, x):
+            return x + self.mlp(self.norm(x))
+
+    graph = dg.trace(nn.Sequential(nn.Linear(256, 64), Block(), Block()), torch.zeros(1, 256))
+    plan = dg.drop_branches(graph, "1.mlp")
+    for name, refuses in {"vllm": 1, "tensorrt_llm": 1, "gguf": 1, "onnxruntime": 0, "flash_attention": 0}.items():
+        settings = {"format": "f16"} if name == "gguf" else {}
+        for report in (
+            dg.engines.check(graph, name, plan=plan, **settings),
+            dg.engines.check(plan.apply(graph), name, **settings),
+        ):
+            found = [(item.layer, item.what, item.effect) for item in report.findings]
+            assert found == [("1.mlp", "branch", "refused")] * refuses
+            assert ("find no weights" in str(report)) == bool(refuses)
+        assert not dg.engines.check(graph, name, **settings).findings  # the control: with all branches it is fine
+
+
 def test_kernels_of_attention():
     _, graph = traced(hidden=40, heads=4, kv_heads=4, head_dim=20)
     assert sizes(dg.engines.check(graph, "flash_attention"), "head dim") == {"layers.0": 20}

@@ -322,6 +322,47 @@ def test_names_and_kinds_of_arguments():
     with pytest.raises(PlanError, match="expected a Graph"):
         dg.drop_branches(Stack(["weights"]), "blocks.0.mlp")
     assert dg.drop_branches(graph, []) == dg.Plan.empty(graph)
+    with pytest.raises(PlanError, match="expected dotted paths of modules or globs, met 3"):
+        dg.drop_branches(graph, 3)
+    with pytest.raises(PlanError, match="expected dotted paths of modules or globs, met Linear and int"):
+        dg.drop_branches(graph, [nn.Linear(4, 4), 3])
+    both = dg.drop_branches(graph, ["blocks.*.mlp", "blocks.1.mlp"])
+    assert both == dg.drop_branches(graph, ["blocks.0.mlp", "blocks.1.mlp"])  # a glob may name what a path names
+
+
+def test_all_that_is_asked_wrongly_is_told_at_once():
+    """Names of nothing, one given twice, a normalisation and a layer within the branch, each with its fix."""
+    model = Stack(["weights"] * 2).eval()
+    graph, before = dg.trace(model, X), testing.snapshot(model)
+    wrong = ["blocks.0.mpl", "blocks.7.*", "blocks.0.mlp", "blocks.0.mlp", "blocks.1.norm_1", "blocks.1.attention.outer"]
+    with pytest.raises(PlanError, match="5 problems; nothing was changed") as error:
+        dg.drop_branches(graph, wrong)
+    told = error.value.problems
+    assert told[0].startswith("no module is called 'blocks.0.mpl'; did you mean 'blocks.0.mlp'")
+    assert told[1].startswith("no module is called 'blocks.7.*'")
+    assert told[2] == "'blocks.0.mlp' is given more than once; give it once."
+    assert "may not leave" in told[3] and "may not leave" in told[4]
+    with pytest.raises(PlanError, match=r"norm_1 may not leave.*; it goes with blocks.1.attention, name that one"):
+        dg.drop_branches(graph, "blocks.1.norm_1")
+    assert testing.snapshot(model) == before
+
+
+def test_all_branches_of_a_list_leave():
+    """Nothing keeps the last one here: no other layer shares what it says of axes."""
+    model = Stack(["weights", "behind"]).eval()
+    graph = dg.trace(model, X)
+    plan = dg.drop_branches(graph, ["blocks.*.attention", "blocks.*.mlp"])
+    small = testing.assert_square(graph, plan, model, X)
+    assert torch.equal(small(X), model.final(model.first(X)))
+
+
+@pytest.mark.parametrize("name", ["norm_2", "last"])
+def test_what_stands_beside_a_branch_is_not_its_name(name):
+    """A normalisation before or behind an MLP runs the branch as well, but who names it means less than the MLP."""
+    graph = dg.trace(Stack(["behind"] * 2).eval(), X)
+    assert f"blocks.0.{name}" in dg.drop_branches(graph, "blocks.0.mlp").branches[0].beside
+    with pytest.raises(PlanError, match=rf"blocks.0.{name} may not leave alone: it goes with blocks.0.mlp; name that one"):
+        dg.drop_branches(graph, f"blocks.0.{name}")
 
 
 def test_a_plan_of_another_model_changes_nothing():

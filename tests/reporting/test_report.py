@@ -254,6 +254,29 @@ def test_dropped_elements_cost_nothing_afterwards(graph):
     assert after["blocks.1.0"] == 0 and after["blocks.2.0"] == 2 * 8 * 6
 
 
+class Normalised(nn.Module):
+    """A branch with its normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.mlp = nn.LayerNorm(8), nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8))
+
+    def forward(self, x):
+        return x + self.mlp(self.norm(x))
+
+
+def test_branches_that_leave_are_told_of_and_cost_nothing_afterwards():
+    """With what goes with them; the other branches cost what they did, and a plan without branches tells of none."""
+    graph = dg.trace(nn.Sequential(nn.Linear(4, 8), Normalised(), Normalised(), nn.Linear(8, 2)), torch.zeros(2, 4))
+    plan = dg.drop_branches(graph, "2.mlp")
+    report = dg.report(graph, plan, dg.drop(graph, "", [1]))
+    assert report.data["branches"] == [[{"path": "2.mlp", "beside": ["2.norm"]}], []]
+    names = node_names(report.data["nodes"])
+    after = {names[place]: new for place, _, new, _ in report.data["nodes"]["macs"]}
+    assert after["2.mlp.0"] == 0 < after["1.mlp.0"]
+    assert "Branches that leave" in report.html
+
+
 def test_scores_budgets_engines_and_pins(graph):
     scores = {group.name: range(group.size) for group in graph.groups}
     plan = dg.plan(graph, scores, params=0.8)

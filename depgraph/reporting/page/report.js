@@ -72,7 +72,8 @@
     return spans.get(tree);
   }
   const dropped = (path, plan) =>
-    data.drops[plan].some((drop) => drop.removed.some((name) => `${path}.`.startsWith(`${drop.prefix}${name}.`)));
+    data.drops[plan].some((drop) => drop.removed.some((name) => `${path}.`.startsWith(`${drop.prefix}${name}.`))) ||
+    data.branches[plan].some((branch) => [branch.path, ...branch.beside].some((name) => `${path}.`.startsWith(`${name}.`)));
   const join = (path, name) => (path ? `${path}.${name}` : name);
   const costs = new Map();                   // of modules by path: parameters before and after, MACs before and after
   const tensorOf = new Map(), axisNames = [];
@@ -601,13 +602,15 @@
       data.pinned.length ? table(["reason", "what would free them", "axes", ""], data.pinned.map((item) =>
         [item.reason, item.free, [listed(item.axes, (name) => [name])], item.count])) : el("p", {}, "None."));
     for (const plan of shown) {
-      const edits = data.edits[plan], unread = data.unread[plan], drops = data.drops[plan];
+      const edits = data.edits[plan], unread = data.unread[plan], drops = data.drops[plan], branches = data.branches[plan];
       if (edits.length) section(`edits-${plan}`, `Attribute edits${planName(plan)}`, table(["attribute", "before", "after", ""],
         edits.map(([path, old, now, added]) => [path, old, now, added ? "added by hand" : ""])));
       if (unread.length) section(`unread-${plan}`, `Attributes that forward does not read${planName(plan)}`, table(["attribute", "now", "perhaps"],
         unread.map(([path, value, sizes]) => [path, value, sizes.join(" or ")])));
       if (drops.length) section(`drops-${plan}`, `Dropped elements of lists${planName(plan)}`, table(["list", "go", "of", "renamed"], drops.map((drop) =>
         [drop.path || "the model", drop.removed.join(", "), drop.count, drop.left.map(([old, now]) => `${old} → ${now}`).join(", ")])));
+      if (branches.length) section(`branches-${plan}`, `Branches that leave${planName(plan)}`, table(["module that adds nothing", "goes with it"],
+        branches.map((branch) => [branch.path, branch.beside.join(", ")])));
     }
     if (data.engine)
       section("engine", `Engine: ${data.engine.name}, ${data.engine.count} findings`, data.engine.rows.length
