@@ -112,6 +112,7 @@ def test_readers_without_progress_are_refuted():
         "criteria.Wanda",
         "criteria.Taylor",
         "criteria.BlockInfluence",
+        "criteria.BranchInfluence",
         "criteria.REAP",
     } <= found
 
@@ -191,6 +192,7 @@ ELEMENTS = {"": [float("inf"), 1, 2, 3, float("inf")]}
 LONG = {
     "Wanda": lambda it, **bar: dg.score(it.graph, it.model, dg.criteria.Wanda(BATCHES, **bar)),
     "BlockInfluence": lambda it, **bar: dg.score(it.graph, it.model, dg.criteria.BlockInfluence(BATCHES, **bar)),
+    "BranchInfluence": lambda it, **bar: dg.score(it.graph, it.model, dg.criteria.BranchInfluence(BATCHES, **bar)),
     "collect": lambda it, **bar: dg.moments.collect(it.model, BATCHES, **bar),
     "refit": lambda it, **bar: dg.refit(it.plan, it.model, BATCHES, mode="independent", **bar),
     "refit in order": lambda it, **bar: dg.refit(it.plan, it.model, BATCHES, mode="sequential", **bar),

@@ -105,17 +105,19 @@ class BranchInfluence:
             branches, kept = flow.asked(paths)
             problems += [*map(str, wrong), *(f"{problem}." for problem in kept)]
         streams = {} if problems else {branch.path: flow.stream(branch) for branch in branches}
-        problems += [
-            f"{path}: no module of its own is given what it is added to." for path, stream in streams.items() if stream is None
-        ]
+        problems += [_NO_STREAM.format(path) for path, stream in streams.items() if stream is None]
         if problems:
             raise PlanError.of(problems)
         return {path: stream for path, stream in streams.items() if stream is not None}
 
 
+_NO_STREAM = "{}: what it is made from is no term of its sum, and no module around it is given that. Name the other branches in branches=."
+
+
 def _add(total: torch.Tensor, dim: int, stream: torch.Tensor, added: torch.Tensor) -> None:
     """Count how far a branch turns the stream."""
-    cosines = nn.functional.cosine_similarity(wide(stream), wide(stream + added), dim=dim).clamp(-1, 1)
+    before = wide(stream)
+    cosines = nn.functional.cosine_similarity(before, before + wide(added), dim=dim).clamp(-1, 1)
     total += torch.stack([(1 - cosines).sum(), cosines.new_tensor(cosines.numel())]).to(total)
 
 
@@ -137,6 +139,7 @@ class _Sums(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._on_sum: dict[str, OnSum] = {}
+        self._direct: set[str] = set()
         self._streams: dict[str, torch.Tensor] = {}
         self._given: dict[int, tuple[torch.Tensor, str]] = {}
 
@@ -147,18 +150,14 @@ class _Sums(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def entered(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             self._streams[path] = {**dict(zip(map(str, range(len(args))), args, strict=True)), **kwargs}[stream.key].clone()
 
-        def returned(module: nn.Module, args: Any, result: torch.Tensor) -> None:
-            self._streams[path] = result.clone()
-
         def left(place: int | None, module: nn.Module, args: Any, result: Any) -> None:
             self._lose(path)
             self._follow(result if place is None else result[place], path)
 
-        holder = model.get_submodule(stream.path)
-        if stream.key:
-            holder.register_forward_pre_hook(entered, with_kwargs=True)
+        if stream.path is None:
+            self._direct.add(path)
         else:
-            holder.register_forward_hook(returned)
+            model.get_submodule(stream.path).register_forward_pre_hook(entered, with_kwargs=True)
         model.get_submodule(path).register_forward_hook(partial(left, stream.returned))
         for name in stream.behind:
             model.get_submodule(name).register_forward_pre_hook(lambda module, args: self._lose(path))
@@ -182,14 +181,15 @@ class _Sums(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__.removesuffix("_")
         if followed and len(met) == 2 and name in _SIGNS:
             for tensor, path in followed:
-                self._summed(path, tensor * _SIGNS[name])
+                other = met[1] if met[0] is tensor else met[0]
+                self._summed(path, other, tensor * _SIGNS[name])
         result = func(*args, **kwargs)
         if len(met) == 1 and followed and isinstance(result, torch.Tensor):
             self._follow(result, followed[0][1])
         return result
 
-    def _summed(self, path: str, added: torch.Tensor) -> None:
-        stream = self._streams.pop(path, None)
+    def _summed(self, path: str, other: torch.Tensor, added: torch.Tensor) -> None:
+        stream = other if path in self._direct else self._streams.pop(path, None)
         if stream is not None:
             self._on_sum[path](stream, added)
         self._lose(path)

@@ -82,14 +82,14 @@ class Stream:
 
     Attributes:
         name: the value, the latest one to which the branch is added and from which it is made.
-        path: a module that is given it, or that returns it alone.
-        key: the position or keyword by which the module is given it; empty where the module returns it.
+        path: a module that is given it; None where it is the other term of the sum.
+        key: the position or keyword by which the module is given it.
         returned: the place of what is added among what the branch's module returns; None where it returns that alone.
         behind: the modules between the branch's module and the sum, in order.
     """
 
     name: str
-    path: str
+    path: str | None
     key: str
     returned: int | None
     behind: tuple[str, ...]
@@ -207,21 +207,27 @@ class BranchFlow:
         return not self.found([path])[1]
 
     def stream(self, branch: Branch) -> Stream | None:
-        """What a branch is made from and added to; None where no module is given or returns that. It may leave."""
+        """What a branch is made from and added to; None where no module is given that. It may leave."""
         call = self._call(branch.path)
         given = self._given(branch.path, call)
         behind, _, place, _ = self._added(branch.path, given)
         common = place & self._sources(dict(call.takes)[branch.like])
         name = max(common, key=lambda item: self._order[self._makers[item].name] if item in self._makers else -1)
         returned, root = None if call.alone else call.returns.index(given), self._root(name)
-        for path in dict.fromkeys((*branch.replaced, *_upwards(branch.path), "")):
+        if root in map(self._root, self._sum_behind(self._end(given, behind)).inputs):
+            return Stream(name, None, "", returned, tuple(behind))
+        for path in dict.fromkeys((*branch.replaced, *_upwards(branch.path))):
             for key, value in self._calls[path][0].takes if len(self._calls.get(path, ())) == 1 and path not in behind else ():
                 if self._root(value) == root:
                     return Stream(name, path, key, returned, tuple(behind))
-        for path, calls in self._calls.items():
-            if len(calls) == 1 and calls[0].alone and self._root(calls[0].returns[0]) == root:
-                return Stream(name, path, "", returned, tuple(behind))
         return None
+
+    def _sum_behind(self, name: str) -> Operation:
+        """The sum in which a branch is added, by what its last module gives."""
+        reader = self._readers[name][0]
+        while not _is_sum(reader):
+            reader = self._readers[reader.outputs[0]][0]
+        return reader
 
     def _root(self, name: str) -> str:
         """The first name of a value that operations hand on."""

@@ -159,6 +159,31 @@ def test_what_is_asked_wrongly_is_told_at_once():
         dg.score(dg.trace(plain, BATCHES[0]), plain, dg.criteria.BranchInfluence(BATCHES))
 
 
+class Together(nn.Module):
+    """Branches that run beside each other behind a function, in the model itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.left, self.right, self.last = nn.Linear(4, 4), Mlp(), Mlp(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = nn.functional.layer_norm(x, (4,))
+        return self.last(x + self.left(y) + self.right(y))
+
+
+def test_a_stream_that_nothing_shows_is_told():
+    """The sum of the second branch has another term than what it is made from, and no module is given that."""
+    model = Together().eval()
+    graph = dg.trace(model, BATCHES[0])
+    with pytest.raises(PlanError, match=r"^right: what it is made from is no term of its sum.*Name the other branches"):
+        dg.score(graph, model, dg.criteria.BranchInfluence(BATCHES))
+    found = dg.score(graph, model, dg.criteria.BranchInfluence(BATCHES, branches="left"))
+    with torch.no_grad():
+        pairs = [(x, x + model.left(nn.functional.layer_norm(x, (4,)))) for x in map(model.first, BATCHES)]
+        assert_influence(found, {"left": influence(pairs)})
+
+
 @pytest.mark.models
 def test_a_llama_is_scored_as_hooks_see_it():
     """The streams before and after are what norms and layers are given and return."""
