@@ -98,7 +98,7 @@ class BranchInfluence:
         flow, problems = BranchFlow(graph), list[str]()
         branches: list[Branch]
         if self.branches is None:
-            branches = flow.outermost()
+            branches = [*flow.outermost]
             problems += [] if branches else ["no module of the graph runs a branch that may leave: dg.drop_branches says why."]
         else:
             paths, wrong = named_modules(graph, self.branches)
@@ -111,7 +111,8 @@ class BranchInfluence:
         return {path: stream for path, stream in streams.items() if stream is not None}
 
 
-_NO_STREAM = "{}: what it is made from is no term of its sum, and no module around it is given that. Name the other branches in branches=."
+_NO_STREAM = "{}: no module around it is given what it is made from, and its sum has another term; leave it out of branches=."
+"""Why a branch has no score."""
 
 
 def _add(total: torch.Tensor, dim: int, stream: torch.Tensor, added: torch.Tensor) -> None:

@@ -165,15 +165,24 @@ class BranchFlow:
             return branches, problems
         return self._with_feeders(branches, scopes)
 
-    def outermost(self) -> list[Branch]:
+    @cached_property
+    def outermost(self) -> tuple[Branch, ...]:
         """All branches that may leave, each by itself, in the order of forward; none that lies within another one."""
-        found = [self.found([path])[0][0] for path in self._calls if path and self._is_branch(path)]
-        found.sort(key=lambda branch: -self._params(branch.path))
+        found = [branch for path in self._calls if path for branch in self._by_itself(path)]
         outer: list[Branch] = []
-        for branch in found:
+        for branch in sorted(found, key=lambda branch: -self._params(branch.path)):
             if not any(path in other.replaced for other in outer for path in _upwards(branch.path)):
                 outer.append(branch)
-        return sorted(outer, key=lambda branch: self._order[self.inside(branch.path)[0].name])
+        return tuple(sorted(outer, key=lambda branch: self._order[self.inside(branch.path)[0].name]))
+
+    def _by_itself(self, path: str) -> list[Branch]:
+        """The branch that a module runs, where it may leave without another one."""
+        try:
+            branch, scope = self._branch(path)
+        except _NotOne:
+            return []
+        branches, problems = self._with_feeders([branch], {path: scope})
+        return [] if problems else branches
 
     def asked(self, paths: Iterable[str]) -> tuple[list[Branch], list[str]]:
         """As `found`, for paths that a user names: a module that only stands beside the one that runs the branch is refused."""
@@ -192,19 +201,8 @@ class BranchFlow:
 
     def _goes_with(self, path: str) -> str:
         """The branch with which a module goes that is none itself, as a hint."""
-        holder = next((branch.path for branch in self._outermost if path in branch.beside), "")
+        holder = next((branch.path for branch in self.outermost if path in branch.beside), "")
         return f"; it goes with {holder}, name that one" if holder else ""
-
-    @cached_property
-    def _outermost(self) -> list[Branch]:
-        return self.outermost()
-
-    def _is_branch(self, path: str) -> bool:
-        try:
-            self._branch(path)
-        except _NotOne:
-            return False
-        return not self.found([path])[1]
 
     def stream(self, branch: Branch) -> Stream | None:
         """What a branch is made from and added to; None where no module is given that. It may leave."""
