@@ -260,12 +260,16 @@ class BranchFlow:
             raise _NotOne(f"forward calls it {len(calls)} times, expected once")
         if calls[0].problem:
             raise _NotOne(calls[0].problem)
-        for tensor in self._graph.tensors:
-            names = (tensor.name, *tensor.aliases)
+        for names in self._tied:
             if len(inside := [name for name in names if name.startswith(f"{path}.")]) not in {0, len(names)}:
                 other = next(name for name in names if name not in inside)
                 raise _NotOne(f"its {inside[0]} is tied to {other}")
         return calls[0]
+
+    @cached_property
+    def _tied(self) -> list[tuple[str, ...]]:
+        """The names of each tensor that has several."""
+        return [(tensor.name, *tensor.aliases) for tensor in self._graph.tensors if tensor.aliases]
 
     def _given(self, path: str, call: ModuleCall) -> str:
         """The one tensor that the module makes and that is read outside of it."""
