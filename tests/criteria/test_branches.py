@@ -185,6 +185,7 @@ def test_a_stream_that_nothing_shows_is_told():
 
 
 @pytest.mark.models
+@pytest.mark.needs("transformers")
 def test_a_llama_is_scored_as_hooks_see_it():
     """The streams before and after are what norms and layers are given and return."""
     model = deep("llama").eval()
