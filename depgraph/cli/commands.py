@@ -381,8 +381,10 @@ def report(
     graph, plans = load_graph(graph_file), [load_plan(file) for file in plan_files]
     scores = load_scores(scores_file) if scores_file is not None else None
     other = load_plan(other_file) if other_file is not None else None
-    made = dg.report(graph, *plans, other, scores) if len(plans) == 1 else dg.report(graph, scores=scores, plans=plans)
-    made.save(output)
+    if len(plans) == 1:
+        dg.report(graph, plans[0], other, scores).save(output)
+    else:
+        dg.report(graph, scores=scores, plans=plans).save(output)
     click.echo(f"wrote {output}", err=True)
 
 
