@@ -43,6 +43,7 @@ def _traced(name: str) -> tuple[dg.Graph, torch.nn.Module]:
     """The graph and the model, of those that plan files are measured with."""
     from plan_sizes import MODELS
 
+    torch.manual_seed(0)
     model, inputs = MODELS[name]()
     return dg.trace(model, *inputs), model
 
