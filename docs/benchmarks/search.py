@@ -104,8 +104,8 @@ did not help, and how long it takes.
    that was interrupted goes on.
 3. Let `dg.pareto` choose the widths for one budget or many, with `top_k=5`.
 4. Measure these few with all their cuts, and take the best. The table ranks them, and is not exact about all cuts together.
-5. If there is time, go on: a table around the best so far, `around=`, and its best of five; or `dg.evolve`, which needs no table
-   and had the best means on digits after as many evaluations. Either gains less than the first table did.
+5. If there is time, go on: a table around the best so far, `around=`, and its best of five; or `dg.evolve`, which needs no
+   table and had the best means on digits after as many evaluations. Either gains less than the first table did.
 
 Do this where the model is used as it is, or trained little. After fine-tuning, equal ratios were level or a little better, see
 [what did not help](#what-did-not-help).
@@ -136,8 +136,8 @@ Do this where the model is used as it is, or trained little. After fine-tuning, 
 LOSS = """\
 **The loss of a task in the place of the distance.** Written by `tox run -e search`, an earlier measurement; the numbers are in
 [search.json](benchmarks/search.json). Networks, scores, groups and budgets are those above, and the table is measured by the
-mean loss on labelled data that are not judged. On digits it ranks as well as the distance. On MiniLM it is near 0 with any single
-cut, and rises and falls by chance."""
+mean loss on labelled data that are not judged. On digits it ranks as well as the distance. On MiniLM it is near 0 with any
+single cut, and rises and falls by chance."""
 
 
 def page(found: dict[str, Any], speed: dict[str, Any] | None) -> str:
@@ -155,7 +155,11 @@ def page(found: dict[str, Any], speed: dict[str, Any] | None) -> str:
 def _by_loss(name: str, subject: dict[str, Any]) -> list[str]:
     """The lines about one network that is searched by its task's loss."""
     rows = subject["rows"]
-    lines = [f"### {name}, by the loss", "", f"{subject['metric'].capitalize()}, mean and range over the seeds. {_seconds(subject)}"]
+    lines = [
+        f"### {name}, by the loss",
+        "",
+        f"{subject['metric'].capitalize()}, mean and range over the seeds. {_seconds(subject)}",
+    ]
     lines += ["", *_summary(rows), "", *_table(rows, "value")]
     if any(row["tuned"] is not None for row in rows):
         lines += ["After fine-tuning:", "", *_table([row for row in rows if row["tuned"] is not None], "tuned")]
@@ -172,7 +176,13 @@ def _by_loss(name: str, subject: dict[str, Any]) -> list[str]:
 
 def _times(speed: dict[str, Any]) -> list[str]:
     """The lines about how long `dg.pareto` takes."""
-    lines = ["## Time", "", SPEED.format(**speed), "", "| budgets of | curves | budgets | allocations | seconds | CPU seconds |"]
+    lines = [
+        "## Time",
+        "",
+        SPEED.format(**speed),
+        "",
+        "| budgets of | curves | budgets | allocations | seconds | CPU seconds |",
+    ]
     lines.append("|---" * 6 + "|")
     for row in speed["rows"]:
         columns = ("case", "curves", "budgets", "found", "seconds", "CPU seconds")

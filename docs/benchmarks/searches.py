@@ -171,8 +171,8 @@ budget. Nothing is trained on here.
 the search that they name, beside the method of the row.
 """
 TUNED = """\
-**Searched widths do not win after fine-tuning.** It was measured on digits at half of the MACs alone: there training makes up for
-what the policies lose. What `pareto` and `rounds` leave has a little fewer MACs than what the others leave."""
+**Searched widths do not win after fine-tuning.** It was measured on digits at half of the MACs alone: there training makes up
+for what the policies lose. What `pareto` and `rounds` leave has a little fewer MACs than what the others leave."""
 ADDITIVE = """\
 **A table does not foretell the distance of all cuts together.** It ranks allocations; how far it is off depends on the network.
 With the cuts of `pareto` the distance is {} what the table predicts. So measure what is chosen."""
