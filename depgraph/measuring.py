@@ -92,6 +92,7 @@ def output_distance(
     kind: str = "squared",
     *,
     forward: Forward = run,
+    progress: bool = False,
 ) -> Callable[[nn.Module], float]:
     """How far a model's outputs are from what they are now: an `evaluate` for `dg.sensitivity` that needs no labels.
 
@@ -111,6 +112,7 @@ def output_distance(
             embeddings share change nothing. Take the one that sees what is used of the outputs, and no more.
         forward: from the model and a batch to the outputs, one tensor, such as
             ``lambda model, batch: model(**batch).logits[batch["attention_mask"] > 0]``. By default what forward returns.
+        progress: show a progress bar, here and each time that the distance is measured; needs the package tqdm.
 
     Returns:
         A function of a model that has the same outputs, such as this one with masks, or the pruned one.
@@ -130,7 +132,7 @@ def output_distance(
         raise PlanError(f"expected kind= as one of {', '.join(DISTANCES)}, met {kind!r}.")
     if not are_batches(batches):
         raise PlanError(f"expected batches= as an iterable of batches, met {type(batches).__name__}; write [batch] for one.")
-    pairs = [(batch, _outputs(forward, model, batch)) for batch in batches]
+    pairs = [(batch, _outputs(forward, model, batch)) for batch in shown(batches, "outputs", "batch", progress)]
     if not pairs:
         raise PlanError("expected at least one batch to compare outputs on.")
     wholes = [whole for _, whole in pairs]
@@ -139,7 +141,7 @@ def output_distance(
         raise PlanError("all outputs are empty, 0 or the same, so that no distance to them is relative; give other batches.")
 
     def distance(other: nn.Module) -> float:
-        found = [_outputs(forward, other, batch) for batch, _ in pairs]
+        found = [_outputs(forward, other, batch) for batch, _ in shown(pairs, "distance", "batch", progress)]
         for whole, output in zip(wholes, found, strict=True):
             if whole.shape != output.shape:
                 expected, met = [*whole.shape], [*output.shape]

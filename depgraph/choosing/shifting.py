@@ -15,6 +15,7 @@ from depgraph.choosing.memory import Memory
 from depgraph.choosing.scopes import removal
 from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
+from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.graph.patterns import chosen_groups, defaults
 from depgraph.plans.making import plan_of
@@ -92,6 +93,7 @@ def _some(units: Mapping[int, int]) -> dict[int, int]:
     return {position: count for position, count in units.items() if count}
 
 
+@of_graph
 def shifts(
     graph: Graph,
     scores: Scores,

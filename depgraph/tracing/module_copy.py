@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -303,4 +303,5 @@ def _follow_calls(clone: nn.Module, path: str, session: Session, problem: str | 
         hooks = clone.__dict__.get(name, {})
         hooks = type(hooks)((key, own) for key, own in hooks.items() if not divides(own))
         clone.__dict__[name] = type(hooks)({-1: hook, **hooks} if name == "_forward_pre_hooks" else {**hooks, -1: hook})
-    clone.__dict__["_forward_hooks_with_kwargs"] = {**clone.__dict__.get("_forward_hooks_with_kwargs", {}), -1: True}
+    with_kwargs = clone.__dict__.get("_forward_hooks_with_kwargs", OrderedDict())
+    clone.__dict__["_forward_hooks_with_kwargs"] = type(with_kwargs)({**with_kwargs, -1: True})  # handles refer to it weakly

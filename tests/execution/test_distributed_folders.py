@@ -140,7 +140,7 @@ def test_tensors_of_elements_that_leave_are_left_out(tmp_path):
     assert set(listed.state_dict_metadata) == {"step", *(f"model.{name}" for name in small.state_dict())}
     moments = {"state": {"blocks.0.linear.weight": {"exp_avg": torch.zeros(4, 4)}}}
     dcp.save({"model": model.state_dict(), "optim": moments}, checkpoint_id=tmp_path / "trained")
-    with pytest.raises(dg.errors.MismatchError, match="does not go along where elements of lists leave"):
+    with pytest.raises(dg.errors.MismatchError, match="does not go along where layers or branches leave"):
         prune_checkpoint(plan, tmp_path / "trained", tmp_path / "other")
 
 

@@ -18,8 +18,8 @@ from depgraph.plans.algebra import PlanDifference, remainder
 from depgraph.plans.making import plan_of
 from depgraph.testing import modules, tensor_bytes
 from tests.laws.refuting import refuted
+from tests.laws.test_drops import APART, stacks
 from tests.laws.test_drops import X as BATCH
-from tests.laws.test_drops import stacks
 from tests.laws.test_models import X, pruned
 from tests.laws.test_ragged import X as SEQUENCE
 from tests.laws.test_ragged import attentions
@@ -294,7 +294,7 @@ def test_a_way_back_to_the_front_is_refuted():
 @st.composite
 def shorter(draw):
     """A network of blocks, and two plans of it by which elements leave and groups are cut, those of such elements too."""
-    model, sides = draw(stacks()), []
+    model, sides = draw(stacks(APART)), []
     graph = dg.trace(model, BATCH)
     drawn = draw(orders(graph))
     (sequence,) = graph.sequences

@@ -94,11 +94,11 @@ class Stack(nn.Module):
             for place in range(self.depth):
                 x = self.blocks[place](x)
         elif self.way == "enumerate":
-            for place, block in enumerate(self.blocks):
-                x = block(x) * (place + 1) ** 0
+            for _, block in enumerate(self.blocks):
+                x = block(x)
         elif self.way == "zip":
-            for block, other in zip(self.blocks, reversed(self.blocks), strict=True):
-                x = block(x) if other is not None else x
+            for block, _ in zip(self.blocks, range(len(self.blocks)), strict=True):
+                x = block(x)
         elif self.way in {"slice", "dict"}:
             for block in self.blocks.values() if self.way == "dict" else self.blocks[: self.depth]:
                 x = block(x)

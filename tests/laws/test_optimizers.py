@@ -55,7 +55,7 @@ def perceptrons(draw):
 def pruned(draw, networks):
     """A model in double precision and a plan that removes something."""
     model = draw(networks)
-    plan = draw(plans(dg.trace(model, X), elements=True))
+    plan = draw(plans(dg.trace(model, X)))  # what a mask can do: elements leave in a law of their own
     assume(plan.cuts)
     return model.double().train(), plan
 

@@ -43,6 +43,10 @@ OTHER = {
     "{}: write a name and a dimension, such as 'output:-1', 'input:1', or 'vocabulary'",
     "{}: {} has {} dimensions, {} is not one of them",
     "{}: {} is looked up along dimension 0; its others are no part of the interface",
+    # why no other module can take a module's place
+    "it returns a {}", "it returns a tensor that no operator of forward made",
+    # in which module forward keeps what elements of a list give
+    "the model",
     # how groups and coverage are shown
     "\n  {} pinned: {}", ", at least {} stay", ", in multiples of {}", "{} ({} indices{}, {} axes)", "{} dim {}: {}",
     "{} of {} parameters ({}) lie in groups{}",
