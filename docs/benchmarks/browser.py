@@ -244,6 +244,10 @@ def click_paths(browser: Browser, path: Path) -> None:
     for link in page.locator("#nav a").all():
         link.click()
         expect(page.locator(link.get_attribute("href") or "")).to_be_visible()
+    expect(page.locator("#pinned p")).to_contain_text("25,556,032 of 25,557,032 parameters (99.9\u00a0%)")  # not all of them
+    expect(page.locator("#legend")).to_contain_text("some of each")
+    for title in ("Plan 1: attribute edits", "Plan 2: attributes that forward does not read"):
+        expect(page.get_by_role("link", name=title)).to_be_visible()
     summary = page.locator("#pinned summary")
     summary.click()
     expect(page.locator("#pinned table")).to_be_hidden()
