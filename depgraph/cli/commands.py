@@ -357,28 +357,34 @@ def plan(source: str, output: str | None, save_graph: str | None, force: bool, f
 
 
 @command(
-    "depgraph report graph.json -o report.html\ndepgraph report graph.json --plan plan.json --other other.json -o report.html"
+    "depgraph report graph.json -o report.html\ndepgraph report graph.json --plan plan.json --other other.json -o report.html\n"
+    "depgraph report graph.json --plan step1.json --plan step2.json --plan step3.json -o report.html"
 )
 @click.argument("graph_file", metavar="GRAPH")
-@click.option("--plan", "plan_file", metavar="FILE", help="A plan of the graph.")
-@click.option("--other", "other_file", metavar="FILE", help="Another plan, to stand beside it.")
+@click.option(
+    "--plan", "plan_files", multiple=True, metavar="FILE", help="A plan of the graph. Several go in turn, by a slider."
+)
+@click.option("--other", "other_file", metavar="FILE", help="Another plan, to stand beside a single one.")
 @click.option("--scores", "scores_file", metavar="FILE", help="Scores as JSON.")
 @click.option("--output", "-o", required=True, metavar="FILE", help="Where the report goes.")
 @FORCE
 def report(
-    graph_file: str, plan_file: str | None, other_file: str | None, scores_file: str | None, output: str, force: bool
+    graph_file: str, plan_files: tuple[str, ...], other_file: str | None, scores_file: str | None, output: str, force: bool
 ) -> None:
     """Write a report as one HTML file."""
     import depgraph as dg
     from depgraph.cli.files import load_graph, load_plan, load_scores, refuse_existing
 
-    make: Any = getattr(dg, "report", None)
-    if not callable(make):
-        raise click.UsageError("this depgraph has no reports.")
+    if other_file is not None and len(plan_files) != 1:
+        raise click.UsageError(f"--other goes with one --plan, met {len(plan_files)}; several --plan are shown in turn.")
     refuse_existing(output, force)
-    plans = [load_plan(file) if file is not None else None for file in (plan_file, other_file)]
+    graph, plans = load_graph(graph_file), [load_plan(file) for file in plan_files]
     scores = load_scores(scores_file) if scores_file is not None else None
-    make(load_graph(graph_file), plan=plans[0], other=plans[1], scores=scores).save(output)
+    other = load_plan(other_file) if other_file is not None else None
+    if len(plans) == 1:
+        dg.report(graph, plans[0], other, scores).save(output)
+    else:
+        dg.report(graph, scores=scores, plans=plans).save(output)
     click.echo(f"wrote {output}", err=True)
 
 

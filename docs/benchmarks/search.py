@@ -1,7 +1,7 @@
 """Whether allocation on measured losses beats uniform cuts and a global ranking at equal MACs; writes docs/allocations.md.
 
 Run it with ``tox run -e search``, or ``python docs/benchmarks/search.py``; with ``--only digits`` or ``--only minilm`` on one
-network, with ``--page`` to write the page anew from the numbers of docs/benchmarks/search.json, and those of pareto.json.
+network, with ``--page`` to write the page anew from the numbers of search.json, searches.json and pareto.json beside this file.
 
 On the two networks of quality.md. Every method has the same scores, the same groups and the same budget. The table of
 `dg.sensitivity` is measured on data that are not judged.
@@ -30,7 +30,7 @@ from torch import nn  # noqa: E402
 import depgraph as dg  # noqa: E402
 from quality_page import shown, values, verdict  # noqa: E402
 from quality_subjects import Digits, MiniLM, copied  # noqa: E402
-from searches import section  # noqa: E402
+from searches import additive, gains, tuned  # noqa: E402
 
 Subject = Digits | MiniLM
 Row = dict[str, Any]
@@ -90,52 +90,104 @@ def measure(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 HEAD = """\
-# Search on losses
+# Allocations
 
-Whether an allocation by `dg.sensitivity` and `dg.pareto` keeps more than equal ratios for all groups (`uniform`, which is
-`scope="group"`), than a global ranking, and than isomorphic scopes. Written by `tox run -e search`; the numbers are in
-[search.json](benchmarks/search.json). The networks are those of [quality.md](quality.md). All methods take the same Taylor
-scores of the same groups, and the same budget of MACs; a table has few widths of each group, so `pareto` often has a little
-less than the budget. A table is measured on a calibration set that is not judged. *Better* and *worse* are meant of means that
-differ by more than the seeds' spread, as in quality.md. Nothing is trained on but where it says so.
+How many indices each group loses for one budget is a choice. `dg.plan` makes it from scores: equal ratios, one ranking, or a
+ranking of each structure. A search asks the model itself what each width costs it. This page says how, what that gains, what
+did not help, and how long it takes.
+
+## What to do
+
+1. Measure by the distance to the whole model's own outputs, `dg.output_distance`: it needs no labels. Take the kind that sees
+   what is used of them: `kl` for logits, `cka` for embeddings that are compared with each other.
+2. Make a table by `dg.sensitivity`: each group is cut at a few widths while all others stay whole. Name a `path`, so that a run
+   that was interrupted goes on.
+3. Let `dg.pareto` choose the widths for one budget or many, with `top_k=5`.
+4. Measure these few with all their cuts, and take the best. The table ranks them, and is not exact about all cuts together.
+5. If there is time, go on: a table around the best so far, `around=`, and its best of five; or `dg.evolve`, which needs no
+   table and had the best means on digits after as many evaluations. Either gains less than the first table did.
+
+Do this where the model is used as it is, or trained little. After fine-tuning, equal ratios were level or a little better, see
+[what did not help](#what-did-not-help).
+
+```python
+>>> import torch
+>>> from torch import nn
+>>> import depgraph as dg
+>>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+>>> inputs = torch.randn(64, 4)
+>>> graph = dg.trace(model, inputs[:1])
+>>> scores = dg.score(graph, model, dg.Magnitude(p=2))
+>>> distance = dg.output_distance(model, [inputs], "kl")
+>>> def measured(plan):
+...     with dg.mask_(plan, model):
+...         return distance(model)
+>>> best = dg.plan(graph, scores, macs=0.5)                                 # what is to be beaten
+>>> for around in (None, best):                                             # the second round is optional
+...     table = dg.sensitivity(graph, model, distance, [0.25, 0.5, 0.75], scores, around=around and best)
+...     best = min([best, *(each.plan for each in dg.pareto(graph, table, {"macs": 0.5}, top_k=5))], key=measured)
+>>> measured(best) <= measured(dg.plan(graph, scores, macs=0.5)), best.apply(graph).macs <= 0.5 * graph.macs
+(True, True)
+
+```
+
+`dg.pareto` needs scipy, `pip install 'depgraph[search]'`. [The guide](guide.md#search-on-measured-losses) has all arguments.
 """
+LOSS = """\
+**The loss of a task in the place of the distance.** Written by `tox run -e search`, an earlier measurement; the numbers are in
+[search.json](benchmarks/search.json). Networks, scores, groups and budgets are those above, and the table is measured by the
+mean loss on labelled data that are not judged. On digits it ranks as well as the distance. On MiniLM it is near 0 with any
+single cut, and rises and falls by chance."""
 
 
 def page(found: dict[str, Any], speed: dict[str, Any] | None) -> str:
-    """The page."""
-    lines = [HEAD]
+    """The page: what to do, what it gains, what did not help, how long it takes."""
+    searches = json.loads((DOCS / "benchmarks" / "searches.json").read_text())
+    lines = [HEAD, *gains(searches), "## What did not help", "", *tuned(searches), *additive(searches), LOSS, ""]
     for name, subject in ((name, found[name]) for name in BUDGETS if name in found):
-        lines += [f"## {name}", "", f"{subject['metric'].capitalize()}, mean and range over the seeds. {_seconds(subject)}", ""]
-        lines += [*_summary(subject["rows"]), "", *_table(subject["rows"], "value")]
-        if any(row["tuned"] is not None for row in subject["rows"]):
-            lines += ["After fine-tuning:", "", *_table([row for row in subject["rows"] if row["tuned"] is not None], "tuned")]
-        lines += ["Do losses of single groups add up? The loss on the calibration set, as predicted and as measured:", ""]
-        lines += ["| MACs | seed | whole | predicted for pareto | measured, pareto | uniform | global |", "|---" * 7 + "|"]
-        for budget in sorted({row["budget"] for row in subject["rows"]}, reverse=True):
-            for seed in sorted({row["seed"] for row in subject["rows"]}):
-                at = {row["method"]: row for row in subject["rows"] if (row["budget"], row["seed"]) == (budget, seed)}
-                best = at["pareto"]
-                measured = " | ".join(f"{at[method]['loss']:.4f}" for method in ("pareto", "uniform", "global"))
-                lines.append(f"| {budget} | {seed} | {best['whole']:.4f} | {best['predicted']:.4f} | {measured} |")
-        lines.append("")
-    searches = DOCS / "benchmarks" / "searches.json"
-    if searches.exists():
-        lines += section(json.loads(searches.read_text()))
+        lines += _by_loss(name, subject)
     if speed:
-        lines += [
-            "## Time",
-            "",
-            SPEED.format(**speed),
-            "",
-            "| budgets of | curves | budgets | allocations | seconds | CPU seconds |",
-        ]
-        lines.append("|---" * 6 + "|")
-        for row in speed["rows"]:
-            columns = ("case", "curves", "budgets", "found", "seconds", "CPU seconds")
-            lines.append("| " + " | ".join(str(row[column]) for column in columns) + " |")
-        lines.append("")
+        lines += _times(speed)
     told = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     return "\n".join([*lines, f"Measured with {told}, one thread.", ""])
+
+
+def _by_loss(name: str, subject: dict[str, Any]) -> list[str]:
+    """The lines about one network that is searched by its task's loss."""
+    rows = subject["rows"]
+    lines = [
+        f"### {name}, by the loss",
+        "",
+        f"{subject['metric'].capitalize()}, mean and range over the seeds. {_seconds(subject)}",
+    ]
+    lines += ["", *_summary(rows), "", *_table(rows, "value")]
+    if any(row["tuned"] is not None for row in rows):
+        lines += ["After fine-tuning:", "", *_table([row for row in rows if row["tuned"] is not None], "tuned")]
+    lines += ["The loss on the calibration set, as predicted and as measured:", ""]
+    lines += ["| MACs | seed | whole | predicted for pareto | measured, pareto | uniform | global |", "|---" * 7 + "|"]
+    for budget in sorted({row["budget"] for row in rows}, reverse=True):
+        for seed in sorted({row["seed"] for row in rows}):
+            at = {row["method"]: row for row in rows if (row["budget"], row["seed"]) == (budget, seed)}
+            best = at["pareto"]
+            measured = " | ".join(f"{at[method]['loss']:.4f}" for method in ("pareto", "uniform", "global"))
+            lines.append(f"| {budget} | {seed} | {best['whole']:.4f} | {best['predicted']:.4f} | {measured} |")
+    return [*lines, ""]
+
+
+def _times(speed: dict[str, Any]) -> list[str]:
+    """The lines about how long `dg.pareto` takes."""
+    lines = [
+        "## Time",
+        "",
+        SPEED.format(**speed),
+        "",
+        "| budgets of | curves | budgets | allocations | seconds | CPU seconds |",
+    ]
+    lines.append("|---" * 6 + "|")
+    for row in speed["rows"]:
+        columns = ("case", "curves", "budgets", "found", "seconds", "CPU seconds")
+        lines.append("| " + " | ".join(str(row[column]) for column in columns) + " |")
+    return [*lines, ""]
 
 
 SPEED = """\
@@ -168,7 +220,7 @@ def _summary(rows: list[Row]) -> list[str]:
         told = (
             f"The sums of what each cut loses alone lie between {min(sums):.5f} and {max(sums):.5f}; "
             f"all cuts together lose {min(together):.5f} to {max(together):.5f}. So the table is mostly noise: likely because "
-            "the calibration loss is near zero with any single cut; a distance to the whole model's outputs is not, see below."
+            "the calibration loss is near zero with any single cut; the distance to the whole model's outputs is not."
         )
     return [
         f"Of {len(words)} cells, a budget and another method each, `pareto` is better in {count['better']}, level in "

@@ -380,22 +380,29 @@ def test_completion():
     assert "vllm" in [item.value for item in complete.get_completions(["check", "--engine"], "v")]
 
 
-def test_a_report_is_made_if_there_are_reports(folder, monkeypatch):
-    """The command hands everything to `dg.report`, and says so where there is none."""
-    seen = {}
+def test_a_report_is_what_the_library_makes(folder):
+    """The same file to the byte: of a graph, of one plan, of two beside each other, of several in turn."""
+    graph, plan, other = dg.Graph.load("graph.json"), dg.Plan.load("plan.json"), dg.Plan.load("other.json")
+    scores = json.loads(Path("scores.json").read_text())
+    made = {
+        (): dg.report(graph),
+        ("--plan", "plan.json"): dg.report(graph, plan),
+        ("--plan", "plan.json", "--other", "other.json", "--scores", "scores.json"): dg.report(graph, plan, other, scores),
+        ("--plan", "plan.json", "--plan", "other.json", "--plan", "plan.json", "--scores", "scores.json"): dg.report(
+            graph, scores=scores, plans=[plan, other, plan]
+        ),
+    }
+    for options, expected in made.items():
+        assert run("report", "graph.json", *options, "-o", "report.html", "--force").exit_code == 0
+        assert Path("report.html").read_text() == expected.html, options
+    assert len({expected.html for expected in made.values()}) == len(made)
 
-    class Made:
-        def save(self, path):
-            Path(path).write_text("<html>")
 
-    def make(graph, plan=None, other=None, scores=None):
-        seen.update(plan=plan, other=other, scores=scores)
-        return Made()
-
-    monkeypatch.setitem(dg.__dict__, "report", make)
-    line = ("report", "graph.json", "--plan", "plan.json", "--scores", "scores.json", "-o", "report.html")
-    assert run(*line).exit_code == 0 and Path("report.html").exists()
-    assert seen["plan"] == dg.Plan.load("plan.json") and seen["other"] is None and "0.weight:0" in seen["scores"]
+@pytest.mark.parametrize("plans", [[], ["--plan", "plan.json", "--plan", "other.json"]])
+def test_another_plan_stands_beside_one(folder, plans):
+    """Beside none, or beside several in turn, it has no place."""
+    line = told(run("report", "graph.json", *plans, "--other", "plan.json", "-o", "report.html"), 2)
+    assert f"--other goes with one --plan, met {len(plans) // 2}" in line and not Path("report.html").exists()
 
 
 def test_help_and_files_load_no_torch(folder):

@@ -96,3 +96,11 @@ def test_names_without_an_example_are_refused(monkeypatch):
     exec(SHELF, vars(shelf))
     monkeypatch.setitem(sys.modules, "shelf", shelf)
     assert without_example(shelf) == ["HIDDEN", "silent", "elsewhere", "skipped", "Bare"]
+
+
+def test_the_readme_names_every_folder():
+    """The map of folders has all of the package, and no other."""
+    root = Path(dg.__file__).parent
+    table = (root.parent / "README.md").read_text().split("## Where things are")[1].split("## ")[0]
+    folders = {f"depgraph/{path.parent.name}" for path in root.glob("*/__init__.py")}
+    assert set(re.findall(r"`(depgraph/\w+)`", table)) == folders

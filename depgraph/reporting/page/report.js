@@ -36,7 +36,11 @@
     if (!after.length || after.every((value) => value === before)) return write(before);
     return `${write(before)} → ${after.map((value) => write(value)).join(" | ")}`;
   };
-  const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)}\u00a0%` : "");
+  const percent = (part, whole) => {
+    if (!whole) return "";
+    const shown = (100 * part) / whole;
+    return `${(part < whole ? Math.min(shown, 99.9) : shown).toFixed(1)}\u00a0%`; // a part is never told as all
+  };
 
   // ---- nodes: names are written by what they share with the one before
   const nodes = [];
@@ -589,7 +593,7 @@
     byId("sections").append(details);
     byId("nav").append(el("a", { href: `#${id}`, onclick: () => { details.open = true; } }, title));
   }
-  const planName = (plan) => (shown.length > 1 ? ` of plan ${plan + 1}` : "");
+  const ofPlan = (plan, title) => (shown.length > 1 ? `Plan ${plan + 1}: ${title[0].toLowerCase()}${title.slice(1)}` : title);
   function sections() {
     const were = new Map([...document.querySelectorAll("#sections > details")].map((each) => [each.id, each.open]));
     byId("sections").replaceChildren();
@@ -603,13 +607,13 @@
         [item.reason, item.free, [listed(item.axes, (name) => [name])], item.count])) : el("p", {}, "None."));
     for (const plan of shown) {
       const edits = data.edits[plan], unread = data.unread[plan], drops = data.drops[plan], branches = data.branches[plan];
-      if (edits.length) section(`edits-${plan}`, `Attribute edits${planName(plan)}`, table(["attribute", "before", "after", ""],
+      if (edits.length) section(`edits-${plan}`, ofPlan(plan, "Attribute edits"), table(["attribute", "before", "after", ""],
         edits.map(([path, old, now, added]) => [path, old, now, added ? "added by hand" : ""])));
-      if (unread.length) section(`unread-${plan}`, `Attributes that forward does not read${planName(plan)}`, table(["attribute", "now", "perhaps"],
-        unread.map(([path, value, sizes]) => [path, value, sizes.join(" or ")])));
-      if (drops.length) section(`drops-${plan}`, `Dropped elements of lists${planName(plan)}`, table(["list", "go", "of", "renamed"], drops.map((drop) =>
+      if (unread.length) section(`unread-${plan}`, ofPlan(plan, "Attributes that forward does not read"), table(["attribute", "now", "perhaps"],
+        unread.map(([path, value, sizes]) => [path, value, sizes.map(plain).join(" or ")])));
+      if (drops.length) section(`drops-${plan}`, ofPlan(plan, "Dropped elements of lists"), table(["list", "go", "of", "renamed"], drops.map((drop) =>
         [drop.path || "the model", drop.removed.join(", "), drop.count, drop.left.map(([old, now]) => `${old} → ${now}`).join(", ")])));
-      if (branches.length) section(`branches-${plan}`, `Branches that leave${planName(plan)}`, table(["module that adds nothing", "goes with it"],
+      if (branches.length) section(`branches-${plan}`, ofPlan(plan, "Branches that leave"), table(["module that adds nothing", "goes with it"],
         branches.map((branch) => [branch.path, branch.beside.join(", ")])));
     }
     if (data.engine)
@@ -653,7 +657,8 @@
       if (background) swatch.style.background = background;
       return el("span", {}, swatch, text);
     };
-    byId("legend").append(entry("stays", "var(--kept)"), PLANS ? entry("goes", "var(--gone)") : "", entry("pinned", "", "pinned"),
+    byId("legend").append(entry("stays", "var(--kept)"), PLANS ? entry("goes", "var(--gone)") : "",
+      PLANS ? entry("some of each", SHARES[4]) : "", entry("pinned", "", "pinned"),
       ...(data.groups.some((group) => group.heat) ? [entry("scores, low to high", "linear-gradient(to right, var(--cold), var(--hot))")] : []),
       ...(shown.length > 1 ? [el("span", {}, "Upper strip: plan 1. Lower strip: plan 2.")] : []));
   }
