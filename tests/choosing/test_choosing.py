@@ -257,6 +257,26 @@ def test_patterns_of_what_is_pinned_are_refused_with_the_reason(options, problem
     assert whole == dg.plan(graph, scores, ratio={"*": 0.5, "4.bias": 0.0}) == dg.plan(graph, scores, ratio=0.5)
 
 
+class Transposed(nn.Module):
+    """A parameter that is read through a view, as stacked experts are: it is no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.weight = nn.Linear(3, 6), nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, x):
+        return self.first(x) @ self.weight.transpose(0, 1).transpose(0, 1)
+
+
+def test_a_parameter_has_no_side_by_which_it_reads():
+    """Nothing enters a parameter that is read through a view; its groups have names."""
+    graph = dg.trace(Transposed(), torch.zeros(1, 3))
+    with pytest.raises(
+        dg.errors.PlanError, match=r"no tensor enters it, for it is no layer; name a group .*: 'first.weight:0'"
+    ):
+        dg.plan(graph, {"first.weight:0": range(6)}, ratio={"weight:in": 0.5})
+
+
 @pytest.mark.parametrize("option", ["ignore", "only", "scope", "scopes", "max_ratio", "min_width", "round_to", "ratio"])
 def test_modules_in_place_of_patterns_are_told_their_name(option):
     """A graph is data and holds no module: the error names the way from one to its pattern, also for containers and classes."""
