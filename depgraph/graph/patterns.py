@@ -93,7 +93,8 @@ def _why_none(graph: Graph, pattern: str) -> str:
         reasons = [str(pinned) for pinned in graph.pinned if pinned.tensor in tensors]
     if side in SIDES and not reasons and (groups := groups_at(graph, layer)):
         names = ", ".join(repr(group.name) for group in groups[:_MOST_REASONS])
-        return f"no tensor {'enters' if side == 'in' else 'leaves'} it, for it is no layer; name a group that reaches into it: {names}."
+        verb = "enters" if side == "in" else "leaves"
+        return f"no tensor {verb} it, for it is no layer; name a group that reaches into it: {names}."
     more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
     listing = "; ".join(reasons[:_MOST_REASONS]) + more
     return f"all of it is pinned ({listing})." if listing else "it holds no parameter with an axis of more than one index."
