@@ -23,7 +23,7 @@ from depgraph.solving.sized import Sized
 from depgraph.solving.statements import Value
 from depgraph.tracing.custom_rules import as_one_module
 from depgraph.tracing.layer_attributes import POSITIONAL, followed, read_in_forward
-from depgraph.tracing.module_lists import module_sequences, observed, one_module, paths_of_modules
+from depgraph.tracing.module_lists import SharedModules, module_sequences, observed
 from depgraph.tracing.session import Running, Session, class_name, named_leaves
 from depgraph.tracing.stand_in_tensors import FakeTensors, RealTensors
 from depgraph.wrappers import divides, own_class
@@ -86,7 +86,7 @@ def instrumented_copies(
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
         copies[id(module)] = object.__new__(own_class(module))
-    paths = paths_of_modules(model)
+    shared, holders = SharedModules(model), _holders_of_parameters(model)
     for sequence in module_sequences(model):
         session.lists(sequence)
         observed(copies[id(model.get_submodule(sequence.path))], partial(session.reached_for, sequence.path))
@@ -121,10 +121,23 @@ def instrumented_copies(
         for name, term in counted_terms.items():
             session.followed(prefix + name, term, outside=size_names is not None and name not in size_names)
         state["_apply"] = partial(_apply_to_copy, clone)
-        _follow_calls(clone, path, session, None if next(module.parameters(), None) is None else one_module(module, paths))
+        _follow_calls(clone, path, session, shared.at(path) if path in holders else None)
         if whole and own_class(module) in whole:
             as_one_module(clone, path, whole[own_class(module)], session)
     return tuple(copies.values()), attributes.uncopied
+
+
+def _holders_of_parameters(model: nn.Module) -> set[str]:
+    """The paths of the modules that hold parameters, themselves or in modules inside."""
+    holders = set()
+    for name, _ in model.named_parameters(remove_duplicate=False):
+        while "." in name:
+            name = name.rpartition(".")[0]
+            if name in holders:
+                break
+            holders.add(name)
+        holders.add("")
+    return holders
 
 
 def _declared_value(by_name: Mapping[str, Declared], prefix: str, name: str) -> Value | None:

@@ -7,7 +7,7 @@ is gone: `as_used` says which may not leave, and why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -40,7 +40,7 @@ class Reach:
 
 def module_sequences(model: nn.Module) -> Iterator[ModuleSequence]:
     """The lists of several modules, by their first paths, with the integers and entries that go by an element's place."""
-    paths = paths_of_modules(model)
+    shared = SharedModules(model)
     configs = list(_configs(model))
     for path, module in model.named_modules():
         if not isinstance(module, _LISTS) or len(module._modules) < 2 or None in module._modules.values():
@@ -55,32 +55,26 @@ def module_sequences(model: nn.Module) -> Iterator[ModuleSequence]:
             numbered,
             positions=tuple(_positions(values)) if numbered else (),
             entries=tuple(_entries(modules, configs)) if numbered else (),
-            problem=next(filter(None, (one_module(child, paths) for child in modules)), "")
+            problem=next(filter(None, (shared.at(f"{path}.{name}" if path else name) for name in elements)), "")
             or _chosen_by_place(modules, configs),
         )
 
 
-def _problems(elements: list[nn.Module], paths: Mapping[int, list[str]], configs: Iterable[tuple[str, Any]]) -> Iterator[str]:
-    """Why no element of a list may leave; empty texts where nothing speaks against it."""
-    yield from (one_module(element, paths) for element in elements)
-    yield _chosen_by_place(elements, configs)
+class SharedModules:
+    """The modules of a model to which several paths lead."""
 
+    def __init__(self, model: nn.Module) -> None:
+        paths: dict[int, list[str]] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            paths.setdefault(id(module), []).append(path)
+        self._shared = [found for found in paths.values() if len(found) > 1]
 
-def paths_of_modules(model: nn.Module) -> dict[int, list[str]]:
-    """The dotted paths that lead to each module, by its id."""
-    paths: dict[int, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        paths.setdefault(id(module), []).append(path)
-    return paths
-
-
-def one_module(element: nn.Module, paths: Mapping[int, list[str]]) -> str:
-    """Why a module is no thing of its own: two paths lead to it, or to a module in it; empty where none does."""
-    for module in element.modules():
-        if len(paths[id(module)]) > 1:
-            first, second, *_ = paths[id(module)]
-            return f"{first!r} and {second!r} are one module"
-    return ""
+    def at(self, path: str) -> str:
+        """Why the module at a path is no thing of its own: it is shared, or one in it is; empty where none is."""
+        for first, second, *more in self._shared:
+            if not path or any(name == path or name.startswith(f"{path}.") for name in (first, second, *more)):
+                return f"{first!r} and {second!r} are one module"
+        return ""
 
 
 def _plain_values(element: nn.Module) -> Iterator[tuple[str, Any]]:
