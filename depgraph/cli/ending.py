@@ -99,16 +99,26 @@ def fail(code: int, message: str) -> NoReturn:
     raise SystemExit(code)
 
 
+def _forget_output() -> None:
+    """Let what is still to be written to stdout go nowhere: else Python tries it again when the process ends, and tells it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def ending(command: Callable[P, T]) -> Callable[P, T]:
     """Make a command end with the code of what it raises, and one line on stderr."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return command(*args, **kwargs)
+            result = command(*args, **kwargs)
+            sys.stdout.flush()  # what cannot be written is told now, and not when the process ends
+            return result
         except UserCodeError as error:
             fail(USER_CODE, one_line(error))
         except BrokenPipeError:  # `depgraph show | head`: whoever reads has seen enough
+            _forget_output()
             raise SystemExit(0) from None
         except tuple(CODES) as error:
             code = next(code for kind, code in CODES.items() if isinstance(error, kind))
