@@ -284,6 +284,25 @@ def test_output_that_no_one_reads_ends_the_command(folder):
         assert result.returncode == code and result.stderr.count("\n") == (code > 0), result.stderr
 
 
+LEFT_IN_THE_BUFFER = """
+import os, sys
+from depgraph.cli.ending import ending
+reader, writer = os.pipe()
+os.dup2(writer, 1)
+def command():
+    sys.stdout.write("some of it")
+    os.close(reader)
+ending(command)()
+"""
+
+
+def test_what_is_left_in_the_buffer_when_the_reader_goes_is_forgotten():
+    """Python would write it again at its end, and say on stderr that it cannot."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    result = subprocess.run([sys.executable, "-c", LEFT_IN_THE_BUFFER], capture_output=True, text=True, env=buffered)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 FAILURES = {
     ("show", "nothing.json"): (3, "depgraph: nothing.json: No such file"),
     ("show", "model.pt"): (3, "neither a graph nor a plan"),
