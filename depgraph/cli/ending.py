@@ -96,14 +96,18 @@ def place_of(error: BaseException) -> str:
 def fail(code: int, message: str) -> NoReturn:
     """End with a code and a line on stderr."""
     print(f"depgraph: {message}", file=sys.stderr)
+    _write_or_forget()
     raise SystemExit(code)
 
 
-def _forget_output() -> None:
-    """Let what is still to be written to stdout go nowhere: else Python tries it again when the process ends, and tells it."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _write_or_forget() -> None:
+    """Write what is left for stdout, or let it go nowhere: else Python tries it again when the process ends, and tells it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def ending(command: Callable[P, T]) -> Callable[P, T]:
@@ -118,7 +122,7 @@ def ending(command: Callable[P, T]) -> Callable[P, T]:
         except UserCodeError as error:
             fail(USER_CODE, one_line(error))
         except BrokenPipeError:  # `depgraph show | head`: whoever reads has seen enough
-            _forget_output()
+            _write_or_forget()
             raise SystemExit(0) from None
         except tuple(CODES) as error:
             code = next(code for kind, code in CODES.items() if isinstance(error, kind))

@@ -276,11 +276,16 @@ def test_what_no_one_expected_is_one_line_too(folder, monkeypatch):
     assert isinstance(run("show", "graph.json").exception, KeyError)
 
 
+def buffered():
+    """The environment of a process whose output waits in a buffer, as it does by default."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 def test_output_that_no_one_reads_ends_the_command(folder):
     """A reader that has seen enough, a full disk and a stdout that is closed leave no traceback."""
     show = f"{sys.executable} -m depgraph show graph.json --json"
     for line, code in ((f"{show} | true; exit ${{PIPESTATUS[0]}}", 0), (f"{show} >&-", 0), (f"{show} >/dev/full", 3)):
-        result = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=buffered())
         assert result.returncode == code and result.stderr.count("\n") == (code > 0), result.stderr
 
 
@@ -298,8 +303,7 @@ ending(command)()
 
 def test_what_is_left_in_the_buffer_when_the_reader_goes_is_forgotten():
     """Python would write it again at its end, and say on stderr that it cannot."""
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    result = subprocess.run([sys.executable, "-c", LEFT_IN_THE_BUFFER], capture_output=True, text=True, env=buffered)
+    result = subprocess.run([sys.executable, "-c", LEFT_IN_THE_BUFFER], capture_output=True, text=True, env=buffered())
     assert (result.returncode, result.stderr) == (0, "")
 
 
