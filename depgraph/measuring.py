@@ -19,7 +19,8 @@ from depgraph.execution.masking import mask_
 from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
 from depgraph.plans.plan import Plan
-from depgraph.running import Forward, are_batches, run, shown
+from depgraph.progress import shown
+from depgraph.running import Forward, are_batches, run
 
 
 @of_graph

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import nn
 
 from depgraph.process import FUSED_ATTENTION, same_draws
-from depgraph.progress import shown as shown  # batches are run with it
 from depgraph.wrappers import unwrap
 
 P = ParamSpec("P")

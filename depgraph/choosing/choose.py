@@ -199,6 +199,20 @@ def _of_whole(
     return int(value * CostPolynomial(terms_of(graph, name, memory_model))({}))
 
 
+def default_couplings(
+    graph: Graph,
+    scores: Scores,
+    limits: Limits,
+    ignore: Iterable[str],
+    only: Iterable[str] | None,
+    uniform: str | Iterable[str | tuple[str, ...]],
+) -> list[Coupling]:
+    """What competes for a budget: of the groups that take part those that a plain number cuts, with what they lose together."""
+    by_default = defaults(graph, only)
+    groups = [group for group in chosen_groups(graph, ignore, only) if group.name in by_default]
+    return [*couplings_of(graph, groups, scores, limits, uniform_sets(graph, uniform))]
+
+
 def uniform_sets(graph: Graph, uniform: str | Iterable[str | tuple[str, ...]]) -> tuple[tuple[Group, ...], ...]:
     """The sets of groups that are to keep equal sizes. Raises `PlanError` for sets that have different ones."""
     if uniform == "isomorphic":

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from attrs import evolve, field, frozen
 
 from depgraph.choosing.budgets import Budget, LatencyModel, Number, budget_of
-from depgraph.choosing.choose import limits_of, uniform_sets
-from depgraph.choosing.coupled import Coupling, couplings_of
+from depgraph.choosing.choose import default_couplings, limits_of
+from depgraph.choosing.coupled import Coupling
 from depgraph.choosing.memory import Memory
 from depgraph.choosing.scopes import removal
 from depgraph.choosing.scores import Scores
 from depgraph.errors import PlanError
 from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
-from depgraph.graph.patterns import chosen_groups, defaults
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan, Target
 
@@ -150,10 +149,7 @@ def shifts(
     if ("latency" in budgets) != (latency_model is not None):
         raise PlanError("a budget of latency and latency_model= belong together.")
     limits = limits_of(graph, max_ratio, min_width, round_to)
-    by_default = defaults(graph, only)
-    groups = [group for group in chosen_groups(graph, ignore, only) if group.name in by_default]
-    found = couplings_of(graph, groups, scores, limits, uniform_sets(graph, uniform))
-    couplings: Sequence[Coupling] = [coupling for coupling in found if coupling.steps]
+    couplings = [item for item in default_couplings(graph, scores, limits, ignore, only, uniform) if item.steps]
     if not couplings:
         raise PlanError("no group can lose an index: every one is at its lower bound, left out, or balanced with one that is.")
     made = [

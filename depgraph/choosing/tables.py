@@ -15,14 +15,13 @@ from depgraph.algebra.indices import IndexSet
 from depgraph.algebra.numbers import is_number
 from depgraph.algebra.ragged_sets import RaggedSet, Removal
 from depgraph.algebra.spaces import Atom
-from depgraph.choosing.choose import limits_of, uniform_sets
-from depgraph.choosing.coupled import Coupling, couplings_of
+from depgraph.choosing.choose import default_couplings, limits_of
+from depgraph.choosing.coupled import Coupling
 from depgraph.choosing.scores import Scores
 from depgraph.collector import without_collections
 from depgraph.errors import PlanError
 from depgraph.graph.arguments import of_graph
 from depgraph.graph.graph import Graph
-from depgraph.graph.patterns import chosen_groups, defaults
 from depgraph.plans.making import plan_of
 from depgraph.plans.plan import Plan
 
@@ -213,11 +212,10 @@ def empty_table(
     if not ratios or not all(is_number(ratio) and 0 < ratio < 1 for ratio in ratios):
         raise PlanError(f"expected ratios= as fractions in (0, 1), those to remove of each group, met {ratios!r}.")
     limits = limits_of(graph, max_ratio, min_width, round_to)
-    by_default = defaults(graph, only)
-    groups = [group for group in chosen_groups(graph, ignore, only) if group.name in by_default]
+    couplings = default_couplings(graph, scores, limits, ignore, only, uniform)
     starts = _starts(graph, around)
     curves = []
-    for coupling in couplings_of(graph, groups, scores, limits, uniform_sets(graph, uniform)):
+    for coupling in couplings:
         counts = {_step_at(coupling, ratio) for ratio in ratios} - {0}
         if start := starts.get(coupling.groups[0].name, 0):
             counts |= {0, start}

@@ -22,7 +22,8 @@ from depgraph.errors import PlanError
 from depgraph.graph.drops import ElementFlow
 from depgraph.graph.graph import Graph
 from depgraph.graph.records import ModuleSequence
-from depgraph.running import Forward, run, shown, together, untouched
+from depgraph.progress import shown
+from depgraph.running import Forward, run, together, untouched
 
 
 @frozen(eq=False)

@@ -21,7 +21,8 @@ from depgraph.criteria.reductions import Importances
 from depgraph.errors import PlanError
 from depgraph.graph.branches import Branch, BranchFlow, Stream, named_modules
 from depgraph.graph.graph import Graph
-from depgraph.running import Forward, run, shown, together, untouched
+from depgraph.progress import shown
+from depgraph.running import Forward, run, together, untouched
 
 
 def _patterns(value: str | Iterable[str] | None) -> tuple[Any, ...] | None:

@@ -17,7 +17,8 @@ from depgraph.criteria.reductions import Importances
 from depgraph.criteria.sums import readable
 from depgraph.errors import PlanError
 from depgraph.graph.graph import Graph
-from depgraph.running import shown, together
+from depgraph.progress import shown
+from depgraph.running import together
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 

@@ -20,7 +20,8 @@ from depgraph.moments.offloading import InFiles, InMemory, offload_problems
 from depgraph.moments.samples import Batch, Valid, batches_of, option_problems
 from depgraph.moments.sums import Moments
 from depgraph.moments.watching import LayerCall, NormCall, Watch
-from depgraph.running import Forward, outside_inference_mode, run, shown, untouched
+from depgraph.progress import shown
+from depgraph.running import Forward, outside_inference_mode, run, untouched
 from depgraph.unsupported import supported
 from depgraph.weights import named_tensors, weights_digest
 

@@ -10,10 +10,10 @@ from typing import TypeAlias
 from depgraph.execution.repairs import LayerRepair
 from depgraph.moments.layers import Layer
 from depgraph.moments.sums import Moments, Sums, SumsInFiles
+from depgraph.progress import shown
 from depgraph.repair.kept import Kept, kept
 from depgraph.repair.ridge import best, residual_of
 from depgraph.repair.writing import Writer, row_of
-from depgraph.running import shown
 
 Store: TypeAlias = dict[str, Sums] | SumsInFiles
 """Sums by name: those in memory may be let go."""
