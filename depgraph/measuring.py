@@ -119,7 +119,7 @@ def output_distance(
         A function of a model that has the same outputs, such as this one with masks, or the pruned one.
 
     Raises:
-        PlanError: no batch, an unknown kind, outputs that are no tensor of floats, or that are all the same where that leaves
+        PlanError: no batch, an unknown kind, outputs that are no tensor of finite floats, or all the same where that leaves
             no distance.
 
     >>> import torch, depgraph as dg
@@ -137,6 +137,8 @@ def output_distance(
     if not pairs:
         raise PlanError("expected at least one batch to compare outputs on.")
     wholes = [whole for _, whole in pairs]
+    if not all(bool(whole.isfinite().all()) for whole in wholes):
+        raise PlanError("the model's outputs hold infinite numbers or NaN, to which there is no distance; give other batches.")
     scale = _scale(kind, wholes)
     if not scale > 0:
         raise PlanError("all outputs are empty, 0 or the same, so that no distance to them is relative; give other batches.")

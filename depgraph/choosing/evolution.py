@@ -117,6 +117,8 @@ def evolve(
     >>> last.number, fitness(start), last.population[0].fitness, last.best.apply(graph).macs <= 0.5 * graph.macs
     (11, -30, -5, True)
     """
+    if not callable(fitness):
+        raise PlanError(f"expected fitness= as a function of a plan, met {fitness!r}.")
     first = [start] if isinstance(start, Plan) else [*start]
     problems = [f"expected plans, met {type(plan).__name__}" for plan in first if not isinstance(plan, Plan)]
     if problems or not first:

@@ -1,5 +1,6 @@
 """Tables of losses, allocations, evolution, and what memory and active parameters count."""
 
+import math
 import os
 import random
 import signal
@@ -455,6 +456,7 @@ def test_distances_are_zero_for_the_model_and_those_of_their_formula(kind):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
+        ({"batches": [torch.full((2, 3), math.nan)]}, "infinite numbers or NaN"),
         ({"kind": "l2"}, "expected kind= as one of"),
         ({"batches": torch.zeros(2, 3)}, r"write \[batch\] for one"),
         ({"batches": []}, "at least one batch"),
@@ -558,6 +560,7 @@ def test_evolution_is_deterministic_and_asks_once():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
+        ({"fitness": None}, "expected fitness= as a function of a plan, met None"),
         ({"start": []}, "at least one plan"),
         ({"mutate": 3}, "expected mutate= as scores, or as a function"),
         ({"mutate": SCORES, "start": dg.plan(BLOCKS, SCORES, memory=0.8)}, "budgets of memory, which are measured by a model"),
